@@ -1,0 +1,60 @@
+# `make help` lists what there is. The first target that needs it makes .venv with everything in it.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+NOTEBOOKS := notebooks
+DEMO_EXIT ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo lab serve test check notebooks bench format clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## Run notebooks 01-04 on the pocket model and serve (DEMO_EXIT=1 ends by itself)
+	@$(BIN)/python tools/demo.py $(if $(DEMO_EXIT),--exit)
+
+lab: $(VENV)/.installed ## Open JupyterLab on the notebooks
+	$(BIN)/llmapi-kit notebooks $(NOTEBOOKS)
+
+serve: $(VENV)/.installed ## Serve the pocket model from a terminal
+	$(BIN)/llmapi-kit serve pocket
+
+test: $(VENV)/.installed $(VENV)/.chromium ## Set up what is missing and run all tests, on other Pythons too
+	$(BIN)/python -m pytest
+	$(BIN)/python tools/other_pythons.py
+
+check: $(VENV)/.installed ## Lint, types, import direction, stripped notebooks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/nbstripout --keep-id --verify $(NOTEBOOKS)/*.ipynb
+
+notebooks: $(VENV)/.installed ## Run every notebook in a real kernel, twice
+	$(BIN)/python -m pytest tests/notebooks
+
+bench: $(VENV)/.installed ## Measure this server beside others
+	$(BIN)/python -m benchmarks.serving
+
+format: $(VENV)/.installed ## Format the code and strip the notebooks
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+	$(BIN)/nbstripout --keep-id $(NOTEBOOKS)/*.ipynb
+
+clean: ## Remove the virtual environments and caches
+	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed; pass another with PYTHON=python3"; exit 1; }
+	@test -x $(BIN)/python || { echo "Making $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing into $(VENV); the first time takes some minutes ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,test,dev]'
+	@touch $@
+
+# The browser tests need a Chromium; where apt can't bring one, CHROMIUM names one that is there.
+$(VENV)/.chromium: $(VENV)/.installed
+	@command -v "$${CHROMIUM:-chromium}" >/dev/null || { \
+		echo "Installing Chromium for the browser tests ..."; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; }
+	@touch $@

@@ -1,0 +1,63 @@
+"""Puts the API together: `create_app` is the one place that knows every route.
+
+Knows nothing of threads or notebooks; `llmapi_kit.server` runs what it returns, and so can any ASGI server.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.types import ASGIApp
+
+from llmapi_kit.api import errors, health, metrics
+from llmapi_kit.api.openai import chat, completions, models
+from llmapi_kit.api.request_context import RequestContext
+from llmapi_kit.api.routes import LocalRoute, PublicRoute
+from llmapi_kit.api.state import ApiState
+from llmapi_kit.version import __version__
+
+DESCRIPTION = "A language model behind an OpenAI-compatible API, served from a notebook by llmapi_kit."
+
+
+def create_app(state: ApiState) -> ASGIApp:
+    """The ASGI application of one server.
+
+    Args:
+        state: shared by all of its requests.
+
+    Raises:
+        RuntimeError: a route is neither keyed nor public, so nobody decided who may call it.
+    """
+    app = FastAPI(
+        title="llmapi_kit",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,  # added below, behind the key
+    )
+    app.state.api = state
+    errors.install(app)
+    for router in (chat.router, completions.router, models.router, health.public, health.keyed, metrics.router):
+        app.router.routes.extend(router.routes)  # as they are: include_router wraps or copies them, by version
+    app.router.routes.append(LocalRoute("/openapi.json", openapi, include_in_schema=False))
+    check_routes(app)
+    return RequestContext(app, state)
+
+
+def check_routes(app: FastAPI) -> None:
+    """Raise unless every route says by its class who may call it."""
+    for route in app.routes:
+        if not isinstance(route, PublicRoute):
+            raise RuntimeError(f"{route} is neither keyed nor public by its class: decide who may call it.")
+
+
+async def openapi(request: Request) -> dict[str, Any]:
+    """The OpenAPI document.
+
+    No closure over an app: FastAPI caches what it learned of an endpoint, and would keep the app and its engines.
+    """
+    document: dict[str, Any] = request.app.openapi()
+    return document

@@ -1,0 +1,72 @@
+"""Who may ask: the API key, checked by each route before anything of the request is read.
+
+Keys are kept and compared as SHA-256 digests, in constant time. Local callers need the key too: requests through
+a tunnel come from 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+
+from starlette.requests import Request
+
+from llmapi_kit.errors import AuthenticationError, ConfigError
+
+KEY_PREFIX = "sk-llmapi-"
+MIN_KEY_LENGTH = 16
+
+
+def new_api_key() -> str:
+    """A fresh random key of 256 bits."""
+    return KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+def check_key_format(key: str) -> str:
+    """A key the user chose.
+
+    Raises:
+        ConfigError: it is too short to be safe, or can't be sent in a header. The message does not contain it.
+    """
+    if len(key) < MIN_KEY_LENGTH:
+        raise ConfigError(
+            f"The api_key has {len(key)} characters; at least {MIN_KEY_LENGTH} are needed. Leave it out to get a "
+            "random one."
+        )
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigError("The api_key may contain printable ASCII characters without spaces only.")
+    return key
+
+
+class KeyCheck:
+    """Checks the Authorization header.
+
+    Args:
+        api_key: the key that opens; None lets everybody in.
+
+    Attributes:
+        key_id: tells keys apart without being one.
+    """
+
+    def __init__(self, api_key: str | None) -> None:
+        self._digest = None if api_key is None else hashlib.sha256(api_key.encode()).digest()
+        self.key_id = "" if self._digest is None else self._digest.hex()[:16]
+
+    def __call__(self, request: Request) -> None:
+        """Let the request pass.
+
+        Raises:
+            AuthenticationError: the key is missing or wrong.
+        """
+        if self._digest is None:
+            return
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise AuthenticationError(
+                "No API key was sent. Pass it as 'Authorization: Bearer <key>'; the notebook that launched this "
+                "server shows it with server.api_key."
+            )
+        sent = hashlib.sha256(key.strip().encode("latin-1", errors="replace")).digest()
+        if not hmac.compare_digest(sent, self._digest):
+            raise AuthenticationError("The API key is wrong. Ask whoever launched this server for the current one.")

@@ -1,0 +1,34 @@
+"""Whether the server lives, and whether it can answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from llmapi_kit.api.routes import KeyedRoute, PublicRoute
+from llmapi_kit.api.state import state_of
+
+public = APIRouter(route_class=PublicRoute, tags=["health"])
+keyed = APIRouter(route_class=KeyedRoute, tags=["health"])
+
+
+@public.get("/healthz", summary="Is the server alive?")
+async def healthz(request: Request) -> dict[str, str]:
+    """Alive, and which server this is. The only route without a key; it tells nothing else."""
+    return {"status": "ok", "instance": state_of(request).instance}
+
+
+@keyed.get("/readyz", summary="Can it answer?", responses={503: {"description": "It can't; each model says why."}})
+async def readyz(request: Request) -> JSONResponse:
+    """Ready when every model is; 503 with the reasons otherwise."""
+    state = state_of(request)
+    models: dict[str, dict[str, Any]] = {}
+    for engine in state.catalog.all():
+        readiness = engine.readiness()
+        models[engine.info.id] = {"ready": readiness.ready, "reason": readiness.reason or None}
+    reason = "The server is stopping." if state.is_draining else None
+    is_ready = not state.is_draining and all(model["ready"] for model in models.values())
+    return JSONResponse({"ready": is_ready, "reason": reason, "models": models}, 200 if is_ready else 503)

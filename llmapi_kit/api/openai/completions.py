@@ -1,0 +1,108 @@
+"""POST /v1/completions, OpenAI's older API: continue a prompt.
+
+Source: OpenAI API reference, "Completions (legacy)".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from llmapi_kit.api.openai.generation import Generation, frame, start, usage_of
+from llmapi_kit.api.openai.schemas import CompletionBody
+from llmapi_kit.api.routes import KeyedRoute
+from llmapi_kit.api.sse import EventStream, while_connected
+from llmapi_kit.api.state import state_of
+from llmapi_kit.engines.base import GenerationRequest
+from llmapi_kit.types import Delta, Finished, TokenLogprob
+
+router = APIRouter(route_class=KeyedRoute, tags=["completions"])
+
+
+@router.post("/v1/completions", summary="Continue a prompt", response_model=None)
+async def create_completion(body: CompletionBody, request: Request) -> Response:
+    """Continue a prompt, at once or as server-sent events. No chat template is applied."""
+    state = state_of(request)
+    body.refuse_unsupported()
+    engine = state.catalog.get(body.model)
+    sampling = body.sampling(engine.info.defaults, logprobs=body.num_logprobs())
+    ask = GenerationRequest(
+        prompt=body.single_prompt(),
+        sampling=sampling,
+        n=body.n or 1,
+        best_of=body.num_candidates(),
+        cache_salt=state.key_check.key_id,
+    )
+    generation = await start(state, engine, ask, "cmpl-")
+    if body.stream:
+        include_usage = bool(body.stream_options and body.stream_options.include_usage)
+        frames = generation.stream(CompletionChunks(generation), include_usage=include_usage)
+        return EventStream(frames, state.settings, on_end=generation.close)
+    answers = await while_connected(request.receive, generation.collect(), on_end=generation.close)
+    choices = [
+        {
+            "index": answer.index,
+            "text": answer.text,
+            "logprobs": _logprobs(answer.logprobs, 0) if body.logprobs is not None else None,
+            "finish_reason": answer.finished.reason,
+        }
+        for answer in answers
+    ]
+    usage = usage_of([answer.finished for answer in answers])
+    return JSONResponse({**_base(generation), "choices": choices, "usage": usage})
+
+
+class CompletionChunks:
+    """Chunks of a stream."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._base = _base(generation)
+        self._offsets = [0] * generation.num_answers  # where each answer's next piece begins, in characters
+
+    def first(self, index: int) -> None:
+        """Nothing comes before the text."""
+        return None
+
+    def delta(self, delta: Delta) -> bytes:
+        """A piece of the answer."""
+        logprobs = _logprobs(delta.logprobs, self._offsets[delta.index]) if delta.logprobs else None
+        self._offsets[delta.index] += len(delta.text)
+        return self._choice(delta.index, delta.text, logprobs=logprobs)
+
+    def last(self, finished: Finished) -> bytes:
+        """Why it ended."""
+        return self._choice(finished.index, "", finish_reason=finished.reason)
+
+    def usage(self, finished: Sequence[Finished]) -> bytes:
+        """The usage."""
+        return frame({**self._base, "choices": [], "usage": usage_of(finished)})
+
+    def _choice(self, index: int, text: str, *, logprobs: object = None, finish_reason: str | None = None) -> bytes:
+        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+        return frame({**self._base, "choices": [choice]})
+
+
+def _base(generation: Generation) -> dict[str, Any]:
+    return {
+        "id": generation.id,
+        "object": "text_completion",
+        "created": generation.created,
+        "model": generation.model,
+    }
+
+
+def _logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token.text)
+    return {
+        "tokens": [token.text for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [{other.text: other.logprob for other in token.top} for token in tokens],
+        "text_offset": offsets,
+    }

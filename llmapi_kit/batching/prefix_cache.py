@@ -1,0 +1,130 @@
+"""Which slot a request gets, and how much of its prompt is there already.
+
+A slot keeps what it computed after its request has ended, until another request needs it. A new request takes over
+the slot whose tokens it continues, or gets a copy of the part it shares with another one, running or ended. Pure
+bookkeeping: knows nothing of models; the caller copies. Engine thread only.
+
+Source: reuse of whole slots is how llama.cpp's server does it (`cache_prompt`); paged prefix caches (vLLM, SGLang)
+share at a finer grain and need paged attention for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+# A copy, or waiting for another request's prefill, pays only for a prefix of some length.
+MIN_SHARED = 32
+
+
+@dataclass(slots=True)
+class _Slot:
+    """Attributes: tokens whose keys and values are valid; whose they are; when last used."""
+
+    tokens: list[int] = field(default_factory=list)
+    salt: str = ""
+    used_at: int = 0
+    is_busy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a request goes.
+
+    Attributes:
+        slot: its slot.
+        num_cached: tokens of its prompt that are there, or will be after the copy.
+        copy_from: slot to copy the first `num_cached` positions from; None for no copy.
+    """
+
+    slot: int
+    num_cached: int
+    copy_from: int | None = None
+
+
+class PrefixCache:
+    """All slots and what they hold.
+
+    Args:
+        num_slots: how many there are.
+        is_enabled: False forgets a slot's content when its request ends.
+
+    Attributes:
+        num_hit_tokens: prompt tokens that were found.
+        num_asked_tokens: prompt tokens that were looked for.
+    """
+
+    def __init__(self, num_slots: int, *, is_enabled: bool = True) -> None:
+        self._slots = [_Slot() for _ in range(num_slots)]
+        self._is_enabled = is_enabled
+        self._clock = 0
+        self.num_hit_tokens = 0
+        self.num_asked_tokens = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens held in all slots."""
+        return sum(len(slot.tokens) for slot in self._slots)
+
+    def place(self, prompt: Sequence[int], salt: str) -> Placement | None:
+        """Choose a slot for a prompt and mark it busy; None when all are.
+
+        At least the last token of the prompt is left to compute, as its logits are needed.
+        """
+        free = [i for i, slot in enumerate(self._slots) if not slot.is_busy]
+        if not free:
+            return None
+        shared = [0] * len(self._slots)
+        if self._is_enabled:
+            shared = [common_prefix(slot.tokens, prompt[:-1]) if slot.salt == salt else 0 for slot in self._slots]
+        placement = self._choose(free, shared)
+        self._take(placement, prompt, salt)
+        return placement
+
+    def extend(self, slot: int, tokens: Sequence[int]) -> None:
+        """Tokens whose keys and values were computed, after those that are there."""
+        self._slots[slot].tokens.extend(tokens)
+
+    def release(self, slot: int) -> None:
+        """The slot's request has ended."""
+        self._clock += 1
+        held = self._slots[slot]
+        held.is_busy, held.used_at = False, self._clock
+        if not self._is_enabled:
+            held.tokens = []
+
+    def _choose(self, free: list[int], shared: list[int]) -> Placement:
+        best = max(range(len(shared)), key=lambda i: (shared[i], i in free, -i))
+        length = shared[best]
+        # A conversation goes on in its own slot. What is mostly something else is left for its owner.
+        if best in free and length and 2 * length >= len(self._slots[best].tokens):
+            return Placement(best, length)
+        others = [i for i in free if i != best or not length] or free
+        # Empty slots first, the lowest of them: neighbouring slots attend without a copy. Then the longest unused.
+        target = min(others, key=lambda i: (bool(self._slots[i].tokens), self._slots[i].used_at, i))
+        if target == best:
+            return Placement(best, length)
+        if length < MIN_SHARED:
+            return Placement(target, shared[target])
+        return Placement(target, length, copy_from=best)
+
+    def _take(self, placement: Placement, prompt: Sequence[int], salt: str) -> None:
+        slot = self._slots[placement.slot]
+        slot.tokens = list(prompt[: placement.num_cached])
+        slot.salt, slot.is_busy = salt, True
+        self.num_hit_tokens += placement.num_cached
+        self.num_asked_tokens += len(prompt)
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two sequences share from the start; compares slices, not tokens."""
+    low, high = 0, min(len(a), len(b))
+    if a[:high] == b[:high]:
+        return high
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,144 @@
+"""An engine without a model: answers at once with a fixed text. For tests, demonstrations and benchmarks.
+
+Needs neither torch nor a download. Runs on the caller's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+
+from llmapi_kit.engines.base import GenerationRequest
+from llmapi_kit.errors import ContextLengthError, EngineUnavailableError
+from llmapi_kit.types import (
+    Accepted,
+    Delta,
+    EngineInfo,
+    EngineStats,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Readiness,
+)
+
+
+class MockEngine:
+    """See `llmapi_kit.engines.base.Engine`. A token is a word with the space before it.
+
+    Args:
+        reply: the answer; None repeats what was asked.
+        delay_s: wait before each token.
+        num_tokens: answer with this many tokens, repeating the reply; None for the reply once.
+        context_length: in words.
+        name: what clients pass as ``model``.
+    """
+
+    def __init__(
+        self,
+        reply: str | None = None,
+        *,
+        delay_s: float = 0.0,
+        num_tokens: int | None = None,
+        context_length: int = 8192,
+        name: str = "mock",
+    ) -> None:
+        self.info = EngineInfo(
+            id=name,
+            context_length=context_length,
+            created=int(time.time()),
+            description="A stand-in that repeats the question. It has no model.",
+        )
+        self._reply = reply
+        self._delay_s = delay_s
+        self._num_tokens = num_tokens
+        self._is_closed = False
+        self._stats = EngineStats()
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        """See `Engine.generate`. Limits, stop strings and n are honoured; other parameters change nothing."""
+        if self._is_closed:
+            raise EngineUnavailableError("The mock engine is closed.")
+        prompt, param = _prompt_words(request)
+        if len(prompt) >= self.info.context_length:
+            raise ContextLengthError(
+                f"This model's context is {self.info.context_length} tokens; the {param} has {len(prompt)}.",
+                param=param,
+            )
+        tokens, reason = self._answer(prompt, request)
+        indices = range(request.n)
+        self._stats.num_running += 1
+        num_made, is_over = 0, False
+        try:
+            yield Accepted(len(prompt))
+            for token in tokens:
+                if self._delay_s:
+                    await asyncio.sleep(self._delay_s)
+                elif num_made % 256 == 0:
+                    await asyncio.sleep(0)  # let other requests have their turn
+                if self._is_closed:
+                    is_over = True
+                    yield Failed(EngineUnavailableError("The mock engine was closed."))
+                    return
+                num_made += 1
+                self._stats.num_completion_tokens += request.n
+                for index in indices:
+                    yield Delta(token, index=index)
+            is_over = True
+            self._stats.num_finished += 1
+            for index in indices:
+                yield Finished(reason, len(prompt), num_made, index=index)
+        finally:
+            self._stats.num_running -= 1
+            self._stats.num_cancelled += not is_over
+
+    async def tokenize(self, text: str) -> list[int]:
+        """See `Engine.tokenize`: lengths of the words."""
+        return [len(word) for word in text.split()]
+
+    def readiness(self) -> Readiness:
+        """See `Engine.readiness`."""
+        return Readiness(False, "The mock engine is closed.") if self._is_closed else Readiness(True)
+
+    def stats(self) -> EngineStats:
+        """See `Engine.stats`."""
+        return EngineStats(
+            num_running=self._stats.num_running,
+            num_finished=self._stats.num_finished,
+            num_cancelled=self._stats.num_cancelled,
+            num_completion_tokens=self._stats.num_completion_tokens,
+        )
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._is_closed = True
+
+    def _answer(self, prompt: list[str], request: GenerationRequest) -> tuple[list[str], FinishReason]:
+        words = (self._reply if self._reply is not None else " ".join(prompt)).split(" ")
+        if self._num_tokens is not None:
+            words = (words * (self._num_tokens // len(words) + 1))[: self._num_tokens]
+        limit = min(request.sampling.max_tokens or len(words), self.info.context_length - len(prompt))
+        reason: FinishReason = "length" if len(words) > limit else "stop"
+        tokens = [word if i == 0 else " " + word for i, word in enumerate(words[:limit])]
+        text = "".join(tokens)
+        ends = [at for at in (text.find(stop) for stop in request.sampling.stop) if at >= 0]
+        if not ends:
+            return tokens, reason
+        cut: list[str] = []
+        for token in tokens:
+            room = min(ends) - sum(map(len, cut))
+            if room <= 0:
+                break
+            cut.append(token[:room])
+        return cut, "stop"
+
+
+def _prompt_words(request: GenerationRequest) -> tuple[list[str], str]:
+    """The words of the last message or of the prompt, and the name of the field they came in."""
+    if request.messages is not None:
+        content = request.messages[-1]["content"]
+        return str(content or "").split(), "messages"
+    if isinstance(request.prompt, str):
+        return request.prompt.split(), "prompt"
+    return [str(token_id) for token_id in request.prompt or ()], "prompt"

@@ -1,0 +1,144 @@
+"""Does a model fit: the memory its weights and its KV cache take, against what this machine has free.
+
+Reads configurations and file sizes; loads no weights. `plan_slots` decides how many requests run at once.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import psutil
+
+from llmapi_kit.config import Settings
+from llmapi_kit.errors import ModelLoadError
+
+MIN_LENGTH = 256
+DEFAULT_MAX_LENGTH = 8192
+CPU_KV_SHARE, CPU_KV_LIMIT = 0.25, 4 * 2**30
+GPU_KV_SHARE = 0.8
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class SlotPlan:
+    """How KV memory is divided.
+
+    Attributes:
+        num_slots: requests at once.
+        max_length: tokens each may have.
+        kv_bytes: what that takes.
+    """
+
+    num_slots: int
+    max_length: int
+    kv_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What a model needs and what is there, in bytes.
+
+    Attributes:
+        weights_bytes: on disk; in memory at the same type.
+        kv_bytes_per_token: keys and values of one token.
+        context_length: the model's own limit.
+        free_bytes: memory free on `device`.
+        device: ``cpu`` or ``cuda:0``.
+        fits: whether weights and one request fit.
+        advice: a sentence for a person.
+    """
+
+    weights_bytes: int
+    kv_bytes_per_token: int
+    context_length: int
+    free_bytes: int
+    device: str
+    fits: bool
+    advice: str
+
+
+def kv_bytes_per_token(config: Any, dtype: str) -> int:
+    """Bytes of keys and values that one token takes in all layers."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * size * BYTES.get(dtype, 4))
+
+
+def plan_slots(
+    bytes_per_token: int, context_length: int, free_bytes: int, on_gpu: bool, settings: Settings
+) -> SlotPlan:
+    """Divide the memory for keys and values into slots.
+
+    As many slots as asked for, each as long as asked for, if they fit; else fewer slots; else shorter ones.
+
+    Raises:
+        ModelLoadError: not even one short slot fits.
+    """
+    share, limit = (GPU_KV_SHARE, free_bytes) if on_gpu else (CPU_KV_SHARE, CPU_KV_LIMIT)
+    budget = settings.kv_memory or min(int(free_bytes * share), limit)
+    max_length = settings.context_length or min(context_length or DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH)
+    if context_length:
+        max_length = min(max_length, context_length)
+    fitting = budget // (bytes_per_token * max_length)
+    if fitting < 1:
+        max_length = budget // bytes_per_token
+        if max_length < MIN_LENGTH:
+            raise ModelLoadError(
+                f"The KV cache needs {bytes_per_token * MIN_LENGTH / 2**20:.0f} MiB for the shortest request, and "
+                f"{budget / 2**20:.0f} MiB may be used. Free memory, set LLMAPI_KIT_KV_MEMORY, or take a smaller model."
+            )
+    num_slots = max(1, min(fitting, settings.max_slots))
+    return SlotPlan(num_slots, max_length, num_slots * max_length * bytes_per_token)
+
+
+def free_memory(device: str) -> int:
+    """Bytes free on ``cpu`` or on a CUDA device."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def check_folder(path: Path, device: str) -> Fit:
+    """What the model in a folder needs, against what `device` has free.
+
+    Raises:
+        ModelLoadError: its config.json is damaged.
+    """
+    try:
+        config = json.loads((path / "config.json").read_text())
+    except (OSError, ValueError) as exc:
+        raise ModelLoadError(f"{path / 'config.json'} can't be read: {exc}") from exc
+    weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
+    per_token = kv_bytes_per_token(_Attributes(config), dtype)
+    context = int(config.get("max_position_embeddings") or config.get("n_positions") or 0)
+    free = free_memory(device)
+    needed = weights + per_token * MIN_LENGTH
+    fits = needed <= free
+    advice = (
+        f"Weights take {weights / 2**20:,.0f} MiB, each token of context {per_token / 1024:,.1f} KiB; "
+        f"{free / 2**30:,.1f} GiB are free on {device}."
+    )
+    if not fits:
+        advice += " That is not enough: choose a smaller or a quantised model, or free memory."
+    return Fit(weights, per_token, context, free, device, fits, advice)
+
+
+class _Attributes:
+    """A raw config.json read like a configuration object, under GPT-2's names too."""
+
+    ALIASES: ClassVar = {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "hidden_size": "n_embd"}
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def __getattr__(self, name: str) -> Any:
+        value = self._values.get(name, self._values.get(self.ALIASES.get(name, ""), None))
+        if value is None and name in self.ALIASES:
+            raise AttributeError(name)
+        return value

@@ -1,0 +1,228 @@
+"""`doctor()`: looks at this machine and says what is fine, what is missing and what to do about it.
+
+Each check is a function that yields `Check`s; a check that breaks is itself a finding. Uses no network. Called from
+notebook 01 and ``llmapi-kit doctor``; runs in the caller's thread and takes a second or two, for torch.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+
+from llmapi_kit.config import load_settings
+from llmapi_kit.errors import LlmApiKitError
+from llmapi_kit.models.spec import POCKET_DIR
+from llmapi_kit.notebook import environment as env
+from llmapi_kit.notebook.report import Check, Report
+from llmapi_kit.server.registry import Registry
+
+PYTHON_FROM, PYTHON_TO = (3, 10), (3, 13)
+DEFAULT_PORT = 8000
+MIN_MEMORY, MIN_DISK = 1 * env.GIB, 2 * env.GIB
+POCKET_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+OPTIONAL_GROUPS = {"torch": "local models", "notebook": "notebooks"}  # extras, and what they are for
+# Only ">=" is understood, which is all the kit's own metadata uses
+REQUIREMENT = re.compile(r"([\w.-]+)(?:\[[\w,-]+\])?(?:>=([\d.]+))?")
+RELEASE = re.compile(r"\d+(?:\.\d+)*")
+
+
+def doctor() -> Report:
+    """Check this machine: Python, packages, torch, memory, disk, state folder, port, model files, tunnel token.
+
+    Returns:
+        A report; `.ok` is False if something has to be repaired first.
+    """
+    checks: list[Check] = []
+    for examine in CHECKS:
+        try:
+            checks += examine()
+        except Exception as exc:
+            name = examine.__name__.removeprefix("check_").replace("_", " ")
+            checks.append(Check("fail", name, f"could not be checked: {type(exc).__name__}: {exc}"))
+    return Report(tuple(checks))
+
+
+def check_python() -> Iterator[Check]:
+    """A supported version."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    if PYTHON_FROM <= sys.version_info[:2] <= PYTHON_TO:
+        yield Check("ok", "Python", version)
+    elif sys.version_info[:2] > PYTHON_TO:
+        yield Check("warn", "Python", f"{version} is newer than what the kit is tested on", "If it fails, use 3.13.")
+    else:
+        yield Check("fail", "Python", f"{version} is too old", "Use Python 3.10 to 3.13.")
+
+
+def check_packages() -> Iterator[Check]:
+    """What the kit requires is installed, in the versions it asks for."""
+    requirements = importlib.metadata.requires("llmapi-kit") or []
+    required: dict[str, list[str]] = {}
+    for text in requirements:
+        extra = re.search(r"extra\s*==\s*['\"](\w+)['\"]", text)
+        required.setdefault(extra.group(1) if extra else "", []).append(text.partition(";")[0].strip())
+    for group in ("", *OPTIONAL_GROUPS):
+        problems = [problem for text in required.get(group, []) if (problem := _find_problem(text))]
+        label = f"Packages for {OPTIONAL_GROUPS[group]}" if group else "Packages"
+        package = f"llmapi-kit[{group}]" if group else "llmapi-kit"
+        if problems:
+            command = f'Install them: pip install --upgrade "{package}"'
+            yield Check("warn" if group else "fail", label, ", ".join(problems), command)
+        else:
+            yield Check("ok", label, f"all {len(required.get(group, []))} are installed")
+
+
+def check_torch() -> Iterator[Check]:
+    """Torch can be imported, and which devices it sees."""
+    version = env.version_of("torch")
+    if version is None:
+        yield Check("warn", "torch", "is not installed", 'Only the mock model works. pip install "llmapi-kit[torch]"')
+        return
+    try:
+        import torch
+    except (ImportError, OSError) as exc:
+        yield Check("fail", "torch", f"{version} is installed but broken: {exc}", "Reinstall it; restart the kernel.")
+        return
+    gpus = ", ".join(f"{gpu.name} ({gpu.memory_bytes / env.GIB:,.0f} GiB)" for gpu in env.see_gpus())
+    if torch.__version__ != version:
+        yield Check("fail", "torch", f"{torch.__version__} is loaded but {version} is installed", "Restart the kernel.")
+    elif gpus:
+        yield Check("ok", "torch", f"{version}, {gpus}")
+    else:
+        advice = "Large models need a GPU: choose one under Runtime > Change runtime type." if env.is_colab() else ""
+        yield Check("ok", "torch", f"{version} on the CPU: no GPU seen", advice)
+
+
+def check_memory_and_disk() -> Iterator[Check]:
+    """Enough of both for a small model."""
+    memory = int(psutil.virtual_memory().available)
+    advice = "Close other programs or kernels, or choose a larger machine."
+    yield _enough("Memory", memory, MIN_MEMORY, advice)
+    disk = shutil.disk_usage(Path.home()).free
+    yield _enough("Disk", disk, MIN_DISK, "Free some before you download a model.")
+
+
+def check_state_folder() -> Iterator[Check]:
+    """The kit may write where it keeps its state."""
+    try:
+        folder = load_settings().folder("servers")
+        probe = folder / f".doctor.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except LlmApiKitError as exc:
+        yield Check("fail", "State folder", str(exc))
+    except OSError as exc:
+        yield Check("fail", "State folder", f"is not writable: {exc}", "Set LLMAPI_KIT_HOME to a folder that is.")
+    else:
+        yield Check("ok", "State folder", str(folder.parent))
+
+
+def check_port() -> Iterator[Check]:
+    """The default port is free, or who has it."""
+    yield port_state(DEFAULT_PORT)
+
+
+def check_pocket_model() -> Iterator[Check]:
+    """The shipped model is complete."""
+    missing = [name for name in POCKET_FILES if not (POCKET_DIR / name).is_file()]
+    if missing:
+        yield Check("fail", "Pocket model", f"{', '.join(missing)} missing in {POCKET_DIR}", "Reinstall llmapi-kit.")
+    else:
+        size = sum(file.stat().st_size for file in POCKET_DIR.iterdir() if file.is_file())
+        yield Check("ok", "Pocket model", f"{size / 1e6:.1f} MB, ready without a download")
+
+
+def check_tunnel() -> Iterator[Check]:
+    """A token for ngrok is there or not; never which. And what this host's rules say."""
+    from llmapi_kit.errors import TunnelAuthError
+    from llmapi_kit.tunnels.ngrok_setup import TOKEN_VARIABLE, find_token
+
+    try:
+        find_token(None)
+        yield Check("ok", "ngrok token", "found")
+    except TunnelAuthError:
+        advice = f'Only tunnel="ngrok" needs one: set {TOKEN_VARIABLE} before Jupyter starts.'
+        yield Check("ok", "ngrok token", "none", advice)
+    policy = env.tunnel_policy()
+    if policy is not None:
+        yield Check("warn", "Tunnels here", policy)
+
+
+def check_host() -> Iterator[Check]:
+    """What has to be known of Colab before packages are installed there."""
+    if env.is_colab():
+        yield Check(
+            "warn",
+            "Colab",
+            "has an ipywidgets and a torch of its own",
+            "Don't upgrade either in a running session: pip changing torch after its import breaks the session.",
+        )
+
+
+def check_servers() -> Iterator[Check]:
+    """The kit's servers that run now."""
+    running = Registry(load_settings()).running()
+    text = ", ".join(f"{', '.join(each.models)} at {each.url} (pid {each.pid})" for each in running)
+    yield Check("ok", "Running servers", text or "none")
+
+
+CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
+    check_python,
+    check_packages,
+    check_torch,
+    check_memory_and_disk,
+    check_state_folder,
+    check_port,
+    check_pocket_model,
+    check_tunnel,
+    check_host,
+    check_servers,
+)
+
+
+def port_state(port: int) -> Check:
+    """Whether a port is free, and who has it if not; nothing is connected to."""
+    from llmapi_kit.errors import PortInUseError
+    from llmapi_kit.server.port import bind
+
+    name = f"Port {port}"
+    own = next((each for each in Registry(load_settings()).running() if each.port == port), None)
+    if own is not None:
+        return Check("ok", name, f"has a server of the kit (pid {own.pid})", f"Use it: kit.connect({own.url!r}).")
+    try:
+        bind("127.0.0.1", port).close()
+    except PortInUseError as exc:
+        return Check("warn", name, str(exc))
+    return Check("ok", name, "is free")
+
+
+def _enough(name: str, free: int, needed: int, advice: str) -> Check:
+    text = f"{free / env.GIB:,.1f} GiB free"
+    if free >= needed:
+        return Check("ok", name, text)
+    return Check("warn", name, f"{text}; {needed / env.GIB:.0f} GiB or more is better", advice)
+
+
+def _find_problem(requirement: str) -> str | None:
+    """What is wrong with one requirement such as ``httpx>=0.27``; None if nothing is."""
+    match = REQUIREMENT.match(requirement)
+    if match is None:
+        return None
+    name, floor = match.groups()
+    version = env.version_of(name)
+    if version is None:
+        return f"{name} is missing"
+    if floor and _release(version) < _release(floor):
+        return f"{name} {version} is older than {floor}"
+    return None
+
+
+def _release(version: str) -> tuple[int, ...]:
+    match = RELEASE.match(version)
+    return tuple(int(part) for part in match.group().split(".")) if match else ()

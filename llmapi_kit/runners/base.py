@@ -1,0 +1,86 @@
+"""The Runner protocol: weights and KV memory; slots and tokens in, logits out.
+
+A runner knows nothing of requests, sampling or text. One batching loop drives every runner, on the engine thread;
+only that thread calls it after construction.
+
+A *slot* is a number below `num_slots` that names one sequence's place in KV memory. The caller decides which slot
+holds what; the runner only stores keys and values by (slot, position).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class StepItem:
+    """Consecutive tokens of one slot to compute in a step: a chunk of prefill, or one decoded token.
+
+    Attributes:
+        slot: whose KV memory is read and written.
+        start: position of the first token; positions before it hold what earlier steps wrote.
+        tokens: ids at positions start, start + 1, …; at least one.
+        wants_logits: whether the logits after the last of these tokens are needed.
+    """
+
+    slot: int
+    start: int
+    tokens: Sequence[int]
+    wants_logits: bool
+
+
+class Runner(Protocol):
+    """Computes steps for a batch of slots.
+
+    Attributes:
+        num_slots: sequences that can be held at once.
+        max_length: tokens, prompt and answer together, that a slot can hold.
+        vocab_size: width of the logits.
+    """
+
+    num_slots: int
+    max_length: int
+    vocab_size: int
+
+    def start(self) -> None:
+        """Called once, on the thread that will call everything else, before the first step."""
+        ...
+
+    def step(self, items: Sequence[StepItem]) -> torch.Tensor:
+        """Compute all items in one forward pass; a slot stands in at most one item.
+
+        Running the same items again writes the same values, so a step that failed may be repeated in parts.
+
+        Returns:
+            Logits (num_wanted, vocab_size), a row for each item with `wants_logits`, in the order of `items`. They
+            belong to the caller until the next step.
+
+        Raises:
+            Exception: whatever the model raises; KV memory of other slots is unharmed.
+        """
+        ...
+
+    def recover(self, error: Exception) -> None:
+        """A step raised `error`; make what can be made for the next one to work."""
+        ...
+
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of one slot to another."""
+        ...
+
+    def free(self, slot: int) -> None:
+        """The slot's sequence ended; its memory may be reused."""
+        ...
+
+    def embed(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Mean of the last hidden states over each sequence's tokens, L2-normalised; uses no slot."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back. The runner is not used after it."""
+        ...

@@ -1,0 +1,149 @@
+"""The forward pass of Llama-like decoders, written out for a packed step.
+
+transformers' modules spend more time in Python than in arithmetic when a model is small or a batch is short. This is
+the same computation on the same weights in about a dozen calls a layer: query, key and value in one projection, gate
+and up in another, rotary embedding from a table, residuals added by the projections that feed them. `TorchRunner`
+uses it where it can and checks it against the model's own logits; everything else runs through the modules.
+
+Knows slots and layouts, nothing of requests. Engine thread only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from llmapi_kit.runners.slot_attention import KVMemory, attend
+from llmapi_kit.runners.step_layout import StepLayout
+
+# Families whose layer is: norm, attention with rotary embedding, norm, gated feed-forward; nothing else. Qwen3 norms
+# each head's queries and keys as well.
+FAMILIES = {
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+}
+
+
+@dataclass(slots=True)
+class _Layer:
+    """Weights of a layer, as its projections are fused; shares memory with nothing of the model."""
+
+    input_norm: torch.Tensor
+    qkv: torch.Tensor
+    qkv_bias: torch.Tensor | None
+    q_norm: torch.Tensor | None
+    k_norm: torch.Tensor | None
+    output: torch.Tensor  # transposed, for addmm
+    post_norm: torch.Tensor
+    gate_up: torch.Tensor
+    down: torch.Tensor  # transposed
+    window: int
+    scaling: float
+
+
+class LeanDecoder:
+    """Computes hidden states of packed steps.
+
+    The fused weights replace the model's: the modules give theirs up as each layer is taken over, so memory holds
+    them once. After it, the model can't run by itself any more.
+
+    Args:
+        model: a causal language model of one of `FAMILIES`; see `can_run`.
+        max_length: positions to tabulate the rotary embedding for.
+    """
+
+    def __init__(self, model: Any, max_length: int) -> None:
+        config = model.config
+        base = model.model
+        self._heads = config.num_attention_heads
+        self._kv_heads = config.num_key_value_heads
+        self._head_dim = base.layers[0].self_attn.head_dim
+        self._eps = config.rms_norm_eps
+        self._embedding = base.embed_tokens.weight
+        self._head = model.lm_head.weight
+        self._norm = base.norm.weight
+        positions = torch.arange(max_length, device=model.device)[None]
+        cos, sin = base.rotary_emb(self._embedding[:1, :1], positions)  # (1, max_length, head_dim)
+        half = self._head_dim // 2
+        # Rotating halves is rolling by half the width, with the sign of the first half in the table
+        self._cos = cos[0, :, None]
+        self._sin = torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)[:, None].contiguous()
+        window = getattr(config, "sliding_window", None) if type(model).__name__ == "MistralForCausalLM" else None
+        self._layers = [_take_over(layer, window) for layer in base.layers]
+
+    @staticmethod
+    def can_run(model: Any) -> bool:
+        """Whether a model is one whose forward pass is written out here."""
+        config = model.config
+        rope = getattr(config, "rope_scaling", None) or getattr(config, "rope_parameters", None) or {}
+        return (
+            type(model).__name__ in FAMILIES
+            and rope.get("rope_type", "default") in ("default", "linear", "llama3")
+            and config.hidden_act in ("silu", "swish")
+            and not getattr(config, "mlp_bias", False)
+            and model.model.layers[0].self_attn.o_proj.bias is None
+            and model.lm_head.bias is None
+            and not hasattr(model, "hf_quantizer")
+            and all(p.dtype == model.dtype for p in model.parameters())
+        )
+
+    def hidden_states(self, layout: StepLayout, memory: KVMemory | None) -> torch.Tensor:
+        """Normed last hidden states (T, hidden) of a packed step; keys and values go to `memory`."""
+        positions = layout.positions
+        cos, sin = self._cos[positions], self._sin[positions]  # (T, 1, head_dim)
+        x = self._embedding[layout.input_ids[0]]  # (T, hidden)
+        num_tokens, width = x.shape
+        rotated = self._heads + self._kv_heads
+        for index, layer in enumerate(self._layers):
+            h = functional.rms_norm(x, (width,), layer.input_norm, self._eps)
+            qkv = functional.linear(h, layer.qkv, layer.qkv_bias).view(num_tokens, -1, self._head_dim)
+            qk = qkv[:, :rotated]
+            if layer.q_norm is not None and layer.k_norm is not None:
+                size = (self._head_dim,)
+                qk = torch.cat(
+                    (
+                        functional.rms_norm(qkv[:, : self._heads], size, layer.q_norm, self._eps),
+                        functional.rms_norm(qkv[:, self._heads : rotated], size, layer.k_norm, self._eps),
+                    ),
+                    dim=1,
+                )
+            qk = torch.addcmul(qk * cos, qk.roll(self._head_dim // 2, -1), sin)
+            query, key, value = qk[:, : self._heads], qk[:, self._heads :], qkv[:, rotated:]
+            attended = attend(index, query, key, value, layout, memory, layer.window, layer.scaling)
+            x = torch.addmm(x, attended.reshape(num_tokens, -1), layer.output)
+            h = functional.rms_norm(x, (width,), layer.post_norm, self._eps)
+            gate, up = functional.linear(h, layer.gate_up).chunk(2, -1)
+            x = torch.addmm(x, functional.silu(gate).mul_(up), layer.down)
+        return functional.rms_norm(x, (width,), self._norm, self._eps)
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """Logits (n, vocab) of hidden states (n, hidden)."""
+        return functional.linear(states, self._head)
+
+
+def _take_over(layer: Any, window: int | None) -> _Layer:
+    """Fuse a layer's weights and let go of the originals."""
+    attention, mlp = layer.self_attn, layer.mlp
+    parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+    has_bias = attention.q_proj.bias is not None
+    fused = _Layer(
+        input_norm=layer.input_layernorm.weight.detach(),
+        qkv=torch.cat([part.weight.detach() for part in parts]),
+        qkv_bias=torch.cat([part.bias.detach() for part in parts]) if has_bias else None,
+        q_norm=attention.q_norm.weight.detach() if hasattr(attention, "q_norm") else None,
+        k_norm=attention.k_norm.weight.detach() if hasattr(attention, "k_norm") else None,
+        output=attention.o_proj.weight.detach().t(),
+        post_norm=layer.post_attention_layernorm.weight.detach(),
+        gate_up=torch.cat([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()]),
+        down=mlp.down_proj.weight.detach().t(),
+        window=getattr(attention, "sliding_window", window) or 0,
+        scaling=attention.scaling,
+    )
+    for module in (*parts, mlp.gate_proj, mlp.up_proj):
+        module.weight.data = torch.empty(0, dtype=fused.qkv.dtype, device=fused.qkv.device)
+    return fused

@@ -1,0 +1,199 @@
+"""Attention of packed tokens over slots, and the memory it reads and writes.
+
+`KVMemory` holds keys and values; `attend` is the attention of one layer, and `slot_attention` the form in which
+transformers calls it. Knows nothing of requests. Engine thread only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from llmapi_kit.errors import UnsupportedModelError
+from llmapi_kit.runners.step_layout import StepLayout
+
+# Attention features that change the result and are not honoured here; other keywords carry no meaning for it.
+REFUSED = ("softcap", "s_aux", "head_mask", "position_bias")
+
+
+class KVMemory:
+    """Keys and values of all slots, allocated when a layer is first seen.
+
+    Args:
+        num_slots: first axis.
+        max_length: positions a slot.
+        device: where the tensors live.
+        dtype: their type.
+
+    Attributes:
+        layers: layer index to (keys, values), each (num_slots, kv_heads, max_length, head_dim).
+    """
+
+    def __init__(self, num_slots: int, max_length: int, device: torch.device, dtype: torch.dtype) -> None:
+        self.num_slots = num_slots
+        self.max_length = max_length
+        self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._device = device
+        self._dtype = dtype
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all layers in bytes."""
+        return sum(k.nbytes + v.nbytes for k, v in self.layers.values())
+
+    def layer(self, index: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a layer; `key` and `value` (T, kv_heads, head_dim) give the shapes the first time.
+
+        Zeroed, because a masked position is still multiplied by 0, and 0 times NaN is NaN.
+        """
+        if index not in self.layers:
+
+            def allocate(like: torch.Tensor) -> torch.Tensor:
+                shape = self.num_slots, like.shape[1], self.max_length, like.shape[2]
+                return torch.zeros(shape, device=self._device, dtype=self._dtype)
+
+            self.layers[index] = allocate(key), allocate(value)
+        return self.layers[index]
+
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """Copy the first positions of a slot to another, in every layer."""
+        for keys, values in self.layers.values():
+            keys[target, :, :length] = keys[source, :, :length]
+            values[target, :, :length] = values[source, :, :length]
+
+    def clear(self) -> None:
+        """Let go of all tensors."""
+        self.layers.clear()
+
+
+def slot_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    slot_layout: StepLayout,
+    slot_memory: KVMemory | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of a packed row, each token over its own slot's past.
+
+    Args:
+        module: the attention layer; only its `layer_idx` is read.
+        query: (1, heads, T, head_dim).
+        key: (1, kv_heads, T, head_dim), of the new tokens only.
+        value: likewise.
+        attention_mask: None; a mask that the model insists on can't be honoured.
+        slot_layout: which token belongs where.
+        slot_memory: where keys and values of earlier steps are; None for sequences that are complete in this step.
+        scaling: factor on the scores; None for 1/sqrt(head_dim).
+        sliding_window: how many of the latest positions a token sees, itself included; None for all.
+        options: what else the model passes.
+
+    Returns:
+        (1, T, heads, head_dim), and None in place of weights.
+
+    Raises:
+        UnsupportedModelError: the model asks for something that would be ignored.
+    """
+    refused = [name for name in REFUSED if options.get(name) is not None]
+    if attention_mask is not None or refused:
+        what = "an attention mask of its own" if attention_mask is not None else ", ".join(refused)
+        raise UnsupportedModelError(f"{type(module).__name__} uses {what}, which attention over slots can't honour.")
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    return attend(module.layer_idx, q, k, v, slot_layout, slot_memory, sliding_window or 0, scaling)[None], None
+
+
+def attend(
+    layer: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: StepLayout,
+    memory: KVMemory | None,
+    window: int,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Store a layer's new keys and values, and attend each token to its own slot's past.
+
+    Args:
+        layer: index of the layer.
+        query: (T, heads, head_dim).
+        key: (T, kv_heads, head_dim), of the new tokens only.
+        value: likewise; its head_dim may be another one.
+        layout: which token belongs where.
+        memory: see `slot_attention`.
+        window: how many of the latest positions a token sees, itself included; 0 for all.
+        scaling: factor on the scores; None for 1/sqrt(head_dim).
+
+    Returns:
+        (T, heads, value's head_dim).
+    """
+    num_tokens, num_decodes = query.shape[0], len(layout.decodes)
+    if memory is not None:
+        keys, values = memory.layer(layer, key, value)
+        keys[layout.slots, :, layout.positions] = key
+        values[layout.slots, :, layout.positions] = value
+        parts = []
+        for group in layout.decode_groups:
+            past = group.slots, slice(None), slice(group.length)
+            mask = group.mask(window, query.dtype)
+            parts.append(_decode(query[group.start : group.end], keys[past], values[past], mask, scaling))
+        if parts:
+            decoded = parts[0] if len(parts) == 1 else torch.cat(parts)
+    elif num_decodes:  # a complete sequence of one token sees only itself
+        decoded = value[:num_decodes].repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+    if num_decodes == num_tokens:
+        return decoded
+    output = query.new_empty(num_tokens, query.shape[1], value.shape[2])
+    if num_decodes:
+        output[:num_decodes] = decoded
+    for item, at in layout.chunks:
+        end = at + len(item.tokens)
+        if memory is None or item.start == 0:
+            past_key, past_value = key[at:end].transpose(0, 1)[None], value[at:end].transpose(0, 1)[None]
+        else:
+            length = item.start + len(item.tokens)
+            past_key, past_value = keys[item.slot, None, :, :length], values[item.slot, None, :, :length]
+        chunk = _chunk(query[at:end].transpose(0, 1)[None], past_key, past_value, item.start, window, scaling)
+        output[at:end] = chunk[0].transpose(0, 1)
+    return output
+
+
+def _decode(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scaling: float | None
+) -> torch.Tensor:
+    """One token a slot: query (n, heads, d), keys and values (n, kv_heads, length, d) -> (n, heads, d).
+
+    Query heads that share a key head are laid out as that head's query positions, so nothing is repeated.
+    """
+    num_tokens, heads, size = query.shape
+    kv_heads = keys.shape[1]
+    grouped = query.reshape(num_tokens, kv_heads, heads // kv_heads, size)
+    out = functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scaling)
+    return out.reshape(num_tokens, heads, -1)
+
+
+def _chunk(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, start: int, window: int, scaling: float | None
+) -> torch.Tensor:
+    """Consecutive tokens of one slot: query (1, heads, c, d) at positions start…, keys (1, kv_heads, start + c, d)."""
+    is_grouped = query.shape[1] != keys.shape[1]
+    length = keys.shape[2]
+    if start == 0 and (not window or length <= window):
+        return functional.scaled_dot_product_attention(
+            query, keys, values, is_causal=True, scale=scaling, enable_gqa=is_grouped
+        )
+    rows = torch.arange(length - query.shape[2], length, device=query.device)[:, None]
+    columns = torch.arange(length, device=query.device)[None]
+    mask = columns <= rows
+    if window:
+        mask &= columns > rows - window
+    return functional.scaled_dot_product_attention(
+        query, keys, values, attn_mask=mask, scale=scaling, enable_gqa=is_grouped
+    )

@@ -1,0 +1,200 @@
+"""Runs a Hugging Face decoder over slots: one packed forward pass a step, keys and values kept here.
+
+Knows nothing of requests, sampling or text. Used on the engine thread only.
+
+All tokens of a step, of all slots, form one row (1, T); only attention tells them apart. The model's attention is
+replaced through transformers' `AttentionInterface` by `slot_attention`, which writes the new keys and values into
+preallocated memory and attends each slot to its own past, so nothing is padded and nothing is copied per step.
+Models whose attention does not go through that interface, or does something it can't honour, are refused when
+they are loaded, with the reason; a self-check compares the logits with the model's own forward pass.
+
+Source: packing many sequences into a row is how vLLM and transformers' continuous batching do it;
+https://huggingface.co/docs/transformers/attention_interface describes the hook.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import AttentionInterface
+
+from llmapi_kit.errors import UnsupportedModelError
+from llmapi_kit.runners.base import StepItem
+from llmapi_kit.runners.lean_decoder import LeanDecoder
+from llmapi_kit.runners.slot_attention import KVMemory, slot_attention
+from llmapi_kit.runners.step_layout import StepLayout
+
+logger = logging.getLogger(__name__)
+
+SMALL_MODEL_BYTES = 100_000_000
+ATTENTION_NAME = "llmapi_kit_slots"
+AttentionInterface.register(ATTENTION_NAME, slot_attention)
+
+
+class TorchRunner:
+    """See `llmapi_kit.runners.base.Runner`.
+
+    Args:
+        model: a transformers causal language model in evaluation mode, on its device. The runner changes its
+            attention implementation; the model stays usable, but not by its own `generate`.
+        num_slots: sequences held at once.
+        max_length: tokens a slot can hold.
+        num_threads: CPU threads of a step; 0 chooses by the model's size.
+        lean: use `LeanDecoder` where it knows the model's family; False always goes through the model's modules.
+
+    Raises:
+        UnsupportedModelError: the model can't be run this way; the message says why.
+    """
+
+    def __init__(self, model: Any, *, num_slots: int, max_length: int, num_threads: int = 0, lean: bool = True) -> None:
+        self._num_threads = num_threads or _best_num_threads(model)
+        self.num_slots = num_slots
+        self.max_length = max_length
+        self._model = model
+        self._device = model.device
+        expected = self._reference_logits()
+        self.vocab_size = int(expected.shape[-1])
+        model.set_attn_implementation(ATTENTION_NAME)
+        self._memory = KVMemory(num_slots, max_length, model.device, model.dtype)
+        self._lean = LeanDecoder(model, max_length) if lean and LeanDecoder.can_run(model) else None
+        self._self_check(expected)
+
+    @property
+    def kv_bytes(self) -> int:
+        """Size of the KV memory in bytes."""
+        return self._memory.num_bytes
+
+    @property
+    def is_lean(self) -> bool:
+        """Whether the forward pass is the written-out one."""
+        return self._lean is not None
+
+    def start(self) -> None:
+        """See `Runner.start`. OpenMP's thread count belongs to the calling thread, so cells keep theirs."""
+        torch.set_num_threads(self._num_threads)
+
+    @torch.inference_mode()
+    def step(self, items: Sequence[StepItem]) -> torch.Tensor:
+        """See `Runner.step`."""
+        layout = StepLayout(items, self._device)
+        if self._lean is not None:
+            states = self._lean.hidden_states(layout, self._memory)
+            # All decodes is the common case, and then the row is the answer already
+            return self._lean.logits(states if layout.wants_all else states[layout.wanted])
+        output = self._model(
+            input_ids=layout.input_ids,
+            position_ids=layout.position_ids,
+            use_cache=False,
+            logits_to_keep=layout.wanted,
+            slot_layout=layout,
+            slot_memory=self._memory,
+        )
+        logits: torch.Tensor = output.logits[0]
+        return logits
+
+    def recover(self, error: Exception) -> None:
+        """See `Runner.recover`: after running out of GPU memory, give what is cached back to the device."""
+        if isinstance(error, torch.OutOfMemoryError) and self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """See `Runner.copy_prefix`."""
+        self._memory.copy_prefix(source, target, length)
+
+    def free(self, slot: int) -> None:
+        """See `Runner.free`. Slots are preallocated, so there is nothing to do."""
+
+    @torch.inference_mode()
+    def embed(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """See `Runner.embed`."""
+        lengths = [len(ids) for ids in sequences]
+        layout = StepLayout([StepItem(i, 0, ids, True) for i, ids in enumerate(sequences)], self._device)
+        if self._lean is not None:
+            states = self._lean.hidden_states(layout, None)
+        else:
+            output = self._model.base_model(
+                input_ids=layout.input_ids,
+                position_ids=layout.position_ids,
+                use_cache=False,
+                slot_layout=layout,
+                slot_memory=None,
+            )
+            states = output.last_hidden_state[0]
+        ends = (layout.wanted + 1).tolist()
+        spans = [(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+        means = torch.stack([states[start:end].float().mean(0) for start, end in spans])
+        vectors: list[list[float]] = functional.normalize(means, dim=-1).tolist()
+        return vectors
+
+    def close(self) -> None:
+        """See `Runner.close`."""
+        self._memory.clear()
+        self._model = None
+        self._lean = None
+
+    @torch.inference_mode()
+    def _reference_logits(self) -> torch.Tensor:
+        """Logits (1, vocab) of the model's own forward pass after the self-check's prompt."""
+        try:
+            ids = torch.tensor([self._check_ids()], device=self._device)
+            logits: torch.Tensor = self._model(input_ids=ids, use_cache=False).logits[:, -1]
+        except Exception as exc:
+            raise UnsupportedModelError(
+                f"{type(self._model).__name__} failed on a first forward pass: {exc}. "
+                "Only decoder-only text models can be served."
+            ) from exc
+        return logits.clone()
+
+    def _check_ids(self) -> list[int]:
+        vocab = int(self._model.get_input_embeddings().num_embeddings)
+        return [(97 * i + 11) % vocab for i in range(min(12, self.max_length))]
+
+    def _self_check(self, expected: torch.Tensor) -> None:
+        """Compute the same prompt in two chunks and a decode, beside a second slot, and compare."""
+        name = type(self._model).__name__
+        ids = self._check_ids()
+        first, last = len(ids) // 2, len(ids) - 1
+        other = 1 if self.num_slots > 1 else 0
+        try:
+            if other:
+                self.step([StepItem(0, 0, ids[:first], False), StepItem(other, 0, ids[::-1], True)])
+            else:
+                self.step([StepItem(0, 0, ids[:first], False)])
+            self.step([StepItem(0, first, ids[first:last], False)])
+            logits = self.step([StepItem(0, last, ids[last:], True)])
+        except UnsupportedModelError:
+            raise
+        except Exception as exc:
+            raise UnsupportedModelError(
+                f"{name} does not run with attention over slots: {type(exc).__name__}: {exc}"
+            ) from exc
+        if not self._memory.layers:
+            raise UnsupportedModelError(
+                f"{name} does not route its attention through transformers' AttentionInterface, so its KV cache "
+                "can't be shared between requests."
+            )
+        # bf16 and fp16 keep 8 and 11 bits; a wrong mask or position moves logits by far more.
+        difference = (logits - expected).float().abs().max().item()
+        scale = expected.float().abs().max().item()
+        if not difference <= 1e-3 + (0.1 if expected.dtype != torch.float32 else 1e-3) * scale:
+            raise UnsupportedModelError(
+                f"{name} gives other logits over slots than by itself (largest difference {difference:.3g} at "
+                f"logits up to {scale:.3g}); its attention or its position handling is not supported."
+            )
+        logger.debug("%s: self-check passed, largest difference %.3g", name, difference)
+
+
+def _best_num_threads(model: Any) -> int:
+    """One thread for a small model, all that torch would take for others.
+
+    OpenMP's threads wait for each other by spinning. In a small model's steps that is most of the time, and the
+    server's thread and the cells then have no core to run on: on two cores with another process beside it, a 4 M
+    parameter model made 68 tokens a second with two threads and 1,210 with one.
+    """
+    size_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+    return 1 if size_bytes < SMALL_MODEL_BYTES else torch.get_num_threads()

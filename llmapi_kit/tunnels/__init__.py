@@ -1,0 +1,38 @@
+"""Public URLs for a server on this machine, by way of a tunnel provider's agent program.
+
+Knows nothing of the server behind the port, nor of notebooks. `kit.launch` calls `open_tunnel` from a
+cell's thread; everything slow happens on the tunnel's own thread. A new kind is a class with the
+constructor of `NgrokTunnel` and a line in `TUNNEL_KINDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import cast
+
+from llmapi_kit.errors import ConfigError
+from llmapi_kit.tunnels.base import Tunnel, TunnelSettings, TunnelState, TunnelStatus
+
+# Import strings, so that naming one kind does not import what the others need.
+TUNNEL_KINDS: dict[str, str] = {
+    "ngrok": "llmapi_kit.tunnels.ngrok:NgrokTunnel",
+}
+
+
+def open_tunnel(kind: str, *, port: int, settings: TunnelSettings) -> Tunnel:
+    """A tunnel of this kind to `port` on this machine, not started: call its `start()` for the URL.
+
+    Raises:
+        ConfigError: the kind is unknown, or the port is none.
+    """
+    if kind not in TUNNEL_KINDS:
+        raise ConfigError(f"There is no tunnel kind {kind!r}. Allowed: {', '.join(sorted(TUNNEL_KINDS))}.")
+    if not 1 <= port <= 65535:
+        raise ConfigError(f"A tunnel needs the server's port, between 1 and 65535, not {port!r}.")
+    module_name, _, class_name = TUNNEL_KINDS[kind].partition(":")
+    make = cast("Callable[..., Tunnel]", getattr(import_module(module_name), class_name))
+    return make(port=port, settings=settings)
+
+
+__all__ = ["TUNNEL_KINDS", "Tunnel", "TunnelSettings", "TunnelState", "TunnelStatus", "open_tunnel"]

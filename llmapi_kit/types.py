@@ -1,0 +1,214 @@
+"""Value objects that cross rooms: what happened to a request, and what an engine is.
+
+Knows nothing of HTTP, asyncio or tensors; every room may import it. All are immutable.
+
+A request's life seen from outside is a sequence of events: one `Accepted`, any number of `Delta`, then one `Finished`
+for each answer asked for, or one `Failed` for all of them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+from llmapi_kit.errors import RequestError
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely one token was, by the model's own distribution (before temperature and penalties).
+
+    Attributes:
+        token_id: the id in the model's vocabulary.
+        text: the token's text; U+FFFD stands where its bytes alone are not valid UTF-8.
+        raw: the token's bytes.
+        logprob: natural logarithm of its probability.
+        top: the most likely tokens at this position, best first; empty unless asked for.
+    """
+
+    token_id: int
+    text: str
+    raw: bytes
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The request passed every check and is queued.
+
+    Attributes:
+        num_prompt_tokens: length of the prompt after templating.
+    """
+
+    num_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of the answer. `text` may be empty while characters or stop strings are held back.
+
+    Attributes:
+        text: what to append.
+        num_tokens: tokens this piece stands for.
+        logprobs: one entry a token, where asked for.
+        index: which of several answers it belongs to.
+    """
+
+    text: str
+    num_tokens: int = 1
+    logprobs: tuple[TokenLogprob, ...] = ()
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An answer is complete.
+
+    Attributes:
+        reason: ``stop`` (end of turn, stop token or stop string) or ``length`` (token limit reached).
+        num_prompt_tokens: length of the prompt.
+        num_completion_tokens: tokens made, the end-of-turn token included.
+        num_cached_tokens: prompt tokens that a prefix cache spared.
+        index: which of several answers it is.
+        num_discarded_tokens: tokens of other candidates, made for this request and not sent.
+    """
+
+    reason: FinishReason
+    num_prompt_tokens: int
+    num_completion_tokens: int
+    num_cached_tokens: int = 0
+    index: int = 0
+    num_discarded_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The request ended without all of its answers; `error` says why."""
+
+    error: RequestError
+
+
+Event = Accepted | Delta | Finished | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine tells of itself.
+
+    Attributes:
+        id: the name clients pass as ``model``.
+        context_length: prompt and answer together, in tokens; 0 where there is no fixed limit.
+        created: Unix time, in seconds, the model was loaded at.
+        owned_by: who made or serves the model.
+        description: one sentence for people.
+        capabilities: words such as ``chat``, ``completions``.
+        num_parameters: weights of the model; 0 where unknown.
+        device: ``cpu``, ``cuda:0``, or empty where the model is not on this machine.
+        dtype: of weights and KV cache, or empty.
+        defaults: sampling parameters the model's makers recommend, used where a request says nothing.
+    """
+
+    id: str
+    context_length: int
+    created: int
+    owned_by: str = "llmapi_kit"
+    description: str = ""
+    capabilities: tuple[str, ...] = ("chat", "completions")
+    num_parameters: int = 0
+    device: str = ""
+    dtype: str = ""
+    defaults: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether an engine can answer, and the reason when it can't."""
+
+    ready: bool
+    reason: str = ""
+
+
+LATENCY_BOUNDS_S = (
+    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2, 5, 10, 30, 60,
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Latencies:
+    """How long something took, as a histogram over `LATENCY_BOUNDS_S`.
+
+    Attributes:
+        counts: observations up to each bound, and, last, those above all; not cumulative.
+        total_s: their sum in seconds.
+    """
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS_S) + 1))
+    total_s: float = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(LATENCY_BOUNDS_S, seconds)] += 1
+        self.total_s += seconds
+
+    def copy(self) -> Latencies:
+        """One that does not change any more."""
+        return Latencies(list(self.counts), self.total_s)
+
+    def quantile(self, share: float) -> float:
+        """Upper bound, in seconds, of the bucket that the quantile lies in; 0 without observations."""
+        rank = share * sum(self.counts)
+        seen = 0
+        for bound, count in zip((*LATENCY_BOUNDS_S, float("inf")), self.counts, strict=True):
+            seen += count
+            if count and seen >= rank:
+                return bound
+        return 0.0
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Counters of an engine since it started; a copy, safe to keep.
+
+    Attributes:
+        num_running: requests that hold a slot now.
+        num_queued: requests that wait for one.
+        num_slots: requests that can run at once.
+        kv_use: share of the KV memory that holds something, what is kept for later prompts included; 0 to 1.
+        num_finished: requests answered in full.
+        num_failed: requests that ended in an error.
+        num_cancelled: requests whose client left.
+        num_prompt_tokens: prompt tokens computed or reused.
+        num_cached_tokens: those that were reused.
+        num_completion_tokens: tokens made.
+        tokens_per_s: tokens made a second over the last ten seconds or so.
+        ttft: from a request's arrival to its first token.
+        inter_token: between two tokens of a request.
+    """
+
+    num_running: int = 0
+    num_queued: int = 0
+    num_slots: int = 0
+    kv_use: float = 0.0
+    num_finished: int = 0
+    num_failed: int = 0
+    num_cancelled: int = 0
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_completion_tokens: int = 0
+    tokens_per_s: float = 0.0
+    ttft: Latencies = field(default_factory=Latencies)
+    inter_token: Latencies = field(default_factory=Latencies)
+
+    def summary(self) -> dict[str, float]:
+        """The counters by name; of latencies the median and the 99th percentile, in seconds."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name in ("ttft", "inter_token"):
+            latencies: Latencies = values.pop(name)
+            values[f"{name}_p50_s"] = latencies.quantile(0.5)
+            values[f"{name}_p99_s"] = latencies.quantile(0.99)
+        return values

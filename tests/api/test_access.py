@@ -1,0 +1,182 @@
+"""Who gets in: keys, hosts, and that no route was forgotten."""
+
+from __future__ import annotations
+
+import http.client
+import re
+
+import pytest
+from fastapi import FastAPI
+
+from llmapi_kit.api.app import check_routes, create_app
+from llmapi_kit.api.auth import KeyCheck
+from llmapi_kit.api.routes import KeyedRoute, PublicRoute
+from llmapi_kit.api.state import ApiState
+from llmapi_kit.config import Settings
+from llmapi_kit.engines.catalog import Catalog
+from llmapi_kit.engines.mock import MockEngine
+
+from .conftest import KEY, chat, error_of, serving
+
+pytestmark = pytest.mark.kernel
+
+
+class Untouchable(MockEngine):
+    def generate(self, request):
+        raise AssertionError("the engine was asked without a key")
+
+
+@pytest.fixture(scope="module")
+def untouchable(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("home"), Untouchable()) as made:
+        yield made
+
+
+def routes():
+    state = ApiState(Catalog([MockEngine()]), KeyCheck(KEY), Settings())
+    app = create_app(state)._app
+    return [(method, route) for route in app.routes for method in route.methods]
+
+
+ROUTES = routes()
+
+
+def path_of(route):
+    return re.sub(r"\{[^}]*\}", "mock", route.path)
+
+
+def test_only_healthz_is_public():
+    assert [route.path for _, route in ROUTES if not isinstance(route, KeyedRoute)] == ["/healthz"]
+
+
+def test_a_route_that_nobody_classified_stops_the_server_from_starting():
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/forgotten")
+    def forgotten():
+        return "open"
+
+    with pytest.raises(RuntimeError, match="forgotten"):
+        check_routes(app)
+
+
+@pytest.mark.parametrize(("method", "route"), [(m, r) for m, r in ROUTES if r.path != "/healthz"], ids=str)
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer wrong",
+        f"Basic {KEY}",
+        KEY,
+        f"Bearer {KEY}x",
+        "Bearer \xff\xfe",
+        f"Bearer {KEY[:-1]}",
+    ],
+)
+def test_every_keyed_route_asks_for_the_key_before_reading_the_body(untouchable, http, method, route, authorization):
+    server = untouchable
+    client = http(server)
+    headers = {} if authorization is None else {"Authorization": authorization.encode("latin-1")}
+    client.headers.pop("authorization")
+    response = client.request(method, path_of(route), headers=headers, content=b"{not json")
+    error = error_of(response, 401)
+    assert error["code"] == "invalid_api_key"
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert KEY not in response.text
+
+
+ODD_PATHS = ["//v1/models", "/v1//models", "/v1/%2e/models", "/healthz/../v1/models", "/V1/models", "/v1/models/"]
+
+
+@pytest.mark.parametrize("path", ODD_PATHS)
+def test_odd_paths_open_nothing(untouchable, path):
+    server = untouchable
+    connection = http_connection(server)
+    connection.request("GET", path)
+    response = connection.getresponse()
+    assert response.status in (307, 401, 404)
+    assert b"context_length" not in response.read()
+    connection.close()
+
+
+def http_connection(server):
+    """A client that sends paths and headers as they are."""
+    return http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil", "", "[::1].x"])
+def test_foreign_host_names_are_refused(untouchable, host):
+    server = untouchable
+    connection = http_connection(server)
+    connection.putrequest("GET", "/v1/models", skip_host=True)
+    connection.putheader("Host", host)
+    connection.putheader("Authorization", f"Bearer {KEY}")
+    connection.endheaders()
+    assert connection.getresponse().status in (400, 403)
+    connection.close()
+
+
+@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:99", "LOCALHOST"])
+def test_names_of_this_machine_are_answered(serve, http, host):
+    assert http(serve()).get("/v1/models", headers={"Host": host}).status_code == 200
+
+
+def test_healthz_tells_which_server_it_is_and_nothing_else(serve, http):
+    server = serve()
+    response = http(server, headers={"Authorization": ""}).get("/healthz")
+    assert response.json() == {"status": "ok", "instance": server._state.instance}
+
+
+def test_openapi_document_lists_what_there_is(serve, http):
+    document = http(serve()).get("/openapi.json").json()
+    assert {"/v1/chat/completions", "/v1/completions", "/v1/models", "/healthz", "/readyz"} <= set(document["paths"])
+    body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body["$ref"].endswith("/ChatBody")
+
+
+def test_there_is_no_cors_header(serve, http):
+    response = http(serve()).get("/healthz", headers={"Origin": "https://evil.example"})
+    assert not [name for name in response.headers if name.startswith("access-control")]
+
+
+def test_unknown_paths_answer_404_in_the_error_shape(serve, http):
+    assert error_of(http(serve()).get("/v1/nothing"), 404)["code"] == "not_found"
+    error_of(http(serve()).get("/v1/chat/completions"), 405)
+
+
+def test_what_tells_of_the_server_is_closed_to_the_tunnel(serve, http):
+    server = serve()
+    server._allow_hosts("https://abc.ngrok.app")
+    client = http(server)
+    public = {"Host": "abc.ngrok.app"}
+    for path in ("/metrics", "/openapi.json"):
+        assert client.get(path).status_code == 200
+        assert error_of(client.get(path, headers=public), 403)["type"] == "permission_error"
+        error_of(client.get(path, headers={**public, "Authorization": "Bearer wrong"}), 401)
+    assert client.get("/v1/models", headers=public).status_code == 200
+    server._allow_hosts()
+    assert client.get("/v1/models", headers=public).status_code == 403
+
+
+def test_keyed_route_is_a_public_route_with_a_key():
+    assert issubclass(KeyedRoute, PublicRoute)
+
+
+@pytest.mark.parametrize("key", ["' OR 1=1 --", "a\x00b", "x" * 60_000])
+def test_hostile_keys_are_refused_not_served(untouchable, key):
+    import socket
+
+    server = untouchable
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
+        request = (
+            f"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n"
+        )
+        raw.sendall(request.encode())
+        status = int(raw.makefile("rb").readline().split()[1])
+    assert status in (400, 401, 431)
+
+
+def test_chat_works_with_the_key(serve, http):
+    assert http(serve()).post("/v1/chat/completions", json=chat("hi")).status_code == 200

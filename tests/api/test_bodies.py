@@ -1,0 +1,214 @@
+"""Bodies from strangers: what is not valid is refused by name, and nothing is ever a 5xx or ignored."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from llmapi_kit.engines.mock import MockEngine
+
+from .conftest import KEY, chat, error_of, serving
+
+pytestmark = pytest.mark.kernel
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("home"), MockEngine()) as made:
+        yield made
+
+
+@pytest.fixture
+def post(server, http):
+    client = http(server)
+
+    def send(path, body=None, **options):
+        return client.post(path, **({"json": body} if body is not None else {}), **options)
+
+    return send
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("suffix", "end"),
+        ("tools", [{"type": "function", "function": {"name": "f"}}]),
+        ("tool_choice", "auto"),
+        ("response_format", {"type": "json_object"}),
+        ("parallel_tool_calls", True),
+        ("functions", [{}]),
+        ("modalities", ["audio"]),
+        ("num_beams", 4),
+        ("reasoning_effort", "low"),
+        ("user", "somebody"),
+        ("store", True),
+        ("metadata", {"a": "b"}),
+        ("guided_regex", "a+"),
+        ("temprature", 0.5),
+        ("echo", True),
+    ],
+)
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_a_field_that_is_not_supported_is_refused_by_name(post, path, field, value):
+    body = chat() if path == CHAT else {"prompt": "x"}
+    error = error_of(post(path, {**body, field: value}), 400)
+    assert (error["param"], error["code"], error["type"]) == (field, "unsupported_parameter", "invalid_request_error")
+    assert field in error["message"]
+
+
+@pytest.mark.parametrize("extra", [{"n": 1}, {"tools": []}, {"tools": None}, {"response_format": {"type": "text"}}])
+def test_a_value_that_asks_for_nothing_is_accepted(post, extra):
+    assert post(CHAT, chat(**extra)).status_code == 200
+
+
+def test_fields_inside_messages_and_options_are_refused_by_path(post):
+    named = {"messages": [{"role": "user", "content": "x", "name": "bob"}]}
+    assert error_of(post(CHAT, named), 400)["param"] == "messages.0.name"
+    options = chat(stream=True, stream_options={"include_obfuscation": True})
+    assert error_of(post(CHAT, options), 400)["param"] == "stream_options.include_obfuscation"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"messages": "hello"}, "messages"),
+        ({"messages": [{"role": "user"}]}, "messages"),
+        ({"messages": [{"content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
+        (chat(temperature="0.5"), "temperature"),
+        (chat(temperature=3), "temperature"),
+        (chat(temperature=True), "temperature"),
+        (chat(max_tokens=0), "max_tokens"),
+        (chat(n=0), "n"),
+        (chat(n=5), "n"),
+        (chat(best_of=2), "best_of"),
+        (chat(max_tokens=1.5), "max_tokens"),
+        (chat(max_tokens=5, max_completion_tokens=6), "max_completion_tokens"),
+        (chat(max_completion_tokens=-1), "max_tokens"),
+        (chat(stop=["a"] * 5), "stop"),
+        (chat(stop=""), "stop"),
+        (chat(stream="yes"), "stream"),
+        (chat(stream_options={"include_usage": True}), "stream_options"),
+        (chat(logprobs=3), "logprobs"),
+        (chat(top_logprobs=2), "top_logprobs"),
+        (chat(logprobs=True, top_logprobs=21), "top_logprobs"),
+        (chat(logit_bias={"x": 1}), "logit_bias"),
+        (chat(logit_bias={"1": 101}), "logit_bias"),
+        (chat(seed=2**70), "seed"),
+        (chat(model=5), "model"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(post, body, param):
+    error = error_of(post(CHAT, body), 400)
+    assert error["param"] == param
+    assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": ["a", "b"]}, "prompt"),
+        ({"prompt": "a", "logprobs": 6}, "logprobs"),
+        ({"prompt": "a", "logprobs": True}, "logprobs"),
+        ({"prompt": "a", "suffix": "b"}, "suffix"),
+        ({"prompt": "a", "best_of": 5}, "best_of"),
+        ({"prompt": "a", "n": 3, "best_of": 2}, "best_of"),
+        ({"prompt": "a", "best_of": 2, "stream": True}, "best_of"),
+    ],
+)
+def test_completions_refuse_by_name_too(post, body, param):
+    assert str(error_of(post(COMPLETIONS, body), 400)["param"]).split(".")[0] == param
+
+
+def test_image_parts_are_refused_on_a_text_model_and_text_parts_joined(post):
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    body = {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, image]}]}
+    error = error_of(post(CHAT, body), 400)
+    assert error["param"] == "messages.0.content.1.type"
+    assert "image_url" in error["message"]
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    answer = post(CHAT, {"messages": [{"role": "user", "content": parts}]}).json()
+    assert answer["choices"][0]["message"]["content"] == "a b"  # the mock repeats the words
+
+
+def test_unknown_model_is_404_and_names_those_there_are(post):
+    error = error_of(post(CHAT, chat(model="gpt-4")), 404)
+    assert (error["param"], error["code"]) == ("model", "model_not_found")
+    assert "mock" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"[" * 100_000, "nested 100000 levels"),
+        (b'{"seed": ' + b"9" * 100_000 + b"}", "100000 digits"),
+        (b'{"seed": NaN}', "NaN"),
+        (b"{", "not valid JSON"),
+        (b"[]", "valid dictionary"),
+    ],
+    ids=["deep", "digits", "nan", "cut", "list"],
+)
+def test_what_is_wrong_with_the_json_is_said(post, content, problem):
+    error = error_of(post(CHAT, content=content, headers={"Content-Type": "application/json"}), 400)
+    assert problem in error["message"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"nonsense",
+        b'{"messages": NaN}',
+        b'{"temperature": Infinity}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"seed": ' + b"9" * 100_000 + b"}",
+        b"[]",
+        b'"text"',
+        b"null",
+        b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+    ],
+    ids=range(13),
+)
+def test_hostile_json_is_a_400(post, content):
+    error_of(post(CHAT, content=content, headers={"Content-Type": "application/json"}), 400)
+
+
+def test_json_without_the_content_type_is_a_400_that_says_so(post):
+    error = error_of(post(CHAT, content=b'{"messages": []}', headers={"Content-Type": "text/plain"}), 400)
+    assert "Content-Type: application/json" in error["message"]
+
+
+def test_brackets_in_strings_do_not_count_as_depth(post):
+    assert post(CHAT, chat('"\\[[[{{{' * 100)).status_code == 200
+
+
+def test_a_body_over_the_limit_is_413_as_it_comes_in(serve, http):
+    server = serve(max_body_bytes=2000)
+    client = http(server)
+    assert error_of(client.post(CHAT, json=chat("x" * 3000)), 413)["code"] == "request_too_large"
+
+    def endless():
+        for _ in range(100):
+            yield b" " * 1000
+
+    assert client.post(CHAT, content=endless(), headers={"Content-Type": "application/json"}).status_code == 413
+    assert client.post(CHAT, json=chat("still fine")).status_code == 200
+
+
+def test_a_body_that_never_comes_leaves_others_alone(serve, http):
+    server = serve()
+    with socket.create_connection(("127.0.0.1", server.port)) as raw:
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
+        raw.sendall((head + "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{").encode())
+        assert http(server).post(CHAT, json=chat()).status_code == 200

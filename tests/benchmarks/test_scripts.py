@@ -1,0 +1,105 @@
+"""Each script runs from end to end; nothing is said of how fast. No peer is installed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from benchmarks import conversation, overhead, serving
+from benchmarks.processes import ServerFailedError, ServerProcess, free_port
+from benchmarks.serving_report import Failure, Run, Sample, to_markdown
+
+MODULES = ["bare_loop", "conversation", "environments", "load", "models", "overhead", "serving", "stream_server"]
+
+
+@pytest.fixture(autouse=True)
+def _no_signal_handlers(monkeypatch):
+    for module in (conversation, overhead, serving):
+        monkeypatch.setattr(module, "stop_on_sigterm", lambda: None)
+
+
+def options(work, results):
+    return ["--quick", "--repeats", "1", "--work", str(work), "--results", str(results)]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_serving_measures_this_server(work, tmp_path):
+    chosen = ["--contenders", "llmapi_kit", "--streams", "1,2", "--workloads", "short,shared"]
+    assert serving.main([*chosen, *options(work, tmp_path)]) == 0
+    report = json.loads((tmp_path / "serving.json").read_text())
+    assert [sample["result"]["num_tokens"] for sample in report["samples"]] == [8, 16, 8, 16]
+    assert report["peak_rss_bytes"]["tiny llmapi_kit"] > 0
+    assert "| 2 | llmapi_kit |" in (tmp_path / "serving.md").read_text()
+    assert (tmp_path / "serving.png").stat().st_size > 1000
+
+
+@pytest.mark.usefixtures("tiny")
+def test_overhead_measures_both_parts(work, tmp_path):
+    assert overhead.main(["--streams", "2", *options(work, tmp_path)]) == 0
+    report = json.loads((tmp_path / "overhead.json").read_text())
+    assert {(each["who"], each["at_once"]) for each in report["chunks"]} == {
+        ("mock", 1), ("mock", 32), ("fixed", 1), ("fixed", 32)
+    }  # fmt: skip
+    assert all(each["per_s"][0] > 0 for rates in report["engine"].values() for each in rates)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_conversation_measures_each_turn(work, tmp_path):
+    assert conversation.main(options(work, tmp_path)) == 0
+    report = json.loads((tmp_path / "conversation.json").read_text())
+    assert [len(runs[0]) for runs in report["ttft_s"].values()] == [3, 3]
+    assert (tmp_path / "conversation.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_script_has_help(module):
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_server_that_fails_shows_its_log(tmp_path):
+    url = f"http://127.0.0.1:{free_port()}"
+    server = ServerProcess(
+        "broken",
+        [sys.executable, "-c", "raise SystemExit('no such model')"],
+        url=url,
+        ready_path="/",
+        log=tmp_path / "l",
+    )
+    with pytest.raises(ServerFailedError, match="no such model"), server:
+        pass
+
+
+def test_a_server_and_its_children_are_gone_afterwards(tmp_path):
+    port = free_port()
+    child = f"[sys.executable, '-m', 'http.server', '{port}', '--bind', '127.0.0.1']"
+    command = [sys.executable, "-c", f"import subprocess, sys; subprocess.run({child})"]
+    with ServerProcess("it", command, url=f"http://127.0.0.1:{port}", ready_path="/", log=tmp_path / "l") as server:
+        family = psutil.Process(server._process.pid).children(recursive=True)
+        assert family
+        server.hold()  # also when it is held still
+    _, alive = psutil.wait_procs(family, timeout=10)
+    # Whoever adopts an orphan may leave it unreaped for a while; it runs no more
+    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_the_report_has_medians_ratios_and_failures():
+    run = Run(
+        {"cores": "2"}, "today", "bench", models={"tiny": "tiny (4 M)"}, peak_rss_bytes={"tiny llmapi_kit": 2**20}
+    )
+    for contender, rates in {"llmapi_kit": (90, 100, 500), "transformers": (20, 25, 30)}.items():
+        for repeat, rate in enumerate(rates):
+            times = dict.fromkeys(("ttft_p50_s", "ttft_p99_s", "gap_p50_s", "gap_p99_s"), 1 / rate)
+            run.samples.append(Sample("tiny", contender, "short", 8, repeat, {"tokens_per_s": rate, **times}))
+    run.failures.append(Failure("tiny", "llama.cpp", "start", "cannot open file"))
+    text = to_markdown(run)
+    assert "| 8 | llmapi_kit | 100 | 90.0 to 500 | 10.0 ms |" in text
+    assert "| short | 8 | 4.00 (transformers) | 0.25 (transformers) |" in text
+    assert "| 8 | llama.cpp | failed |" in text
+    assert "cannot open file" in text

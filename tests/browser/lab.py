@@ -1,0 +1,147 @@
+"""A JupyterLab of its own and a Chromium page on it, for tests: open a notebook, run it, save it, look at it.
+
+Everything lives below a temporary folder and on loopback; both programs end with the `with` statement.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+from llmapi_kit.server.port import bind
+
+START_TIMEOUT_S = 60
+# Every cell is in the page, nothing is saved unasked, and no pop-up covers it
+SETTINGS = {
+    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
+    "@jupyterlab/docmanager-extension/plugin": {"autosave": False},
+    "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+CURRENT = "window.jupyterapp.shell.currentWidget"
+
+
+def find_chromium():
+    """Chromium's path; CHROMIUM in the environment names another one."""
+    path = shutil.which(os.environ.get("CHROMIUM", "chromium"))
+    if path is None:
+        raise RuntimeError("The browser tests need Chromium. `make test` installs it; or set CHROMIUM to its path.")
+    return path
+
+
+@contextlib.contextmanager
+def run_lab(root, scratch, settings=SETTINGS):
+    """JupyterLab over a folder; yields a function from a notebook's name to its address."""
+    for name, values in settings.items():
+        path = scratch / "settings" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+    with bind("127.0.0.1", 0) as sock:
+        port = sock.getsockname()[1]
+    token = secrets.token_hex(16)
+    places = {f"JUPYTER_{kind}_DIR": str(scratch / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
+    env = {**os.environ, **places, "IPYTHONDIR": str(scratch / "ipython"), "JUPYTER_TOKEN": token}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
+    command += [f"--port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={root}"]
+    command += ["--LabApp.expose_app_in_browser=True", f"--LabApp.user_settings_dir={scratch / 'settings'}"]
+    log_path = scratch / "lab.log"
+    with log_path.open("w") as log:
+        process = subprocess.Popen(
+            command, env=env, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            _wait_until_it_answers(process, f"http://127.0.0.1:{port}/api/status?token={token}", log_path)
+            yield lambda name: f"http://127.0.0.1:{port}/doc/tree/{name}?token={token}"
+        finally:
+            process.terminate()  # which shuts its kernels down first
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_until_it_answers(process, url, log_path):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            with opener.open(url, timeout=2):
+                return
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("JupyterLab did not start:\n" + Path(log_path).read_text()[-2000:]) from None
+            time.sleep(0.1)
+
+
+class LabPage:
+    """A notebook in JupyterLab in Chromium.
+
+    Attributes:
+        page: Playwright's page.
+        errors: what the browser's console called an error.
+    """
+
+    def __init__(self, page):
+        self.page = page
+        self.errors = []
+        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def open(self, url):
+        """Open a notebook and wait until its kernel is idle."""
+        self.page.goto(url)
+        self.page.wait_for_function(
+            f"() => window.jupyterapp && {CURRENT}?.sessionContext?.session?.kernel?.status === 'idle'"
+        )
+
+    def run_all(self):
+        """Run every cell and wait for the end."""
+        self.page.evaluate(
+            "() => { window.hasRun = false; window.jupyterapp.commands.execute('notebook:run-all-cells')"
+            ".finally(() => { window.hasRun = true; }); }"
+        )
+        self.page.wait_for_function("() => window.hasRun")
+
+    def execute(self, code):
+        """Run code in the notebook's kernel, without a cell; returns when it is done."""
+        self.page.evaluate(
+            f"code => {CURRENT}.sessionContext.session.kernel.requestExecute({{code, store_history: false}}).done", code
+        )
+
+    def save(self):
+        """Save the notebook, widget state included, and wait until it is on disk."""
+        self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+        self.page.wait_for_function(f"() => {CURRENT}.context.model.dirty === false")
+
+    def outputs(self):
+        """Locator of all outputs."""
+        return self.page.locator(".jp-OutputArea-output")
+
+
+@contextlib.contextmanager
+def open_page(timeout_s=60):
+    """A `LabPage`; its clipboard may be written and read."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=find_chromium(),
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"],
+        )
+        try:
+            context = browser.new_context(viewport={"width": 1200, "height": 1000})
+            context.grant_permissions(["clipboard-read", "clipboard-write"])
+            page = context.new_page()
+            page.set_default_timeout(timeout_s * 1000)
+            page.clock.install()  # it goes on as usual, and a test may put it forward
+            yield LabPage(page)
+        finally:
+            browser.close()

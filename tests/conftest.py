@@ -1,0 +1,24 @@
+"""Fixtures for all tests: a clean environment and a home of its own for each."""
+
+from __future__ import annotations
+
+import os
+
+# Read by huggingface_hub when it is first imported, so before any test
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import hypothesis
+import pytest
+
+# Timing is never asserted, by Hypothesis neither: a busy machine is no bug.
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.load_profile("project")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch, tmp_path):
+    """No setting, token or proxy of the machine reaches a test, and no test writes to the user's folders."""
+    for name in list(os.environ):
+        if name.startswith(("LLMAPI_KIT_", "NGROK_", "OPENAI_", "HF_TOKEN")) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("LLMAPI_KIT_HOME", str(tmp_path / "home"))

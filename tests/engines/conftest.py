@@ -1,0 +1,91 @@
+"""Engines of every kind, and what it takes to ask them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from llmapi_kit.config import Settings
+from llmapi_kit.engines.base import GenerationRequest
+from llmapi_kit.engines.local import LocalEngine
+from llmapi_kit.engines.mock import MockEngine
+from llmapi_kit.runners.fake_runner import FakeRunner
+from llmapi_kit.sampling.detokenize import ByteDetokenizer
+from llmapi_kit.sampling.parameters import SamplingParams
+from llmapi_kit.types import Accepted, Delta, EngineInfo, Failed, Finished
+
+
+class WordCodec:
+    """A token a word; ids by first use. Enough of a tokenizer for the fake runner."""
+
+    def __init__(self):
+        self.eos_ids = frozenset({0})
+        self._ids = {}
+
+    def encode(self, text, *, add_special_tokens):
+        return [1 + self._ids.setdefault(word, len(self._ids)) % 62 for word in text.split()]
+
+    def encode_chat(self, messages):
+        return self.encode(" ".join(m["content"] for m in messages), add_special_tokens=False)
+
+    def token_bytes(self, token_id):
+        return f"<{token_id}>".encode()
+
+    def detokenizer(self):
+        return ByteDetokenizer(self.token_bytes)
+
+
+def make_local(*, max_queue=128, settings=None, **runner_options):
+    """A local engine over the fake runner."""
+    runner = FakeRunner(**{"max_length": 200, **runner_options})
+    info = EngineInfo(id="fake", context_length=runner.max_length, created=1)
+    engine = LocalEngine(info, runner, WordCodec(), max_queue=max_queue, settings=settings or Settings())
+    engine.test_runner = runner
+    return engine
+
+
+def make_slow_local():
+    """A local engine whose steps take long enough to be interrupted."""
+    pause = threading.Event()
+    return make_local(before_step=lambda items: pause.wait(0.005))
+
+
+ENGINES = {"mock": lambda: MockEngine(delay_s=0.005, num_tokens=180), "local": make_slow_local}
+
+
+@pytest.fixture(params=sorted(ENGINES))
+def engine(request):
+    """One engine of each kind."""
+    made = ENGINES[request.param]()
+    yield made
+    made.close()
+
+
+def ask(text="one two three", **sampling):
+    """A request for a chat answer."""
+    messages = [{"role": "user", "content": text}]
+    return GenerationRequest(messages=messages, sampling=SamplingParams(**{"temperature": 0, **sampling}))
+
+
+async def collect(events):
+    """(text, all events)."""
+    seen = [event async for event in events]
+    return "".join(event.text for event in seen if isinstance(event, Delta)), seen
+
+
+def check_order(events):
+    """One Accepted first, one terminal event last, and none elsewhere."""
+    assert isinstance(events[0], Accepted)
+    assert isinstance(events[-1], Finished | Failed)
+    assert all(isinstance(event, Delta) for event in events[1:-1])
+
+
+async def wait_until(condition, timeout_s=10):
+    """Wait for something another thread does."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        await asyncio.sleep(0.005)

@@ -1,0 +1,88 @@
+"""Greedy answers are token for token those of `model.generate`, alone and in a batch."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import random
+
+import pytest
+import torch
+import transformers
+
+from llmapi_kit.config import Settings
+from llmapi_kit.engines.base import GenerationRequest
+from llmapi_kit.engines.local import LocalEngine
+from llmapi_kit.models.spec import POCKET_DIR
+from llmapi_kit.runners.torch_runner import TorchRunner
+from llmapi_kit.sampling.detokenize import ByteDetokenizer
+from llmapi_kit.sampling.parameters import SamplingParams
+from llmapi_kit.types import Delta, EngineInfo
+from tests.runners.conftest import TINY, make_tiny
+
+NUM_PROMPTS = 64
+NUM_TOKENS = 24
+
+
+class IdCodec:
+    """Shows token ids as text, so that answers can be compared token for token."""
+
+    def __init__(self, eos_ids):
+        self.eos_ids = frozenset(eos_ids)
+
+    def token_bytes(self, token_id):
+        return f"{token_id} ".encode()
+
+    def detokenizer(self):
+        return ByteDetokenizer(self.token_bytes)
+
+
+def generate(model, prompt):
+    """Token ids of `model.generate`, the end-of-turn token left out."""
+    with torch.inference_mode():
+        ids = torch.tensor([prompt])
+        out = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=NUM_TOKENS, do_sample=False, pad_token_id=0
+        )
+    answer = out[0, len(prompt) :].tolist()
+    eos = model.generation_config.eos_token_id
+    ends = set(eos) if isinstance(eos, list) else {eos}
+    return answer[:-1] if answer[-1] in ends else answer
+
+
+async def answer(engine, prompt):
+    request = GenerationRequest(prompt=prompt, sampling=SamplingParams(temperature=0, max_tokens=NUM_TOKENS))
+    text = ""
+    async for event in engine.generate(request):
+        if isinstance(event, Delta):
+            text += event.text
+    return [int(token_id) for token_id in text.split()]
+
+
+@pytest.mark.parametrize("family", ["pocket", *sorted(TINY)])
+def test_greedy_equals_generate_for_64_prompts_alone_and_batched(family):
+    if family == "pocket":
+        model = transformers.AutoModelForCausalLM.from_pretrained(POCKET_DIR, dtype=torch.float32).eval()
+    else:
+        model = make_tiny(family)
+    rng = random.Random(7)
+    vocab = model.config.vocab_size
+    prompts = [[rng.randrange(3, vocab) for _ in range(rng.choice((1, 2, 5, 17, 40, 90)))] for _ in range(NUM_PROMPTS)]
+    expected = [generate(model, prompt) for prompt in prompts]
+    eos = model.generation_config.eos_token_id
+    runner = TorchRunner(copy.deepcopy(model), num_slots=12, max_length=160)
+    info = EngineInfo(id=family, context_length=160, created=1)
+    codec = IdCodec(eos if isinstance(eos, list) else [eos])
+    engine = LocalEngine(info, runner, codec, settings=Settings(step_tokens=64))
+    try:
+
+        async def main():
+            alone = [await answer(engine, prompt) for prompt in prompts]
+            batched = await asyncio.gather(*(answer(engine, prompt) for prompt in prompts))
+            return alone, batched
+
+        alone, batched = asyncio.run(main())
+    finally:
+        engine.close()
+    assert alone == expected
+    assert batched == expected

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import replace
+
+import pytest
+
+from llmapi_kit.engines.base import GenerationRequest
+from llmapi_kit.errors import ContextLengthError, InvalidRequestError, QueueFullError
+from llmapi_kit.sampling.parameters import SamplingParams
+from llmapi_kit.types import Delta, Failed, Finished
+
+from .conftest import ask, collect, make_local, wait_until
+
+
+@pytest.fixture
+def local():
+    """Makes local engines over the fake runner; all are closed at the end."""
+    made = []
+
+    def make(**options):
+        made.append(make_local(**options))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
+
+
+def refused(engine, request, kind=InvalidRequestError):
+    with pytest.raises(kind) as caught:
+        asyncio.run(collect(engine.generate(request)))
+    return caught.value
+
+
+def test_answer_and_prompt_must_fit_the_context_together(local):
+    engine = local(max_length=10)
+    error = refused(engine, ask("a b c d", max_tokens=7), ContextLengthError)
+    assert "10 tokens" in error.message
+    assert "4 for the prompt" in error.message
+    _, events = asyncio.run(collect(engine.generate(ask("a b c d", max_tokens=6))))
+    assert events[-1] == Finished("length", 4, 6)
+
+
+def test_without_max_tokens_the_context_is_the_limit(local):
+    _, events = asyncio.run(collect(local(max_length=10).generate(ask("a b c d"))))
+    assert events[-1] == Finished("length", 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("request_", "param"),
+    [
+        (GenerationRequest(prompt=[1, 64]), "prompt"),
+        (GenerationRequest(prompt=[-1]), "prompt"),
+        (GenerationRequest(prompt=[]), "prompt"),
+        (GenerationRequest(prompt=""), "prompt"),
+        (ask(logit_bias={64: 1.0}), "logit_bias"),
+        (ask(stop_token_ids=(99,)), "stop_token_ids"),
+    ],
+)
+def test_token_ids_outside_the_vocabulary_and_empty_prompts_are_refused(local, request_, param):
+    assert refused(local(), request_).param == param
+
+
+def test_a_full_queue_refuses(local):
+    gate = threading.Event()
+    engine = local(num_slots=1, max_queue=1, before_step=lambda items: gate.wait(20))
+
+    async def main():
+        taken = [asyncio.create_task(collect(engine.generate(ask(f"q {i}", max_tokens=2)))) for i in range(2)]
+        await wait_until(lambda: engine.stats().num_queued + engine.stats().num_running == 2)
+        with pytest.raises(QueueFullError):
+            await collect(engine.generate(ask("one too many")))
+        gate.set()
+        return await asyncio.gather(*taken)
+
+    assert all(isinstance(events[-1], Finished) for _, events in asyncio.run(main()))
+
+
+def test_a_consumer_whose_event_loop_is_gone_frees_its_slot(local):
+    engine = local(num_slots=1, max_length=100_000, before_step=lambda items: threading.Event().wait(0.001))
+
+    async def abandon():
+        events = engine.generate(ask(max_tokens=90_000))
+        await anext(events)
+        return events
+
+    loop = asyncio.new_event_loop()
+    abandoned = loop.run_until_complete(abandon())
+    loop.close()
+    _, events = asyncio.run(collect(engine.generate(ask("next", max_tokens=2))))
+    assert isinstance(events[-1], Finished)
+    assert engine.stats().num_cancelled == 1
+    del abandoned
+
+
+def test_n_answers_compute_their_prompt_once(local):
+    engine = local(num_slots=4)
+    words = " ".join(f"w{i}" for i in range(50))
+    text, events = asyncio.run(collect(engine.generate(replace(ask(words, max_tokens=6), n=4))))
+    ends = [event for event in events if isinstance(event, Finished)]
+    assert sorted(end.index for end in ends) == [0, 1, 2, 3]
+    assert isinstance(events[-1], Finished)
+    answers = ["".join(e.text for e in events if isinstance(e, Delta) and e.index == i) for i in range(4)]
+    assert len(set(answers)) == 1
+    assert text.count(answers[0].split(">")[0]) >= 4
+    computed = sum(len(item.tokens) for items in engine.test_runner.steps for item in items)
+    assert computed <= 50 + 3 + 4 * 6
+
+
+def test_all_answers_are_queued_or_none(local):
+    gate = threading.Event()
+    engine = local(num_slots=1, max_queue=2, before_step=lambda items: gate.wait(20))
+    assert refused(engine, replace(ask("four"), n=4), QueueFullError).retry_after_s
+    assert engine.stats().num_queued == 0
+    gate.set()
+
+
+def test_leaving_stops_every_answer(local):
+    pause = threading.Event()
+    engine = local(max_length=10_000, before_step=lambda items: pause.wait(0.005))
+
+    async def main():
+        events = engine.generate(replace(ask("a", max_tokens=9000), n=3))
+        async for event in events:
+            if isinstance(event, Delta):
+                break
+        await events.aclose()
+        await wait_until(lambda: engine.stats().num_running == engine.stats().num_queued == 0)
+
+    asyncio.run(main())
+    assert engine.stats().num_cancelled == 3
+
+
+def test_a_poison_request_fails_alone(local):
+    engine = local(num_slots=8, poison=5)
+
+    async def main():
+        one_token = SamplingParams(temperature=0, max_tokens=1)
+        requests = [GenerationRequest(prompt=[i + 10], sampling=one_token) for i in range(7)]
+        requests.append(GenerationRequest(prompt=[5]))
+        return await asyncio.gather(*(collect(engine.generate(r)) for r in requests))
+
+    *good, bad = [events[-1] for _, events in asyncio.run(main())]
+    assert isinstance(bad, Failed)
+    assert all(isinstance(end, Finished) for end in good)

@@ -1,0 +1,270 @@
+"""kit.launch: one call to a server that answers; running the cell again changes what was changed, and nothing else."""
+
+import os
+import socket
+
+import pytest
+
+import llmapi_kit as kit
+from llmapi_kit import kit as kit_module
+from llmapi_kit.engines.mock import MockEngine
+from llmapi_kit.errors import ConfigError, PortInUseError, ServerError
+from llmapi_kit.server.registry import ServerRecord
+
+pytestmark = pytest.mark.kernel
+
+OWN_KEY = "my-own-key-of-this-team"
+
+
+def content_of(response):
+    return response.json()["choices"][0]["message"]["content"]
+
+
+def test_launch_returns_a_server_that_answers(ask):
+    server = kit.launch(kit.load("mock"), port=0)
+    assert server.is_running
+    assert content_of(ask(server, "to be or not")) == "to be or not"
+
+
+def test_the_official_client_answers_and_streams():
+    server = kit.launch("mock", port=0)
+    messages = [{"role": "user", "content": "to be or not"}]
+    with server.client() as client:
+        assert client.models.list().data[0].id == "mock"
+        whole = client.chat.completions.create(model="mock", messages=messages)
+        assert whole.choices[0].message.content == "to be or not"
+        chunks = list(client.chat.completions.create(model="mock", messages=messages, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "to be or not"
+    assert server.stats()["mock"]["num_finished"] == 2
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    server = kit.launch("mock", port=0)
+    with server.client(max_retries=0) as client:
+        assert client.models.list().data[0].id == "mock"
+    assert kit.connect(server.url).models() == ["mock"]
+
+
+def test_running_the_cell_again_gives_the_same_server_url_and_key(ask):
+    first = kit.launch(kit.load("mock"), port=0)
+    place = first.url, first.api_key
+    again = kit.launch(kit.load("mock"), port=0)
+    assert again is first
+    assert (again.url, again.api_key) == place
+    assert len(kit.servers()) == 1
+    assert ask(again).status_code == 200
+
+
+def test_loading_again_gives_the_same_model():
+    assert kit.load("mock") is kit.load("mock")
+    assert kit.load("mock", max_slots=2) is not kit.load("mock")
+
+
+def test_a_closed_model_is_loaded_afresh():
+    model = kit.load("mock")
+    model.close()
+    with pytest.raises(ConfigError, match=r"was closed. Load it again"):
+        kit.launch(model, port=0)
+    assert kit.load("mock") is not model
+
+
+def test_another_model_takes_over_at_the_same_url_and_the_old_one_is_closed(ask):
+    old = kit.load("mock")
+    server = kit.launch(old, port=0)
+    place = server.url, server.api_key
+    again = kit.launch(MockEngine("I am new", name="new"), port=0)
+    assert (again.url, again.api_key) == place
+    assert again.models == ["new"]
+    assert old.is_closed
+    assert content_of(ask(again, model="new")) == "I am new"
+    assert ask(again, model="mock").status_code == 404
+    assert kit.servers()[0].models == ("new",)
+
+
+def test_an_engine_made_by_hand_is_not_closed():
+    by_hand = MockEngine(name="by-hand")
+    kit.launch(by_hand, port=0)
+    kit.launch("mock", port=0)
+    kit.stop_all()
+    assert by_hand.readiness().ready
+
+
+def test_a_model_that_another_server_uses_stays_open(ask):
+    model = kit.load("mock")
+    kit.launch(model, port=0, name="a")
+    other = kit.launch(model, port=0, name="b")
+    kit.launch(MockEngine(name="new"), port=0, name="a")
+    assert not model.is_closed
+    assert ask(other).status_code == 200
+
+
+def replaced_under_a_request(ask, beside, wait_until, delay_s, drain_s):
+    model = kit.load("mock")
+    model.engine._delay_s = delay_s
+    server = kit.launch(model, port=0, drain_s=drain_s)
+    answer = beside(ask, server, "one two three four")
+    wait_until(lambda: model.stats().num_running == 1)
+    kit.launch(MockEngine(name="new"), port=0, drain_s=drain_s)
+    assert model.is_closed
+    return answer()
+
+
+def test_an_answer_under_way_may_finish_on_the_old_model(ask, beside, wait_until):
+    response = replaced_under_a_request(ask, beside, wait_until, delay_s=0.1, drain_s=5)
+    assert content_of(response) == "one two three four"
+
+
+def test_an_answer_that_takes_too_long_ends_in_a_clear_error(ask, beside, wait_until):
+    response = replaced_under_a_request(ask, beside, wait_until, delay_s=0.5, drain_s=0.1)
+    assert response.status_code == 503
+    assert "closed" in response.json()["error"]["message"]
+
+
+def test_another_port_is_a_second_server(ask):
+    first = kit.launch("mock", port=0, name="first")
+    second = kit.launch("mock", port=0, name="second")
+    assert first.port != second.port
+    assert first.api_key != second.api_key
+    assert ask(first).status_code == ask(second).status_code == 200
+    assert {record.port for record in kit.servers()} == {first.port, second.port}
+
+
+def test_changed_settings_start_the_server_again_at_the_same_url_with_the_same_key(ask):
+    first = kit.launch("mock", port=0)
+    second = kit.launch("mock", port=0, max_body_bytes=2000)
+    assert second is not first
+    assert not first.is_running
+    assert (second.url, second.api_key) == (first.url, first.api_key)
+    assert ask(second, "x" * 3000).status_code == 413
+
+
+def test_another_key_takes_the_place_of_the_old_one(ask):
+    first = kit.launch("mock", port=0)
+    second = kit.launch("mock", port=0, api_key=OWN_KEY)
+    assert (second.url, second.api_key) == (first.url, OWN_KEY)
+    assert ask(second).status_code == 200
+    assert kit.launch("mock", port=0) is second, "a key chosen once stays"
+
+
+def test_a_server_without_a_key_gets_one_unless_that_is_refused_again(ask):
+    """The first version went on without a key when the cell no longer asked for that."""
+    keyless = kit.launch("mock", port=0, api_key=False)
+    assert keyless.api_key is None
+    assert keyless.key_file is None
+    assert ask(keyless).status_code == 200
+    assert kit.launch("mock", port=0, api_key=False) is keyless
+    keyed = kit.launch("mock", port=0)
+    assert keyed.url == keyless.url
+    assert keyed.api_key is not None
+    assert kit_module.RemoteServer(keyed.url, None)._get("/v1/models", {}).status_code == 401
+
+
+def test_after_stop_a_launch_makes_a_new_key():
+    first = kit.launch("mock", port=0)
+    first.stop()
+    assert kit.servers() == []
+    second = kit.launch("mock", port=0)
+    assert second.is_running
+    assert second.api_key != first.api_key
+
+
+def test_a_dead_server_is_replaced_at_the_same_url_with_the_same_key(ask):
+    first = kit.launch("mock", port=0)
+
+    def die():
+        raise SystemExit("gone")
+
+    first._thread.call_soon(die)
+    first._thread._thread.join(10)
+    assert kit.servers() == []
+    second = kit.launch("mock", port=0)
+    assert (second.url, second.api_key) == (first.url, first.api_key)
+    assert ask(second).status_code == 200
+
+
+def test_port_in_use_by_another_program_is_told_in_the_cell():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(PortInUseError, match=f"Port {port} is in use by another program .pid {os.getpid()}"):
+            kit.launch("mock", port=port)
+    assert kit.servers() == []
+
+
+def test_port_in_use_by_another_server_of_this_notebook_is_told():
+    first = kit.launch("mock", port=0)
+    with pytest.raises(PortInUseError, match="another server of this notebook"):
+        kit.launch("mock", port=first.port)
+
+
+def test_port_in_use_by_the_server_of_another_notebook_says_how_to_use_that(monkeypatch):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        record = ServerRecord("i", f"http://127.0.0.1:{port}", port, ("pocket",), pid=4121)
+        monkeypatch.setattr(kit_module, "servers", lambda: [record])
+        with pytest.raises(PortInUseError) as caught:
+            kit.launch("mock", port=port)
+    message = str(caught.value)
+    assert "the llmapi_kit server of another notebook (pid 4121, model pocket)" in message
+    assert f"kit.connect('http://127.0.0.1:{port}')" in message
+
+
+def test_a_launch_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LLMAPI_KIT_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(ConfigError, match="LLMAPI_KIT_HOME"):
+        kit.launch("mock", port=0)
+    assert kit_module._servers == {}
+    monkeypatch.setenv("LLMAPI_KIT_HOME", str(tmp_path / "home"))
+    assert kit.launch("mock", port=0).is_running
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"api_key": False, "host": "0.0.0.0"}, "api_key=False works on this machine only"),
+        ({"api_key": False, "tunnel": "ngrok"}, "api_key=False works on this machine only"),
+        ({"api_key": "short"}, "at least 16 are needed"),
+        ({"api_key": "with spaces in the middle"}, "without spaces"),
+        ({"total_timeout_s": -1}, "total_timeout_s"),
+        ({"no_such_setting": 1}, "Unknown setting 'no_such_setting'"),
+        ({"tunnel": "carrier pigeon"}, "no tunnel kind"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        kit.launch("mock", port=0, **arguments)
+    assert kit.servers() == []
+
+
+@pytest.mark.parametrize("thing", [3, None, [], [3]])
+def test_what_is_no_model_is_refused(thing):
+    with pytest.raises(ConfigError):
+        kit.launch(thing, port=0)
+    assert kit.servers() == []
+
+
+def test_every_address_of_the_machine_can_be_bound_with_a_key(ask):
+    server = kit.launch("mock", port=0, host="0.0.0.0")
+    assert server.url == f"http://127.0.0.1:{server.port}"
+    assert ask(server).status_code == 200
+
+
+def test_a_tunnel_to_a_stopped_server_is_refused():
+    server = kit.launch("mock", port=0)
+    server.stop()
+    with pytest.raises(ServerError, match="stopped"):
+        server.open_tunnel("ngrok")
+
+
+def test_stop_all_stops_servers_and_unloads_models():
+    model = kit.load("mock")
+    server = kit.launch(model, port=0)
+    kit.stop_all()
+    assert not server.is_running
+    assert model.is_closed
+    assert kit.servers() == []

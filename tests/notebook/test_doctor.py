@@ -1,0 +1,185 @@
+"""The doctor: this machine passes, and each check fails when what it looks at is broken."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import socket
+import sys
+import types
+
+import pytest
+
+import llmapi_kit as kit
+from llmapi_kit.engines.mock import MockEngine
+from llmapi_kit.notebook import doctor as doctor_module
+from llmapi_kit.notebook import environment
+from llmapi_kit.notebook.report import Check, Report
+
+
+def only(checks):
+    (check,) = checks
+    return check
+
+
+def test_this_machine_passes():
+    report = kit.doctor()
+    assert report.ok, str(report)
+    assert report.verdict.startswith("Ready.")
+
+
+def test_python_too_old_is_a_failure(monkeypatch):
+    monkeypatch.setattr(doctor_module.sys, "version_info", (3, 9, 1))
+    check = only(doctor_module.check_python())
+    assert (check.level, check.text) == ("fail", "3.9.1 is too old")
+    assert "3.10 to 3.13" in check.advice
+
+
+def test_python_too_new_is_a_warning(monkeypatch):
+    monkeypatch.setattr(doctor_module.sys, "version_info", (3, 14, 0))
+    assert only(doctor_module.check_python()).level == "warn"
+
+
+def test_missing_required_package_is_a_failure_and_missing_extra_a_warning(monkeypatch):
+    real = environment.version_of
+    monkeypatch.setattr(
+        environment, "version_of", lambda name: None if name in ("httpx", "transformers") else real(name)
+    )
+    base, torch, notebook = doctor_module.check_packages()
+    assert (base.level, base.text) == ("fail", "httpx is missing")
+    assert (torch.level, torch.text) == ("warn", "transformers is missing")
+    assert 'pip install --upgrade "llmapi-kit[torch]"' in torch.advice
+    assert notebook.level == "ok"
+
+
+def test_package_below_its_floor_is_named_with_both_versions(monkeypatch):
+    requires = ["httpx>=0.27", "uvicorn>=0.34", "torch>=2.6; extra == 'torch'"]
+    versions = {"httpx": "0.9.4", "uvicorn": "0.34.0rc1", "torch": "2.10.1+cu126"}
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: requires)
+    monkeypatch.setattr(environment, "version_of", versions.get)
+    base, torch, _ = doctor_module.check_packages()
+    assert base.text == "httpx 0.9.4 is older than 0.27"
+    assert torch.level == "ok"
+
+
+def test_every_requirement_of_the_kit_is_understood():
+    for text in importlib.metadata.requires("llmapi-kit"):
+        requirement = text.partition(";")[0].strip()
+        assert doctor_module.REQUIREMENT.fullmatch(requirement), f"the doctor would not check {requirement!r}"
+
+
+def test_missing_torch_is_a_warning(monkeypatch):
+    monkeypatch.setattr(environment, "version_of", lambda name: None)
+    assert only(doctor_module.check_torch()).level == "warn"
+
+
+def test_broken_torch_is_a_failure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # what an import of it meets is an ImportError
+    check = only(doctor_module.check_torch())
+    assert check.level == "fail"
+    assert "broken" in check.text
+
+
+def test_torch_exchanged_after_its_import_is_a_failure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(__version__="1.0", cuda=None))
+    monkeypatch.setattr(environment, "see_gpus", lambda: ())
+    check = only(doctor_module.check_torch())
+    assert check.level == "fail"
+    assert check.advice == "Restart the kernel."
+
+
+def test_gpu_is_named(monkeypatch):
+    monkeypatch.setattr(environment, "see_gpus", lambda: (environment.Gpu("A Card", 24 * 2**30),))
+    assert "A Card (24 GiB)" in only(doctor_module.check_torch()).text
+
+
+def test_little_memory_and_disk_are_warnings(monkeypatch):
+    monkeypatch.setattr(doctor_module.psutil, "virtual_memory", lambda: types.SimpleNamespace(available=2**29))
+    monkeypatch.setattr(doctor_module.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=2**30))
+    memory, disk = doctor_module.check_memory_and_disk()
+    assert (memory.level, disk.level) == ("warn", "warn")
+    assert memory.text.startswith("0.5 GiB free")
+
+
+def test_state_folder_that_can_not_be_made_is_a_failure(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LLMAPI_KIT_HOME", str(tmp_path / "file" / "below"))
+    check = only(doctor_module.check_state_folder())
+    assert check.level == "fail"
+    assert "LLMAPI_KIT_HOME" in str(check)
+
+
+def test_port_held_by_another_program_is_a_warning_that_names_it():
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        check = doctor_module.port_state(holder.getsockname()[1])
+    assert check.level == "warn"
+    assert "in use" in check.text
+
+
+def test_port_held_by_the_kit_says_how_to_use_it():
+    server = kit.launch(MockEngine(), port=0)
+    try:
+        check = doctor_module.port_state(server.port)
+        assert check.level == "ok"
+        assert "kit.connect" in check.advice
+        assert server.url in only(doctor_module.check_servers()).text
+    finally:
+        kit.stop_all()
+    assert doctor_module.port_state(server.port).text == "is free"
+
+
+def test_incomplete_pocket_model_is_a_failure(monkeypatch, tmp_path):
+    (tmp_path / "config.json").touch()
+    monkeypatch.setattr(doctor_module, "POCKET_DIR", tmp_path)
+    check = only(doctor_module.check_pocket_model())
+    assert check.level == "fail"
+    assert "model.safetensors" in check.text
+
+
+def test_tunnel_token_is_found_and_not_shown(monkeypatch):
+    monkeypatch.setenv("NGROK_AUTHTOKEN", "canary-of-a-token")
+    report = kit.doctor()
+    assert "ngrok token: found" in str(report)
+    assert "canary" not in str(report) + report._repr_html_()
+
+
+def test_tunnel_rules_of_the_host_are_said(monkeypatch):
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    assert [check.level for check in doctor_module.check_tunnel()][-1] == "warn"
+
+
+def test_colab_is_warned_about_upgrades(monkeypatch):
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    assert "torch" in only(doctor_module.check_host()).advice
+
+
+def test_check_that_breaks_is_a_finding_and_not_the_end(monkeypatch):
+    def check_the_weather():
+        raise OSError("no window")
+
+    monkeypatch.setattr(doctor_module, "CHECKS", (check_the_weather, doctor_module.check_python))
+    report = kit.doctor()
+    assert not report.ok
+    assert str(report.checks[0]) == "fail  the weather: could not be checked: OSError: no window."
+    assert report.checks[1].name == "Python"
+
+
+@pytest.mark.parametrize(
+    ("levels", "verdict", "ok"),
+    [
+        (["ok"], "Ready.", True),
+        (["ok", "warn"], "Ready. 1 warning.", True),
+        (["warn", "fail", "fail"], "2 problems to repair first. 1 warning.", False),
+    ],
+)
+def test_verdict_counts(levels, verdict, ok):
+    report = Report(tuple(Check(level, "x", "y") for level in levels))
+    assert (report.verdict, report.ok) == (verdict, ok)
+
+
+def test_html_of_a_report_is_escaped():
+    html = Report((Check("fail", "<i>", "a & b", "<script>"),))._repr_html_()
+    assert "&lt;i&gt;" in html
+    assert "a &amp; b" in html
+    assert "<script>" not in html

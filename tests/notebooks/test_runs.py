@@ -1,0 +1,113 @@
+"""The notebooks run in real kernels: each twice in a row, with answers that make sense and no key left in them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from llmapi_kit.notebook.exchange import read_exchanges
+
+from .kernels import NOTEBOOKS, cell_of, holds, html_of, keys_in, open_notebook, text_of
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+def home():
+    return os.environ["LLMAPI_KIT_HOME"]
+
+
+def exchanges(nb):
+    return dict(pair for cell in nb.cells for pair in read_exchanges(cell.get("outputs", [])))
+
+
+def check_client(nb):
+    """Notebook 04 has done all that it promises."""
+    answers = exchanges(nb)
+    assert "Paris" in answers["What is the capital of France?"]
+    assert "Tokyo" in answers["What is the capital of Japan?"]
+    assert "server.stop()" in answers["How do I stop the server?"]
+    assert len(answers["Tell me a story about a cat."]) > 80
+    assert "Ada" in answers["What is my name?"]
+    assert any("\u4e00" <= character <= "\u9fff" for character in answers["介绍一下你自己"])
+    assert all("\ufffd" not in answer for answer in answers.values())
+    errors = text_of(cell_of(nb, "errors"))
+    assert "404" in errors
+    assert "'gpt-17' is not served here" in errors
+    assert "The field sparkle is not supported" in errors
+    assert errors.count("400") == 2
+    assert text_of(cell_of(nb, "wrong-key")).startswith("401")
+    raw = text_of(cell_of(nb, "raw"))
+    assert "text/event-stream" in raw
+    assert "data: [DONE]" in raw
+    assert "The same 8 answers" in text_of(cell_of(nb, "compare"))
+
+
+def test_setup_says_what_the_machine_is_and_that_it_is_ready():
+    with open_notebook(NOTEBOOKS / "01_setup.ipynb") as notebook:
+        for _ in range(2):
+            nb = notebook.run()
+            assert "is installed" in text_of(cell_of(nb, "install"))
+            assert "Jupyter kernel" in html_of(cell_of(nb, "machine"))
+            assert "Ready." in text_of(cell_of(nb, "doctor"))
+
+
+def test_load_model_streams_an_answer_and_measures_speed():
+    with open_notebook(NOTEBOOKS / "02_load_model.ipynb") as notebook:
+        for _ in range(2):
+            nb = notebook.run()
+            assert "MiB" in text_of(cell_of(nb, "needs"))
+            assert "M parameters" in text_of(cell_of(nb, "load"))
+            assert "llmapi_kit" in exchanges(nb)["What is llmapi_kit?"]
+            assert text_of(cell_of(nb, "speed")).count("tokens/s") == 2
+
+
+def test_client_in_another_kernel_finds_the_server_and_no_notebook_holds_the_key(home):
+    with (
+        open_notebook(NOTEBOOKS / "03_launch_server.ipynb", {"PORT": 0}) as launched,
+        open_notebook(NOTEBOOKS / "04_test_client.ipynb") as client,
+    ):
+        urls = []
+        for _ in range(2):
+            nb = launched.run()
+            assert "Model server running" in html_of(cell_of(nb, "launch"))
+            assert "llmapi_kit" in exchanges(nb)["What is llmapi_kit?"]
+            tested = client.run()
+            check_client(tested)
+            assert "No server runs" not in text_of(cell_of(tested, "connect"))
+            urls.append(text_of(cell_of(tested, "connect")))
+        (key,) = keys_in(home)  # running 03 again made no second server
+        assert urls[0] == urls[1]
+        assert nb.metadata.get("widgets"), "the key's row was not drawn, so its state was not searched"
+        assert not holds(nb, key)
+        assert not holds(tested, key)
+    assert keys_in(home) == []  # the kernel took its server with it
+
+
+def test_client_alone_launches_a_server_and_says_so(home):
+    with open_notebook(NOTEBOOKS / "04_test_client.ipynb") as notebook:
+        nb = notebook.run()
+        assert "No server runs on this machine" in text_of(cell_of(nb, "connect"))
+        check_client(nb)
+        nb = notebook.run()
+        check_client(nb)
+        (key,) = keys_in(home)
+        assert not holds(nb, key)
+
+
+def test_colab_does_it_all_in_one_kernel(home):
+    with open_notebook(NOTEBOOKS / "colab.ipynb", {"PORT": 0}) as notebook:
+        for _ in range(2):
+            nb = notebook.run()
+            assert "Paris" in exchanges(nb)["What is the capital of France?"]
+            assert "Serving." in text_of(cell_of(nb, "stop"))
+        (key,) = keys_in(home)
+        assert not holds(nb, key)
+
+
+def test_colab_stops_its_server_when_told_to(home):
+    with open_notebook(NOTEBOOKS / "colab.ipynb", {"PORT": 0, "MODEL": "mock", "KEEP_SERVING": False}) as notebook:
+        nb = notebook.run()
+        assert "Stopped." in text_of(cell_of(nb, "stop"))
+        assert keys_in(home) == []

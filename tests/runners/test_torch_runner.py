@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+
+from llmapi_kit.errors import UnsupportedModelError
+from llmapi_kit.runners.base import StepItem
+from llmapi_kit.runners.lean_decoder import LeanDecoder
+from llmapi_kit.runners.torch_runner import TorchRunner
+
+from .conftest import TINY, VOCAB, make_tiny
+
+
+def prompt_of(length, seed):
+    return torch.randint(3, VOCAB, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def last_logits(model, ids):
+    with torch.inference_mode():
+        return model(input_ids=torch.tensor([ids])).logits[0, -1]
+
+
+def test_mixed_steps_give_the_models_own_logits(tiny_model, lean):
+    """Chunks and decodes of four slots in one step, each against a plain forward pass of its whole sequence."""
+    sequences = [prompt_of(length, seed) for seed, length in enumerate((40, 9, 23, 3))]
+    expected = [[last_logits(tiny_model, ids[:n]) for n in range(1, len(ids) + 1)] for ids in sequences]
+    runner = TorchRunner(tiny_model, num_slots=6, max_length=64, lean=lean)
+    slots = [4, 0, 5, 2]
+    done = [0, 0, 0, 0]
+    schedule = [(13, 1, 4, 1), (1, 1, 1, 1), (20, 6, 1, 1), (1, 1, 16, 0), (5, 0, 1, 0)]
+    for sizes in schedule:
+        items = [
+            StepItem(slots[i], done[i], sequences[i][done[i] : done[i] + size], True)
+            for i, size in enumerate(sizes)
+            if size
+        ]
+        logits = runner.step(items)
+        active = [i for i, size in enumerate(sizes) if size]
+        for i, size in enumerate(sizes):
+            done[i] += size
+        for row, i in zip(logits, active, strict=True):
+            torch.testing.assert_close(row, expected[i][done[i] - 1], atol=2e-5, rtol=1e-4)
+
+
+def test_only_wanted_logits_are_returned_in_the_items_order(tiny_model, lean):
+    a, b, c = prompt_of(5, 0), prompt_of(1, 1), prompt_of(7, 2)
+    expected = last_logits(tiny_model, c), last_logits(tiny_model, b)
+    runner = TorchRunner(tiny_model, num_slots=3, max_length=16, lean=lean)
+    logits = runner.step([StepItem(2, 0, c, True), StepItem(1, 0, a, False), StepItem(0, 0, b, True)])
+    assert logits.shape == (2, VOCAB)
+    for row, wanted in zip(logits, expected, strict=True):
+        torch.testing.assert_close(row, wanted, atol=2e-5, rtol=1e-4)
+
+
+def test_repeating_a_step_changes_nothing(tiny_model, lean):
+    ids = prompt_of(12, 3)
+    runner = TorchRunner(tiny_model, num_slots=2, max_length=16, lean=lean)
+    runner.step([StepItem(0, 0, ids[:8], False)])
+    once = runner.step([StepItem(0, 8, ids[8:], True)])
+    again = runner.step([StepItem(0, 8, ids[8:], True)])
+    assert torch.equal(once, again)
+
+
+def test_copied_prefix_continues_like_the_original(tiny_model, lean):
+    ids = prompt_of(20, 4)
+    expected = last_logits(tiny_model, ids)
+    runner = TorchRunner(tiny_model, num_slots=3, max_length=32, lean=lean)
+    runner.step([StepItem(0, 0, ids[:15], False)])
+    runner.copy_prefix(0, 2, 11)
+    logits = runner.step([StepItem(2, 11, ids[11:], True)])
+    torch.testing.assert_close(logits[0], expected, atol=2e-5, rtol=1e-4)
+
+
+def test_a_used_slot_is_as_good_as_new(tiny_model, lean):
+    ids = prompt_of(6, 5)
+    expected = last_logits(tiny_model, ids)
+    runner = TorchRunner(tiny_model, num_slots=1, max_length=32, lean=lean)
+    runner.step([StepItem(0, 0, prompt_of(30, 6), True)])
+    runner.free(0)
+    torch.testing.assert_close(runner.step([StepItem(0, 0, ids, True)])[0], expected, atol=2e-5, rtol=1e-4)
+
+
+def test_embeddings_are_the_normalised_mean_of_the_last_hidden_states(tiny_model, lean):
+    sequences = [prompt_of(length, seed) for seed, length in enumerate((1, 4, 30))]
+    with torch.inference_mode():
+        means = [tiny_model.base_model(torch.tensor([ids])).last_hidden_state[0].mean(0) for ids in sequences]
+    vectors = TorchRunner(tiny_model, num_slots=2, max_length=32, lean=lean).embed(sequences)
+    for vector, mean in zip(vectors, means, strict=True):
+        torch.testing.assert_close(torch.tensor(vector), mean / mean.norm(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", sorted(TINY))
+def test_llama_like_families_run_written_out_and_others_through_their_modules(family):
+    model = make_tiny(family)
+    assert TorchRunner(model, num_slots=2, max_length=32).is_lean == (family != "gpt2")
+
+
+def test_a_model_that_looks_like_a_llama_but_computes_otherwise_is_not_served(monkeypatch):
+    model = make_tiny("llama")
+    monkeypatch.setattr(LeanDecoder, "logits", lambda self, states: states @ self._head.t() * 1.1)
+    with pytest.raises(UnsupportedModelError, match="other logits"):
+        TorchRunner(model, num_slots=2, max_length=32)
+
+
+def test_fusing_weights_keeps_them_in_memory_once():
+    model = make_tiny("llama")
+    before = sum(p.nbytes for p in model.parameters())
+    runner = TorchRunner(model, num_slots=1, max_length=32)
+    fused = sum(layer.qkv.nbytes + layer.gate_up.nbytes for layer in runner._lean._layers)
+    assert sum(p.nbytes for p in model.parameters()) + fused == before
+
+
+def test_bfloat16_passes_the_self_check():
+    TorchRunner(make_tiny("llama").to(torch.bfloat16), num_slots=2, max_length=32)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (
+            lambda: transformers.MambaForCausalLM(
+                transformers.MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, state_size=4)
+            ),
+            "AttentionInterface|attention",
+        ),
+        (
+            lambda: transformers.BloomForCausalLM(
+                transformers.BloomConfig(vocab_size=50, hidden_size=16, n_layer=1, n_head=2)
+            ),
+            "attention",
+        ),
+        (
+            lambda: transformers.Gemma2ForCausalLM(
+                transformers.Gemma2Config(
+                    vocab_size=50,
+                    hidden_size=16,
+                    intermediate_size=32,
+                    num_hidden_layers=2,
+                    num_attention_heads=2,
+                    num_key_value_heads=1,
+                    head_dim=8,
+                )
+            ),
+            "softcap",
+        ),
+    ],
+    ids=["mamba", "bloom", "gemma2"],
+)
+def test_models_that_can_not_be_honoured_are_refused_with_the_reason(model, reason):
+    torch.manual_seed(0)
+    with pytest.raises(UnsupportedModelError, match=reason):
+        TorchRunner(model().eval(), num_slots=2, max_length=32)
+
+
+def test_a_model_whose_attention_goes_wrong_is_refused(monkeypatch):
+    model = make_tiny("llama")
+    monkeypatch.setattr(
+        "llmapi_kit.runners.step_layout.DecodeGroup.mask",
+        lambda self, window, dtype: torch.zeros(self.end - self.start, 1, 1, self.length),
+    )
+    monkeypatch.setattr("llmapi_kit.runners.slot_attention._chunk", lambda query, *rest: query)
+    with pytest.raises(UnsupportedModelError, match="other logits"):
+        TorchRunner(model, num_slots=2, max_length=32)

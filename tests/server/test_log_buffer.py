@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from llmapi_kit.server import log_buffer
+
+pytestmark = pytest.mark.kernel
+
+
+def test_records_become_json_lines_that_a_request_can_not_forge():
+    buffer = log_buffer.install()
+    logging.getLogger("llmapi_kit.test").warning("first\nsecond %s", "\x1b[31m")
+    line = buffer.lines(1)[0]
+    assert "\n" not in line
+    assert "\x1b" not in line
+    assert json.loads(line)["message"] == "first\nsecond \x1b[31m"
+
+
+def test_an_error_is_kept_with_its_kind_and_the_buffer_stays_bounded():
+    buffer = log_buffer.install()
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        logging.getLogger("llmapi_kit.test").exception("it failed")
+    assert json.loads(buffer.lines(1)[0])["error"] == "ValueError: broken"
+    for i in range(log_buffer.MAX_LINES + 10):
+        logging.getLogger("llmapi_kit.test").warning("line %d", i)
+    assert len(buffer.lines(10_000)) == log_buffer.MAX_LINES
+
+
+def test_warnings_do_not_reach_stderr_once_a_server_runs():
+    code = """
+import logging, llmapi_kit as kit
+server = kit.launch("mock", port=0)
+logging.getLogger("llmapi_kit.api").warning("not for a cell")
+print(server.logs()[-1])
+server.stop()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert "not for a cell" in done.stdout
+    assert done.stderr == ""

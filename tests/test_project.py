@@ -1,0 +1,73 @@
+"""The project's own files agree with each other."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import tomllib
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def requirement_name(line):
+    return re.match(r"[A-Za-z0-9._-]+", line).group().lower().replace("_", "-")
+
+
+def pinned():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return {requirement_name(line) for line in lines if line and not line.startswith("#")}
+
+
+def test_every_dependency_is_pinned_in_constraints():
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    wanted = PYPROJECT["project"]["dependencies"] + [r for name in extras for r in extras[name]]
+    names = {requirement_name(r) for r in wanted} - {"llmapi-kit"}
+    assert names - pinned() == set()
+
+
+def test_torch_is_pinned_exactly():
+    assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text().splitlines()
+
+
+def test_conda_environment_installs_this_package_with_its_extras():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    names = [d for d in environment["dependencies"] if isinstance(d, str)]
+    python = next(d for d in names if d.startswith("python="))
+    assert python.removeprefix("python=") >= PYPROJECT["project"]["requires-python"].removeprefix(">=")
+    pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
+    assert "-c constraints.txt" in pip
+    extras = re.fullmatch(r"-e \.\[(.*)\]", next(line for line in pip if line.startswith("-e"))).group(1).split(",")
+    assert set(extras) <= set(PYPROJECT["project"]["optional-dependencies"])
+
+
+def test_readme_tree_names_every_module():
+    readme = (ROOT / "README.md").read_text()
+    package = ROOT / "llmapi_kit"
+    modules = [p.relative_to(package) for p in package.rglob("*.py") if p.name != "__init__.py"]
+    missing = [str(m) for m in modules if not re.search(rf"\b{re.escape(m.stem)}(\.py)?\b", readme)]
+    assert missing == []
+
+
+def test_files_stay_short():
+    files = [f for folder in ("llmapi_kit", "tests", "tools", "benchmarks") for f in (ROOT / folder).rglob("*.py")]
+    long = {str(f.relative_to(ROOT)): n for f in files if (n := len(f.read_text().splitlines())) > 400}
+    assert long == {}
+
+
+def test_makefile_help_lists_the_targets_of_the_readme():
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in ("demo", "lab", "serve", "test", "check", "notebooks", "bench"):
+        assert f"make {target}" in shown
+
+
+def test_shell_scripts_are_valid_and_explain_themselves():
+    for script in ("code-server.sh", ".ci/run"):
+        subprocess.run(["bash", "-n", script], cwd=ROOT, check=True)
+    shown = subprocess.run(["./code-server.sh", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--setup-only" in shown.stdout
+    wrong = subprocess.run(["./code-server.sh", "--prot", "1"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (wrong.returncode, "unknown option --prot" in wrong.stderr) == (2, True)

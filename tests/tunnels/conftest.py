@@ -1,0 +1,158 @@
+"""Fixtures for the tunnels: a fake agent, a fake public site, tunnels that are stopped at the test's end."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import psutil
+import pytest
+from pyngrok import installer
+
+from llmapi_kit.tunnels import TunnelSettings, open_tunnel
+
+HERE = Path(__file__).parent
+
+
+@dataclass
+class FakeAgent:
+    """The program to use as ngrok_path, and what it has recorded."""
+
+    path: Path
+    record_file: Path
+    die_file: Path
+
+    def record(self) -> dict:
+        """What the agent that was started last was given and asked; {} before it runs."""
+        return json.loads(self.record_file.read_text()) if self.record_file.exists() else {}
+
+    def die(self) -> None:
+        self.die_file.touch()
+
+
+@dataclass
+class PublicSite:
+    """What a public URL reaches."""
+
+    url: str
+    headers_seen: list[dict]
+    answer: dict
+
+
+@pytest.fixture(autouse=True)
+def own_home(monkeypatch, tmp_path):
+    """The user's ngrok configuration and program are out of sight, and nothing can be downloaded."""
+    monkeypatch.setattr(installer, "get_ngrok_cdn_url", lambda _: "http://127.0.0.1:9/no-download-in-tests.tgz")
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user" / ".config"))
+    monkeypatch.delenv("PYNGROK_NGROK_PATH", raising=False)
+
+
+@pytest.fixture
+def wait_until():
+    def wait_until(condition, timeout_s=5.0):
+        """Wait for a condition and return its value; fail when it does not come true in time."""
+        deadline = time.monotonic() + timeout_s
+        while not (value := condition()):
+            if time.monotonic() > deadline:
+                pytest.fail(f"not within {timeout_s} s: {condition}")
+            time.sleep(0.01)
+        return value
+
+    return wait_until
+
+
+@pytest.fixture
+def is_running():
+    def is_running(pid):
+        """Does a process run, other than as one that ended and waits to be collected?"""
+        try:
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    return is_running
+
+
+@pytest.fixture
+def fake_agent(tmp_path):
+    num_made = 0
+
+    def make(**scenario):
+        nonlocal num_made
+        num_made += 1
+        folder = tmp_path / f"agent {num_made}"  # a space: paths must survive the shell
+        folder.mkdir()
+        agent = FakeAgent(folder / "ngrok", folder / "record.json", folder / "die")
+        scenario = {"record": str(agent.record_file), "die_file": str(agent.die_file), **scenario}
+        (folder / "scenario.json").write_text(json.dumps(scenario))
+        command = shlex.join([sys.executable, "-S", str(HERE / "fake_ngrok.py"), str(folder / "scenario.json")])
+        agent.path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        agent.path.chmod(0o755)
+        return agent
+
+    return make
+
+
+@pytest.fixture
+def state_dir(tmp_path):
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def make_tunnel(state_dir):
+    tunnels = []
+
+    def make(agent, *, port=8000, **settings):
+        settings = {"auth_token": "a-token", "timeout_s": 20.0, "state_dir": state_dir, **settings}
+        path = agent.path if agent is not None else None
+        tunnel = open_tunnel("ngrok", port=port, settings=TunnelSettings(ngrok_path=path, **settings))
+        tunnels.append(tunnel)
+        return tunnel
+
+    yield make
+    for tunnel in tunnels:
+        tunnel.stop()
+
+
+@pytest.fixture
+def public_site():
+    """A site on this machine that answers /healthz as its `answer` says: status, headers, body, delay_s."""
+    servers = []
+
+    def make(body, *, status=200, headers=()):
+        answer = {"status": status, "headers": list(headers), "body": body}
+        seen = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                seen.append({name.lower(): value for name, value in self.headers.items()} | {"path": self.path})
+                text = answer["body"]
+                data = (text if isinstance(text, str) else json.dumps(text)).encode()
+                self.send_response(answer["status"])
+                for name, value in [*answer["headers"], ("Content-Length", str(len(data)))]:
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        servers.append((server, thread))
+        return PublicSite(f"http://127.0.0.1:{server.server_port}", seen, answer)
+
+    yield make
+    for server, thread in servers:
+        server.shutdown()
+        server.server_close()
+        thread.join()

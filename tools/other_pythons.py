@@ -1,0 +1,161 @@
+"""Run the tests that need no torch on every other Python that is installed here.
+
+For each of Python 3.10 to 3.13 but the running one: find an interpreter (on PATH, or among pyenv's), make a virtual
+environment ``.venv-3.X`` with the package and what these tests need, and run the test modules marked ``kernel`` in
+it. The environment is kept, and installed again when ``pyproject.toml``, ``constraints.txt`` or this file change.
+Prints a line for each version; the exit status says whether all that are installed passed. `make test` runs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VERSIONS = ("3.10", "3.11", "3.12", "3.13")
+PINNED_ON = "3.11"  # the Python that constraints.txt was made on
+REQUIREMENTS = (
+    "pytest",
+    "pytest-timeout",
+    "hypothesis",
+    "ipykernel",
+    "nbclient",
+    "nest-asyncio",
+    "uvloop; sys_platform != 'win32'",
+)
+MARK = re.compile(r"pytest\.mark\.kernel\b")
+INSTALL_TIMEOUT_S = 900
+TEST_TIMEOUT_S = 600
+
+
+def main() -> int:
+    """Run everything; 0 when every interpreter that is here passed."""
+    parser = argparse.ArgumentParser(description="Run the kernel tests on the other Pythons that are installed.")
+    parser.add_argument(
+        "versions", nargs="*", default=VERSIONS, help="such as 3.12; all others than this one by default"
+    )
+    parser.add_argument("--install-only", action="store_true", help="make the environments, run no test")
+    arguments = parser.parse_args()
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    lines, has_failed = [], False
+    for version in arguments.versions:
+        if version == running:
+            continue
+        started = time.monotonic()
+        outcome = check(version, install_only=arguments.install_only)
+        has_failed |= outcome.startswith("FAILED")
+        lines.append(f"Python {version}: {outcome} ({time.monotonic() - started:.0f} s)")
+        print(lines[-1], flush=True)
+    if len(lines) > 1:
+        print("\n".join(["", "Other Pythons:", *lines]))
+    return int(has_failed)
+
+
+def check(version: str, *, install_only: bool) -> str:
+    """Install and test on one version; what came of it, in words."""
+    interpreter = find_interpreter(version)
+    if interpreter is None:
+        return "not installed"
+    folder = ROOT / f".venv-{version}"
+    if (problem := install(interpreter, folder)) is not None:
+        return f"FAILED to install\n{problem}"
+    if install_only:
+        return "installed"
+    modules = kernel_modules()
+    if not modules:
+        return "FAILED: no test module is marked kernel"
+    command = [python_of(folder), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "kernel", *modules]
+    try:
+        status = subprocess.run(command, cwd=ROOT, env=clean_environment(), timeout=TEST_TIMEOUT_S).returncode
+    except subprocess.TimeoutExpired:
+        return f"FAILED: not done within {TEST_TIMEOUT_S} s"
+    return "passed" if status == 0 else f"FAILED (pytest exit {status})"
+
+
+def find_interpreter(version: str) -> str | None:
+    """An interpreter of this version that really runs; a shim of pyenv may be there without one behind it."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    candidates = [
+        shutil.which(f"python{version}"),
+        *sorted(map(str, pyenv.glob(f"{version}.*/bin/python")), reverse=True),
+    ]
+    for candidate in filter(None, candidates):
+        code = "import sys, venv; print('%d.%d' % sys.version_info[:2])"
+        try:
+            ran = subprocess.run([candidate, "-c", code], capture_output=True, text=True, timeout=60)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if ran.returncode == 0 and ran.stdout.strip() == version:
+            return candidate
+    return None
+
+
+def install(interpreter: str, folder: Path) -> str | None:
+    """Bring the environment up to date; the end of pip's output when that fails."""
+    stamp, wanted = folder / ".installed-from", fingerprint()
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return None
+    shutil.rmtree(folder, ignore_errors=True)
+    if (problem := run_quietly(interpreter, "-m", "venv", str(folder))) is not None:
+        return problem
+    constraints = folder / "constraints.txt"
+    constraints.write_text(constraints_for(folder.name.removeprefix(".venv-")))
+    pip = (python_of(folder), "-m", "pip", "install", "-q", "-c", str(constraints), "-e", ".", *REQUIREMENTS)
+    if (problem := run_quietly(*pip)) is not None:
+        return problem
+    stamp.write_text(wanted)
+    return None
+
+
+def run_quietly(*command: str) -> str | None:
+    """Run a program; the end of what it printed when it fails."""
+    try:
+        ran = subprocess.run(
+            command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        return str(exc)
+    output = [line for line in (ran.stdout + ran.stderr).splitlines() if not line.startswith("WARNING")]
+    return None if ran.returncode == 0 else "\n".join(output[-20:])
+
+
+def constraints_for(version: str) -> str:
+    """The pins; upper bounds for an older Python, which the newest releases of many packages leave out."""
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    is_older = [int(part) for part in version.split(".")] < [int(part) for part in PINNED_ON.split(".")]
+    return pins.replace("==", "<=") if is_older else pins
+
+
+def fingerprint() -> str:
+    """Changes when an environment has to be installed again."""
+    digest = hashlib.sha256()
+    for name in ("pyproject.toml", "constraints.txt", "tools/other_pythons.py"):
+        digest.update((ROOT / name).read_bytes())
+    return digest.hexdigest()
+
+
+def kernel_modules() -> list[str]:
+    """Test modules marked kernel. Others are not even collected: they may import torch."""
+    modules = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [str(path.relative_to(ROOT)) for path in modules if MARK.search(path.read_text(encoding="utf-8"))]
+
+
+def python_of(folder: Path) -> str:
+    """The environment's interpreter."""
+    return str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's, less what would lead the other interpreter to packages of this one."""
+    return {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
