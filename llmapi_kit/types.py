@@ -15,7 +15,7 @@ from typing import Literal
 
 from llmapi_kit.errors import RequestError
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +26,14 @@ class TokenLogprob:
         token_id: the id in the model's vocabulary.
         text: the token's text; U+FFFD stands where its bytes alone are not valid UTF-8.
         raw: the token's bytes.
-        logprob: natural logarithm of its probability.
+        logprob: natural logarithm of its probability; None for the first token of a prompt, which nothing precedes.
         top: the most likely tokens at this position, best first; empty unless asked for.
     """
 
     token_id: int
     text: str
     raw: bytes
-    logprob: float
+    logprob: float | None
     top: tuple[TokenLogprob, ...] = ()
 
 
@@ -49,20 +49,41 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Delta:
-    """A piece of the answer. `text` may be empty while characters or stop strings are held back.
+class ToolCallDelta:
+    """A piece of a tool call. A call's first piece has its id and name, later ones add to its arguments.
 
     Attributes:
-        text: what to append.
+        index: which of the answer's calls, from 0.
+        id: of the call; empty but in its first piece.
+        name: of the function; empty but in the call's first piece.
+        arguments: what to append to the arguments, a JSON text.
+    """
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of the answer. `text` may be empty while characters, markers or stop strings are held back.
+
+    Attributes:
+        text: what to append to the answer.
         num_tokens: tokens this piece stands for.
         logprobs: one entry a token, where asked for.
         index: which of several answers it belongs to.
+        reasoning: what to append to the reasoning that precedes the answer.
+        tool_calls: pieces of tool calls.
     """
 
     text: str
     num_tokens: int = 1
     logprobs: tuple[TokenLogprob, ...] = ()
     index: int = 0
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +91,8 @@ class Finished:
     """An answer is complete.
 
     Attributes:
-        reason: ``stop`` (end of turn, stop token or stop string) or ``length`` (token limit reached).
+        reason: ``stop`` (end of turn, stop token or stop string), ``length`` (token limit reached) or
+            ``tool_calls`` (it ended and calls tools).
         num_prompt_tokens: length of the prompt.
         num_completion_tokens: tokens made, the end-of-turn token included.
         num_cached_tokens: prompt tokens that a prefix cache spared.

@@ -156,8 +156,11 @@ class AgentFolder:
         }
         # A reader must never see half a file.
         draft = self._pid_file.with_suffix(".draft")
-        draft.write_text(json.dumps(record), encoding="utf-8")
-        draft.replace(self._pid_file)
+        try:
+            draft.write_text(json.dumps(record), encoding="utf-8")
+            draft.replace(self._pid_file)
+        finally:
+            draft.unlink(missing_ok=True)  # an interrupted cell must not leave it behind
 
 
 def end_process(process: psutil.Process, *, grace_s: float = 1.5) -> None:
