@@ -26,12 +26,16 @@ class StepItem:
         start: position of the first token; positions before it hold what earlier steps wrote.
         tokens: ids at positions start, start + 1, …; at least one.
         wants_logits: whether the logits after the last of these tokens are needed.
+        wants_every: with `wants_logits`: after each of these tokens, to score a prompt.
+        wants_mean: whether the last hidden states of these tokens go into the slot's mean, see `Runner.mean_state`.
     """
 
     slot: int
     start: int
     tokens: Sequence[int]
     wants_logits: bool
+    wants_every: bool = False
+    wants_mean: bool = False
 
 
 class Runner(Protocol):
@@ -57,8 +61,8 @@ class Runner(Protocol):
         Running the same items again writes the same values, so a step that failed may be repeated in parts.
 
         Returns:
-            Logits (num_wanted, vocab_size), a row for each item with `wants_logits`, in the order of `items`. They
-            belong to the caller until the next step.
+            Logits (num_wanted, vocab_size), a row for each item with `wants_logits`, or one for each of its tokens
+            with `wants_every`, in the order of `items`. They belong to the caller until the next step.
 
         Raises:
             Exception: whatever the model raises; KV memory of other slots is unharmed.
@@ -77,8 +81,11 @@ class Runner(Protocol):
         """The slot's sequence ended; its memory may be reused."""
         ...
 
-    def embed(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Mean of the last hidden states over each sequence's tokens, L2-normalised; uses no slot."""
+    def mean_state(self, slot: int) -> list[float]:
+        """Mean of the last hidden states (hidden_size,) over all tokens computed with `wants_mean`, L2-normalised.
+
+        A step at position 0 begins the slot's mean anew. Repeating a step does not count its tokens twice.
+        """
         ...
 
     def close(self) -> None:

@@ -70,13 +70,13 @@ class FakeRunner:
             held = self._tokens.setdefault(item.slot, [])
             if item.start > len(held):
                 raise AssertionError(f"slot {item.slot}: position {item.start} follows {len(held)} tokens")
-            if item.start == 0:
-                self._prompt_length.pop(item.slot, None)
             del held[item.start :]
-            held.extend(item.tokens)
-            if item.wants_logits:
-                self._prompt_length.setdefault(item.slot, len(held))
-                rows.append(self._logits(item.slot))
+            if item.start == 0 or len(item.tokens) > 1:
+                self._prompt_length[item.slot] = item.start + len(item.tokens)
+            for token in item.tokens:
+                held.append(token)
+                if item.wants_every or (item.wants_logits and len(held) == item.start + len(item.tokens)):
+                    rows.append(self._logits(item.slot))
         self.steps.append(list(items))
         self.stepped.set()
         return torch.stack(rows) if rows else torch.empty(0, self.vocab_size)
@@ -93,9 +93,9 @@ class FakeRunner:
         """See `Runner.free`."""
         self.freed.append(slot)
 
-    def embed(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """See `Runner.embed`: a unit vector along the sum of the ids."""
-        return [[float(sum(ids) % 4 == axis) for axis in range(4)] for ids in sequences]
+    def mean_state(self, slot: int) -> list[float]:
+        """See `Runner.mean_state`: a unit vector along the sum of the ids."""
+        return [float(sum(self._tokens[slot]) % 4 == axis) for axis in range(4)]
 
     def close(self) -> None:
         """See `Runner.close`."""
@@ -117,7 +117,7 @@ class FakeRunner:
     def _logits(self, slot: int) -> torch.Tensor:
         tokens = self._tokens[slot]
         best = self._next(tokens)
-        if self.answer_length is not None and len(tokens) - self._prompt_length[slot] >= self.answer_length:
+        if self.answer_length is not None and len(tokens) - self._prompt_length.get(slot, len(tokens)) >= self.answer_length:
             best = self.eos_id
         logits = torch.arange(self.vocab_size, dtype=torch.float32) / -self.vocab_size
         logits[best] = 4.0

@@ -87,6 +87,7 @@ class StepLayout:
         decodes: the items with one token, by slot.
         decode_groups: the same, as they attend.
         chunks: (item, first index in the row) of the others.
+        pooled: (item, first index in the row) of those whose hidden states go into a mean.
     """
 
     def __init__(self, items: Sequence[StepItem], device: torch.device) -> None:
@@ -111,10 +112,15 @@ class StepLayout:
         packed = torch.tensor([tokens, positions, slots], device=device)
         self.input_ids, self.position_ids = packed[0:1], packed[1:2]
         self.positions, self.slots = packed[1], packed[2]
-        wanted = [last[item.slot] for item in items if item.wants_logits]
+        wanted: list[int] = []
+        for item in items:
+            if item.wants_logits:
+                end = last[item.slot] + 1
+                wanted.extend(range(end - len(item.tokens) if item.wants_every else end - 1, end))
         self.wants_all = wanted == list(range(len(tokens)))
         self.wanted = torch.tensor(wanted, device=device, dtype=torch.long)
         self.decode_groups = self._group()
+        self.pooled = [(item, last[item.slot] + 1 - len(item.tokens)) for item in items if item.wants_mean]
 
     def _group(self) -> list[DecodeGroup]:
         """Neighbouring slots with pasts of similar length; all in one where that would make too many groups."""

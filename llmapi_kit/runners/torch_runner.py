@@ -60,6 +60,7 @@ class TorchRunner:
         self.vocab_size = int(expected.shape[-1])
         model.set_attn_implementation(ATTENTION_NAME)
         self._memory = KVMemory(num_slots, max_length, model.device, model.dtype)
+        self._pooled: dict[int, dict[int, torch.Tensor]] = {}  # slot to first position to the sum of a chunk's states
         self._lean = LeanDecoder(model, max_length) if lean and LeanDecoder.can_run(model) else None
         self._self_check(expected)
 
@@ -83,6 +84,7 @@ class TorchRunner:
         layout = StepLayout(items, self._device)
         if self._lean is not None:
             states = self._lean.hidden_states(layout, self._memory)
+            self._pool(layout, states)
             # All decodes is the common case, and then the row is the answer already
             return self._lean.logits(states if layout.wants_all else states[layout.wanted])
         output = self._model(
@@ -92,7 +94,10 @@ class TorchRunner:
             logits_to_keep=layout.wanted,
             slot_layout=layout,
             slot_memory=self._memory,
+            output_hidden_states=bool(layout.pooled),
         )
+        if layout.pooled:
+            self._pool(layout, output.hidden_states[-1][0])
         logits: torch.Tensor = output.logits[0]
         return logits
 
@@ -107,33 +112,28 @@ class TorchRunner:
         self._memory.copy_prefix(source, target, length)
 
     def free(self, slot: int) -> None:
-        """See `Runner.free`. Slots are preallocated, so there is nothing to do."""
+        """See `Runner.free`. KV memory is preallocated and stays as it is."""
+        self._pooled.pop(slot, None)
+
+    def _pool(self, layout: StepLayout, states: torch.Tensor) -> None:
+        """Sum up hidden states (T, hidden) for the means, one sum a chunk, so that a repeated one replaces itself."""
+        for item, at in layout.pooled:
+            sums = self._pooled.setdefault(item.slot, {})
+            if item.start == 0:
+                sums.clear()
+            sums[item.start] = states[at : at + len(item.tokens)].float().sum(0)
 
     @torch.inference_mode()
-    def embed(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """See `Runner.embed`."""
-        lengths = [len(ids) for ids in sequences]
-        layout = StepLayout([StepItem(i, 0, ids, True) for i, ids in enumerate(sequences)], self._device)
-        if self._lean is not None:
-            states = self._lean.hidden_states(layout, None)
-        else:
-            output = self._model.base_model(
-                input_ids=layout.input_ids,
-                position_ids=layout.position_ids,
-                use_cache=False,
-                slot_layout=layout,
-                slot_memory=None,
-            )
-            states = output.last_hidden_state[0]
-        ends = (layout.wanted + 1).tolist()
-        spans = [(end - length, end) for end, length in zip(ends, lengths, strict=True)]
-        means = torch.stack([states[start:end].float().mean(0) for start, end in spans])
-        vectors: list[list[float]] = functional.normalize(means, dim=-1).tolist()
-        return vectors
+    def mean_state(self, slot: int) -> list[float]:
+        """See `Runner.mean_state`."""
+        mean = torch.stack(list(self._pooled[slot].values())).sum(0)
+        vector: list[float] = functional.normalize(mean, dim=-1).tolist()
+        return vector
 
     def close(self) -> None:
         """See `Runner.close`."""
         self._memory.clear()
+        self._pooled.clear()
         self._model = None
         self._lean = None
 

@@ -81,13 +81,30 @@ def test_a_used_slot_is_as_good_as_new(tiny_model, lean):
     torch.testing.assert_close(runner.step([StepItem(0, 0, ids, True)])[0], expected, atol=2e-5, rtol=1e-4)
 
 
-def test_embeddings_are_the_normalised_mean_of_the_last_hidden_states(tiny_model, lean):
+def test_a_mean_state_is_the_normalised_mean_of_the_last_hidden_states_in_chunks_and_repeated(tiny_model, lean):
     sequences = [prompt_of(length, seed) for seed, length in enumerate((1, 4, 30))]
     with torch.inference_mode():
         means = [tiny_model.base_model(torch.tensor([ids])).last_hidden_state[0].mean(0) for ids in sequences]
-    vectors = TorchRunner(tiny_model, num_slots=2, max_length=32, lean=lean).embed(sequences)
-    for vector, mean in zip(vectors, means, strict=True):
-        torch.testing.assert_close(torch.tensor(vector), mean / mean.norm(), atol=1e-5, rtol=1e-4)
+    runner = TorchRunner(tiny_model, num_slots=3, max_length=32, lean=lean)
+    runner.step([StepItem(2, 0, prompt_of(9, 9), False, wants_mean=True)])  # what stood there before
+    for size in (30, 7):
+        for slot, ids in enumerate(sequences):
+            for start in range(0, len(ids), size):
+                for _ in range(2):  # a step that is repeated must not count twice
+                    runner.step([StepItem(slot, start, ids[start : start + size], False, wants_mean=True)])
+            vector = torch.tensor(runner.mean_state(slot))
+            torch.testing.assert_close(vector, means[slot] / means[slot].norm(), atol=1e-5, rtol=1e-4)
+
+
+def test_logits_of_every_token_of_a_chunk_are_those_of_the_whole_prompt(tiny_model, lean):
+    ids = prompt_of(20, 3)
+    with torch.inference_mode():
+        expected = tiny_model(torch.tensor([ids])).logits[0]
+    runner = TorchRunner(tiny_model, num_slots=2, max_length=32, lean=lean)
+    runner.step([StepItem(1, 0, prompt_of(5, 1), False)])
+    first = runner.step([StepItem(1, 5, [7], True), StepItem(0, 0, ids[:8], True, wants_every=True)])
+    second = runner.step([StepItem(0, 8, ids[8:], True, wants_every=True), StepItem(1, 6, [8], True)])
+    torch.testing.assert_close(torch.cat((first[1:], second[:12])), expected, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", sorted(TINY))
