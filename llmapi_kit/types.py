@@ -109,13 +109,28 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedded:
+    """An input was embedded.
+
+    Attributes:
+        vector: mean of the last hidden states over its tokens, of length 1; (hidden_size,).
+        num_prompt_tokens: length of the input.
+        index: which of several inputs it is.
+    """
+
+    vector: tuple[float, ...]
+    num_prompt_tokens: int
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The request ended without all of its answers; `error` says why."""
 
     error: RequestError
 
 
-Event = Accepted | Delta | Finished | Failed
+Event = Accepted | Delta | Finished | Embedded | Failed
 
 
 @dataclass(frozen=True, slots=True)

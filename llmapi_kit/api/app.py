@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from llmapi_kit.api import errors, health, metrics
-from llmapi_kit.api.openai import chat, completions, models
+from llmapi_kit.api.openai import chat, completions, embeddings, models, tokens
+from llmapi_kit.api.openapi import document
 from llmapi_kit.api.request_context import RequestContext
 from llmapi_kit.api.routes import LocalRoute, PublicRoute
 from llmapi_kit.api.state import ApiState
@@ -40,7 +41,8 @@ def create_app(state: ApiState) -> ASGIApp:
     )
     app.state.api = state
     errors.install(app)
-    for router in (chat.router, completions.router, models.router, health.public, health.keyed, metrics.router):
+    answering = (chat.router, completions.router, embeddings.router, models.router, tokens.router)
+    for router in (*answering, health.public, health.keyed, metrics.router):
         app.router.routes.extend(router.routes)  # as they are: include_router wraps or copies them, by version
     app.router.routes.append(LocalRoute("/openapi.json", openapi, include_in_schema=False))
     check_routes(app)
@@ -59,5 +61,4 @@ async def openapi(request: Request) -> dict[str, Any]:
 
     No closure over an app: FastAPI caches what it learned of an endpoint, and would keep the app and its engines.
     """
-    document: dict[str, Any] = request.app.openapi()
-    return document
+    return document(request.app)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from llmapi_kit.api.openapi import Sent, answers
 from llmapi_kit.api.routes import KeyedRoute, PublicRoute
 from llmapi_kit.api.state import state_of
 
@@ -15,13 +16,40 @@ public = APIRouter(route_class=PublicRoute, tags=["health"])
 keyed = APIRouter(route_class=KeyedRoute, tags=["health"])
 
 
-@public.get("/healthz", summary="Is the server alive?")
+class Alive(Sent):
+    """The server is alive."""
+
+    status: Literal["ok"]
+    instance: str
+
+
+class ModelReadiness(Sent):
+    """Whether a model can answer."""
+
+    ready: bool
+    reason: str | None
+
+
+class Readiness(Sent):
+    """Whether the server can answer, and each of its models."""
+
+    ready: bool
+    reason: str | None
+    models: dict[str, ModelReadiness]
+
+
+@public.get("/healthz", summary="Is the server alive?", response_model=None, responses=answers(Alive))
 async def healthz(request: Request) -> dict[str, str]:
     """Alive, and which server this is. The only route without a key; it tells nothing else."""
     return {"status": "ok", "instance": state_of(request).instance}
 
 
-@keyed.get("/readyz", summary="Can it answer?", responses={503: {"description": "It can't; each model says why."}})
+@keyed.get(
+    "/readyz",
+    summary="Can it answer?",
+    response_model=None,
+    responses=answers(Readiness) | {503: {"model": Readiness, "description": "It can't; each model says why."}},
+)
 async def readyz(request: Request) -> JSONResponse:
     """Ready when every model is; 503 with the reasons otherwise."""
     state = state_of(request)

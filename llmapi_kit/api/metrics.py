@@ -49,7 +49,12 @@ HISTOGRAMS: dict[str, tuple[str, Callable[[EngineStats], Latencies]]] = {
 }
 
 
-@router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
+@router.get(
+    "/metrics",
+    summary="Metrics for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 async def metrics(request: Request) -> Response:
     """Counters and histograms of every model."""
     registry = CollectorRegistry()

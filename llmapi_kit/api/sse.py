@@ -28,7 +28,7 @@ KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 
 
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, T], *, on_end: OnEnd) -> T:
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T], *, on_end: OnEnd | None = None) -> T:
     """Do the work unless the client leaves first.
 
     Args:
@@ -49,7 +49,8 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T], *, on_
     finally:
         await _end(watcher)
         await _end(task)
-        await on_end()
+        if on_end is not None:
+            await on_end()
 
 
 class EventStream(Response):

@@ -16,13 +16,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from llmapi_kit.batching.answer import AnswerWriter
+from llmapi_kit.batching.beam_search import BeamSearch, Candidate
 from llmapi_kit.batching.request import Request
 from llmapi_kit.batching.scheduler import Scheduler
 from llmapi_kit.errors import EngineUnavailableError, GenerationError, QueueFullError, RequestError, RequestTimeoutError
 from llmapi_kit.runners.base import Runner, StepItem
-from llmapi_kit.sampling.sampler import Sampled, sample
-from llmapi_kit.types import Delta, EngineStats, Event, Failed, Finished, FinishReason, Readiness, TokenLogprob
+from llmapi_kit.sampling.sampler import sample
+from llmapi_kit.sampling.scoring import best_continuations, score
+from llmapi_kit.types import Embedded, EngineStats, Event, Failed, Finished, Readiness
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +69,7 @@ class BatchingLoop:
     ) -> None:
         self._runner = runner
         self._deliver = deliver
-        self._eos_ids = eos_ids
-        self._token_bytes = token_bytes
+        self._writer = AnswerWriter(eos_ids, token_bytes)
         self._max_queue = max_queue
         self._queue_timeout_s = queue_timeout_s
         self._scheduler = Scheduler(
@@ -145,7 +151,7 @@ class BatchingLoop:
             kv_use=cache.num_tokens / (self._runner.num_slots * self._runner.max_length),
             ttft=self._stats.ttft.copy(),
             inter_token=self._stats.inter_token.copy(),
-            num_running=len(self._scheduler.running),
+            num_running=sum(request.leader is request for request in tuple(self._scheduler.running)),
             num_queued=len(self._inbox) + len(self._scheduler.waiting),
             tokens_per_s=sum(num for _, num in counted) / span,
         )
@@ -193,7 +199,7 @@ class BatchingLoop:
             self._scheduler.took(num_tokens, time.monotonic() - self._step_started)
         except Exception as exc:
             self._runner.recover(exc)
-            if len(plan) == 1:
+            if all(request.leader is plan[0][0].leader for request, _ in plan):
                 self._fail(plan[0][0], exc)
             else:
                 self._compute_one_by_one(plan)
@@ -205,12 +211,15 @@ class BatchingLoop:
         oldest = time.monotonic() - self._queue_timeout_s
         while waiting and waiting[0].enqueued_at < oldest:
             message = f"The request waited {self._queue_timeout_s:.0f} s for a free slot. Try again later."
-            self._end(waiting[0], Failed(RequestTimeoutError(message)))
+            self._give_out(waiting[0], Failed(RequestTimeoutError(message)))
 
     def _compute(self, plan: Sequence[tuple[Request, StepItem]]) -> None:
         """Run the planned items as one step; raises before any request has changed, or not at all."""
         logits = self._runner.step([item for _, item in plan])
         wanting = [request for request, item in plan if item.wants_logits]
+        searching: dict[BeamSearch, list[Candidate]] = {}
+        if any(request.scores_prompt or request.beams for request in wanting):
+            wanting, logits, searching = self._set_apart(plan, logits)
         sampled = sample(logits, [request.row for request in wanting]) if wanting else []
         for request, item in plan:
             if request.num_uncomputed_prompt:
@@ -218,84 +227,126 @@ class BatchingLoop:
             self._scheduler.computed(request, item)
         now = time.monotonic()
         for request, choice in zip(wanting, sampled, strict=True):
-            if request.last_token_at:
-                self._stats.inter_token.observe(now - request.last_token_at)
-            else:
-                self._stats.ttft.observe(now - request.enqueued_at)
-            request.last_token_at = now
+            self._observe(request, now)
             try:
-                self._advance(request, choice)
+                for event in self._writer.advance(request, choice):
+                    self._give_out(request, event)
             except Exception as exc:
                 self._fail(request, exc)
-        if sampled:
-            self._count(len(sampled))
+        for beams, candidates in searching.items():
+            self._observe(beams.members[0], now)
+            try:
+                self._advance_beams(beams, candidates)
+            except Exception as exc:
+                self._fail(beams.members[0], exc)
+        for request, _ in plan:
+            if request.has_no_answer and not request.num_uncomputed_prompt:
+                try:
+                    self._end_without_answer(request)
+                except Exception as exc:
+                    self._fail(request, exc)
+        if num_made := len(sampled) + sum(beams.num_beams for beams in searching):
+            self._count(num_made)
+
+    def _set_apart(
+        self, plan: Sequence[tuple[Request, StepItem]], logits: torch.Tensor
+    ) -> tuple[list[Request], torch.Tensor, dict[BeamSearch, list[Candidate]]]:
+        """Of a step that holds more than plain requests: who samples, from which logits, and how searches go on."""
+        wanting: list[Request] = []
+        rows: list[int] = []
+        of_beam: dict[Request, int] = {}
+        end = 0
+        for request, item in plan:
+            if not item.wants_logits:
+                continue
+            start, end = end, end + (len(item.tokens) if item.wants_every else 1)
+            if item.wants_every:  # the logits after a token are about the next one
+                targets = request.prompt_ids[item.start + 1 : item.start + 1 + len(item.tokens)]
+                scored = score(logits[start : start + len(targets)], targets, request.params.logprobs or 0)
+                request.prompt_scores.update(enumerate(scored, start=item.start + 1))
+            if request.beams is not None:
+                of_beam[request] = end - 1
+            elif item.start + len(item.tokens) >= len(request.prompt_ids) and not request.has_no_answer:
+                wanting.append(request)
+                rows.append(end - 1)
+        searching: dict[BeamSearch, list[Candidate]] = {}
+        for beams in {request.beams: None for request in of_beam if request.beams is not None}:
+            num = beams.num_candidates(len(self._writer.ending_ids(beams.members[0])))
+            lines = logits[[of_beam[request] for request in beams.running]]
+            searching[beams] = [Candidate(*found) for found in best_continuations(lines, beams.scores, num)]
+        return wanting, logits[rows], searching
 
     def _compute_one_by_one(self, plan: Sequence[tuple[Request, StepItem]]) -> None:
         """A step failed: compute its requests alone, so that only the one at fault fails."""
+        alone: dict[Request, list[tuple[Request, StepItem]]] = {}
         for request, item in plan:
+            alone.setdefault(request.leader, []).append((request, item))
+        for leader, part in alone.items():
             try:
-                self._compute([(request, item)])
+                self._compute(part)
             except Exception as exc:
                 self._runner.recover(exc)
-                self._fail(request, exc)
+                self._fail(leader, exc)
+
+    def _observe(self, request: Request, now: float) -> None:
+        if request.last_token_at:
+            self._stats.inter_token.observe(now - request.last_token_at)
+        else:
+            self._stats.ttft.observe(now - request.enqueued_at)
+        request.last_token_at = now
+
+    def _advance_beams(self, beams: BeamSearch, candidates: Sequence[Candidate]) -> None:
+        leader = beams.members[0]
+        forks = beams.advance(candidates, self._writer.ending_ids(leader))
+        if beams.is_over:
+            for event in self._writer.hypotheses(leader, beams):
+                self._give_out(leader, event)
+            return
+        for source, target in forks:
+            self._runner.copy_prefix(*self._scheduler.fork(source, target))
+
+    def _end_without_answer(self, request: Request) -> None:
+        """The prompt was all there was to compute."""
+        if request.is_embedding and request.slot is not None:
+            vector = tuple(self._runner.mean_state(request.slot))
+            self._give_out(request, Embedded(vector, len(request.prompt_ids), request.index))
+            return
+        for event in self._writer.begin(request):
+            self._give_out(request, event)
+        self._give_out(request, self._writer.finished(request, "length"))
 
     def _fail(self, request: Request, exc: Exception) -> None:
+        request = request.leader
+        if isinstance(exc, RequestError):
+            self._give_out(request, Failed(exc))
+            return
         logger.error("Request %s failed in the model", request.id, exc_info=exc)
         message = f"The model failed on this request: {type(exc).__name__}: {exc}"
-        self._end(request, Failed(GenerationError(message)))
+        self._give_out(request, Failed(GenerationError(message)))
 
-    def _advance(self, request: Request, choice: Sampled) -> None:
-        """Take a new token: text, stop conditions, events."""
-        request.output_ids.append(choice.token_id)
-        params = request.params
-        ends = choice.token_id in params.stop_token_ids or (choice.token_id in self._eos_ids and not params.ignore_eos)
-        reason: FinishReason | None = "stop" if ends else None
-        text = ""
-        if not ends:
-            text, is_stopped = request.stops.feed(request.detokenizer.feed(choice.token_id))
-            reason = "stop" if is_stopped else "length" if request.is_at_limit else None
-        if reason is None or (reason == "stop" and not ends):
-            tail = ""
-        else:
-            tail, is_stopped = request.stops.feed(request.detokenizer.flush())
-            if is_stopped:
-                reason = "stop"
-            else:
-                tail += request.stops.flush()
-        logprobs = () if choice.logprob is None else (self._logprob(choice),)
-        if not ends or text or tail:
-            self._outbox.append(
-                (request, Delta(text + tail, 0 if ends else 1, () if ends else logprobs, request.index))
-            )
-        if reason is not None:
-            num_prompt, num_made = len(request.prompt_ids), len(request.output_ids)
-            self._end(request, Finished(reason, num_prompt, num_made, request.num_cached, request.index))
-
-    def _logprob(self, choice: Sampled) -> TokenLogprob:
-        def entry(token_id: int, logprob: float) -> TokenLogprob:
-            raw = self._token_bytes(token_id)
-            return TokenLogprob(token_id, raw.decode("utf-8", errors="replace"), raw, logprob)
-
-        top = tuple(entry(token_id, logprob) for token_id, logprob in choice.top)
-        own = entry(choice.token_id, choice.logprob or 0.0)
-        return TokenLogprob(own.token_id, own.text, own.raw, own.logprob, top)
-
-    def _end(self, request: Request, event: Finished | Failed) -> None:
-        """Give out the terminal event, once, and free the slot."""
+    def _give_out(self, request: Request, event: Event) -> None:
+        """Hand out an event; after its last one a request is over and its slots are free."""
         if request.is_done:
             return
-        if isinstance(event, Finished):
+        self._outbox.append((request, event))
+        if isinstance(event, Failed):
+            self._stats.num_failed += 1
+        elif isinstance(event, Finished | Embedded):
+            if event.index < request.last_index:
+                return
             self._stats.num_finished += 1
         else:
-            self._stats.num_failed += 1
-        self._outbox.append((request, event))
+            return
         self._retire(request)
 
     def _retire(self, request: Request) -> None:
-        request.is_done = True
-        slot = self._scheduler.remove(request)
-        if slot is not None:
-            self._runner.free(slot)
+        for member in request.beams.members if request.beams else (request,):
+            member.is_done = True
+            if member is not request and member.slot is None:
+                continue  # a beam of a search that still waits
+            slot = self._scheduler.remove(member)
+            if slot is not None:
+                self._runner.free(slot)
 
     def _hand_over(self) -> None:
         outbox, self._outbox = self._outbox, []
@@ -310,8 +361,8 @@ class BatchingLoop:
             left.extend(self._inbox)
             self._inbox.clear()
         for request in left:
-            if not request.is_cancelled:
-                self._end(request, Failed(error))
+            if not request.leader.is_cancelled:
+                self._give_out(request.leader, Failed(error))
         self._hand_over()
 
     def _count(self, num_tokens: int) -> None:

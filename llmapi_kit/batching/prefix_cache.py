@@ -66,16 +66,17 @@ class PrefixCache:
         """Tokens held in all slots."""
         return sum(len(slot.tokens) for slot in self._slots)
 
-    def place(self, prompt: Sequence[int], salt: str) -> Placement | None:
+    def place(self, prompt: Sequence[int], salt: str, *, is_reusing: bool = True) -> Placement | None:
         """Choose a slot for a prompt and mark it busy; None when all are.
 
-        At least the last token of the prompt is left to compute, as its logits are needed.
+        At least the last token of the prompt is left to compute, as its logits are needed; all of them unless
+        `is_reusing`.
         """
         free = [i for i, slot in enumerate(self._slots) if not slot.is_busy]
         if not free:
             return None
         shared = [0] * len(self._slots)
-        if self._is_enabled:
+        if self._is_enabled and is_reusing:
             shared = [common_prefix(slot.tokens, prompt[:-1]) if slot.salt == salt else 0 for slot in self._slots]
         placement = self._choose(free, shared)
         self._take(placement, prompt, salt)
@@ -84,6 +85,10 @@ class PrefixCache:
     def extend(self, slot: int, tokens: Sequence[int]) -> None:
         """Tokens whose keys and values were computed, after those that are there."""
         self._slots[slot].tokens.extend(tokens)
+
+    def copy(self, source: int, target: int) -> None:
+        """The target slot was made to hold what the source holds."""
+        self._slots[target].tokens = list(self._slots[source].tokens)
 
     def release(self, slot: int) -> None:
         """The slot's request has ended."""

@@ -9,11 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from llmapi_kit.batching.beam_search import BeamSearch
 from llmapi_kit.sampling.detokenize import Detokenizer
 from llmapi_kit.sampling.parameters import SamplingParams
-from llmapi_kit.sampling.sampler import SamplerRow
+from llmapi_kit.sampling.sampler import Sampled, SamplerRow
 from llmapi_kit.sampling.stops import StopMatcher
+
+if TYPE_CHECKING:
+    from llmapi_kit.sampling.grammar_compiler import Matcher
 
 
 @dataclass(slots=True, eq=False)
@@ -29,10 +34,18 @@ class Request:
         index: which of several answers to the same prompt it makes.
         cache_salt: only requests with the same one share cached prefixes.
         channel: opaque to the loop; whoever made the request finds its consumer by it.
+        echo: text of the prompt, to be given out before the answer; None for no echo.
+        scores_prompt: with an echo, whether the prompt's tokens get log-probabilities; it is computed anew for it.
+        is_embedding: the prompt is embedded, nothing is generated.
+        matcher: what the answer must match; this answer's own.
+        beams: the beam search it leads or belongs to.
+        detokenizers: with beams, one for each answer in place of `detokenizer`.
         slot: where its KV memory is; None while it waits.
         num_computed: tokens of prompt and answer whose keys and values are in the slot.
         num_cached: prompt tokens that were in the slot already.
         output_ids: tokens made so far.
+        prompt_scores: position to the log-probability of the prompt's token there.
+        is_parked: it holds a slot but computes nothing: a beam that waits for a fork.
         is_cancelled: nobody listens any more; the slot is freed before the next step.
         is_done: its terminal event was given out; there is never another one.
         enqueued_at: `time.monotonic()` when it was made.
@@ -47,10 +60,18 @@ class Request:
     index: int = 0
     cache_salt: str = ""
     channel: object = None
+    echo: str | None = None
+    scores_prompt: bool = False
+    is_embedding: bool = False
+    matcher: Matcher | None = None
+    beams: BeamSearch | None = None
+    detokenizers: Sequence[Detokenizer] = ()
     slot: int | None = None
     num_computed: int = 0
     num_cached: int = 0
     output_ids: list[int] = field(default_factory=list)
+    prompt_scores: dict[int, Sampled] = field(default_factory=dict)
+    is_parked: bool = False
     is_cancelled: bool = False
     is_done: bool = False
     enqueued_at: float = field(default_factory=time.monotonic)
@@ -60,12 +81,39 @@ class Request:
 
     def __post_init__(self) -> None:
         self.stops = StopMatcher(self.params.stop)
-        self.row = SamplerRow(self.params, self.prompt_ids, self.index)
+        self.row = SamplerRow(self.params, self.prompt_ids, self.index, matcher=self.matcher)
+        if self.beams is not None and not self.beams.members:
+            self.beams.begin(self)
 
     @property
     def num_uncomputed_prompt(self) -> int:
         """Prompt tokens that still need a forward pass; 0 once it decodes."""
         return max(0, len(self.prompt_ids) - self.num_computed)
+
+    @property
+    def leader(self) -> Request:
+        """The request that was submitted: itself, unless it is one of several beams."""
+        return self.beams.members[0] if self.beams is not None else self
+
+    @property
+    def num_slots(self) -> int:
+        """Slots it needs at once."""
+        return self.beams.num_beams if self.beams is not None else 1
+
+    @property
+    def has_no_answer(self) -> bool:
+        """Whether it ends with its prompt."""
+        return self.is_embedding or self.max_new_tokens == 0
+
+    @property
+    def last_index(self) -> int:
+        """Index of the last answer it gives."""
+        return self.beams.num_answers - 1 if self.beams is not None else self.index
+
+    @property
+    def can_reuse_prefix(self) -> bool:
+        """Whether computed parts of the prompt may be taken from the cache: not where every token's result counts."""
+        return not (self.scores_prompt or self.is_embedding)
 
     @property
     def is_at_limit(self) -> bool:

@@ -18,6 +18,8 @@ from llmapi_kit.runners.base import StepItem
 
 # Smaller chunks would take longer in all than they spare the streams.
 MIN_CHUNK = 16
+# Logits of every token of a chunk are as wide as the vocabulary.
+MAX_SCORED_CHUNK = 64
 
 
 class Scheduler:
@@ -74,33 +76,53 @@ class Scheduler:
             if self._is_worth_waiting(request):
                 held.append(request)
                 continue
-            placement = self.cache.place(request.prompt_ids, request.cache_salt)
-            if placement is None:
+            if len(self.running) + request.num_slots > self._num_slots:
                 held.append(request)
                 break
-            request.slot = placement.slot
-            request.num_computed = request.num_cached = placement.num_cached
-            self.running.append(request)
-            if placement.copy_from is not None:
-                copies.append((placement.copy_from, placement.slot, placement.num_cached))
+            copies.extend(self._place(request))
         self.waiting.extendleft(reversed(held))
         return copies
+
+    def _place(self, request: Request) -> list[tuple[int, int, int]]:
+        """Give a request its slots; the copy that its prompt begins with, if any."""
+        placement = self.cache.place(request.prompt_ids, request.cache_salt, is_reusing=request.can_reuse_prefix)
+        if placement is None:
+            raise RuntimeError(f"no slot for request {request.id}, though one is free")
+        request.slot = placement.slot
+        request.num_computed = request.num_cached = placement.num_cached
+        self.running.append(request)
+        for member in request.beams.members[1:] if request.beams else ():
+            empty = self.cache.place((), request.cache_salt)
+            if empty is None:
+                raise RuntimeError(f"no slot for a beam of request {request.id}, though one is free")
+            member.slot = empty.slot
+            self.running.append(member)
+        if placement.copy_from is None:
+            return []
+        return [(placement.copy_from, placement.slot, placement.num_cached)]
+
+    def fork(self, source: Request, target: Request) -> tuple[int, int, int]:
+        """A beam goes on from what another one computed; returns the copy to make before the next step."""
+        if source.slot is None or target.slot is None:
+            raise RuntimeError(f"a beam of request {source.id} runs without a slot")
+        self.cache.copy(source.slot, target.slot)
+        return source.slot, target.slot, source.num_computed
 
     def schedule(self) -> list[tuple[Request, StepItem]]:
         """What the next step computes; empty when there is nothing to do."""
         plan = [
-            (request, _item(request, request.output_ids[-1:], wants_logits=True))
+            (request, StepItem(_slot(request), request.num_computed, request.output_ids[-1:], True))
             for request in self.running
-            if not request.num_uncomputed_prompt
+            if not request.num_uncomputed_prompt and not request.is_parked
         ]
         budget = self._prefill_budget(len(plan)) if plan else self.step_tokens
         for request in self.running:
             remaining = request.num_uncomputed_prompt
-            if not remaining or (budget <= 0 and plan):
+            if not remaining or request.is_parked or (budget <= 0 and plan):
                 continue
-            size = min(remaining, max(budget, 1))
+            size = min(remaining, max(budget, 1), MAX_SCORED_CHUNK if request.scores_prompt else remaining)
             chunk = request.prompt_ids[request.num_computed : request.num_computed + size]
-            plan.append((request, _item(request, chunk, wants_logits=size == remaining)))
+            plan.append((request, _prefill(request, chunk, is_last=size == remaining)))
             budget -= size
         return plan
 
@@ -122,17 +144,28 @@ class Scheduler:
 
     def _is_worth_waiting(self, request: Request) -> bool:
         """Whether a running request is computing a prefix that this one shares, and is not there yet."""
-        if not self._has_prefix_cache:
+        if not self._has_prefix_cache or not request.can_reuse_prefix:
             return False
         for other in self.running:
-            if other.num_uncomputed_prompt and other.cache_salt == request.cache_salt:
+            if other.num_uncomputed_prompt and not other.is_parked and other.cache_salt == request.cache_salt:
                 shared = common_prefix(other.prompt_ids, request.prompt_ids[:-1])
                 if shared - other.num_computed >= MIN_SHARED:
                     return True
         return False
 
 
-def _item(request: Request, tokens: Sequence[int], *, wants_logits: bool) -> StepItem:
+def _prefill(request: Request, tokens: Sequence[int], *, is_last: bool) -> StepItem:
+    return StepItem(
+        _slot(request),
+        request.num_computed,
+        tokens,
+        wants_logits=(is_last and not request.is_embedding) or request.scores_prompt,
+        wants_every=request.scores_prompt,
+        wants_mean=request.is_embedding,
+    )
+
+
+def _slot(request: Request) -> int:
     if request.slot is None:
         raise RuntimeError(f"request {request.id} runs without a slot")
-    return StepItem(request.slot, request.num_computed, tokens, wants_logits)
+    return request.slot

@@ -11,10 +11,29 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from llmapi_kit.errors import InvalidRequestError
 from llmapi_kit.sampling.parameters import SamplingParams
-from llmapi_kit.types import EngineInfo, EngineStats, Event, Readiness
+from llmapi_kit.types import Embedded, EngineInfo, EngineStats, Event, Readiness
 
 Message = Mapping[str, Any]
+Tool = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """Which tools an answer may call.
+
+    Attributes:
+        tools: OpenAI-shaped definitions: ``{"type": "function", "function": {"name", "description", "parameters"}}``.
+        is_required: whether the answer must call one.
+        forced: the function it must call; empty for its own choice.
+        is_parallel: whether it may call several.
+    """
+
+    tools: Sequence[Tool]
+    is_required: bool = False
+    forced: str = ""
+    is_parallel: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,21 +41,38 @@ class GenerationRequest:
     """What to answer: a conversation, or a prompt as text or token ids. Exactly one of the two is set.
 
     Attributes:
-        messages: OpenAI-shaped messages: ``role`` and ``content`` (text), oldest first.
+        messages: OpenAI-shaped messages: ``role``, ``content`` (text or None), ``tool_calls``, ``tool_call_id``; oldest
+            first.
         prompt: text, or token ids, to continue.
+        suffix: text that follows what is made; for models with fill-in-the-middle tokens.
         sampling: how to choose tokens and when to stop.
         n: how many answers to make; with a seed, each draws other numbers from it.
         best_of: candidates to make, of which the n with the highest mean log-probability a token are given, when all
             are complete; 0 for no more than n.
+        num_beams: hypotheses of a beam search, of which the n best are given; 1 for none.
+        echo: give the prompt out before the answer; with logprobs, its tokens are scored too.
+        tools: what the answer may call; None where it may not.
+        reasoning_effort: how long to think first, for models whose template takes it: ``none``, ``low`` and so on.
+        template_options: further variables of the chat template.
+        is_continuing: go on with the last message, which is the assistant's, in place of beginning a new one.
+        has_generation_prompt: end the prompt with what begins an answer.
         cache_salt: cached prefixes are shared between requests with the same one only.
         id: for logs.
     """
 
     messages: Sequence[Message] | None = None
     prompt: str | Sequence[int] | None = None
+    suffix: str | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
     n: int = 1
     best_of: int = 0
+    num_beams: int = 1
+    echo: bool = False
+    tools: ToolUse | None = None
+    reasoning_effort: str | None = None
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+    is_continuing: bool = False
+    has_generation_prompt: bool = True
     cache_salt: str = ""
     id: str = field(default_factory=lambda: secrets.token_hex(8))
 
@@ -45,6 +81,37 @@ class GenerationRequest:
             raise ValueError("A GenerationRequest has either messages or a prompt.")
         if self.n < 1 or (self.best_of and self.best_of < self.n):
             raise ValueError(f"n is {self.n}, best_of is {self.best_of}: n is at least 1, best_of at least n.")
+        if self.num_beams > 1:
+            self._check_beams()
+
+    def _check_beams(self) -> None:
+        """A beam search does not sample and compares whole answers: what it can't honour is refused.
+
+        Raises:
+            InvalidRequestError: it names the parameter.
+        """
+        params = self.sampling
+        if self.num_beams < self.n:
+            raise InvalidRequestError(f"n is {self.n}; num_beams is {self.num_beams} and gives no more.", param="n")
+        clashes = {
+            "best_of": self.best_of > self.n,
+            "echo": self.echo,
+            "temperature": not params.is_greedy,
+            "logit_bias": bool(params.logit_bias),
+            "stop": bool(params.stop),
+            "logprobs": params.logprobs is not None,
+            "repetition_penalty": params.repetition_penalty != 1,
+            "presence_penalty": params.presence_penalty != 0,
+            "frequency_penalty": params.frequency_penalty != 0,
+            "tools": self.tools is not None,
+        }
+        for param, is_clash in clashes.items():
+            if is_clash:
+                raise InvalidRequestError(
+                    f"{param} does not go with num_beams={self.num_beams}: a beam search takes the likeliest whole "
+                    "answer. Leave one of the two out.",
+                    param=param,
+                )
 
 
 @runtime_checkable
@@ -68,8 +135,28 @@ class Engine(Protocol):
         """
         ...
 
-    async def tokenize(self, text: str) -> list[int]:
-        """Token ids of a text, without the special tokens that a prompt would get."""
+    async def embed(self, inputs: Sequence[str | Sequence[int]], *, cache_salt: str = "") -> list[Embedded]:
+        """Embed texts or token ids, each into one vector; cancelling the task stops the work.
+
+        Raises:
+            RequestError: one can't be taken, or it failed; an `UnsupportedFieldError` where the engine can't embed.
+        """
+        ...
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """Token ids of a text, with or without the special tokens that a prompt would get."""
+        ...
+
+    async def tokenize_chat(self, request: GenerationRequest) -> list[int]:
+        """Token ids of a request's conversation, as its prompt would be."""
+        ...
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens included.
+
+        Raises:
+            InvalidRequestError: an id is not in the vocabulary.
+        """
         ...
 
     def readiness(self) -> Readiness:

@@ -19,7 +19,8 @@ class _Candidate:
 
     def score(self) -> float:
         """Mean log-probability a token; an empty answer has none and comes last."""
-        logprobs = [token.logprob for delta in self.deltas for token in delta.logprobs]
+        made = [token for delta in self.deltas if delta.num_tokens for token in delta.logprobs]  # no echo of the prompt
+        logprobs = [token.logprob for token in made if token.logprob is not None]
         return sum(logprobs) / len(logprobs) if logprobs else float("-inf")
 
 

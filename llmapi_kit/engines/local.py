@@ -7,41 +7,75 @@ event loop of whoever asks is never held up.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from llmapi_kit.batching.beam_search import BeamSearch
 from llmapi_kit.batching.loop import BatchingLoop, Outbox
 from llmapi_kit.batching.request import Request
 from llmapi_kit.config import Settings
+from llmapi_kit.dialects import PLAIN, Dialect
 from llmapi_kit.engines.base import GenerationRequest, Message
 from llmapi_kit.engines.best_of import choose_best
 from llmapi_kit.engines.channel import Channel, deliver
-from llmapi_kit.errors import ContextLengthError, InvalidRequestError
+from llmapi_kit.engines.prompts import Prompt, PromptBuilder
+from llmapi_kit.engines.reply import ReplyReader
+from llmapi_kit.errors import ContextLengthError, InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.runners.base import Runner
+from llmapi_kit.sampling.constraints import Constraint
 from llmapi_kit.sampling.detokenize import Detokenizer
-from llmapi_kit.types import Accepted, EngineInfo, EngineStats, Event, Failed, Finished, Readiness
+from llmapi_kit.sampling.parameters import SamplingParams
+from llmapi_kit.types import Accepted, Delta, Embedded, EngineInfo, EngineStats, Event, Failed, Finished, Readiness
+
+if TYPE_CHECKING:
+    from llmapi_kit.sampling.grammar_compiler import GrammarCompiler, Matcher
 
 
 class TextCodec(Protocol):
-    """Text to token ids and back; `llmapi_kit.sampling.tokenizer.ModelTokenizer` is the real one.
+    """Text to token ids and back; `llmapi_kit.sampling.tokenizer.ModelTokenizer` is the real one. Thread-safe.
 
     Attributes:
         eos_ids: tokens that end an answer.
+        added_tokens: those beside the trained vocabulary, text to id.
+        template_variables: names that the chat template reads.
     """
 
     eos_ids: frozenset[int]
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of a text. Thread-safe."""
+    @property
+    def added_tokens(self) -> Mapping[str, int]:
+        """See the class."""
         ...
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation, ready for the answer. Thread-safe.
+    @property
+    def template_variables(self) -> frozenset[str]:
+        """See the class."""
+        ...
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of a text."""
+        ...
+
+    def render_chat(self, messages: Sequence[Message], options: Mapping[str, Any]) -> str:
+        """The text of a conversation, with options for its template.
 
         Raises:
             InvalidRequestError: the model has no chat template, or it refuses these messages.
         """
+        ...
+
+    def encode_infill(self, prefix: str, suffix: str) -> list[int]:
+        """Token ids of a prompt for what stands between two texts.
+
+        Raises:
+            UnsupportedFieldError: the model was not trained for it.
+        """
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens included."""
         ...
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -60,6 +94,8 @@ class LocalEngine:
         info: what it tells of itself; `context_length` is taken from the runner.
         runner: owned from now on: closed with the engine.
         codec: tokenizer and chat template.
+        dialect: how the model writes reasoning and tool calls.
+        grammars: compiles what an answer must match; None where the model's vocabulary can't be constrained.
         max_queue: requests that may wait for a slot.
         settings: step size, queue timeout and prefix cache.
     """
@@ -70,15 +106,19 @@ class LocalEngine:
         runner: Runner,
         codec: TextCodec,
         *,
+        dialect: Dialect | None = None,
+        grammars: GrammarCompiler | None = None,
         max_queue: int = 128,
         settings: Settings | None = None,
     ) -> None:
         settings = settings or Settings()
         self.info = info
         self._codec = codec
+        self._prompts = PromptBuilder(codec, dialect or PLAIN, runner.vocab_size)
+        self._grammars = grammars
         self._is_cache_per_key = settings.prefix_cache == "per_key"
         self._max_length = runner.max_length
-        self._vocab_size = runner.vocab_size
+        self._num_slots = runner.num_slots
         self._loop = BatchingLoop(
             runner,
             self._deliver,
@@ -94,37 +134,23 @@ class LocalEngine:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """See `Engine.generate`."""
-        prompt_ids = await asyncio.to_thread(self._prompt_ids, request)
-        max_new_tokens = self._max_new_tokens(request, prompt_ids)
-        sampling = request.sampling
-        if request.best_of > request.n and sampling.logprobs is None:
-            sampling = replace(sampling, logprobs=0)  # candidates are compared by them
+        prompt, candidates = await asyncio.to_thread(self._prepare, request)
         channel = Channel()
-        candidates = [
-            Request(
-                id=request.id,
-                prompt_ids=prompt_ids,
-                params=sampling,
-                max_new_tokens=max_new_tokens,
-                detokenizer=self._codec.detokenizer(),
-                index=index,
-                cache_salt=request.cache_salt if self._is_cache_per_key else "",
-                channel=channel,
-            )
-            for index in range(max(request.n, request.best_of))
-        ]
+        for candidate in candidates:
+            candidate.channel = channel
         self._loop.submit(*candidates)
+        is_parallel = request.tools is None or request.tools.is_parallel
+        reply = ReplyReader(prompt.parsers, request.n, is_parallel=is_parallel)
         try:
-            yield Accepted(len(prompt_ids))
-            if request.best_of > request.n:
-                for event in await choose_best(channel, request):
-                    yield event
-                return
-            num_left = request.n
-            while num_left:
-                event = await channel.receive()
-                num_left -= isinstance(event, Finished)
-                yield event
+            yield Accepted(len(prompt.ids))
+            best = await choose_best(channel, request) if request.best_of > request.n else []
+            while reply.num_left:
+                event = best.pop(0) if best else await channel.receive()
+                for read in reply.read(event):
+                    if isinstance(read, Finished) and isinstance(event, Delta):  # it needs no more
+                        self._loop.abort(candidates[read.index])
+                        read = replace(read, num_prompt_tokens=len(prompt.ids))
+                    yield read
                 if isinstance(event, Failed):
                     return
         finally:
@@ -132,9 +158,56 @@ class LocalEngine:
                 if not candidate.is_done:
                     self._loop.abort(candidate)
 
-    async def tokenize(self, text: str) -> list[int]:
+    async def embed(self, inputs: Sequence[str | Sequence[int]], *, cache_salt: str = "") -> list[Embedded]:
+        """See `Engine.embed`. At most as many inputs as there are slots are queued at once."""
+        prompts = await asyncio.to_thread(lambda: [self._embedding_ids(each, i) for i, each in enumerate(inputs)])
+        salt = cache_salt if self._is_cache_per_key else ""
+        channel = Channel()
+        params = SamplingParams(temperature=0)
+        waiting = deque(
+            Request(
+                id=f"embedding {index}",
+                prompt_ids=ids,
+                params=params,
+                max_new_tokens=0,
+                detokenizer=self._codec.detokenizer(),
+                index=index,
+                cache_salt=salt,
+                channel=channel,
+                is_embedding=True,
+            )
+            for index, ids in enumerate(prompts)
+        )
+        submitted: list[Request] = []
+        embedded: list[Embedded] = []
+        try:
+            while len(embedded) < len(prompts):
+                while waiting and len(submitted) - len(embedded) < self._num_slots:
+                    submitted.append(waiting.popleft())
+                    self._loop.submit(submitted[-1])
+                event = await channel.receive()
+                if isinstance(event, Failed):
+                    raise event.error
+                if isinstance(event, Embedded):
+                    embedded.append(event)
+        finally:
+            for request in submitted:
+                if not request.is_done:
+                    self._loop.abort(request)
+        return sorted(embedded, key=lambda each: each.index)
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         """See `Engine.tokenize`."""
-        return await asyncio.to_thread(self._codec.encode, text, add_special_tokens=False)
+        return await asyncio.to_thread(self._codec.encode, text, add_special_tokens=add_special_tokens)
+
+    async def tokenize_chat(self, request: GenerationRequest) -> list[int]:
+        """See `Engine.tokenize_chat`."""
+        return (await asyncio.to_thread(self._prompts.build, request)).ids
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """See `Engine.detokenize`."""
+        self._prompts.check_ids("tokens", token_ids)
+        return await asyncio.to_thread(self._codec.decode, token_ids)
 
     def readiness(self) -> Readiness:
         """See `Engine.readiness`."""
@@ -148,28 +221,62 @@ class LocalEngine:
         """See `Engine.close`."""
         self._loop.close()
 
-    def _prompt_ids(self, request: GenerationRequest) -> list[int]:
-        """Token ids of the prompt, checked; runs in a worker thread."""
-        if request.messages is not None:
-            ids = self._codec.encode_chat(request.messages)
-        elif isinstance(request.prompt, str):
-            ids = self._codec.encode(request.prompt, add_special_tokens=True)
-        else:
-            ids = list(request.prompt or ())
-        if not ids:
-            raise InvalidRequestError("The prompt is empty; it must have at least one token.", param="prompt")
-        if request.messages is None and not isinstance(request.prompt, str):
-            self._check_ids("prompt", ids)
-        self._check_ids("logit_bias", request.sampling.logit_bias)
-        self._check_ids("stop_token_ids", request.sampling.stop_token_ids)
-        return ids
-
-    def _check_ids(self, param: str, ids: Iterable[int]) -> None:
-        wrong = [token_id for token_id in ids if not 0 <= token_id < self._vocab_size]
-        if wrong:
+    def _prepare(self, request: GenerationRequest) -> tuple[Prompt, list[Request]]:
+        """Everything that can be refused or takes long; runs in a worker thread."""
+        prompt = self._prompts.build(request)
+        sampling = request.sampling
+        max_new_tokens = self._max_new_tokens(request, prompt.ids)
+        if request.best_of > request.n and sampling.logprobs is None:
+            sampling = replace(sampling, logprobs=0)  # candidates are compared by them
+        if request.num_beams > self._num_slots:
             raise InvalidRequestError(
-                f"{param} has token id {wrong[0]}; this model's ids go from 0 to {self._vocab_size - 1}.", param=param
+                f"num_beams is {request.num_beams}; this model has room for {self._num_slots} at once.",
+                param="num_beams",
             )
+        beams = BeamSearch(request.num_beams, request.n) if request.num_beams > 1 else None
+        constraint = prompt.constraint or sampling.constraint
+        candidates = [
+            Request(
+                id=request.id,
+                prompt_ids=prompt.ids,
+                params=sampling,
+                max_new_tokens=max_new_tokens,
+                detokenizer=self._codec.detokenizer(),
+                index=index,
+                cache_salt=request.cache_salt if self._is_cache_per_key else "",
+                echo=prompt.echo,
+                scores_prompt=request.echo and request.prompt is not None and sampling.logprobs is not None,
+                beams=beams,
+                detokenizers=[self._codec.detokenizer() for _ in range(request.n)] if beams else (),
+                matcher=self._matcher(constraint) if constraint else None,
+            )
+            for index in range(1 if beams else max(request.n, request.best_of))
+        ]
+        return prompt, candidates
+
+    def _matcher(self, constraint: Constraint) -> Matcher:
+        if self._grammars is None:
+            raise UnsupportedFieldError(
+                f"This model's vocabulary can't be constrained to a grammar, so {constraint.param} is not possible.",
+                param=constraint.param,
+            )
+        return self._grammars.compile(constraint)
+
+    def _embedding_ids(self, text: str | Sequence[int], index: int) -> list[int]:
+        """Token ids of an input to embed, checked."""
+        param = f"input.{index}"
+        if isinstance(text, str):
+            ids = self._codec.encode(text, add_special_tokens=True)
+        else:
+            ids = list(text)
+            self._prompts.check_ids(param, ids)
+        if not ids:
+            raise InvalidRequestError(f"{param} is empty; it must have at least one token.", param=param)
+        if len(ids) > self._max_length:
+            raise ContextLengthError(
+                f"This model's context is {self._max_length} tokens; {param} has {len(ids)}. Shorten it.", param=param
+            )
+        return ids
 
     def _max_new_tokens(self, request: GenerationRequest, prompt_ids: Sequence[int]) -> int:
         """Room for the answer.
@@ -180,14 +287,14 @@ class LocalEngine:
         param = "messages" if request.messages is not None else "prompt"
         room = self._max_length - len(prompt_ids)
         wanted = request.sampling.max_tokens
-        if room < 1 or (wanted or 0) > room:
+        if room < (0 if wanted == 0 else 1) or (wanted or 0) > room:
             asked = f" and {wanted} for the answer" if wanted and room >= 1 else ""
             raise ContextLengthError(
                 f"This model's context is {self._max_length} tokens; the request needs {len(prompt_ids)} for the "
                 f"prompt{asked}. Shorten the {param} or ask for fewer tokens.",
                 param=param,
             )
-        return wanted or room
+        return room if wanted is None else wanted
 
     def _deliver(self, outbox: Outbox) -> None:
         """Engine thread: all events of a step, one wake-up for each event loop."""

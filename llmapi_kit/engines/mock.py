@@ -6,14 +6,17 @@ Needs neither torch nor a download. Runs on the caller's event loop.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import math
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 from llmapi_kit.engines.base import GenerationRequest
-from llmapi_kit.errors import ContextLengthError, EngineUnavailableError
+from llmapi_kit.errors import ContextLengthError, EngineUnavailableError, InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.types import (
     Accepted,
     Delta,
+    Embedded,
     EngineInfo,
     EngineStats,
     Event,
@@ -49,17 +52,20 @@ class MockEngine:
             context_length=context_length,
             created=int(time.time()),
             description="A stand-in that repeats the question. It has no model.",
+            capabilities=("chat", "completions", "embeddings", "dimensions"),
         )
         self._reply = reply
         self._delay_s = delay_s
         self._num_tokens = num_tokens
         self._is_closed = False
+        self._words: dict[str, int] = {}
         self._stats = EngineStats()
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        """See `Engine.generate`. Limits, stop strings and n are honoured; other parameters change nothing."""
+        """See `Engine.generate`. There is nothing to sample from: what needs a model is refused."""
         if self._is_closed:
             raise EngineUnavailableError("The mock engine is closed.")
+        _refuse_what_needs_a_model(request)
         prompt, param = _prompt_words(request)
         if len(prompt) >= self.info.context_length:
             raise ContextLengthError(
@@ -93,9 +99,25 @@ class MockEngine:
             self._stats.num_running -= 1
             self._stats.num_cancelled += not is_over
 
-    async def tokenize(self, text: str) -> list[int]:
-        """See `Engine.tokenize`: lengths of the words."""
-        return [len(word) for word in text.split()]
+    async def embed(self, inputs: Sequence[str | Sequence[int]], *, cache_salt: str = "") -> list[Embedded]:
+        """See `Engine.embed`: a vector that only the text decides."""
+        return [Embedded(_vector(each), len(_words(each)), index) for index, each in enumerate(inputs)]
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """See `Engine.tokenize`: a token a word, by its number."""
+        return [self._words.setdefault(word, len(self._words)) for word in text.split()]
+
+    async def tokenize_chat(self, request: GenerationRequest) -> list[int]:
+        """See `Engine.tokenize_chat`."""
+        return await self.tokenize(" ".join(_prompt_words(request)[0]))
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """See `Engine.detokenize`: words that were tokenized before."""
+        words = list(self._words)
+        wrong = [token_id for token_id in token_ids if not 0 <= token_id < len(words)]
+        if wrong:
+            raise InvalidRequestError(f"tokens has token id {wrong[0]}, which stands for no word.", param="tokens")
+        return " ".join(words[token_id] for token_id in token_ids)
 
     def readiness(self) -> Readiness:
         """See `Engine.readiness`."""
@@ -134,11 +156,41 @@ class MockEngine:
         return cut, "stop"
 
 
+def _refuse_what_needs_a_model(request: GenerationRequest) -> None:
+    sampling = request.sampling
+    needs = {
+        "suffix": request.suffix is not None,
+        "echo": request.echo,
+        "num_beams": request.num_beams > 1,
+        "best_of": request.best_of > request.n,
+        "logprobs": sampling.logprobs is not None,
+        "tool_choice": request.tools is not None and (request.tools.is_required or bool(request.tools.forced)),
+        "continue_final_message": request.is_continuing,
+        "chat_template_kwargs": bool(request.template_options),
+        "reasoning_effort": request.reasoning_effort not in (None, "none"),
+    }
+    params = [param for param, is_needed in needs.items() if is_needed]
+    if sampling.constraint is not None:
+        params.append(sampling.constraint.param)
+    if params:
+        raise UnsupportedFieldError(f"The mock engine has no model, so it can't honour {params[0]}.", param=params[0])
+
+
 def _prompt_words(request: GenerationRequest) -> tuple[list[str], str]:
     """The words of the last message or of the prompt, and the name of the field they came in."""
     if request.messages is not None:
         content = request.messages[-1]["content"]
         return str(content or "").split(), "messages"
-    if isinstance(request.prompt, str):
-        return request.prompt.split(), "prompt"
-    return [str(token_id) for token_id in request.prompt or ()], "prompt"
+    return _words(request.prompt or ()), "prompt"
+
+
+def _words(text: str | Sequence[int]) -> list[str]:
+    return text.split() if isinstance(text, str) else [str(token_id) for token_id in text]
+
+
+def _vector(text: str | Sequence[int], size: int = 8) -> tuple[float, ...]:
+    """A vector of length 1, drawn from a hash of the text."""
+    digest = hashlib.blake2b(" ".join(_words(text)).encode(), digest_size=size).digest()
+    values = [byte - 127.5 for byte in digest]
+    norm = math.hypot(*values)
+    return tuple(value / norm for value in values)

@@ -7,13 +7,17 @@ from a cell or a worker thread.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmapi_kit.config import Settings
+from llmapi_kit.dialects import Dialect, dialect_of
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.errors import MissingDependencyError
 from llmapi_kit.models.spec import ModelSpec
 from llmapi_kit.types import EngineInfo
+
+if TYPE_CHECKING:
+    from llmapi_kit.sampling.tokenizer import ModelTokenizer
 
 
 def make_engine(spec: ModelSpec, settings: Settings, **options: Any) -> Engine:
@@ -51,23 +55,42 @@ def _make_torch(spec: ModelSpec, settings: Settings, *, device: str | None = Non
     per_token = kv_bytes_per_token(loaded.model.config.get_text_config(), loaded.dtype)
     on_gpu = loaded.device.startswith("cuda")
     plan = plan_slots(per_token, loaded.context_length, free_memory(loaded.device), on_gpu, settings)
+    num_parameters = loaded.model.num_parameters()  # the runner takes weights over
     runner = TorchRunner(
-        loaded.model, num_slots=plan.num_slots, max_length=plan.max_length, num_threads=settings.num_threads
+        loaded.model,
+        num_slots=plan.num_slots,
+        max_length=plan.max_length,
+        num_threads=settings.num_threads,
+        native=settings.native,
     )
-    tokenizer = ModelTokenizer(loaded.tokenizer, loaded.eos_ids)
+    template = loaded.tokenizer.chat_template
+    dialect = dialect_of(template if isinstance(template, str) else None)
+    tokenizer = ModelTokenizer(loaded.tokenizer, loaded.eos_ids, markers=dialect.markers)
     info = EngineInfo(
         id=spec.id,
         context_length=plan.max_length,
         created=int(time.time()),
         description=_describe(spec, loaded.model),
-        capabilities=("chat", "completions") if loaded.tokenizer.chat_template else ("completions",),
-        num_parameters=loaded.model.num_parameters(),
+        capabilities=_capabilities(tokenizer, dialect),
+        num_parameters=num_parameters,
         device=loaded.device,
         dtype=loaded.dtype,
         defaults=loaded.sampling_defaults,
     )
     max_queue = settings.max_queue or min(128, 4 * plan.num_slots)
-    return LocalEngine(info, runner, tokenizer, max_queue=max_queue, settings=settings)
+    return LocalEngine(info, runner, tokenizer, dialect=dialect, max_queue=max_queue, settings=settings)
+
+
+def _capabilities(tokenizer: ModelTokenizer, dialect: Dialect) -> tuple[str, ...]:
+    variables = tokenizer.template_variables
+    has = {
+        "chat": bool(variables),
+        "completions": True,
+        "embeddings": True,
+        "tools": "tools" in variables and dialect.has_calls,
+        "reasoning": dialect.reasoning is not None,
+    }
+    return tuple(name for name, is_there in has.items() if is_there)
 
 
 def _describe(spec: ModelSpec, model: Any) -> str:

@@ -117,7 +117,10 @@ class FakeRunner:
     def _logits(self, slot: int) -> torch.Tensor:
         tokens = self._tokens[slot]
         best = self._next(tokens)
-        if self.answer_length is not None and len(tokens) - self._prompt_length.get(slot, len(tokens)) >= self.answer_length:
+        if (
+            self.answer_length is not None
+            and len(tokens) - self._prompt_length.get(slot, len(tokens)) >= self.answer_length
+        ):
             best = self.eos_id
         logits = torch.arange(self.vocab_size, dtype=torch.float32) / -self.vocab_size
         logits[best] = 4.0

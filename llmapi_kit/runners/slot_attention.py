@@ -6,6 +6,8 @@ transformers calls it. Knows nothing of requests. Engine thread only.
 
 from __future__ import annotations
 
+import math
+import mmap
 from typing import Any
 
 import torch
@@ -46,13 +48,17 @@ class KVMemory:
     def layer(self, index: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of a layer; `key` and `value` (T, kv_heads, head_dim) give the shapes the first time.
 
-        Zeroed, because a masked position is still multiplied by 0, and 0 times NaN is NaN.
+        Zeroed, because a masked position is still multiplied by 0, and 0 times NaN is NaN. On a CPU by the system,
+        which provides a page once it is written to; torch.zeros would write to all of them.
         """
         if index not in self.layers:
 
             def allocate(like: torch.Tensor) -> torch.Tensor:
                 shape = self.num_slots, like.shape[1], self.max_length, like.shape[2]
-                return torch.zeros(shape, device=self._device, dtype=self._dtype)
+                if self._device.type != "cpu":
+                    return torch.zeros(shape, device=self._device, dtype=self._dtype)
+                pages = mmap.mmap(-1, math.prod(shape) * self._dtype.itemsize)
+                return torch.frombuffer(pages, dtype=self._dtype).view(shape)
 
             self.layers[index] = allocate(key), allocate(value)
         return self.layers[index]

@@ -15,8 +15,8 @@ https://huggingface.co/docs/transformers/attention_interface describes the hook.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch.nn import functional
@@ -25,6 +25,8 @@ from transformers import AttentionInterface
 from llmapi_kit.errors import UnsupportedModelError
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.lean_decoder import LeanDecoder
+from llmapi_kit.runners.native.compiler import NativeUnavailableError
+from llmapi_kit.runners.native.decoder import NativeDecoder
 from llmapi_kit.runners.slot_attention import KVMemory, slot_attention
 from llmapi_kit.runners.step_layout import StepLayout
 
@@ -45,12 +47,22 @@ class TorchRunner:
         max_length: tokens a slot can hold.
         num_threads: CPU threads of a step; 0 chooses by the model's size.
         lean: use `LeanDecoder` where it knows the model's family; False always goes through the model's modules.
+        native: with `lean`: use `NativeDecoder`, compiled C, where it knows the family and there is a compiler.
 
     Raises:
         UnsupportedModelError: the model can't be run this way; the message says why.
     """
 
-    def __init__(self, model: Any, *, num_slots: int, max_length: int, num_threads: int = 0, lean: bool = True) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        num_slots: int,
+        max_length: int,
+        num_threads: int = 0,
+        lean: bool = True,
+        native: bool = True,
+    ) -> None:
         self._num_threads = num_threads or _best_num_threads(model)
         self.num_slots = num_slots
         self.max_length = max_length
@@ -61,18 +73,20 @@ class TorchRunner:
         model.set_attn_implementation(ATTENTION_NAME)
         self._memory = KVMemory(num_slots, max_length, model.device, model.dtype)
         self._pooled: dict[int, dict[int, torch.Tensor]] = {}  # slot to first position to the sum of a chunk's states
-        self._lean = LeanDecoder(model, max_length) if lean and LeanDecoder.can_run(model) else None
+        can_be_lean = lean and LeanDecoder.can_run(model)
+        self._native = self._make_native(num_threads or torch.get_num_threads()) if native and can_be_lean else None
+        self._lean = LeanDecoder(model, max_length) if can_be_lean and self._native is None else None
         self._self_check(expected)
 
     @property
     def kv_bytes(self) -> int:
         """Size of the KV memory in bytes."""
-        return self._memory.num_bytes
+        return self._memory.num_bytes if self._native is None else self._native.num_bytes
 
     @property
-    def is_lean(self) -> bool:
-        """Whether the forward pass is the written-out one."""
-        return self._lean is not None
+    def kind(self) -> Literal["native", "lean", "modules"]:
+        """How the forward pass runs: in compiled C, written out in torch, or through the model's modules."""
+        return "native" if self._native is not None else "lean" if self._lean is not None else "modules"
 
     def start(self) -> None:
         """See `Runner.start`. OpenMP's thread count belongs to the calling thread, so cells keep theirs."""
@@ -81,10 +95,14 @@ class TorchRunner:
     @torch.inference_mode()
     def step(self, items: Sequence[StepItem]) -> torch.Tensor:
         """See `Runner.step`."""
+        if self._native is not None:
+            answer, states, pooled = self._native.step(items)
+            self._pool(pooled, states)
+            return answer
         layout = StepLayout(items, self._device)
         if self._lean is not None:
             states = self._lean.hidden_states(layout, self._memory)
-            self._pool(layout, states)
+            self._pool(layout.pooled, states)
             # All decodes is the common case, and then the row is the answer already
             return self._lean.logits(states if layout.wants_all else states[layout.wanted])
         output = self._model(
@@ -97,7 +115,7 @@ class TorchRunner:
             output_hidden_states=bool(layout.pooled),
         )
         if layout.pooled:
-            self._pool(layout, output.hidden_states[-1][0])
+            self._pool(layout.pooled, output.hidden_states[-1][0])
         logits: torch.Tensor = output.logits[0]
         return logits
 
@@ -109,15 +127,15 @@ class TorchRunner:
     @torch.inference_mode()
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """See `Runner.copy_prefix`."""
-        self._memory.copy_prefix(source, target, length)
+        (self._native or self._memory).copy_prefix(source, target, length)
 
     def free(self, slot: int) -> None:
         """See `Runner.free`. KV memory is preallocated and stays as it is."""
         self._pooled.pop(slot, None)
 
-    def _pool(self, layout: StepLayout, states: torch.Tensor) -> None:
+    def _pool(self, pooled: Iterable[tuple[StepItem, int]], states: torch.Tensor) -> None:
         """Sum up hidden states (T, hidden) for the means, one sum a chunk, so that a repeated one replaces itself."""
-        for item, at in layout.pooled:
+        for item, at in pooled:
             sums = self._pooled.setdefault(item.slot, {})
             if item.start == 0:
                 sums.clear()
@@ -132,10 +150,23 @@ class TorchRunner:
 
     def close(self) -> None:
         """See `Runner.close`."""
+        if self._native is not None:
+            self._native.close()
         self._memory.clear()
         self._pooled.clear()
-        self._model = None
-        self._lean = None
+        self._model = self._lean = self._native = None
+
+    def _make_native(self, num_threads: int) -> NativeDecoder | None:
+        """The decoder in C, or None where it can't be had; which is logged where the model's family has one."""
+        if not NativeDecoder.can_run(self._model):
+            return None
+        try:
+            return NativeDecoder(
+                self._model, num_slots=self.num_slots, max_length=self.max_length, num_threads=num_threads
+            )
+        except NativeUnavailableError as exc:
+            logger.warning("Steps run in torch, several times slower than in C: %s", exc)
+            return None
 
     @torch.inference_mode()
     def _reference_logits(self) -> torch.Tensor:
@@ -173,7 +204,7 @@ class TorchRunner:
             raise UnsupportedModelError(
                 f"{name} does not run with attention over slots: {type(exc).__name__}: {exc}"
             ) from exc
-        if not self._memory.layers:
+        if self._native is None and not self._memory.layers:
             raise UnsupportedModelError(
                 f"{name} does not route its attention through transformers' AttentionInterface, so its KV cache "
                 "can't be shared between requests."

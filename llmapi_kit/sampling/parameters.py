@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from llmapi_kit.errors import InvalidRequestError
+from llmapi_kit.sampling.constraints import Constraint
 
 MAX_STOP_STRINGS = 4
 MAX_STOP_LENGTH = 1024
@@ -26,7 +27,8 @@ class SamplingParams:
     what is left. Temperature 0 is greedy, whatever the other three say.
 
     Attributes:
-        max_tokens: at most this many new tokens; None means up to the end of the context.
+        max_tokens: at most this many new tokens; None means up to the end of the context, 0 that the prompt is
+            all there is to compute.
         temperature: 0 to 2; 0 takes the most likely token.
         top_k: keep the k most likely tokens; 0 keeps all.
         top_p: keep the fewest tokens whose probabilities add up to this; above 0, at most 1.
@@ -41,6 +43,7 @@ class SamplingParams:
         stop_token_ids: token ids that end the answer, besides the model's own.
         ignore_eos: go on past the model's end-of-turn token, so that exactly max_tokens are made.
         logprobs: None for none, else how many of the most likely tokens to report at each position (0 to 20).
+        constraint: what the answer must match; applied before everything else.
 
     Raises:
         InvalidRequestError: a value is out of its range; `param` names it.
@@ -60,10 +63,11 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise InvalidRequestError(f"max_tokens is {self.max_tokens}; it must be at least 1.", param="max_tokens")
+        if self.max_tokens is not None and self.max_tokens < 0:
+            raise InvalidRequestError(f"max_tokens is {self.max_tokens}; it can't be negative.", param="max_tokens")
         _check("temperature", self.temperature, 0, 2)
         _check("top_k", self.top_k, 0, 2**31 - 1)
         _check("top_p", self.top_p, 0, 1, above_low=True)

@@ -13,10 +13,14 @@ import hashlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
 from llmapi_kit.sampling.parameters import SamplingParams
+
+if TYPE_CHECKING:
+    from llmapi_kit.sampling.grammar_compiler import Matcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +46,13 @@ class SamplerRow:
         params: the request's parameters.
         prompt_ids: the prompt, which repetition_penalty counts as seen.
         index: which of several answers it makes; each draws other numbers from the same seed.
+        matcher: what the answer must match.
     """
 
     params: SamplingParams
     prompt_ids: Sequence[int]
     index: int = 0
+    matcher: Matcher | None = None
     num_drawn: int = 0
     _seed: bytes = field(init=False)
     _seen: torch.Tensor | None = None  # (vocab,) bool: in prompt or answer
@@ -60,7 +66,18 @@ class SamplerRow:
     def is_plain_greedy(self) -> bool:
         """Whether the argmax of the raw logits is the answer, and nothing else is asked for."""
         params = self.params
-        return params.is_greedy and not params.has_penalties and not params.logit_bias and params.logprobs is None
+        return (
+            params.is_greedy
+            and not params.has_penalties
+            and not params.logit_bias
+            and params.logprobs is None
+            and self.matcher is None
+        )
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing may follow the tokens so far."""
+        return self.matcher is not None and self.matcher.is_finished
 
     def uniform(self) -> float:
         """The random number in [0, 1) of the token about to be chosen."""

@@ -6,15 +6,27 @@ from the engine thread.
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import jinja2
+import jinja2.ext
+import jinja2.meta
 
-from llmapi_kit.errors import InvalidRequestError
+from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.sampling.detokenize import ByteDetokenizer, Detokenizer, WindowDetokenizer
+
+# ruff: noqa: RUF001  (a token's name has bars of its own)
+# What stands before the prefix, between prefix and suffix, and before what is made.
+# Source: the model cards of Qwen2.5-Coder, StarCoder 2 and DeepSeek-Coder.
+INFILL_TOKENS = (
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
+)
 
 
 class ModelTokenizer:
@@ -23,9 +35,14 @@ class ModelTokenizer:
     Args:
         tokenizer: from `AutoTokenizer`.
         eos_ids: tokens that end an answer, beside the tokenizer's own.
+        markers: texts of special tokens that are shown all the same, as they mark parts of an answer.
+
+    Attributes:
+        eos_ids: tokens that end an answer.
+        added_tokens: those beside the trained vocabulary, special or not: text to id.
     """
 
-    def __init__(self, tokenizer: Any, eos_ids: Iterable[int] = ()) -> None:
+    def __init__(self, tokenizer: Any, eos_ids: Iterable[int] = (), *, markers: Collection[str] = ()) -> None:
         self._tokenizer = tokenizer
         # A fast tokenizer's Rust core may be read from many threads, but the Python object around it sets padding
         # and truncation on each call, and two of those at once raise "Already borrowed".
@@ -33,7 +50,10 @@ class ModelTokenizer:
         self._lock = threading.Lock()
         own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
         self.eos_ids = frozenset((*own, *eos_ids))
-        self._special_ids = frozenset(tokenizer.all_special_ids)
+        added = tokenizer.added_tokens_decoder
+        special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+        self.added_tokens: dict[str, int] = {str(token): int(i) for i, token in added.items()}
+        self._hidden_ids = frozenset(special - {self.added_tokens.get(marker) for marker in markers})
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of a text."""
@@ -42,8 +62,12 @@ class ModelTokenizer:
         with self._lock:
             return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Token ids of a conversation under the model's chat template, ready for the answer.
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> str:
+        """The text of a conversation under the model's chat template.
+
+        Args:
+            messages: as the template expects them.
+            options: of `apply_chat_template`: tools, whether to begin an answer, variables of the template.
 
         Raises:
             InvalidRequestError: there is no template, or it refuses these messages.
@@ -55,28 +79,62 @@ class ModelTokenizer:
             )
         try:
             # transformers renders in a sandbox (CVE-2024-34359 was a template that broke out of one)
-            text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+            return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
         except (jinja2.TemplateError, TypeError, KeyError, ValueError) as exc:
             raise InvalidRequestError(
                 f"The model's chat template can't render these messages: {exc}", param="messages"
             ) from exc
-        return self.encode(text, add_special_tokens=False)
+
+    @cached_property
+    def template_variables(self) -> frozenset[str]:
+        """Names that the chat template reads, those that every template gets included."""
+        template = self._tokenizer.chat_template
+        if not template:
+            return frozenset()
+        parse = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse  # noqa: S701 - nothing is rendered
+        sources = template.values() if isinstance(template, dict) else [template]
+        names: set[str] = set()
+        for source in sources:
+            plain = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", source)  # a tag of transformers' own
+            names |= jinja2.meta.find_undeclared_variables(parse(plain))
+        return frozenset(names)
+
+    def encode_infill(self, prefix: str, suffix: str) -> list[int]:
+        """Token ids of a prompt for what stands between two texts.
+
+        Raises:
+            UnsupportedFieldError: the vocabulary has no tokens for it.
+        """
+        for names in INFILL_TOKENS:
+            marks = [self.added_tokens[name] for name in names if name in self.added_tokens]
+            if len(marks) == len(names):
+                texts = [self.encode(text, add_special_tokens=False) for text in (prefix, suffix)]
+                return [marks[0], *texts[0], marks[1], *texts[1], marks[2]]
+        raise UnsupportedFieldError(
+            "This model has no fill-in-the-middle tokens, so it can't honour suffix. Remove it, or load a model "
+            "trained for it, such as a code model.",
+            param="suffix",
+        )
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens included."""
+        if self._backend is not None:
+            return str(self._backend.decode(list(token_ids), skip_special_tokens=False))
+        with self._lock:
+            return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=False))
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes a token stands for; empty for special tokens and ids without a token."""
+        """The bytes a token stands for; empty for special tokens that are not shown and ids without a token."""
         if self._byte_table is not None:
             return self._byte_table.get(token_id, b"")
-        return b"" if token_id in self._special_ids else self._decode([token_id]).encode()
+        return self._decode([token_id]).encode()
 
     def detokenizer(self) -> Detokenizer:
         """A fresh one for one answer."""
         return WindowDetokenizer(self._decode) if self._byte_table is None else ByteDetokenizer(self.token_bytes)
 
     def _decode(self, ids: Sequence[int]) -> str:
-        if self._backend is not None:
-            return str(self._backend.decode(list(ids), skip_special_tokens=True))
-        with self._lock:
-            return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+        return self.decode([token_id for token_id in ids if token_id not in self._hidden_ids])
 
     @cached_property
     def _byte_table(self) -> dict[int, bytes] | None:
@@ -87,7 +145,7 @@ class ModelTokenizer:
         added = {i: str(token) for i, token in self._tokenizer.added_tokens_decoder.items()}
         table: dict[int, bytes] = {}
         for token, token_id in self._tokenizer.get_vocab().items():
-            if token_id in self._special_ids:
+            if token_id in self._hidden_ids:
                 table[token_id] = b""
             elif token_id in added:
                 table[token_id] = added[token_id].encode()

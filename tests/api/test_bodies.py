@@ -31,27 +31,44 @@ def post(server, http):
     return send
 
 
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+BOTH = [
+    ("functions", [{}]),
+    ("modalities", ["audio"]),
+    ("store", True),
+    ("metadata", {"a": "b"}),
+    ("temprature", 0.5),
+    ("prediction", {"type": "content", "content": "x"}),
+    # refused by the mock engine, which has no model
+    ("num_beams", 4),
+    ("guided_regex", "a+"),
+    ("guided_choice", ["a"]),
+]
+CHAT_ONLY = [
+    ("suffix", "end"),
+    ("best_of", 2),
+    ("verbosity", "low"),
+    ("reasoning_effort", "low"),
+    ("response_format", {"type": "json_object"}),
+    ("chat_template_kwargs", {"x": 1}),
+]
+COMPLETIONS_ONLY = [
+    ("tools", [TOOL]),
+    ("tool_choice", "auto"),
+    ("response_format", {"type": "json_object"}),
+    ("parallel_tool_calls", True),
+    ("reasoning_effort", "low"),
+    ("suffix", "end"),
+    ("echo", True),
+]
+
+
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("suffix", "end"),
-        ("tools", [{"type": "function", "function": {"name": "f"}}]),
-        ("tool_choice", "auto"),
-        ("response_format", {"type": "json_object"}),
-        ("parallel_tool_calls", True),
-        ("functions", [{}]),
-        ("modalities", ["audio"]),
-        ("num_beams", 4),
-        ("reasoning_effort", "low"),
-        ("user", "somebody"),
-        ("store", True),
-        ("metadata", {"a": "b"}),
-        ("guided_regex", "a+"),
-        ("temprature", 0.5),
-        ("echo", True),
-    ],
+    ("path", "field", "value"),
+    [(path, *each) for path in (CHAT, COMPLETIONS) for each in BOTH]
+    + [(CHAT, *each) for each in CHAT_ONLY]
+    + [(COMPLETIONS, *each) for each in COMPLETIONS_ONLY],
 )
-@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
 def test_a_field_that_is_not_supported_is_refused_by_name(post, path, field, value):
     body = chat() if path == CHAT else {"prompt": "x"}
     error = error_of(post(path, {**body, field: value}), 400)
@@ -59,7 +76,19 @@ def test_a_field_that_is_not_supported_is_refused_by_name(post, path, field, val
     assert field in error["message"]
 
 
-@pytest.mark.parametrize("extra", [{"n": 1}, {"tools": []}, {"tools": None}, {"response_format": {"type": "text"}}])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"n": 1},
+        {"tools": []},
+        {"tools": None},
+        {"response_format": {"type": "text"}},
+        {"tool_choice": "none"},
+        {"parallel_tool_calls": True},
+        {"user": "somebody", "safety_identifier": "s", "prompt_cache_key": "k"},
+        {"service_tier": "auto", "verbosity": "medium", "store": None, "reasoning_effort": "none"},
+    ],
+)
 def test_a_value_that_asks_for_nothing_is_accepted(post, extra):
     assert post(CHAT, chat(**extra)).status_code == 200
 
@@ -71,26 +100,48 @@ def test_fields_inside_messages_and_options_are_refused_by_path(post):
     assert error_of(post(CHAT, options), 400)["param"] == "stream_options.include_obfuscation"
 
 
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
         ({}, "messages"),
         ({"messages": []}, "messages"),
         ({"messages": "hello"}, "messages"),
-        ({"messages": [{"role": "user"}]}, "messages"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content"),
         ({"messages": [{"content": "x"}]}, "messages.0.role"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.tool_call_id"),
+        ({"messages": [{"role": "user", "content": "x", "tool_call_id": "1"}]}, "messages.0.tool_call_id"),
+        ({"messages": [{"role": "user", "content": "x", "reasoning_content": "y"}]}, "messages.0.reasoning_content"),
+        ({"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}]}, "messages.0.tool_calls"),
+        (chat(tools=[{"type": "custom"}]), "tools.0.type"),
+        (chat(tools=[{"type": "function", "function": {"name": "a b"}}]), "tools.0.function.name"),
+        (chat(tools=[TOOL, TOOL]), "tools.1.function.name"),
+        (chat(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "g"}}), "tool_choice"),
+        (chat(tools=[TOOL], response_format={"type": "json_object"}), "response_format"),
+        (chat(tool_choice="required"), "tool_choice"),
+        (chat(response_format={"type": "json_schema"}), "response_format.json_schema.schema"),
+        (chat(response_format={"type": "json_object"}, guided_regex="a"), "response_format"),
+        (chat(continue_final_message=True), "continue_final_message"),
+        (chat(echo=True), "echo"),
+        (chat(do_sample=True, temperature=0), "do_sample"),
+        (chat(do_sample=True, num_beams=2), "do_sample"),
+        (chat(num_beams=0), "num_beams"),
+        (chat(num_beams=2, n=3), "n"),
+        (chat(num_beams=2, stop="x"), "stop"),
+        (chat(num_beams=2, temperature=7), "temperature"),
         (chat(temperature="0.5"), "temperature"),
         (chat(temperature=3), "temperature"),
         (chat(temperature=True), "temperature"),
         (chat(max_tokens=0), "max_tokens"),
         (chat(n=0), "n"),
-        (chat(n=5), "n"),
+        (chat(n=17), "n"),
         (chat(best_of=2), "best_of"),
         (chat(max_tokens=1.5), "max_tokens"),
         (chat(max_tokens=5, max_completion_tokens=6), "max_completion_tokens"),
-        (chat(max_completion_tokens=-1), "max_tokens"),
+        (chat(max_completion_tokens=-1), "max_completion_tokens"),
         (chat(stop=["a"] * 5), "stop"),
         (chat(stop=""), "stop"),
         (chat(stream="yes"), "stream"),
@@ -115,11 +166,13 @@ def test_a_value_out_of_range_is_refused_by_name(post, body, param):
     [
         ({}, "prompt"),
         ({"prompt": []}, "prompt"),
-        ({"prompt": ["a", "b"]}, "prompt"),
+        ({"prompt": ["a"] * 65}, "prompt"),
+        ({"prompt": ["a", 5]}, "prompt"),
+        ({"prompt": "a", "max_tokens": 0}, "max_tokens"),
+        ({"prompt": "a", "suffix": "b", "echo": True}, "echo"),
         ({"prompt": "a", "logprobs": 6}, "logprobs"),
         ({"prompt": "a", "logprobs": True}, "logprobs"),
-        ({"prompt": "a", "suffix": "b"}, "suffix"),
-        ({"prompt": "a", "best_of": 5}, "best_of"),
+        ({"prompt": "a", "best_of": 17}, "best_of"),
         ({"prompt": "a", "n": 3, "best_of": 2}, "best_of"),
         ({"prompt": "a", "best_of": 2, "stream": True}, "best_of"),
     ],

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from llmapi_kit.batching.beam_search import BeamSearch
 from llmapi_kit.batching.loop import BatchingLoop
 from llmapi_kit.batching.request import Request
 from llmapi_kit.runners.fake_runner import FakeRunner
@@ -47,16 +48,23 @@ class Bench:
                 self._events.setdefault(request.id, []).append(event)
             self._changed.notify_all()
 
-    def submit(self, prompt, max_tokens=8, name=None, **params):
+    def submit(self, prompt, max_tokens=8, name=None, request_options=None, **params):
         request = Request(
             id=name or str(len(self._events)) + str(prompt[:4]) + str(params),
             prompt_ids=list(prompt),
             params=SamplingParams(**{"temperature": 0, **params}),
             max_new_tokens=max_tokens,
             detokenizer=ByteDetokenizer(token_bytes),
+            **(request_options or {}),
         )
         self.loop.submit(request)
         return request
+
+    def submit_beams(self, prompt, num_beams, n=1, **options):
+        """A beam search."""
+        detokenizers = [ByteDetokenizer(token_bytes) for _ in range(n)]
+        more = {"beams": BeamSearch(num_beams, n), "detokenizers": detokenizers}
+        return self.submit(prompt, request_options=more, **options)
 
     def events(self, request):
         with self._changed:

@@ -22,14 +22,22 @@ class WordCodec:
     """A token a word; ids by first use. Enough of a tokenizer for the fake runner."""
 
     def __init__(self):
+        self.added_tokens = {}
+        self.template_variables = frozenset()
         self.eos_ids = frozenset({0})
         self._ids = {}
 
     def encode(self, text, *, add_special_tokens):
         return [1 + self._ids.setdefault(word, len(self._ids)) % 62 for word in text.split()]
 
-    def encode_chat(self, messages):
-        return self.encode(" ".join(m["content"] for m in messages), add_special_tokens=False)
+    def render_chat(self, messages, options):
+        return " ".join(m["content"] for m in messages)
+
+    def encode_infill(self, prefix, suffix):
+        return self.encode(f"{prefix} {suffix}", add_special_tokens=False)
+
+    def decode(self, token_ids):
+        return "".join(f"<{token_id}>" for token_id in token_ids)
 
     def token_bytes(self, token_id):
         return f"<{token_id}>".encode()

@@ -103,7 +103,14 @@ def tiny_model(request):
     return make_tiny(request.param)
 
 
-@pytest.fixture(params=[True, False], ids=["lean", "modules"])
-def lean(request):
-    """Whether the written-out forward pass may be used."""
-    return request.param
+FORMS = {
+    "native": {},
+    "lean": {"native": False},
+    "modules": {"lean": False},
+}
+
+
+@pytest.fixture(params=sorted(FORMS))
+def form(request):
+    """Options of `TorchRunner` that choose how the forward pass runs, where the family allows it."""
+    return FORMS[request.param]

@@ -9,7 +9,7 @@ from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.lean_decoder import LeanDecoder
 from llmapi_kit.runners.torch_runner import TorchRunner
 
-from .conftest import TINY, VOCAB, make_tiny
+from .conftest import FORMS, TINY, VOCAB, make_tiny
 
 
 def prompt_of(length, seed):
@@ -21,11 +21,11 @@ def last_logits(model, ids):
         return model(input_ids=torch.tensor([ids])).logits[0, -1]
 
 
-def test_mixed_steps_give_the_models_own_logits(tiny_model, lean):
+def test_mixed_steps_give_the_models_own_logits(tiny_model, form):
     """Chunks and decodes of four slots in one step, each against a plain forward pass of its whole sequence."""
     sequences = [prompt_of(length, seed) for seed, length in enumerate((40, 9, 23, 3))]
     expected = [[last_logits(tiny_model, ids[:n]) for n in range(1, len(ids) + 1)] for ids in sequences]
-    runner = TorchRunner(tiny_model, num_slots=6, max_length=64, lean=lean)
+    runner = TorchRunner(tiny_model, num_slots=6, max_length=64, **form)
     slots = [4, 0, 5, 2]
     done = [0, 0, 0, 0]
     schedule = [(13, 1, 4, 1), (1, 1, 1, 1), (20, 6, 1, 1), (1, 1, 16, 0), (5, 0, 1, 0)]
@@ -43,49 +43,49 @@ def test_mixed_steps_give_the_models_own_logits(tiny_model, lean):
             torch.testing.assert_close(row, expected[i][done[i] - 1], atol=2e-5, rtol=1e-4)
 
 
-def test_only_wanted_logits_are_returned_in_the_items_order(tiny_model, lean):
+def test_only_wanted_logits_are_returned_in_the_items_order(tiny_model, form):
     a, b, c = prompt_of(5, 0), prompt_of(1, 1), prompt_of(7, 2)
     expected = last_logits(tiny_model, c), last_logits(tiny_model, b)
-    runner = TorchRunner(tiny_model, num_slots=3, max_length=16, lean=lean)
+    runner = TorchRunner(tiny_model, num_slots=3, max_length=16, **form)
     logits = runner.step([StepItem(2, 0, c, True), StepItem(1, 0, a, False), StepItem(0, 0, b, True)])
     assert logits.shape == (2, VOCAB)
     for row, wanted in zip(logits, expected, strict=True):
         torch.testing.assert_close(row, wanted, atol=2e-5, rtol=1e-4)
 
 
-def test_repeating_a_step_changes_nothing(tiny_model, lean):
+def test_repeating_a_step_changes_nothing(tiny_model, form):
     ids = prompt_of(12, 3)
-    runner = TorchRunner(tiny_model, num_slots=2, max_length=16, lean=lean)
+    runner = TorchRunner(tiny_model, num_slots=2, max_length=16, **form)
     runner.step([StepItem(0, 0, ids[:8], False)])
     once = runner.step([StepItem(0, 8, ids[8:], True)])
     again = runner.step([StepItem(0, 8, ids[8:], True)])
     assert torch.equal(once, again)
 
 
-def test_copied_prefix_continues_like_the_original(tiny_model, lean):
+def test_copied_prefix_continues_like_the_original(tiny_model, form):
     ids = prompt_of(20, 4)
     expected = last_logits(tiny_model, ids)
-    runner = TorchRunner(tiny_model, num_slots=3, max_length=32, lean=lean)
+    runner = TorchRunner(tiny_model, num_slots=3, max_length=32, **form)
     runner.step([StepItem(0, 0, ids[:15], False)])
     runner.copy_prefix(0, 2, 11)
     logits = runner.step([StepItem(2, 11, ids[11:], True)])
     torch.testing.assert_close(logits[0], expected, atol=2e-5, rtol=1e-4)
 
 
-def test_a_used_slot_is_as_good_as_new(tiny_model, lean):
+def test_a_used_slot_is_as_good_as_new(tiny_model, form):
     ids = prompt_of(6, 5)
     expected = last_logits(tiny_model, ids)
-    runner = TorchRunner(tiny_model, num_slots=1, max_length=32, lean=lean)
+    runner = TorchRunner(tiny_model, num_slots=1, max_length=32, **form)
     runner.step([StepItem(0, 0, prompt_of(30, 6), True)])
     runner.free(0)
     torch.testing.assert_close(runner.step([StepItem(0, 0, ids, True)])[0], expected, atol=2e-5, rtol=1e-4)
 
 
-def test_a_mean_state_is_the_normalised_mean_of_the_last_hidden_states_in_chunks_and_repeated(tiny_model, lean):
+def test_a_mean_state_is_the_normalised_mean_of_the_last_hidden_states_in_chunks_and_repeated(tiny_model, form):
     sequences = [prompt_of(length, seed) for seed, length in enumerate((1, 4, 30))]
     with torch.inference_mode():
         means = [tiny_model.base_model(torch.tensor([ids])).last_hidden_state[0].mean(0) for ids in sequences]
-    runner = TorchRunner(tiny_model, num_slots=3, max_length=32, lean=lean)
+    runner = TorchRunner(tiny_model, num_slots=3, max_length=32, **form)
     runner.step([StepItem(2, 0, prompt_of(9, 9), False, wants_mean=True)])  # what stood there before
     for size in (30, 7):
         for slot, ids in enumerate(sequences):
@@ -96,11 +96,11 @@ def test_a_mean_state_is_the_normalised_mean_of_the_last_hidden_states_in_chunks
             torch.testing.assert_close(vector, means[slot] / means[slot].norm(), atol=1e-5, rtol=1e-4)
 
 
-def test_logits_of_every_token_of_a_chunk_are_those_of_the_whole_prompt(tiny_model, lean):
+def test_logits_of_every_token_of_a_chunk_are_those_of_the_whole_prompt(tiny_model, form):
     ids = prompt_of(20, 3)
     with torch.inference_mode():
         expected = tiny_model(torch.tensor([ids])).logits[0]
-    runner = TorchRunner(tiny_model, num_slots=2, max_length=32, lean=lean)
+    runner = TorchRunner(tiny_model, num_slots=2, max_length=32, **form)
     runner.step([StepItem(1, 0, prompt_of(5, 1), False)])
     first = runner.step([StepItem(1, 5, [7], True), StepItem(0, 0, ids[:8], True, wants_every=True)])
     second = runner.step([StepItem(0, 8, ids[8:], True, wants_every=True), StepItem(1, 6, [8], True)])
@@ -108,28 +108,30 @@ def test_logits_of_every_token_of_a_chunk_are_those_of_the_whole_prompt(tiny_mod
 
 
 @pytest.mark.parametrize("family", sorted(TINY))
-def test_llama_like_families_run_written_out_and_others_through_their_modules(family):
+def test_llama_like_families_run_in_c_or_written_out_and_others_through_their_modules(family, form):
     model = make_tiny(family)
-    assert TorchRunner(model, num_slots=2, max_length=32).is_lean == (family != "gpt2")
+    kind = "modules" if family == "gpt2" or form == FORMS["modules"] else "lean" if form == FORMS["lean"] else "native"
+    assert TorchRunner(model, num_slots=2, max_length=32, **form).kind == kind
 
 
 def test_a_model_that_looks_like_a_llama_but_computes_otherwise_is_not_served(monkeypatch):
     model = make_tiny("llama")
     monkeypatch.setattr(LeanDecoder, "logits", lambda self, states: states @ self._head.t() * 1.1)
     with pytest.raises(UnsupportedModelError, match="other logits"):
-        TorchRunner(model, num_slots=2, max_length=32)
+        TorchRunner(model, num_slots=2, max_length=32, native=False)
 
 
 def test_fusing_weights_keeps_them_in_memory_once():
     model = make_tiny("llama")
     before = sum(p.nbytes for p in model.parameters())
-    runner = TorchRunner(model, num_slots=1, max_length=32)
+    runner = TorchRunner(model, num_slots=1, max_length=32, native=False)
     fused = sum(layer.qkv.nbytes + layer.gate_up.nbytes for layer in runner._lean._layers)
     assert sum(p.nbytes for p in model.parameters()) + fused == before
 
 
-def test_bfloat16_passes_the_self_check():
-    TorchRunner(make_tiny("llama").to(torch.bfloat16), num_slots=2, max_length=32)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_shorter_numbers_pass_the_self_check(form, dtype):
+    TorchRunner(make_tiny("llama").to(dtype), num_slots=2, max_length=32, **form)
 
 
 @pytest.mark.parametrize(
@@ -178,4 +180,4 @@ def test_a_model_whose_attention_goes_wrong_is_refused(monkeypatch):
     )
     monkeypatch.setattr("llmapi_kit.runners.slot_attention._chunk", lambda query, *rest: query)
     with pytest.raises(UnsupportedModelError, match="other logits"):
-        TorchRunner(model, num_slots=2, max_length=32)
+        TorchRunner(model, num_slots=2, max_length=32, native=False)

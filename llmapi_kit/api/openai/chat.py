@@ -6,20 +6,18 @@ Source: OpenAI API reference, "Chat"; what its Python SDK needs stands in the te
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from llmapi_kit.api.openai.generation import Generation, frame, start, usage_of
-from llmapi_kit.api.openai.schemas import ChatBody
+from llmapi_kit.api.openai.chat_body import ChatBody
+from llmapi_kit.api.openai.generation import Answer, Generation, frame, start
 from llmapi_kit.api.routes import KeyedRoute
 from llmapi_kit.api.sse import EventStream, while_connected
 from llmapi_kit.api.state import state_of
-from llmapi_kit.engines.base import GenerationRequest
-from llmapi_kit.types import Delta, Finished, TokenLogprob
+from llmapi_kit.types import Delta, Finished, TokenLogprob, ToolCallDelta
 
 # json.dumps would make an encoder for every token
 _quote = json.JSONEncoder(ensure_ascii=False).encode
@@ -31,24 +29,20 @@ router = APIRouter(route_class=KeyedRoute, tags=["chat"])
 async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     """Answer a conversation, at once or as server-sent events."""
     state = state_of(request)
-    body.refuse_unsupported()
+    body.check()
     engine = state.catalog.get(body.model)
-    sampling = body.sampling(engine.info.defaults, logprobs=body.num_logprobs())
-    ask = GenerationRequest(
-        messages=body.conversation(), sampling=sampling, n=body.n or 1, cache_salt=state.key_check.key_id
-    )
-    generation = await start(state, engine, ask, "chatcmpl-")
+    ask = body.request(engine.info.defaults, state.key_check.key_id)
+    generation = await start(state, engine, [ask], "chatcmpl-")
     if body.stream:
-        include_usage = bool(body.stream_options and body.stream_options.include_usage)
-        frames = generation.stream(ChatChunks(generation), include_usage=include_usage)
+        frames = generation.stream(ChatChunks(generation), include_usage=body.includes_usage)
         return EventStream(frames, state.settings, on_end=generation.close)
     answers = await while_connected(request.receive, generation.collect(), on_end=generation.close)
     choices = [
         {
             "index": answer.index,
-            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "message": _message(answer),
             "logprobs": _logprobs(answer.logprobs) if body.logprobs else None,
-            "finish_reason": answer.finished.reason,
+            "finish_reason": answer.finish_reason,
         }
         for answer in answers
     ]
@@ -59,7 +53,7 @@ async def create_chat_completion(body: ChatBody, request: Request) -> Response:
             "created": generation.created,
             "model": generation.model,
             "choices": choices,
-            "usage": usage_of([answer.finished for answer in answers]),
+            "usage": generation.usage(),
         }
     )
 
@@ -86,21 +80,49 @@ class ChatChunks:
 
     def delta(self, delta: Delta) -> bytes:
         """A piece of the answer."""
-        if not delta.logprobs:
+        if not (delta.logprobs or delta.reasoning or delta.tool_calls):
             return (self._before[delta.index] + _quote(delta.text) + self._after).encode()
-        return self._choice(delta.index, {"content": delta.text}, logprobs=_logprobs(delta.logprobs))
+        body: dict[str, Any] = {}
+        if delta.reasoning:
+            body["reasoning_content"] = delta.reasoning
+        if delta.text or not (delta.reasoning or delta.tool_calls):
+            body["content"] = delta.text
+        if delta.tool_calls:
+            body["tool_calls"] = [_call_delta(call) for call in delta.tool_calls]
+        return self._choice(delta.index, body, logprobs=_logprobs(delta.logprobs) if delta.logprobs else None)
 
     def last(self, finished: Finished) -> bytes:
         """Why it ended."""
         return self._choice(finished.index, {}, finish_reason=finished.reason)
 
-    def usage(self, finished: Sequence[Finished]) -> bytes:
+    def usage(self, usage: dict[str, Any]) -> bytes:
         """The usage."""
-        return frame({**self._base, "choices": [], "usage": usage_of(finished)})
+        return frame({**self._base, "choices": [], "usage": usage})
 
     def _choice(self, index: int, delta: object, *, logprobs: object = None, finish_reason: str | None = None) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         return frame({**self._base, "choices": [choice]})
+
+
+def _message(answer: Answer) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+    if answer.reasoning:
+        message["reasoning_content"] = answer.reasoning
+    if answer.tool_calls:
+        message["content"] = answer.text or None
+        message["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in answer.tool_calls
+        ]
+    return message
+
+
+def _call_delta(call: ToolCallDelta) -> dict[str, Any]:
+    """A piece of a call; the first one has its id and name."""
+    if not call.id:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": call.index, "id": call.id, "type": "function", "function": function}
 
 
 def _logprobs(tokens: list[TokenLogprob] | tuple[TokenLogprob, ...]) -> dict[str, Any]:

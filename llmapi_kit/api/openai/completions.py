@@ -12,12 +12,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from llmapi_kit.api.openai.generation import Generation, frame, start, usage_of
-from llmapi_kit.api.openai.schemas import CompletionBody
+from llmapi_kit.api.openai.completion_body import CompletionBody
+from llmapi_kit.api.openai.generation import Generation, frame, start
 from llmapi_kit.api.routes import KeyedRoute
 from llmapi_kit.api.sse import EventStream, while_connected
 from llmapi_kit.api.state import state_of
-from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.types import Delta, Finished, TokenLogprob
 
 router = APIRouter(route_class=KeyedRoute, tags=["completions"])
@@ -27,20 +26,11 @@ router = APIRouter(route_class=KeyedRoute, tags=["completions"])
 async def create_completion(body: CompletionBody, request: Request) -> Response:
     """Continue a prompt, at once or as server-sent events. No chat template is applied."""
     state = state_of(request)
-    body.refuse_unsupported()
+    body.check()
     engine = state.catalog.get(body.model)
-    sampling = body.sampling(engine.info.defaults, logprobs=body.num_logprobs())
-    ask = GenerationRequest(
-        prompt=body.single_prompt(),
-        sampling=sampling,
-        n=body.n or 1,
-        best_of=body.num_candidates(),
-        cache_salt=state.key_check.key_id,
-    )
-    generation = await start(state, engine, ask, "cmpl-")
+    generation = await start(state, engine, body.requests(engine.info.defaults, state.key_check.key_id), "cmpl-")
     if body.stream:
-        include_usage = bool(body.stream_options and body.stream_options.include_usage)
-        frames = generation.stream(CompletionChunks(generation), include_usage=include_usage)
+        frames = generation.stream(CompletionChunks(generation), include_usage=body.includes_usage)
         return EventStream(frames, state.settings, on_end=generation.close)
     answers = await while_connected(request.receive, generation.collect(), on_end=generation.close)
     choices = [
@@ -48,12 +38,11 @@ async def create_completion(body: CompletionBody, request: Request) -> Response:
             "index": answer.index,
             "text": answer.text,
             "logprobs": _logprobs(answer.logprobs, 0) if body.logprobs is not None else None,
-            "finish_reason": answer.finished.reason,
+            "finish_reason": answer.finish_reason,
         }
         for answer in answers
     ]
-    usage = usage_of([answer.finished for answer in answers])
-    return JSONResponse({**_base(generation), "choices": choices, "usage": usage})
+    return JSONResponse({**_base(generation), "choices": choices, "usage": generation.usage()})
 
 
 class CompletionChunks:
@@ -77,9 +66,9 @@ class CompletionChunks:
         """Why it ended."""
         return self._choice(finished.index, "", finish_reason=finished.reason)
 
-    def usage(self, finished: Sequence[Finished]) -> bytes:
+    def usage(self, usage: dict[str, Any]) -> bytes:
         """The usage."""
-        return frame({**self._base, "choices": [], "usage": usage_of(finished)})
+        return frame({**self._base, "choices": [], "usage": usage})
 
     def _choice(self, index: int, text: str, *, logprobs: object = None, finish_reason: str | None = None) -> bytes:
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
@@ -103,6 +92,11 @@ def _logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
     return {
         "tokens": [token.text for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [{other.text: other.logprob for other in token.top} for token in tokens],
+        "top_logprobs": [_top(token) for token in tokens],
         "text_offset": offsets,
     }
+
+
+def _top(token: TokenLogprob) -> dict[str, float | None] | None:
+    """The likeliest texts; null for the first token of a prompt, which nothing precedes."""
+    return None if token.logprob is None else {other.text: other.logprob for other in token.top}

@@ -9,7 +9,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from llmapi_kit.api.errors import error_body
@@ -17,17 +17,44 @@ from llmapi_kit.api.sse import DONE
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.api.timed_events import TimedEvents
 from llmapi_kit.engines.base import Engine, GenerationRequest
-from llmapi_kit.types import Accepted, Delta, Failed, Finished, TokenLogprob
+from llmapi_kit.engines.many import generate_many
+from llmapi_kit.types import Accepted, Delta, Failed, Finished, TokenLogprob, ToolCallDelta
 
 
 @dataclass(slots=True)
 class Answer:
-    """A complete answer."""
+    """An answer as it comes together.
+
+    Attributes:
+        index: which of several.
+        text: the answer, without reasoning and tool calls.
+        reasoning: what it thought first.
+        tool_calls: one delta each, put together.
+        logprobs: one a token, where asked for.
+        finished: its end; None while it is not complete.
+    """
 
     index: int
-    text: str
-    finished: Finished
-    logprobs: list[TokenLogprob]
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: list[ToolCallDelta] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finished: Finished | None = None
+
+    @property
+    def finish_reason(self) -> str:
+        """Why it ended."""
+        if self.finished is None:
+            raise RuntimeError(f"answer {self.index} is not complete")
+        return self.finished.reason
+
+    def add_call(self, call: ToolCallDelta) -> None:
+        """Take a piece of a tool call."""
+        if call.index == len(self.tool_calls):
+            self.tool_calls.append(call)
+        else:
+            known = self.tool_calls[call.index]
+            self.tool_calls[call.index] = replace(known, arguments=known.arguments + call.arguments)
 
 
 class Chunks(Protocol):
@@ -45,7 +72,7 @@ class Chunks(Protocol):
         """The frame that says why it ended."""
         ...
 
-    def usage(self, finished: Sequence[Finished]) -> bytes:
+    def usage(self, usage: dict[str, Any]) -> bytes:
         """The frame with the usage and no choices."""
         ...
 
@@ -60,6 +87,7 @@ class Generation:
         model: the name the answer carries.
         id: of the answer.
         num_answers: how many are to come.
+        num_answers_a_prompt: how many of them belong to the same prompt.
         created: Unix time in seconds.
     """
 
@@ -68,7 +96,10 @@ class Generation:
     model: str
     id: str
     num_answers: int
+    num_answers_a_prompt: int
     created: int = field(default_factory=lambda: int(time.time()))
+    _finished: list[Finished] = field(default_factory=list)
+    _num_reasoning_tokens: int = 0
 
     async def collect(self) -> list[Answer]:
         """Wait for all answers, in order; on cancellation the generation stops.
@@ -76,46 +107,74 @@ class Generation:
         Raises:
             RequestError: it failed.
         """
-        texts: list[list[str]] = [[] for _ in range(self.num_answers)]
-        logprobs: list[list[TokenLogprob]] = [[] for _ in range(self.num_answers)]
-        answers: list[Answer] = []
+        answers = [Answer(index) for index in range(self.num_answers)]
+        texts: list[list[str]] = [[] for _ in answers]
         try:
             async for event in self.events:
                 if isinstance(event, Delta):
+                    answer = answers[event.index]
                     texts[event.index].append(event.text)
-                    logprobs[event.index].extend(event.logprobs)
+                    answer.logprobs.extend(event.logprobs)
+                    if event.reasoning:
+                        answer.reasoning += event.reasoning
+                        self._num_reasoning_tokens += event.num_tokens
+                    for call in event.tool_calls:
+                        answer.add_call(call)
                 elif isinstance(event, Finished):
-                    answers.append(Answer(event.index, "".join(texts[event.index]), event, logprobs[event.index]))
+                    answers[event.index].finished = event
+                    self._finished.append(event)
                 elif isinstance(event, Failed):
                     raise event.error
         finally:
             await self.close()
-        if len(answers) != self.num_answers:
-            raise RuntimeError(f"The engine ended after {len(answers)} of {self.num_answers} answers.")
-        return sorted(answers, key=lambda answer: answer.index)
+        if len(self._finished) != self.num_answers:
+            raise RuntimeError(f"The engine ended after {len(self._finished)} of {self.num_answers} answers.")
+        for answer, pieces in zip(answers, texts, strict=True):
+            answer.text = "".join(pieces)
+        return answers
 
     async def stream(self, chunks: Chunks, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
         """SSE frames, the last one ``[DONE]``, or an error."""
-        finished: list[Finished] = []
         try:
             for index in range(self.num_answers):
                 if (first := chunks.first(index)) is not None:
                     yield first
             async for event in self.events:
                 if isinstance(event, Delta):
-                    if event.text or event.logprobs:
+                    if event.reasoning:
+                        self._num_reasoning_tokens += event.num_tokens
+                    if event.text or event.logprobs or event.reasoning or event.tool_calls:
                         yield chunks.delta(event)
                 elif isinstance(event, Finished):
                     yield chunks.last(event)
-                    finished.append(event)
+                    self._finished.append(event)
                 elif isinstance(event, Failed):
                     yield frame(error_body(event.error))
                     return
             if include_usage:
-                yield chunks.usage(finished)
+                yield chunks.usage(self.usage())
             yield DONE
         finally:
             await self.close()
+
+    def usage(self) -> dict[str, Any]:
+        """OpenAI's usage object for all answers; candidates that `best_of` dropped count too."""
+        by_prompt: dict[int, list[Finished]] = {}
+        for finished in self._finished:
+            by_prompt.setdefault(finished.index // self.num_answers_a_prompt, []).append(finished)
+        num_prompt = sum(answers[0].num_prompt_tokens for answers in by_prompt.values())
+        num_made = sum(each.num_completion_tokens + each.num_discarded_tokens for each in self._finished)
+        # of several answers, the first is the one whose prompt had to be computed
+        num_cached = sum(min(each.num_cached_tokens for each in answers) for answers in by_prompt.values())
+        usage: dict[str, Any] = {
+            "prompt_tokens": num_prompt,
+            "completion_tokens": num_made,
+            "total_tokens": num_prompt + num_made,
+            "prompt_tokens_details": {"cached_tokens": num_cached},
+        }
+        if self._num_reasoning_tokens:
+            usage["completion_tokens_details"] = {"reasoning_tokens": self._num_reasoning_tokens}
+        return usage
 
     async def close(self) -> None:
         """Stop the generation if it still runs. Also for one that was never collected or streamed."""
@@ -123,14 +182,14 @@ class Generation:
         await self.events.aclose()
 
 
-async def start(state: ApiState, engine: Engine, request: GenerationRequest, id_prefix: str) -> Generation:
-    """Hand a request to its engine and wait until it is accepted.
+async def start(state: ApiState, engine: Engine, requests: Sequence[GenerationRequest], id_prefix: str) -> Generation:
+    """Hand requests, one a prompt, to their engine and wait until they are accepted.
 
     Raises:
-        RequestError: it was not.
+        RequestError: they were not.
     """
     state.check_open()
-    events = TimedEvents(engine.generate(request), state.settings)
+    events = TimedEvents(generate_many(engine, requests), state.settings)
     state.active.add(events)  # before it is accepted: a server that stops ends it there too
     try:
         event = await events.__anext__()
@@ -142,20 +201,8 @@ async def start(state: ApiState, engine: Engine, request: GenerationRequest, id_
         state.active.discard(events)
         await events.aclose()
         raise
-    return Generation(state, events, engine.info.id, id_prefix + secrets.token_hex(12), request.n)
-
-
-def usage_of(finished: Sequence[Finished]) -> dict[str, Any]:
-    """OpenAI's usage object for all answers of a request; candidates that `best_of` dropped count too."""
-    num_prompt = finished[0].num_prompt_tokens
-    num_made = sum(answer.num_completion_tokens + answer.num_discarded_tokens for answer in finished)
-    return {
-        "prompt_tokens": num_prompt,
-        "completion_tokens": num_made,
-        "total_tokens": num_prompt + num_made,
-        # of several answers, the first is the one whose prompt had to be computed
-        "prompt_tokens_details": {"cached_tokens": min(answer.num_cached_tokens for answer in finished)},
-    }
+    n = requests[0].n
+    return Generation(state, events, engine.info.id, id_prefix + secrets.token_hex(12), len(requests) * n, n)
 
 
 def frame(body: object) -> bytes:

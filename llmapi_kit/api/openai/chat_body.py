@@ -1,0 +1,277 @@
+"""Body of POST /v1/chat/completions.
+
+Source: OpenAI API reference, "Chat"; fields beyond it are those of vLLM and transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from llmapi_kit.api.openai.bodies import GenerationBody, Strict
+from llmapi_kit.engines.base import GenerationRequest, ToolUse
+from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
+from llmapi_kit.sampling.constraints import Constraint
+
+MAX_TOOLS = 128
+FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+
+class ContentPart(Strict):
+    """A part of a message's content."""
+
+    type: str
+    text: str | None = None
+
+
+class CalledFunction(Strict):
+    """What a tool call calls."""
+
+    name: str
+    arguments: str = Field(description="A JSON object, as text.")
+
+
+class ToolCall(Strict):
+    """A call in an assistant's message of the past."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class Message(Strict):
+    """One message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[ContentPart] | None = None
+    tool_calls: list[ToolCall] | None = Field(None, description="Of an assistant's message.")
+    tool_call_id: str | None = Field(None, description="Of a tool's message: which call it answers.")
+    reasoning_content: str | None = Field(None, description="Of an assistant's message; the template may use it.")
+
+
+class Function(Strict):
+    """A function the model may call."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = Field(None, description="A JSON schema.")
+    strict: bool | None = Field(None, description="Keep the arguments to the schema even where the call is free.")
+
+
+class Tool(Strict):
+    """A tool the model may call."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Strict):
+    """The name of a function."""
+
+    name: str
+
+
+class NamedTool(Strict):
+    """A tool the model has to call."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class JsonSchema(Strict):
+    """A named JSON schema."""
+
+    name: str
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = Field(None, description="The answer matches the schema either way.")
+
+
+class ResponseFormat(Strict):
+    """What the answer looks like."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class ChatBody(GenerationBody):
+    """Body of POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: int | None = Field(None, description="OpenAI's newer name of max_tokens.")
+    logprobs: bool | None = Field(None, description="Report the log-probability of each token.")
+    top_logprobs: int | None = Field(None, description="With logprobs: how many alternatives, 0 to 20.")
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = Field(None, description="False: the answer ends after its first call.")
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
+        None, description="For models whose template takes it; on others only none."
+    )
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="Further variables of the chat template.")
+    add_generation_prompt: bool | None = Field(None, description="End the prompt with what begins an answer.")
+    continue_final_message: bool | None = Field(None, description="Go on with the last message, the assistant's.")
+    echo: bool | None = Field(None, description="With continue_final_message: begin the answer with that message.")
+    safety_identifier: str | None = Field(None, description="As user.")
+    prompt_cache_key: str | None = Field(None, description="Prompts are cached by their own beginning and your key.")
+
+    def check(self) -> None:
+        """See `GenerationBody`; the types of content parts first, as what is in a part follows from its type."""
+        for index, message in enumerate(self.messages):
+            check_message(message, f"messages.{index}")
+        super().check()
+        self._check_tools()
+        last = self.messages[-1]
+        if self.continue_final_message:
+            if self.add_generation_prompt:
+                raise InvalidRequestError(
+                    "add_generation_prompt begins a new message, so it does not go with continue_final_message.",
+                    param="add_generation_prompt",
+                )
+            if last.role != "assistant" or not last.content:
+                raise InvalidRequestError(
+                    "continue_final_message needs a last message of the assistant, with content.",
+                    param="continue_final_message",
+                )
+        elif self.echo:
+            raise InvalidRequestError("echo goes with continue_final_message=true only.", param="echo")
+
+    def request(self, defaults: Mapping[str, float], cache_salt: str) -> GenerationRequest:
+        """What the engine is asked.
+
+        Raises:
+            InvalidRequestError: a value is out of range.
+        """
+        return GenerationRequest(
+            messages=self.conversation(),
+            sampling=self.sampling(defaults, logprobs=self._num_logprobs()),
+            n=self.n or 1,
+            num_beams=self.num_beams or 1,
+            echo=bool(self.echo),
+            tools=self._tool_use(),
+            reasoning_effort=self.reasoning_effort,
+            template_options=self.chat_template_kwargs or {},
+            is_continuing=bool(self.continue_final_message),
+            has_generation_prompt=not self.continue_final_message and self.add_generation_prompt is not False,
+            cache_salt=cache_salt,
+        )
+
+    def conversation(self) -> list[dict[str, Any]]:
+        """The messages with plain text content, as `GenerationRequest` takes them."""
+        return [plain_message(message) for message in self.messages]
+
+    def _tool_use(self) -> ToolUse | None:
+        if not self.tools or self.tool_choice == "none":
+            return None
+        return ToolUse(
+            [tool.model_dump(exclude_none=True) for tool in self.tools],
+            is_required=self.tool_choice == "required",
+            forced=self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else "",
+            is_parallel=self.parallel_tool_calls is not False,
+        )
+
+    def _check_tools(self) -> None:
+        names: set[str] = set()
+        for index, tool in enumerate(self.tools or []):
+            param = f"tools.{index}.function.name"
+            name = tool.function.name
+            if not FUNCTION_NAME.fullmatch(name):
+                raise InvalidRequestError(
+                    f"{param} is {name[:80]!r}; a name has 1 to 64 letters, digits, _ or -.", param=param
+                )
+            if name in names:
+                raise InvalidRequestError(f"{param} is {name!r}, which an earlier tool has too.", param=param)
+            names.add(name)
+        if self.tool_choice in (None, "none", "auto"):
+            return
+        if not names:
+            raise InvalidRequestError("tool_choice needs tools to choose from.", param="tool_choice")
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
+            raise InvalidRequestError(
+                f"tool_choice names {self.tool_choice.function.name[:80]!r}; the tools are {', '.join(sorted(names))}.",
+                param="tool_choice",
+            )
+
+    def _constraints(self) -> list[Constraint]:
+        found = super()._constraints()
+        wanted = self.response_format
+        if wanted is not None and wanted.type == "json_object":
+            found.append(Constraint("json_object", "", "response_format"))
+        if wanted is not None and wanted.type == "json_schema":
+            if wanted.json_schema is None or wanted.json_schema.schema_ is None:
+                raise InvalidRequestError(
+                    "response_format of type json_schema needs json_schema.schema.",
+                    param="response_format.json_schema.schema",
+                )
+            found.append(Constraint("json_schema", json.dumps(wanted.json_schema.schema_), "response_format"))
+        if found and self.tools and self.tool_choice in (None, "auto"):
+            raise UnsupportedFieldError(
+                f"{found[0].param} and tools the model may call or not don't go together. Set tool_choice to none, "
+                "required or a function.",
+                param=found[0].param,
+            )
+        return found
+
+    def _num_logprobs(self) -> int | None:
+        """What `SamplingParams.logprobs` takes."""
+        if self.top_logprobs is not None and not self.logprobs:
+            raise InvalidRequestError("top_logprobs goes with logprobs=true only.", param="top_logprobs")
+        if self.top_logprobs is not None and not 0 <= self.top_logprobs <= 20:
+            raise InvalidRequestError(
+                f"top_logprobs is {self.top_logprobs}; 0 to 20 are allowed.", param="top_logprobs"
+            )
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    def _max_tokens(self) -> int | None:
+        both = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(both) > 1:
+            raise InvalidRequestError(
+                "max_tokens and max_completion_tokens mean the same and differ; send one.",
+                param="max_completion_tokens",
+            )
+        if self.max_completion_tokens is not None and self.max_completion_tokens < 1:
+            raise InvalidRequestError(
+                f"max_completion_tokens is {self.max_completion_tokens}; it must be at least 1.",
+                param="max_completion_tokens",
+            )
+        return super()._max_tokens() if self.max_completion_tokens is None else self.max_completion_tokens
+
+
+def check_message(message: Message, path: str) -> None:
+    """Raise for what does not go with the message's role."""
+    if message.content is None and not (message.role == "assistant" and message.tool_calls):
+        raise InvalidRequestError(f"{path} has no content; every message needs it.", param=f"{path}.content")
+    if message.tool_calls and message.role != "assistant":
+        raise InvalidRequestError(
+            f"{path} has tool_calls; only the assistant's messages have.", param=f"{path}.tool_calls"
+        )
+    if message.reasoning_content is not None and message.role != "assistant":
+        raise InvalidRequestError(
+            f"{path} has reasoning_content; only the assistant's messages have.", param=f"{path}.reasoning_content"
+        )
+    if (message.role == "tool") != (message.tool_call_id is not None):
+        says = (
+            "needs tool_call_id" if message.role == "tool" else "has tool_call_id, which goes with the role tool only"
+        )
+        raise InvalidRequestError(f"{path} {says}.", param=f"{path}.tool_call_id")
+    for index, part in enumerate(message.content if isinstance(message.content, list) else ()):
+        part_path = f"{path}.content.{index}"
+        if part.type != "text":
+            raise UnsupportedFieldError(
+                f"{part_path} is of type {part.type[:40]!r}; this model takes text only.", param=f"{part_path}.type"
+            )
+        if part.text is None:
+            raise InvalidRequestError(f"{part_path} has no text.", param=f"{part_path}.text")
+
+
+def plain_message(message: Message) -> dict[str, Any]:
+    """A message as chat templates expect it, with text in place of parts."""
+    content = message.content
+    if isinstance(content, list):
+        content = "\n".join(part.text or "" for part in content)
+    plain = message.model_dump(include={"tool_calls", "tool_call_id", "reasoning_content"}, exclude_none=True)
+    return {"role": "system" if message.role == "developer" else message.role, "content": content, **plain}

@@ -1,0 +1,96 @@
+"""Body of POST /v1/completions.
+
+Source: OpenAI API reference, "Completions (legacy)".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import Field
+
+from llmapi_kit.api.openai.bodies import MAX_ANSWERS, GenerationBody
+from llmapi_kit.engines.base import GenerationRequest
+from llmapi_kit.errors import InvalidRequestError
+
+MAX_PROMPTS = 64
+DEFAULT_MAX_TOKENS = 16
+
+
+class CompletionBody(GenerationBody):
+    """Body of POST /v1/completions."""
+
+    prompt: str | list[str] | list[int] | list[list[int]] = Field(
+        description=f"A text, token ids, or up to {MAX_PROMPTS} of either."
+    )
+    max_tokens: int | None = Field(
+        None, description=f"At most this many new tokens, {DEFAULT_MAX_TOKENS} if left out; 0 with echo scores only."
+    )
+    suffix: str | None = Field(None, description="The text that follows; for models with fill-in-the-middle tokens.")
+    echo: bool | None = Field(None, description="Give the prompt too; with logprobs, its tokens are scored.")
+    best_of: int | None = Field(
+        None, description=f"Make this many candidates, 1 to {MAX_ANSWERS}, and send the n likeliest."
+    )
+    logprobs: int | None = Field(None, description="Report each token's log-probability and this many others, 0 to 5.")
+
+    def check(self) -> None:
+        """See `GenerationBody`."""
+        super().check()
+        if self.suffix is not None and self.echo:
+            raise InvalidRequestError("echo does not go with suffix.", param="echo")
+        if self.logprobs is not None and not 0 <= self.logprobs <= 5:
+            raise InvalidRequestError(f"logprobs is {self.logprobs}; 0 to 5 are allowed.", param="logprobs")
+
+    def requests(self, defaults: Mapping[str, float], cache_salt: str) -> list[GenerationRequest]:
+        """What the engine is asked, one request a prompt.
+
+        Raises:
+            InvalidRequestError: a value is out of range.
+        """
+        sampling = self.sampling(defaults, logprobs=self.logprobs)
+        return [
+            GenerationRequest(
+                prompt=prompt,
+                suffix=self.suffix,
+                sampling=sampling,
+                n=self.n or 1,
+                best_of=self._num_candidates(),
+                num_beams=self.num_beams or 1,
+                echo=bool(self.echo),
+                cache_salt=cache_salt,
+            )
+            for prompt in self._prompts()
+        ]
+
+    def _prompts(self) -> list[str | list[int]]:
+        prompt = self.prompt
+        if isinstance(prompt, str):
+            return [prompt]
+        if not prompt:
+            raise InvalidRequestError("prompt is empty; it needs a text or token ids.", param="prompt")
+        ids = [each for each in prompt if isinstance(each, int)]
+        if ids:
+            return [ids]
+        several = [each for each in prompt if not isinstance(each, int)]
+        if len(several) > MAX_PROMPTS:
+            raise InvalidRequestError(
+                f"prompt has {len(several)} prompts; at most {MAX_PROMPTS} are allowed.", param="prompt"
+            )
+        return several
+
+    def _num_candidates(self) -> int:
+        """What `GenerationRequest.best_of` takes."""
+        n, best_of = self.n or 1, self.best_of
+        if best_of is None:
+            return 0
+        if not n <= best_of <= MAX_ANSWERS:
+            raise InvalidRequestError(f"best_of is {best_of}; it must be n ({n}) to {MAX_ANSWERS}.", param="best_of")
+        if self.stream and best_of > n:
+            raise InvalidRequestError("best_of picks whole answers, so it does not go with stream.", param="best_of")
+        return best_of
+
+    def _max_tokens(self) -> int | None:
+        if self.max_tokens == 0 and self.echo:
+            return 0
+        given = super()._max_tokens()
+        return DEFAULT_MAX_TOKENS if given is None else given

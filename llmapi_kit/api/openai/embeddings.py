@@ -1,0 +1,108 @@
+"""POST /v1/embeddings.
+
+Source: OpenAI API reference, "Embeddings"; base64 is that of little-endian float32.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from llmapi_kit.api.openai.bodies import RequestBody
+from llmapi_kit.api.routes import KeyedRoute
+from llmapi_kit.api.sse import while_connected
+from llmapi_kit.api.state import ApiState, state_of
+from llmapi_kit.engines.base import Engine
+from llmapi_kit.errors import InvalidRequestError, RequestTimeoutError, UnsupportedFieldError
+from llmapi_kit.types import Embedded
+
+MAX_INPUTS = 2048
+
+router = APIRouter(route_class=KeyedRoute, tags=["embeddings"])
+
+
+class EmbeddingBody(RequestBody):
+    """Body of POST /v1/embeddings."""
+
+    input: str | list[str] | list[int] | list[list[int]] = Field(
+        description=f"A text, token ids, or up to {MAX_INPUTS} of either."
+    )
+    encoding_format: Literal["float", "base64"] | None = Field(None, description="float if left out.")
+    dimensions: int | None = Field(None, description="Shorten the vectors; for models trained for it.")
+
+    def inputs(self) -> list[str | list[int]]:
+        """Each input.
+
+        Raises:
+            InvalidRequestError: there are none, or too many.
+        """
+        if isinstance(self.input, str):
+            return [self.input]
+        if not self.input:
+            raise InvalidRequestError("input is empty; it needs a text or token ids.", param="input")
+        ids = [each for each in self.input if isinstance(each, int)]
+        if ids:
+            return [ids]
+        several = [each for each in self.input if not isinstance(each, int)]
+        if len(several) > MAX_INPUTS:
+            raise InvalidRequestError(
+                f"input has {len(several)} inputs; at most {MAX_INPUTS} are allowed.", param="input"
+            )
+        return several
+
+
+@router.post("/v1/embeddings", summary="Embed texts", response_model=None)
+async def create_embedding(body: EmbeddingBody, request: Request) -> Response:
+    """Turn each input into a vector of length 1: the mean of the model's last hidden states over its tokens."""
+    state = state_of(request)
+    body.refuse_unsupported()
+    engine = state.catalog.get(body.model)
+    if "embeddings" not in engine.info.capabilities:
+        raise UnsupportedFieldError(f"The model {engine.info.id!r} makes no embeddings.", param="model")
+    if body.dimensions is not None and "dimensions" not in engine.info.capabilities:
+        raise UnsupportedFieldError(
+            f"The vectors of {engine.info.id!r} can't be shortened; leave dimensions out.", param="dimensions"
+        )
+    embedded = await while_connected(request.receive, _embed(state, engine, body.inputs()))
+    vectors = [_shorten(each.vector, body.dimensions) for each in embedded]
+    encode = _base64 if body.encoding_format == "base64" else list
+    num_tokens = sum(each.num_prompt_tokens for each in embedded)
+    data = [{"object": "embedding", "index": i, "embedding": encode(vector)} for i, vector in enumerate(vectors)]
+    usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
+    return JSONResponse({"object": "list", "data": data, "model": engine.info.id, "usage": usage})
+
+
+async def _embed(state: ApiState, engine: Engine, inputs: Sequence[str | list[int]]) -> list[Embedded]:
+    """The vectors, within the time that a request may take."""
+    state.check_open()
+    limit_s = state.settings.total_timeout_s
+    try:
+        return await asyncio.wait_for(engine.embed(inputs, cache_salt=state.key_check.key_id), limit_s)
+    except asyncio.TimeoutError as exc:
+        raise RequestTimeoutError(f"The request was not complete within {limit_s:g} s, so it was stopped.") from exc
+
+
+def _shorten(vector: Sequence[float], dimensions: int | None) -> Sequence[float]:
+    """The first dimensions, of length 1 again."""
+    if dimensions is None:
+        return vector
+    if not 1 <= dimensions <= len(vector):
+        raise InvalidRequestError(
+            f"dimensions is {dimensions}; the vectors have {len(vector)}, so 1 to {len(vector)} are allowed.",
+            param="dimensions",
+        )
+    norm = math.sqrt(sum(x * x for x in vector[:dimensions])) or 1.0
+    return [x / norm for x in vector[:dimensions]]
+
+
+def _base64(vector: Sequence[float]) -> Any:
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

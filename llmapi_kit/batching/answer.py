@@ -1,0 +1,102 @@
+"""From chosen tokens to events: text, stop conditions, log-probabilities.
+
+Knows nothing of slots, steps or models. Engine thread only; what it remembers of an answer is in the `Request`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from llmapi_kit.batching.beam_search import BeamSearch, Hypothesis
+from llmapi_kit.batching.request import Request
+from llmapi_kit.sampling.detokenize import Detokenizer
+from llmapi_kit.sampling.sampler import Sampled
+from llmapi_kit.types import Delta, Event, Finished, FinishReason, TokenLogprob
+
+
+class AnswerWriter:
+    """Writes the answers of one model.
+
+    Args:
+        eos_ids: tokens that end an answer.
+        token_bytes: bytes of a token id, for logprobs.
+    """
+
+    def __init__(self, eos_ids: frozenset[int], token_bytes: Callable[[int], bytes]) -> None:
+        self._eos_ids = eos_ids
+        self._token_bytes = token_bytes
+
+    def ending_ids(self, request: Request) -> frozenset[int]:
+        """Tokens that end this request's answer."""
+        own = frozenset(request.params.stop_token_ids)
+        return own if request.params.ignore_eos else own | self._eos_ids
+
+    def advance(self, request: Request, choice: Sampled) -> list[Event]:
+        """Take the next token. The last event is a `Finished` if it ends the answer."""
+        events = self.begin(request)
+        request.output_ids.append(choice.token_id)
+        params = request.params
+        ends = choice.token_id in params.stop_token_ids or (choice.token_id in self._eos_ids and not params.ignore_eos)
+        reason: FinishReason | None = "stop" if ends else None
+        text, is_stopped = "", False
+        if not ends:
+            text, is_stopped = request.stops.feed(request.detokenizer.feed(choice.token_id))
+            is_complete = is_stopped or request.row.is_complete
+            reason = "stop" if is_complete else "length" if request.is_at_limit else None
+        if reason is not None and not is_stopped:
+            tail, is_stopped = request.stops.feed(request.detokenizer.flush())
+            text += tail
+            if is_stopped:
+                reason = "stop"
+            else:
+                text += request.stops.flush()
+        if not ends or text:
+            logprobs = () if ends or choice.logprob is None else (self._logprob(choice),)
+            events.append(Delta(text, 0 if ends else 1, logprobs, request.index))
+        if reason is not None:
+            events.append(self.finished(request, reason))
+        return events
+
+    def begin(self, request: Request) -> list[Event]:
+        """The echo of the prompt, once."""
+        if request.echo is None:
+            return []
+        text, request.echo = request.echo, None
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if request.scores_prompt:
+            first = self._entry(request.prompt_ids[0], None)
+            scored = (self._logprob(request.prompt_scores[i]) for i in range(1, len(request.prompt_ids)))
+            logprobs = (first, *scored)
+        return [Delta(text, 0, logprobs, request.index)]
+
+    def finished(self, request: Request, reason: FinishReason) -> Finished:
+        """The end of an answer."""
+        num_prompt, num_made = len(request.prompt_ids), len(request.output_ids)
+        return Finished(reason, num_prompt, num_made, request.num_cached, request.index)
+
+    def hypotheses(self, request: Request, beams: BeamSearch) -> list[Event]:
+        """All events of a beam search that is over; the answers come whole."""
+        events: list[Event] = []
+        num_prompt = len(request.prompt_ids)
+        for index, (best, detokenizer) in enumerate(zip(beams.answers(), request.detokenizers, strict=True)):
+            text = self._text(best, detokenizer)
+            num_shown = len(best.token_ids) - best.is_ended
+            reason: FinishReason = "stop" if best.is_ended else "length"
+            events += [
+                Delta(text, num_shown, (), index),
+                Finished(reason, num_prompt, len(best.token_ids), request.num_cached, index),
+            ]
+        return events
+
+    def _text(self, hypothesis: Hypothesis, detokenizer: Detokenizer) -> str:
+        shown = hypothesis.token_ids[:-1] if hypothesis.is_ended else hypothesis.token_ids
+        return "".join(map(detokenizer.feed, shown)) + detokenizer.flush()
+
+    def _logprob(self, choice: Sampled) -> TokenLogprob:
+        own = self._entry(choice.token_id, choice.logprob)
+        top = tuple(self._entry(token_id, logprob) for token_id, logprob in choice.top)
+        return TokenLogprob(own.token_id, own.text, own.raw, own.logprob, top)
+
+    def _entry(self, token_id: int, logprob: float | None) -> TokenLogprob:
+        raw = self._token_bytes(token_id)
+        return TokenLogprob(token_id, raw.decode("utf-8", errors="replace"), raw, logprob)

@@ -1,0 +1,45 @@
+"""Which dialect a chat template speaks, by what it writes.
+
+Knows templates as text; it neither renders nor parses them.
+"""
+
+from __future__ import annotations
+
+from llmapi_kit.dialects.base import CallForm, Reasoning
+from llmapi_kit.dialects.deepseek import CALL_BEGIN, JSON_FENCE, SEPARATOR, DeepSeekCalls
+from llmapi_kit.dialects.dialect import Dialect
+from llmapi_kit.dialects.history import history_form
+from llmapi_kit.dialects.llama import LlamaCalls
+from llmapi_kit.dialects.mistral import ARGS, CALL_ID, TOOL_CALLS, MistralCalls
+from llmapi_kit.dialects.tagged import OPENING, TaggedCalls
+from llmapi_kit.dialects.xml_reading import FUNCTION, PARAMETER
+
+REASONINGS = (Reasoning("<think>", "</think>"), Reasoning("[THINK]", "[/THINK]"))
+
+
+def dialect_of(chat_template: str | None) -> Dialect:
+    """The dialect of a template; one without calls where the template, or what it writes, is not known.
+
+    Reasoning is read only where the template knows its markers.
+    """
+    template = chat_template or ""
+    name, calls = _calls_of(template)
+    reasoning = next((r for r in REASONINGS if r.opening in template or r.closing in template), None)
+    return Dialect(name, calls, reasoning, history_form(template))
+
+
+def _calls_of(template: str) -> tuple[str, CallForm | None]:
+    def has(*texts: str) -> bool:
+        return all(text in template for text in texts)
+
+    if has(FUNCTION, PARAMETER):
+        return "qwen_xml", TaggedCalls(is_xml=True)
+    if has(OPENING, "arguments") and not has("<arg_key>"):
+        return "hermes", TaggedCalls()
+    if has(TOOL_CALLS):
+        return "mistral", MistralCalls(is_array=not has(ARGS), has_call_id=has(ARGS, CALL_ID))
+    if has(CALL_BEGIN, SEPARATOR):
+        return "deepseek", DeepSeekCalls(is_fenced=has(JSON_FENCE))
+    if has("<|start_header_id|>", "tool_calls", '"parameters": '):
+        return "llama", LlamaCalls()
+    return "plain", None

@@ -1,0 +1,408 @@
+/* A step of a Llama-like decoder as one call: token ids in, logits out, over keys and values of many slots.
+
+   Plain C with the vector extensions that gcc and clang share; compiled for the machine it runs on. All arithmetic is
+   in float; weights, keys and values are stored as float, or as bfloat16 with -DSTORED_BFLOAT16. Where the processor
+   multiplies pairs of bfloat16, products round their inputs to it, as torch does.
+
+   Weights are packed in panels of PANEL outputs: (outputs / PANEL, inputs / DEPTH, PANEL, DEPTH), padded with zeros, so
+   that a product streams through them once and keeps ROWS x PANEL sums in registers. Keys and values of a slot lie in blocks of LANES
+   positions: (slot, block, layer, 2, kv_head, ...), keys as (head_dim, LANES), so that one vector holds the scores of
+   LANES positions, values as (LANES, padded head_dim). Rows that a slot has not reached are never touched. */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "team.h"
+
+#if defined(STORED_BFLOAT16) && defined(__AVX512BF16__)
+#include <immintrin.h>
+#define DEPTH 2 /* inputs that one instruction takes */
+#else
+#define DEPTH 1
+#endif
+#if defined(__AVX512F__)
+#define LANES 16
+#define ROWS 8
+#elif defined(__AVX__)
+#define LANES 8
+#define ROWS 6
+#else
+#define LANES 4
+#define ROWS 8
+#endif
+#define VECTORS 2
+#define PANEL (LANES * VECTORS)
+#define INLINE static inline __attribute__((always_inline))
+#define PADDED(n, to) (((n) + (to) - 1) / (to) * (to))
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t bits __attribute__((may_alias));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+#ifdef STORED_BFLOAT16
+typedef uint16_t stored;
+typedef uint16_t stored_vec __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+INLINE vec load(const stored *from) { return (vec)(__builtin_convertvector(*(const stored_vec *)from, ivec) << 16); }
+INLINE float widen(stored value) {
+    uint32_t bits = (uint32_t)value << 16;
+    float wide;
+    memcpy(&wide, &bits, 4);
+    return wide;
+}
+INLINE stored narrow(float value) { /* to the nearest, ties to even */
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    return value != value ? 0x7fc0 : (stored)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+#else
+typedef float stored;
+INLINE vec load(const stored *from) { return *(const vec *)from; }
+INLINE float widen(stored value) { return value; }
+INLINE stored narrow(float value) { return value; }
+#endif
+
+/* Mirrored by ctypes structures in decoder.py; pointers that may be NULL are marked. */
+typedef struct {
+    const stored *qkv, *output, *gate_up, *down;                           /* packed */
+    const float *input_norm, *post_norm, *qkv_bias, *query_norm, *key_norm; /* last three: or NULL */
+    int64_t window;                                                        /* 0: sees everything */
+    float scaling;
+} Layer;
+
+typedef struct {
+    int64_t num_layers, hidden, inner, heads, kv_heads, head_dim, vocab, max_length;
+    float epsilon;
+    const float *cosines, *sines;  /* (max_length, head_dim); sines of the first half are negative */
+    const stored *embedding;       /* (vocab, hidden), or NULL where the head's panels serve */
+    const stored *head;            /* packed */
+    const float *norm;
+    const Layer *layers;
+    stored *memory;
+} Model;
+
+int64_t panel_width(void) { return PANEL; }
+int64_t panel_depth(void) { return DEPTH; }
+int64_t block_length(void) { return LANES; }
+
+/* --- arithmetic ------------------------------------------------------------------------------------------------- */
+
+INLINE vec splat(float value) { return value - (vec){0}; }
+
+INLINE float total(vec values) {
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += values[i];
+    return sum;
+}
+
+INLINE vec larger(vec a, vec b) {
+    const ivec is_a = a > b;
+    return (vec)(((ivec)a & is_a) | ((ivec)b & ~is_a));
+}
+
+/* e^x to about 1e-7: x = n ln 2 + r, a polynomial in r, n added to the exponent. */
+INLINE vec exponential(vec x) {
+    const vec magic = splat(12582912.0f);
+    x = -larger(-larger(x, splat(-87.0f)), splat(-88.0f));
+    const vec shifted = x * 1.44269504f + magic, n = shifted - magic;
+    const vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return (vec)((ivec)p + (((ivec)shifted - (ivec)magic) << 23));
+}
+
+static void normalise(const float *x, const float *weight, long size, float epsilon, float *out) {
+    vec squares = {0};
+    long i = 0;
+    for (; i + LANES <= size; i += LANES) squares += *(const vec *)(x + i) * *(const vec *)(x + i);
+    float sum = total(squares);
+    for (; i < size; i++) sum += x[i] * x[i];
+    const float scale = 1.0f / sqrtf(sum / size + epsilon);
+    for (i = 0; i < size; i++) out[i] = x[i] * scale * weight[i];
+}
+
+/* A row of a product's inputs is multiplied in steps of DEPTH, each as wide as a float. */
+#if DEPTH == 2
+INLINE void round_inputs(float *row, long size) {
+    long i = 0;
+    for (; i + LANES <= size; i += LANES) /* in place: what is written lies before what is read next */
+        _mm256_storeu_si256((__m256i *)((char *)row + 2 * i), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(row + i)));
+    for (; i < size; i++) {
+        const stored value = narrow(row[i]);
+        memcpy((char *)row + 2 * i, &value, 2);
+    }
+}
+typedef ivec weight_vec;
+INLINE weight_vec load_weights(const stored *from) { return *(const ivec *)from; }
+INLINE vec multiply_add(vec sum, weight_vec weights, const float *x) {
+    return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)weights, (__m512bh)_mm512_set1_epi32(*(const bits *)x));
+}
+#else
+INLINE void round_inputs(float *row, long size) { (void)row, (void)size; }
+typedef vec weight_vec;
+INLINE weight_vec load_weights(const stored *from) { return load(from); }
+INLINE vec multiply_add(vec sum, weight_vec weights, const float *x) { return sum + weights * *x; }
+#endif
+
+INLINE void tile(const int rows, const float *x, long x_stride, const stored *panel, long depth, const float *bias,
+                 int adds, float *out, long out_stride) {
+    vec sums[ROWS][VECTORS];
+#pragma GCC unroll 8
+    for (int m = 0; m < rows; m++)
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++)
+            sums[m][v] = adds ? *(vec *)(out + m * out_stride + v * LANES)
+                              : bias ? *(const vec *)(bias + v * LANES) : (vec){0};
+    for (long k = 0; k < depth / DEPTH; k++, panel += PANEL * DEPTH) {
+        weight_vec weights[VECTORS];
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++) weights[v] = load_weights(panel + v * LANES * DEPTH);
+#pragma GCC unroll 8
+        for (int m = 0; m < rows; m++)
+#pragma GCC unroll 2
+            for (int v = 0; v < VECTORS; v++) sums[m][v] = multiply_add(sums[m][v], weights[v], x + m * x_stride + k);
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < rows; m++)
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++) *(vec *)(out + m * out_stride + v * LANES) = sums[m][v];
+}
+
+/* out (rows, width) = x (rows, depth), rounded, times packed weights, or added to what is there; in whole panels. */
+static void multiply(Team *team, long rows, const float *x, long x_stride, const stored *packed, long depth, long width,
+                     const float *bias, int adds, float *out, long out_stride) {
+    SHARED(team, n, width / PANEL, 1) {
+        const stored *panel = packed + n * PANEL * depth;
+        const float *own_bias = bias ? bias + n * PANEL : 0;
+        for (long m = 0; m < rows; m += ROWS) {
+            const float *from = x + m * x_stride;
+            float *to = out + m * out_stride + n * PANEL;
+#define CASE(count) case count: tile(count, from, x_stride, panel, depth, own_bias, adds, to, out_stride); break;
+            switch (rows - m) {
+                CASE(1) CASE(2) CASE(3) CASE(4) CASE(5)
+#if ROWS > 6
+                CASE(6) CASE(7)
+#endif
+                default: tile(ROWS, from, x_stride, panel, depth, own_bias, adds, to, out_stride);
+            }
+        }
+    }
+    barrier(team);
+}
+
+/* --- attention --------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    long values_width, head, layer, block, slot; /* in elements of the memory */
+} Strides;
+
+static Strides strides_of(const Model *model) {
+    Strides s;
+    s.values_width = PADDED(model->head_dim, LANES);
+    s.head = LANES * (model->head_dim > s.values_width ? model->head_dim : s.values_width);
+    s.layer = 2 * model->kv_heads * s.head;
+    s.block = model->num_layers * s.layer;
+    s.slot = PADDED(model->max_length, LANES) / LANES * s.block;
+    return s;
+}
+
+/* Norm and rotation of one token's queries and keys in place; its keys and values go to memory. */
+static void place(const Model *model, const Layer *layer, const Strides *s, stored *memory, float *qkv, long position) {
+    const long size = model->head_dim, half = size / 2, rotated = model->heads + model->kv_heads;
+    const float *cosine = model->cosines + position * size, *sine = model->sines + position * size;
+    for (long h = 0; h < rotated; h++) {
+        float *x = qkv + h * size;
+        const float *weight = h < model->heads ? layer->query_norm : layer->key_norm;
+        if (weight) normalise(x, weight, size, model->epsilon, x);
+        for (long i = 0; i < half; i++) {
+            const float first = x[i], second = x[i + half];
+            x[i] = first * cosine[i] + second * sine[i];
+            x[i + half] = second * cosine[i + half] + first * sine[i + half];
+        }
+    }
+    for (long h = 0; h < model->kv_heads; h++) {
+        const float *key = qkv + (model->heads + h) * size, *value = qkv + (rotated + h) * size;
+        stored *keys = memory + position / LANES * s->block + h * s->head + position % LANES;
+        stored *values = memory + position / LANES * s->block + (model->kv_heads + h) * s->head +
+                         position % LANES * s->values_width;
+        for (long i = 0; i < size; i++) keys[i * LANES] = narrow(key[i]);
+        for (long i = 0; i < size; i++) values[i] = narrow(value[i]);
+    }
+}
+
+/* One head of one token over its slot's past, itself included. `scores` has room for max_length + 2 * LANES. */
+static void attend(const Model *model, const Layer *layer, const Strides *s, const stored *memory, const float *query,
+                   long kv_head, long position, float *scores, float *out) {
+    const long size = model->head_dim, first = layer->window && position >= layer->window ? position - layer->window + 1 : 0;
+    const long begin = first / LANES * LANES, end = PADDED(position + 1, LANES);
+    const stored *keys = memory + kv_head * s->head, *values = memory + (model->kv_heads + kv_head) * s->head;
+    vec highest = splat(-1e30f), sums = {0};
+    for (long at = begin; at < end; at += LANES) {
+        const stored *block = keys + at / LANES * s->block;
+        vec dots[4] = {{0}, {0}, {0}, {0}};
+        long i = 0;
+        for (; i + 4 <= size; i += 4)
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) dots[j] += load(block + (i + j) * LANES) * query[i + j];
+        for (; i < size; i++) dots[0] += load(block + i * LANES) * query[i];
+        *(vec *)(scores + at) = ((dots[0] + dots[1]) + (dots[2] + dots[3])) * layer->scaling;
+    }
+    for (long at = begin; at < first; at++) scores[at] = -1e30f;
+    for (long at = position + 1; at < end; at++) scores[at] = -1e30f;
+    for (long at = begin; at < end; at += LANES) {
+        highest = larger(*(vec *)(scores + at), highest);
+    }
+    float peak = highest[0];
+    for (int i = 1; i < LANES; i++) peak = highest[i] > peak ? highest[i] : peak;
+    for (long at = begin; at < end; at += LANES) {
+        const vec weight = exponential(*(vec *)(scores + at) - peak);
+        *(vec *)(scores + at) = weight;
+        sums += weight;
+    }
+    const float scale = 1.0f / total(sums);
+    for (long column = 0; column < size; column += LANES) {
+        vec mixed[4] = {{0}, {0}, {0}, {0}};
+        for (long at = begin; at < end; at += LANES) {
+            const stored *block = values + at / LANES * s->block + column;
+            const long from = first > at ? first - at : 0, to = position + 1 - at < LANES ? position + 1 - at : LANES;
+            long i = from;
+            for (; i + 4 <= to; i += 4)
+#pragma GCC unroll 4
+                for (int j = 0; j < 4; j++) mixed[j] += load(block + (i + j) * s->values_width) * scores[at + i + j];
+            for (; i < to; i++) mixed[0] += load(block + i * s->values_width) * scores[at + i];
+        }
+        const vec all = ((mixed[0] + mixed[1]) + (mixed[2] + mixed[3])) * scale;
+        if (column + LANES <= size)
+            *(vec *)(out + column) = all;
+        else
+            for (long i = 0; column + i < size; i++) out[column + i] = all[i];
+    }
+}
+
+/* --- the step ---------------------------------------------------------------------------------------------------- */
+
+static void embed(const Model *model, long token, float *x, long width) {
+    if (model->embedding) {
+        const stored *row = model->embedding + token * model->hidden;
+        for (long i = 0; i < model->hidden; i++) x[i] = widen(row[i]);
+    } else {
+        const stored *row = model->head + token / PANEL * PANEL * model->hidden + token % PANEL * DEPTH;
+        for (long i = 0; i < model->hidden; i++) x[i] = widen(row[i / DEPTH * PANEL * DEPTH + i % DEPTH]);
+    }
+    memset(x + model->hidden, 0, (width - model->hidden) * sizeof(float));
+}
+
+/* SiLU of the gate times up. */
+static void activate(const float *gate, long size, float *out) {
+    const float *up = gate + size;
+    long i = 0;
+    for (; i + LANES <= size; i += LANES) {
+        const vec g = *(const vec *)(gate + i);
+        *(vec *)(out + i) = g / (1.0f + exponential(-g)) * *(const vec *)(up + i);
+    }
+    for (; i < size; i++) out[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+}
+
+typedef struct {
+    long x, h, qkv, gate_up, scores; /* floats a row; scores: floats a thread */
+} Widths;
+
+static Widths widths_of(const Model *model) {
+    const long queries = model->heads * model->head_dim, both = queries + 2 * model->kv_heads * model->head_dim;
+    Widths w;
+    w.x = PADDED(model->hidden, PANEL);
+    w.h = PADDED(queries > w.x ? queries : w.x, PANEL);
+    if (model->inner > w.h) w.h = PADDED(model->inner, PANEL);
+    w.qkv = PADDED(both, PANEL);
+    w.gate_up = PADDED(2 * model->inner, PANEL);
+    w.scores = PADDED(model->max_length, LANES) + 2 * LANES;
+    return w;
+}
+
+/* Floats of working memory that a step of so many tokens needs. */
+int64_t work_size(const Model *model, int64_t num_tokens, int64_t num_threads) {
+    const Widths w = widths_of(model);
+    return num_tokens * (w.h + w.qkv + w.gate_up) + num_threads * w.scores;
+}
+
+/* Elements of memory that a slot takes, and from its start to position `length`. */
+int64_t slot_size(const Model *model) { return strides_of(model).slot; }
+int64_t prefix_size(const Model *model, int64_t length) { return PADDED(length, LANES) / LANES * strides_of(model).block; }
+
+typedef struct {
+    const Model *model;
+    long num_tokens, num_wanted;
+    const int64_t *tokens, *positions, *slots, *wanted;
+    float *x, *logits, *work;
+} Step;
+
+static void run(Team *team, int index, void *arguments) {
+    const Step step = *(Step *)arguments;
+    const Model *model = step.model;
+    const Strides s = strides_of(model);
+    const Widths w = widths_of(model);
+    const long n = step.num_tokens, size = model->head_dim, queries = model->heads * size;
+    const long group = model->heads / model->kv_heads, logits_width = PADDED(model->vocab, PANEL);
+    float *x = step.x, *h = step.work, *qkv = h + n * w.h, *gate_up = qkv + n * w.qkv;
+    float *scores = gate_up + n * w.gate_up + index * w.scores;
+    SHARED(team, t, n, 4) embed(model, step.tokens[t], x + t * w.x, w.x);
+    barrier(team);
+    for (long l = 0; l < model->num_layers; l++) {
+        const Layer *layer = model->layers + l;
+        stored *memory = model->memory + l * s.layer;
+        SHARED(team, t, n, 4) {
+            normalise(x + t * w.x, layer->input_norm, model->hidden, model->epsilon, h + t * w.h);
+            round_inputs(h + t * w.h, model->hidden);
+        }
+        barrier(team);
+        multiply(team, n, h, w.h, layer->qkv, model->hidden, w.qkv, layer->qkv_bias, 0, qkv, w.qkv);
+        SHARED(team, t, n, 4)
+            place(model, layer, &s, memory + step.slots[t] * s.slot, qkv + t * w.qkv, step.positions[t]);
+        barrier(team);
+        SHARED(team, i, n * model->heads, 4) {
+            const long t = i / model->heads, head = i % model->heads;
+            attend(model, layer, &s, memory + step.slots[t] * s.slot, qkv + t * w.qkv + head * size, head / group,
+                   step.positions[t], scores, h + t * w.h + head * size);
+        }
+        barrier(team);
+        if (DEPTH > 1) {
+            SHARED(team, t, n, 4) round_inputs(h + t * w.h, queries);
+            barrier(team);
+        }
+        multiply(team, n, h, w.h, layer->output, queries, w.x, 0, 1, x, w.x);
+        SHARED(team, t, n, 4) {
+            normalise(x + t * w.x, layer->post_norm, model->hidden, model->epsilon, h + t * w.h);
+            round_inputs(h + t * w.h, model->hidden);
+        }
+        barrier(team);
+        multiply(team, n, h, w.h, layer->gate_up, model->hidden, w.gate_up, 0, 0, gate_up, w.gate_up);
+        SHARED(team, t, n, 4) {
+            activate(gate_up + t * w.gate_up, model->inner, h + t * w.h);
+            round_inputs(h + t * w.h, model->inner);
+        }
+        barrier(team);
+        multiply(team, n, h, w.h, layer->down, model->inner, w.x, 0, 1, x, w.x);
+    }
+    SHARED(team, t, n, 4) normalise(x + t * w.x, model->norm, model->hidden, model->epsilon, x + t * w.x);
+    barrier(team);
+    SHARED(team, i, step.num_wanted, 4) {
+        memcpy(h + i * w.h, x + step.wanted[i] * w.x, model->hidden * sizeof(float));
+        round_inputs(h + i * w.h, model->hidden);
+    }
+    barrier(team);
+    multiply(team, step.num_wanted, h, w.h, model->head, model->hidden, logits_width, 0, 0, step.logits, logits_width);
+}
+
+/* Computes `num_tokens` tokens, each at its position of its slot; those of one slot lie one after the other.
+   x (num_tokens, padded hidden) gets the normed last hidden states, logits (num_wanted, padded vocab) what follows
+   those of the tokens `wanted`. One thread, or all of the team. */
+void step(const Model *model, Team *team, int64_t num_threads, int64_t num_tokens, const int64_t *tokens,
+          const int64_t *positions, const int64_t *slots, int64_t num_wanted, const int64_t *wanted, float *x,
+          float *logits, float *work) {
+    Step step = {model, num_tokens, num_wanted, tokens, positions, slots, wanted, x, logits, work};
+    team_run(team, num_threads, run, &step);
+}

@@ -1,0 +1,246 @@
+"""Steps of Llama-like decoders through `decoder.c`: one call a step, without the GIL.
+
+In torch a step of a small model is some fifty small operations, each of which takes and releases the GIL that the
+server's thread wants too. Here Python only lists tokens; the server's work runs beside the whole step. Arithmetic is in
+float32 whatever the weights are stored in.
+
+Owns the packed weights and the KV memory, which the system provides page by page as slots fill up. Knows slots and
+positions, nothing of requests. Engine thread only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from array import array
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from llmapi_kit.runners.base import StepItem
+from llmapi_kit.runners.lean_decoder import LeanDecoder
+from llmapi_kit.runners.native.compiler import load_library
+
+DEFINES: dict[torch.dtype, tuple[str, ...]] = {torch.float32: (), torch.bfloat16: ("STORED_BFLOAT16",)}
+# Multiplications in a step from which sharing it pays for waking the other threads
+SHARED_FROM = 300_000_000
+_POINTER, _SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+
+
+class _Layer(ctypes.Structure):
+    """`Layer` of decoder.c."""
+
+    POINTERS = ("qkv", "output", "gate_up", "down", "input_norm", "post_norm", "qkv_bias", "query_norm", "key_norm")
+    _fields_: ClassVar = [*((name, _POINTER) for name in POINTERS), ("window", _SIZE), ("scaling", _FLOAT)]
+
+
+class _Model(ctypes.Structure):
+    """`Model` of decoder.c."""
+
+    SIZES = ("num_layers", "hidden", "inner", "heads", "kv_heads", "head_dim", "vocab", "max_length")
+    POINTERS = ("cosines", "sines", "embedding", "head", "norm", "layers", "memory")
+    _fields_: ClassVar = [
+        *((name, _SIZE) for name in SIZES),
+        ("epsilon", _FLOAT),
+        *((name, _POINTER) for name in POINTERS),
+    ]
+
+
+class NativeDecoder:
+    """Computes packed steps of a model whose weights it takes over.
+
+    The packed weights replace the model's, module by module, so memory holds them once. After it, the model can't run
+    by itself any more.
+
+    Args:
+        model: a causal language model on the CPU; see `can_run`.
+        num_slots: sequences held at once.
+        max_length: positions a slot.
+        num_threads: of a step.
+
+    Raises:
+        NativeUnavailableError: the C part can't be compiled here; the model is as it was.
+    """
+
+    def __init__(self, model: Any, *, num_slots: int, max_length: int, num_threads: int) -> None:
+        self._library = _declare(load_library(*DEFINES[model.dtype]))
+        self._num_threads = num_threads
+        self._num_weights = sum(p.numel() for p in model.parameters())
+        self._panel = int(self._library.panel_width())
+        self._kept: list[Any] = []  # what the C structures point into
+        config, base = model.config, model.model
+        self.vocab_size = int(model.lm_head.weight.shape[0])
+        self._hidden = int(config.hidden_size)
+        self._model = _Model(
+            num_layers=len(base.layers),
+            hidden=self._hidden,
+            inner=config.intermediate_size,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            head_dim=base.layers[0].self_attn.head_dim,
+            vocab=self.vocab_size,
+            max_length=max_length,
+            epsilon=config.rms_norm_eps,
+        )
+        self._take_over(model, max_length)
+        self._slot_size = int(self._library.slot_size(self._model))
+        # Calloc's pages are there once they are written to; torch.zeros would write to all of them
+        number = np.float32 if model.dtype == torch.float32 else np.uint16
+        self._memory = np.zeros((num_slots, self._slot_size), number)
+        self._model.memory = self._memory.ctypes.data
+        self._reserve(1)
+        self._team = self._library.team_start(num_threads)
+        if not self._team:
+            raise MemoryError("no memory for the threads of a step")
+        self._stop = weakref.finalize(self, self._library.team_stop, self._team)
+
+    @staticmethod
+    def can_run(model: Any) -> bool:
+        """Whether a model is one whose forward pass is written out in C, on a device and of a type it knows."""
+        is_even = model.config.hidden_size % 2 == 0 and model.config.intermediate_size % 2 == 0
+        return model.device.type == "cpu" and model.dtype in DEFINES and is_even and LeanDecoder.can_run(model)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the KV memory, were all of it used."""
+        return self._memory.nbytes
+
+    def step(self, items: Sequence[StepItem]) -> tuple[torch.Tensor, torch.Tensor, list[tuple[StepItem, int]]]:
+        """Compute items.
+
+        Returns:
+            Logits (num_wanted, vocab) as `Runner.step` says; the normed last hidden states (T, hidden) of all tokens
+            in the items' order, which the next step overwrites; and the items with `wants_mean`, each with the row of
+            its first token.
+        """
+        pooled: list[tuple[StepItem, int]] = []
+        tokens, positions, slots, wanted = array("q"), array("q"), array("q"), array("q")
+        for item in items:
+            num = len(item.tokens)
+            if item.wants_mean:
+                pooled.append((item, len(tokens)))
+            tokens.extend(item.tokens)
+            positions.extend(range(item.start, item.start + num))
+            slots.extend((item.slot,) * num)
+            if item.wants_logits:
+                end = len(tokens)
+                wanted.extend(range(end - num if item.wants_every else end - 1, end))
+        num_tokens, num_wanted = len(tokens), len(wanted)
+        # C would read and write beyond its memory
+        if not (0 <= min(tokens) <= max(tokens) < self.vocab_size and max(positions) < self._model.max_length):
+            raise IndexError(f"a token is not below {self.vocab_size} or a position not below {self._model.max_length}")
+        if num_tokens > self._capacity:
+            self._reserve(num_tokens)
+        logits = torch.empty(num_wanted, self._padded(self.vocab_size))
+        self._library.step(
+            self._model,
+            self._team,
+            self._num_threads if num_tokens * self._num_weights >= SHARED_FROM else 1,
+            num_tokens,
+            tokens.buffer_info()[0],
+            positions.buffer_info()[0],
+            slots.buffer_info()[0],
+            num_wanted,
+            wanted.buffer_info()[0],
+            self._states.data_ptr(),
+            logits.data_ptr(),
+            self._work.data_ptr(),
+        )
+        return logits[:, : self.vocab_size], self._states[:num_tokens, : self._hidden], pooled
+
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """Copy the first positions of a slot to another, in every layer."""
+        size = self._library.prefix_size(self._model, length)
+        self._memory[target, :size] = self._memory[source, :size]
+
+    def close(self) -> None:
+        """End the threads. The decoder is not used after it."""
+        self._stop()
+
+    def _reserve(self, num_tokens: int) -> None:
+        """Make room for the intermediate values of a step."""
+        self._capacity = num_tokens
+        self._states = torch.empty(num_tokens, self._padded(self._hidden))
+        self._work = torch.empty(self._library.work_size(self._model, num_tokens, self._num_threads))
+
+    def _padded(self, size: int) -> int:
+        return -(-size // self._panel) * self._panel
+
+    def _take_over(self, model: Any, max_length: int) -> None:
+        config, base, native = model.config, model.model, self._model
+        window = getattr(config, "sliding_window", None) if type(model).__name__ == "MistralForCausalLM" else None
+        cos, sin = base.rotary_emb(torch.zeros(1), torch.arange(max_length)[None])
+        half = native.head_dim // 2
+        native.cosines = self._floats(cos[0])
+        native.sines = self._floats(torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1))
+        native.norm = self._floats(base.norm.weight)
+        layers = (_Layer * len(base.layers))()
+        for layer, module in zip(layers, base.layers, strict=True):
+            attention, mlp = module.self_attn, module.mlp
+            inputs = attention.q_proj, attention.k_proj, attention.v_proj
+            layer.input_norm = self._floats(module.input_layernorm.weight)
+            layer.post_norm = self._floats(module.post_attention_layernorm.weight)
+            if attention.q_proj.bias is not None:
+                layer.qkv_bias = self._floats(self._pad(torch.cat([part.bias for part in inputs])))
+            if hasattr(attention, "q_norm"):
+                layer.query_norm = self._floats(attention.q_norm.weight)
+                layer.key_norm = self._floats(attention.k_norm.weight)
+            layer.qkv = self._pack(*inputs)
+            layer.output = self._pack(attention.o_proj)
+            layer.gate_up = self._pack(mlp.gate_proj, mlp.up_proj)
+            layer.down = self._pack(mlp.down_proj)
+            layer.window = getattr(attention, "sliding_window", window) or 0
+            layer.scaling = attention.scaling
+        native.layers = self._keep(layers, ctypes.addressof(layers))
+        if base.embed_tokens.weight is not model.lm_head.weight:
+            embedding = base.embed_tokens.weight.detach().contiguous()
+            native.embedding = self._keep(embedding, embedding.data_ptr())
+        native.head = self._pack(model.lm_head)
+
+    def _pack(self, *modules: Any) -> int:
+        """Address of the weights of linear modules that share their input, in panels; the modules lose theirs."""
+        joined = self._pad(torch.cat([module.weight.detach() for module in modules]))  # (outputs, inputs)
+        depth = int(self._library.panel_depth())
+        packed = joined.view(-1, self._panel, joined.shape[1] // depth, depth).transpose(1, 2).contiguous()
+        for module in modules:
+            module.weight.data = packed.new_empty(0)
+        return self._keep(packed, packed.data_ptr())
+
+    def _pad(self, rows: torch.Tensor) -> torch.Tensor:
+        missing = self._padded(len(rows)) - len(rows)
+        return functional.pad(rows.detach(), (0, 0) * (rows.ndim - 1) + (0, missing))
+
+    def _floats(self, values: torch.Tensor) -> int:
+        kept = values.detach().float().contiguous().clone()
+        return self._keep(kept, kept.data_ptr())
+
+    def _keep(self, owner: Any, address: int) -> int:
+        self._kept.append(owner)
+        return address
+
+
+def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Tell ctypes the functions' types."""
+    model = ctypes.POINTER(_Model)
+    for name, arguments in {
+        "panel_width": (),
+        "panel_depth": (),
+        "slot_size": (model,),
+        "prefix_size": (model, _SIZE),
+        "work_size": (model, _SIZE, _SIZE),
+    }.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, _SIZE
+    library.step.argtypes = (
+        *(model, _POINTER, _SIZE),
+        *(_SIZE, _POINTER, _POINTER, _POINTER),
+        *(_SIZE, _POINTER, _POINTER, _POINTER, _POINTER),
+    )
+    library.team_start.argtypes, library.team_start.restype = (_SIZE,), _POINTER
+    for function in (library.step, library.team_stop):
+        function.restype = None
+    library.team_stop.argtypes = (_POINTER,)
+    return library

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import subprocess
+
+import platformdirs
+import pytest
+import torch
+
+from llmapi_kit.runners.base import StepItem
+from llmapi_kit.runners.native import compiler
+from llmapi_kit.runners.native.compiler import NativeUnavailableError, load_library
+from llmapi_kit.runners.torch_runner import TorchRunner
+from tests.runners.conftest import make_tiny
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(monkeypatch, tmp_path):
+    """Nothing compiled or loaded yet; what is loaded already stays for other tests."""
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda *args, **kwargs: str(tmp_path / "cache"))
+    monkeypatch.setattr(compiler, "load_library", load_library.__wrapped__)
+    monkeypatch.setattr("llmapi_kit.runners.native.decoder.load_library", load_library.__wrapped__)
+    return tmp_path / "cache" / "native"
+
+
+def test_the_library_is_compiled_once_into_a_private_folder(empty_cache, monkeypatch):
+    compiler.load_library()
+    made = list(empty_cache.iterdir())
+    assert len(made) == 1
+    assert stat.S_IMODE(empty_cache.stat().st_mode) == 0o700
+    monkeypatch.setattr(compiler, "_compile", lambda *args: pytest.fail("compiled again"))
+    assert compiler.load_library().panel_width() > 0
+
+
+def test_another_compiler_flag_makes_another_library(empty_cache):
+    compiler.load_library()
+    compiler.load_library("STORED_BFLOAT16")
+    assert len(list(empty_cache.iterdir())) == 2
+
+
+def test_without_a_compiler_steps_run_in_torch_and_the_log_says_why(monkeypatch, caplog):
+    monkeypatch.setenv("PATH", "")
+    with caplog.at_level(logging.WARNING):
+        runner = TorchRunner(make_tiny("llama"), num_slots=2, max_length=32)
+    assert runner.kind == "lean"
+    assert "no C compiler" in caplog.text
+
+
+def test_a_compiler_that_fails_is_quoted_and_leaves_nothing_behind(monkeypatch, tmp_path, empty_cache):
+    program = tmp_path / "cc"
+    program.write_text("#!/bin/sh\n[ $# = 1 ] || { echo 'no headers here' >&2; exit 1; }\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("CC", str(program))
+    with pytest.raises(NativeUnavailableError, match="no headers here"):
+        compiler.load_library()
+    assert not list(empty_cache.iterdir())
+
+
+def test_a_compiler_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    with pytest.raises(NativeUnavailableError, match="no-such-compiler"):
+        compiler.load_library()
+
+
+def test_the_source_compiles_without_warnings(tmp_path):
+    for define in ("-DSTORED_FLOAT", "-DSTORED_BFLOAT16"):
+        command = ["cc", "-O1", "-Wall", "-Wextra", "-Werror", define, "-shared", "-fPIC", "-pthread"]
+        command += [str(compiler.SOURCES[0]), "-o", str(tmp_path / "short.so"), "-lm"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
+        assert done.returncode == 0, done.stderr
+
+
+def test_processors_with_short_vectors_compute_the_same(monkeypatch):
+    """The width of vectors decides how weights and keys are laid out."""
+    monkeypatch.setattr(compiler, "FLAGS", tuple(flag for flag in compiler.FLAGS if flag != "-march=native"))
+    model = make_tiny("qwen3")  # its heads are no multiple of a long vector
+    ids = [(7 * i) % 190 + 3 for i in range(50)]
+    with torch.inference_mode():
+        expected = model(torch.tensor([ids])).logits[0]
+    runner = TorchRunner(model, num_slots=2, max_length=64)
+    assert runner.kind == "native"
+    runner.step([StepItem(1, 0, ids[:30], False)])
+    logits = runner.step([StepItem(1, 30, ids[30:], True, wants_every=True)])
+    torch.testing.assert_close(logits, expected[30:], atol=2e-5, rtol=1e-4)
