@@ -31,6 +31,8 @@ class Settings(BaseSettings):
         num_threads: CPU threads of a model's step; 0 chooses by its size.
         native: compute the steps of Llama-like models on a CPU in C, compiled at the first load where there is a
             compiler; False computes them in torch.
+        compile: decode through `torch.compile`, for Llama-like models: takes a minute at the first load and is kept.
+            It is meant for GPUs; on a CPU it needs a C++ compiler and is slower than `native`, whose place it takes.
         step_tokens: most tokens computed in one step; smaller is smoother for others, larger is faster for long
             prompts.
         prefix_cache: what a prompt's beginning may be reused for: ``per_key`` keeps the API keys apart (how fast an
@@ -56,6 +58,7 @@ class Settings(BaseSettings):
     kv_memory: int = Field(default=0, ge=0)
     num_threads: int = Field(default=0, ge=0, le=1024)
     native: bool = True
+    compile: bool = False
     step_tokens: int = Field(default=512, ge=1, le=1_000_000)
     max_stall_s: Annotated[float, Field(gt=0, le=60)] = 0.2
     prefix_cache: Literal["per_key", "shared", "off"] = "per_key"

@@ -34,6 +34,8 @@ SETTINGS_OF_MODELS = (
     "context_length",
     "kv_memory",
     "num_threads",
+    "native",
+    "compile",
     "step_tokens",
     "max_queue",
     "prefix_cache",
@@ -52,8 +54,8 @@ def load(name: str, *, device: str | None = None, dtype: str | None = None, **se
             ``Qwen/Qwen3-0.6B``.
         device: ``cpu``, ``cuda`` or ``cuda:0``; the first GPU where there is one.
         dtype: ``float32``, ``bfloat16`` or ``float16``; float32 on a CPU, the model's own on a GPU.
-        settings: ``max_slots``, ``context_length``, ``kv_memory``, ``num_threads``, ``step_tokens``, ``max_queue``,
-            ``prefix_cache``; see `llmapi_kit.config.Settings`.
+        settings: ``max_slots``, ``context_length``, ``kv_memory``, ``num_threads``, ``native``, ``compile``,
+            ``step_tokens``, ``max_queue``, ``prefix_cache``; see `llmapi_kit.config.Settings`.
 
     Raises:
         ModelNotFoundError: there is no such model.

@@ -16,20 +16,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from llmapi_kit.batching.answer import AnswerWriter
 from llmapi_kit.batching.beam_search import BeamSearch, Candidate
 from llmapi_kit.batching.request import Request
 from llmapi_kit.batching.scheduler import Scheduler
 from llmapi_kit.errors import EngineUnavailableError, GenerationError, QueueFullError, RequestError, RequestTimeoutError
-from llmapi_kit.runners.base import Runner, StepItem
+from llmapi_kit.runners.base import Logits, Runner, StepItem
 from llmapi_kit.sampling.sampler import sample
 from llmapi_kit.sampling.scoring import best_continuations, score
 from llmapi_kit.types import Embedded, EngineStats, Event, Failed, Finished, Readiness
-
-if TYPE_CHECKING:
-    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -249,8 +245,8 @@ class BatchingLoop:
             self._count(num_made)
 
     def _set_apart(
-        self, plan: Sequence[tuple[Request, StepItem]], logits: torch.Tensor
-    ) -> tuple[list[Request], torch.Tensor, dict[BeamSearch, list[Candidate]]]:
+        self, plan: Sequence[tuple[Request, StepItem]], logits: Logits
+    ) -> tuple[list[Request], Logits, dict[BeamSearch, list[Candidate]]]:
         """Of a step that holds more than plain requests: who samples, from which logits, and how searches go on."""
         wanting: list[Request] = []
         rows: list[int] = []

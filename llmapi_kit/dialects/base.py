@@ -69,8 +69,8 @@ def functions_of(tools: Sequence[Json]) -> tuple[Function, ...]:
     """The functions of OpenAI's ``tools``, in their order; without ``parameters`` a function takes none.
 
     Raises:
-        InvalidRequestError: a tool has no name, one that not every format can carry or that another tool has, or a schema
-            that is no object.
+        InvalidRequestError: a tool has no name, one that not every format can carry or that another tool has; or its
+            schema is no object.
     """
     functions: dict[str, Function] = {}
     for index, tool in enumerate(tools):

@@ -12,6 +12,7 @@ from llmapi_kit.dialects.base import CallForm, Function, Json, Reasoning, ReplyP
 from llmapi_kit.dialects.grammar import Grammar
 from llmapi_kit.dialects.history import HistoryForm
 from llmapi_kit.dialects.reply import MarkedReply
+from llmapi_kit.dialects.shipped import ShippedForm
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.sampling.constraints import Constraint
 
@@ -29,27 +30,31 @@ class Dialect:
         calls: how it writes calls; None where that is not known.
         reasoning: how it marks reasoning; None where it has none.
         history: what its template wants of earlier calls and their results.
+        shipped: how its tokenizer says that replies are read, where it is not known here.
     """
 
     name: str
     calls: CallForm | None = None
     reasoning: Reasoning | None = None
     history: HistoryForm = field(default_factory=HistoryForm)
+    shipped: ShippedForm | None = None
 
     @property
     def has_calls(self) -> bool:
-        """Whether it is known how calls are written."""
-        return self.calls is not None
+        """Whether calls are read."""
+        return self.calls is not None or (self.shipped is not None and self.shipped.has_calls)
 
     @property
     def markers(self) -> tuple[str, ...]:
         """Texts that may be special tokens and must reach the parser though special tokens are usually hidden."""
+        if self.shipped is not None:
+            return self.shipped.markers
         reasoning = (self.reasoning.opening, self.reasoning.closing) if self.reasoning else ()
         return (*(self.calls.markers if self.calls else ()), *reasoning)
 
     def starts_in_reasoning(self, prompt: str) -> bool:
         """Whether a prompt, as text, ends by opening the reasoning, so that the reply starts inside of it."""
-        return self.reasoning is not None and prompt.rstrip().endswith(self.reasoning.opening)
+        return self.reasoning is not None and prompt.rstrip().endswith(self.reasoning.opening.rstrip())
 
     def parser(self, *, tools: Sequence[Json] = (), parses_calls: bool, starts_in_reasoning: bool) -> ReplyParser:
         """A fresh parser for one answer.
@@ -60,6 +65,8 @@ class Dialect:
             starts_in_reasoning: see the method of that name.
         """
         functions = {function.name: function for function in functions_of(tools)}
+        if self.shipped is not None:
+            return self.shipped.parser(tools, parses_calls=parses_calls, starts_in_reasoning=starts_in_reasoning)
         calls = self.calls if parses_calls else None
         return MarkedReply(calls, functions, self.reasoning, starts_in_reasoning=starts_in_reasoning)
 

@@ -17,40 +17,8 @@ from collections.abc import Mapping
 
 from llmapi_kit.dialects.base import CallForm, Function, Piece, Reasoning
 from llmapi_kit.dialects.calls import Calls
-from llmapi_kit.dialects.text_stream import SPACE, Steps, TextStream, peek, read_literal, read_until, skip_space
-
-
-class _Spoken:
-    """Text that comes out as it comes, but for whitespace at its end, which waits for what follows."""
-
-    def __init__(self) -> None:
-        self._parts: list[str] = []
-        self._space: list[str] = []
-        self._is_framed = False
-
-    def add(self, text: str) -> None:
-        body = text.rstrip(SPACE)
-        if body:
-            self._parts += (*self._space, body)
-            self._space.clear()
-            self._is_framed = False
-        if len(body) < len(text):
-            self._space.append(text[len(body) :])
-
-    def frame(self) -> None:
-        """Something else stands here; whitespace before it, and after it where no text follows, is dropped."""
-        self._space.clear()
-        self._is_framed = True
-
-    def end(self) -> None:
-        if not self._is_framed:
-            self._parts += self._space
-        self._space.clear()
-
-    def take(self) -> str:
-        text = "".join(self._parts)
-        self._parts.clear()
-        return text
+from llmapi_kit.dialects.spoken import Spoken
+from llmapi_kit.dialects.text_stream import Steps, TextStream, peek, read_literal, read_until, skip_space
 
 
 class MarkedReply:
@@ -74,8 +42,8 @@ class MarkedReply:
         self._form = calls
         self._reasoning = reasoning
         self._stream = TextStream()
-        self._text = _Spoken()
-        self._thought = _Spoken()
+        self._text = Spoken()
+        self._thought = Spoken()
         self._calls = Calls(self._stream, functions)
         self._steps = self._read(starts_in_reasoning)
 

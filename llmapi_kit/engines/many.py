@@ -13,7 +13,7 @@ from llmapi_kit.engines.base import Engine, GenerationRequest
 from llmapi_kit.types import Accepted, Delta, Event, Failed, Finished
 
 
-async def generate_many(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event, None]:
+def generate_many(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event, None]:
     """Answer all requests at once; the answers of request i have the indices from i * n on.
 
     One `Accepted` comes when all are accepted, with the sum of their tokens; one `Failed` ends all.
@@ -21,10 +21,10 @@ async def generate_many(engine: Engine, requests: Sequence[GenerationRequest]) -
     Raises:
         RequestError: one was not accepted; the others were stopped.
     """
-    if len(requests) == 1:
-        async for only in engine.generate(requests[0]):
-            yield only
-        return
+    return engine.generate(requests[0]) if len(requests) == 1 else _merge(engine, requests)
+
+
+async def _merge(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event, None]:
     events: asyncio.Queue[Event | BaseException] = asyncio.Queue()
 
     async def pump(request: GenerationRequest, offset: int) -> None:

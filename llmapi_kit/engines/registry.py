@@ -62,6 +62,7 @@ def _make_torch(spec: ModelSpec, settings: Settings, *, device: str | None = Non
         max_length=plan.max_length,
         num_threads=settings.num_threads,
         native=settings.native,
+        is_compiled=settings.compile,
     )
     template = loaded.tokenizer.chat_template
     dialect = dialect_of(template if isinstance(template, str) else None)

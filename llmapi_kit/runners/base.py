@@ -16,6 +16,10 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import torch
 
+    Logits = torch.Tensor
+else:
+    Logits = object  # this room is importable without torch
+
 
 @dataclass(frozen=True, slots=True)
 class StepItem:
@@ -55,7 +59,7 @@ class Runner(Protocol):
         """Called once, on the thread that will call everything else, before the first step."""
         ...
 
-    def step(self, items: Sequence[StepItem]) -> torch.Tensor:
+    def step(self, items: Sequence[StepItem]) -> Logits:
         """Compute all items in one forward pass; a slot stands in at most one item.
 
         Running the same items again writes the same values, so a step that failed may be repeated in parts.

@@ -5,19 +5,20 @@ the same computation on the same weights in about a dozen calls a layer: query, 
 and up in another, rotary embedding from a table, residuals added by the projections that feed them. `TorchRunner`
 uses it where it can and checks it against the model's own logits; everything else runs through the modules.
 
-Knows slots and layouts, nothing of requests. Engine thread only.
+Knows tokens and positions, nothing of slots or requests. Engine thread only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from llmapi_kit.runners.slot_attention import KVMemory, attend
-from llmapi_kit.runners.step_layout import StepLayout
+# Attention of a layer over what it stores: layer, query, key, value, window, scaling -> (T, heads, head_dim)
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, int, float], torch.Tensor]
 
 # Families whose layer is: norm, attention with rotary embedding, norm, gated feed-forward; nothing else. Qwen3 norms
 # each head's queries and keys as well.
@@ -92,11 +93,10 @@ class LeanDecoder:
             and all(p.dtype == model.dtype for p in model.parameters())
         )
 
-    def hidden_states(self, layout: StepLayout, memory: KVMemory | None) -> torch.Tensor:
-        """Normed last hidden states (T, hidden) of a packed step; keys and values go to `memory`."""
-        positions = layout.positions
+    def hidden_states(self, input_ids: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """Normed last hidden states (T, hidden) of tokens (T,) at positions (T,)."""
         cos, sin = self._cos[positions], self._sin[positions]  # (T, 1, head_dim)
-        x = self._embedding[layout.input_ids[0]]  # (T, hidden)
+        x = self._embedding[input_ids]  # (T, hidden)
         num_tokens, width = x.shape
         rotated = self._heads + self._kv_heads
         for index, layer in enumerate(self._layers):
@@ -114,7 +114,7 @@ class LeanDecoder:
                 )
             qk = torch.addcmul(qk * cos, qk.roll(self._head_dim // 2, -1), sin)
             query, key, value = qk[:, : self._heads], qk[:, self._heads :], qkv[:, rotated:]
-            attended = attend(index, query, key, value, layout, memory, layer.window, layer.scaling)
+            attended = attend(index, query, key, value, layer.window, layer.scaling)
             x = torch.addmm(x, attended.reshape(num_tokens, -1), layer.output)
             h = functional.rms_norm(x, (width,), layer.post_norm, self._eps)
             gate, up = functional.linear(h, layer.gate_up).chunk(2, -1)

@@ -30,6 +30,8 @@ class KVMemory:
         dtype: their type.
 
     Attributes:
+        device: as given.
+        dtype: as given.
         layers: layer index to (keys, values), each (num_slots, kv_heads, max_length, head_dim).
     """
 
@@ -37,8 +39,8 @@ class KVMemory:
         self.num_slots = num_slots
         self.max_length = max_length
         self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._device = device
-        self._dtype = dtype
+        self.device = device
+        self.dtype = dtype
 
     @property
     def num_bytes(self) -> int:
@@ -55,10 +57,10 @@ class KVMemory:
 
             def allocate(like: torch.Tensor) -> torch.Tensor:
                 shape = self.num_slots, like.shape[1], self.max_length, like.shape[2]
-                if self._device.type != "cpu":
-                    return torch.zeros(shape, device=self._device, dtype=self._dtype)
-                pages = mmap.mmap(-1, math.prod(shape) * self._dtype.itemsize)
-                return torch.frombuffer(pages, dtype=self._dtype).view(shape)
+                if self.device.type != "cpu":
+                    return torch.zeros(shape, device=self.device, dtype=self.dtype)
+                pages = mmap.mmap(-1, math.prod(shape) * self.dtype.itemsize)
+                return torch.frombuffer(pages, dtype=self.dtype).view(shape)
 
             self.layers[index] = allocate(key), allocate(value)
         return self.layers[index]
@@ -112,28 +114,28 @@ def slot_attention(
         what = "an attention mask of its own" if attention_mask is not None else ", ".join(refused)
         raise UnsupportedModelError(f"{type(module).__name__} uses {what}, which attention over slots can't honour.")
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    return attend(module.layer_idx, q, k, v, slot_layout, slot_memory, sliding_window or 0, scaling)[None], None
+    return attend(slot_layout, slot_memory, module.layer_idx, q, k, v, sliding_window or 0, scaling)[None], None
 
 
 def attend(
+    layout: StepLayout,
+    memory: KVMemory | None,
     layer: int,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    layout: StepLayout,
-    memory: KVMemory | None,
     window: int,
     scaling: float | None,
 ) -> torch.Tensor:
     """Store a layer's new keys and values, and attend each token to its own slot's past.
 
     Args:
+        layout: which token belongs where.
+        memory: see `slot_attention`.
         layer: index of the layer.
         query: (T, heads, head_dim).
         key: (T, kv_heads, head_dim), of the new tokens only.
         value: likewise; its head_dim may be another one.
-        layout: which token belongs where.
-        memory: see `slot_attention`.
         window: how many of the latest positions a token sees, itself included; 0 for all.
         scaling: factor on the scores; None for 1/sqrt(head_dim).
 

@@ -14,6 +14,7 @@ https://huggingface.co/docs/transformers/attention_interface describes the hook.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -24,10 +25,11 @@ from transformers import AttentionInterface
 
 from llmapi_kit.errors import UnsupportedModelError
 from llmapi_kit.runners.base import StepItem
+from llmapi_kit.runners.bucketed_decoder import PAGE, BucketedDecoder
 from llmapi_kit.runners.lean_decoder import LeanDecoder
 from llmapi_kit.runners.native.compiler import NativeUnavailableError
 from llmapi_kit.runners.native.decoder import NativeDecoder
-from llmapi_kit.runners.slot_attention import KVMemory, slot_attention
+from llmapi_kit.runners.slot_attention import KVMemory, attend, slot_attention
 from llmapi_kit.runners.step_layout import StepLayout
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class TorchRunner:
         num_threads: CPU threads of a step; 0 chooses by the model's size.
         lean: use `LeanDecoder` where it knows the model's family; False always goes through the model's modules.
         native: with `lean`: use `NativeDecoder`, compiled C, where it knows the family and there is a compiler.
+        is_compiled: with `lean`: decode through `torch.compile`, not `native`; on a CPU it needs a C++ compiler.
 
     Raises:
         UnsupportedModelError: the model can't be run this way; the message says why.
@@ -62,6 +65,7 @@ class TorchRunner:
         num_threads: int = 0,
         lean: bool = True,
         native: bool = True,
+        is_compiled: bool = False,
     ) -> None:
         self._num_threads = num_threads or _best_num_threads(model)
         self.num_slots = num_slots
@@ -71,12 +75,20 @@ class TorchRunner:
         expected = self._reference_logits()
         self.vocab_size = int(expected.shape[-1])
         model.set_attn_implementation(ATTENTION_NAME)
-        self._memory = KVMemory(num_slots, max_length, model.device, model.dtype)
-        self._pooled: dict[int, dict[int, torch.Tensor]] = {}  # slot to first position to the sum of a chunk's states
         can_be_lean = lean and LeanDecoder.can_run(model)
-        self._native = self._make_native(num_threads or torch.get_num_threads()) if native and can_be_lean else None
+        # A slot to spare, and whole pages: see `BucketedDecoder`
+        is_bucketed = can_be_lean and (is_compiled or model.device.type == "cuda")
+        shape = (num_slots + 1, -(-max_length // PAGE) * PAGE) if is_bucketed else (num_slots, max_length)
+        self._memory = KVMemory(*shape, model.device, model.dtype)
+        self._pooled: dict[int, dict[int, torch.Tensor]] = {}  # slot to first position to the sum of a chunk's states
+        may_be_native = native and can_be_lean and not is_compiled
+        self._native = self._make_native(num_threads or torch.get_num_threads()) if may_be_native else None
         self._lean = LeanDecoder(model, max_length) if can_be_lean and self._native is None else None
+        self._bucketed: BucketedDecoder | None = None
         self._self_check(expected)
+        if is_bucketed and self._lean is not None:
+            self._bucketed = self._make_bucketed(self._lean, is_compiled)
+            self._self_check(expected)
 
     @property
     def kv_bytes(self) -> int:
@@ -99,9 +111,12 @@ class TorchRunner:
             answer, states, pooled = self._native.step(items)
             self._pool(pooled, states)
             return answer
+        if self._bucketed is not None and BucketedDecoder.can_run(items):
+            return self._bucketed.step(items)
         layout = StepLayout(items, self._device)
         if self._lean is not None:
-            states = self._lean.hidden_states(layout, self._memory)
+            over_slots = functools.partial(attend, layout, self._memory)
+            states = self._lean.hidden_states(layout.input_ids[0], layout.positions, over_slots)
             self._pool(layout.pooled, states)
             # All decodes is the common case, and then the row is the answer already
             return self._lean.logits(states if layout.wants_all else states[layout.wanted])
@@ -154,7 +169,21 @@ class TorchRunner:
             self._native.close()
         self._memory.clear()
         self._pooled.clear()
-        self._model = self._lean = self._native = None
+        self._model = self._lean = self._native = self._bucketed = None
+
+    def _make_bucketed(self, lean: LeanDecoder, is_compiled: bool) -> BucketedDecoder:
+        num_threads = torch.get_num_threads()
+        torch.set_num_threads(self._num_threads)  # another number would compile anew, on the first request
+        try:
+            return BucketedDecoder(
+                lean,
+                self._memory,
+                num_slots=self.num_slots,
+                compiler=functools.partial(torch.compile, dynamic=True) if is_compiled else None,
+                is_recorded=self._device.type == "cuda",
+            )
+        finally:
+            torch.set_num_threads(num_threads)
 
     def _make_native(self, num_threads: int) -> NativeDecoder | None:
         """The decoder in C, or None where it can't be had; which is logged where the model's family has one."""

@@ -16,7 +16,7 @@ from llmapi_kit.dialects.deepseek import CALLS_END
 from llmapi_kit.models.spec import POCKET_DIR
 
 # What ends the things that would otherwise go on for long when tokens are drawn at random
-ENDS = ("</think>", "</parameter>\n", "\n</parameter>\n", '"', '"}', "}", "]", "\n")
+ENDS = (CALLS_END, "</think>", "</parameter>\n", "\n</parameter>\n", '"', '"}', "}", "]", "\n")
 MAX_TOKENS = 3000
 
 
@@ -70,7 +70,7 @@ def draw(vocab, constraint, seed, starts=()):
         allowed = np.flatnonzero(np.unpackbits(mask, bitorder="little")[: vocab.matching.vocab_size])
         chosen = [int(rng.choice(list(allowed)))]
         if len(allowed) > 1 and (len(ids) > 100 or rng.random() < 0.3):
-            wanted = (CALLS_END, *rng.sample(ENDS, len(ENDS))) if len(ids) > 100 or not starts else starts
+            wanted = rng.sample(ENDS, len(ENDS)) if len(ids) > 100 or not starts else starts
             ends = [vocab.encode(text) for text in wanted]
             chosen = next((end for end in ends if drawing.validate_tokens(end) == len(end)), chosen)
         if chosen[0] not in vocab.matching.eos_tokens:

@@ -266,8 +266,8 @@ def test_what_bare_text_can_not_guarantee_is_refused_by_name(schema, param):
 
 
 def test_arguments_that_depend_on_each_other_are_refused_in_bare_text():
+    tool = function("f", {"a": {}}, anyOf=[{"required": ["a"]}])
     with pytest.raises(InvalidRequestError, match="anyOf"):
-        tool = function("f", {"a": {}}, anyOf=[{"required": ["a"]}])
         made("xml").call_constraint([tool], forced="f", parallel=False, added_tokens={})
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001  (the markers are spelled so)
 from __future__ import annotations
 
 import pytest
@@ -19,42 +20,20 @@ CALLED = (("get_time", '{"city": "Oslo"}'),)
 FORMS = [HERMES, TaggedCalls(is_xml=True), LlamaCalls(), MistralCalls(), DeepSeekCalls()]
 
 # Pieces of every format, whole and broken, and ordinary text that looks like them
-SCRAPS = st.sampled_from(
-    [
-        *(
-            "<think>",
-            "</think>",
-            "<tool_call>",
-            "</tool_call>",
-            "<tool",
-            "</",
-            "<",
-            "\n",
-            " ",
-            "\n\n",
-            "京都",
-            "😀",
-            "x",
-        ),
-        *(
-            '{"name": "get_time", "arguments": {"city": "Os}lo\\""}}',
-            '{"arguments": {"a": [1, {"b": 2}]}, "name": "f"}',
-        ),
-        *('{"name": "get_time"', ', "parameters": ', "{", "}", "[", "]", '"', "\\", ":", ",", ";", "null", "12", "tru"),
-        *("<function=get_weather>", "<parameter=city>", "<parameter=days>", "3", "</parameter>", "</function>"),
-        *("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "get_time", "<|python_tag|>", "```json\n", "```", "function"),
-        *(
-            "<｜tool▁calls▁begin｜>",
-            "<｜tool▁call▁begin｜>",
-            "<｜tool▁sep｜>",
-            "<｜tool▁call▁end｜>",
-            "<｜tool▁calls▁end｜>",
-        ),  # noqa: RUF001
-    ]
+WORDS = """
+    < </ <tool <think> </think> <tool_call> </tool_call> 京都 😀 { } [ ] : , ; " null 12 tru [ARGS] ``` function x \\
+    <function=get_weather> <parameter=city> <parameter=days> 3 </parameter> </function> get_time
+    <｜tool▁calls▁begin｜> <｜tool▁call▁begin｜> <｜tool▁sep｜> <｜tool▁call▁end｜> <｜tool▁calls▁end｜>
+    [TOOL_CALLS] [CALL_ID] <|python_tag|> ```json
+"""
+PHRASES = (
+    *("\n", " ", "\n\n", '{"name": "get_time"', ', "parameters": '),
+    *('{"name": "get_time", "arguments": {"city": "Os}lo\\""}}', '{"arguments": {"a": [1, {"b": 2}]}, "name": "f"}'),
 )
+SCRAPS = st.sampled_from([*WORDS.split(), *PHRASES])
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: type(form).__name__ + str(getattr(form, "is_xml", "")))
+@pytest.mark.parametrize("form", FORMS, ids=str)
 @given(scraps=st.lists(SCRAPS, max_size=14), inside=st.booleans(), data=st.data())
 def test_any_split_gives_what_the_whole_text_gives(form, scraps, inside, data):
     text = "".join(scraps)
@@ -64,12 +43,12 @@ def test_any_split_gives_what_the_whole_text_gives(form, scraps, inside, data):
     assert joined(outputs(form, text, inside=inside, pieces=list(text))) == whole
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: type(form).__name__ + str(getattr(form, "is_xml", "")))
-@given(text=st.text(st.sampled_from('<think>/tool_call |{"}[]:,; \nab'), max_size=60))
-def test_text_without_a_call_comes_out_as_it_went_in(form, text):
-    reply = joined(outputs(form, text, reasoning=None, pieces=list(text)))
-    assert not reply.calls
-    assert reply.text == text
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@given(scraps=st.lists(SCRAPS, max_size=14))
+def test_where_no_call_begins_nothing_is_lost(form, scraps):
+    text = "".join(scraps)
+    reply = joined(outputs(form, text, reasoning=None))
+    assert reply.calls or reply.text == text
 
 
 def test_ordinary_text_is_not_held_back():

@@ -106,11 +106,16 @@ def tiny_model(request):
 FORMS = {
     "native": {},
     "lean": {"native": False},
+    "bucketed": {"is_compiled": True},
     "modules": {"lean": False},
 }
 
 
 @pytest.fixture(params=sorted(FORMS))
-def form(request):
-    """Options of `TorchRunner` that choose how the forward pass runs, where the family allows it."""
+def form(request, monkeypatch):
+    """Options of `TorchRunner` that choose how the forward pass runs, where the family allows it.
+
+    Nothing is compiled by torch: that takes a minute and changes no logic.
+    """
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     return FORMS[request.param]

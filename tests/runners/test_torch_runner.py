@@ -12,6 +12,10 @@ from llmapi_kit.runners.torch_runner import TorchRunner
 from .conftest import FORMS, TINY, VOCAB, make_tiny
 
 
+def named(form):
+    return next(name for name, options in FORMS.items() if options == form)
+
+
 def prompt_of(length, seed):
     return torch.randint(3, VOCAB, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
 
@@ -110,7 +114,7 @@ def test_logits_of_every_token_of_a_chunk_are_those_of_the_whole_prompt(tiny_mod
 @pytest.mark.parametrize("family", sorted(TINY))
 def test_llama_like_families_run_in_c_or_written_out_and_others_through_their_modules(family, form):
     model = make_tiny(family)
-    kind = "modules" if family == "gpt2" or form == FORMS["modules"] else "lean" if form == FORMS["lean"] else "native"
+    kind = "modules" if family == "gpt2" else {"bucketed": "lean"}.get(name := named(form), name)
     assert TorchRunner(model, num_slots=2, max_length=32, **form).kind == kind
 
 

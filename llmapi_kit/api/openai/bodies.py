@@ -84,18 +84,61 @@ class GenerationBody(RequestBody):
 
     stream: bool | None = Field(None, description="Send pieces as server-sent events.")
     stream_options: StreamOptions | None = None
-    n: int | None = Field(None, description=f"How many answers, 1 to {MAX_ANSWERS}.")
-    max_tokens: int | None = Field(None, description="At most this many new tokens.")
-    temperature: float | None = Field(None, description="0 is greedy. Default: the model's own, else 1.")
-    top_k: int | None = Field(None, description="Keep the k most likely tokens; 0 keeps all.")
-    top_p: float | None = Field(None, description="Keep the likeliest tokens that make up this probability.")
-    min_p: float | None = Field(None, description="Drop tokens below this share of the likeliest one.")
-    repetition_penalty: float | None = Field(None, description="Divides logits of tokens already seen; 1 is off.")
-    presence_penalty: float | None = Field(None, description="Subtracted once from tokens already made.")
-    frequency_penalty: float | None = Field(None, description="Subtracted for each time a token was made.")
-    logit_bias: dict[str, float] | None = Field(None, description="Token id to a number added to its logit.")
-    seed: int | None = Field(None, description="The same request with the same seed gives the same text.")
-    stop: str | list[str] | None = Field(None, description="Up to four texts that end the answer.")
+    n: int | None = Field(
+        None,
+        description=f"How many answers, 1 to {MAX_ANSWERS}.",
+        json_schema_extra={"minimum": 1, "maximum": MAX_ANSWERS},
+    )
+    max_tokens: int | None = Field(None, description="At most this many new tokens.", json_schema_extra={"minimum": 1})
+    temperature: float | None = Field(
+        None,
+        description="0 is greedy. Default: the model's own, else 1.",
+        json_schema_extra={"minimum": 0, "maximum": 2},
+    )
+    top_k: int | None = Field(
+        None,
+        description="Keep the k most likely tokens; 0 keeps all.",
+        json_schema_extra={"minimum": 0, "maximum": 2**31 - 1},
+    )
+    top_p: float | None = Field(
+        None,
+        description="Keep the likeliest tokens that make up this probability.",
+        json_schema_extra={"exclusiveMinimum": 0, "maximum": 1},
+    )
+    min_p: float | None = Field(
+        None,
+        description="Drop tokens below this share of the likeliest one.",
+        json_schema_extra={"minimum": 0, "maximum": 1},
+    )
+    repetition_penalty: float | None = Field(
+        None,
+        description="Divides logits of tokens already seen; 1 is off.",
+        json_schema_extra={"exclusiveMinimum": 0, "maximum": 10},
+    )
+    presence_penalty: float | None = Field(
+        None, description="Subtracted once from tokens already made.", json_schema_extra={"minimum": -2, "maximum": 2}
+    )
+    frequency_penalty: float | None = Field(
+        None, description="Subtracted for each time a token was made.", json_schema_extra={"minimum": -2, "maximum": 2}
+    )
+    logit_bias: dict[str, float] | None = Field(
+        None,
+        description="Token id to a number added to its logit.",
+        json_schema_extra={
+            "propertyNames": {"pattern": "^[0-9]{1,4}$"},
+            "additionalProperties": {"minimum": -100, "maximum": 100},
+        },
+    )
+    seed: int | None = Field(
+        None,
+        description="The same request with the same seed gives the same text.",
+        json_schema_extra={"minimum": -(2**63), "maximum": 2**63 - 1},
+    )
+    stop: str | list[str] | None = Field(
+        None,
+        description="Up to four texts that end the answer.",
+        json_schema_extra={"maxItems": 4, "items": {"minLength": 1, "maxLength": 1024}, "minLength": 1},
+    )
     stop_token_ids: list[int] | None = Field(None, description="Token ids that end the answer.")
     ignore_eos: bool | None = Field(None, description="Go on past the end of turn, up to max_tokens.")
     do_sample: bool | None = Field(None, description="False is greedy, whatever temperature says.")
@@ -103,6 +146,7 @@ class GenerationBody(RequestBody):
         None,
         description="Above 1: a beam search, which gives the n likeliest whole answers and does not sample, so that "
         "temperature, top_k, top_p, min_p and seed have no say.",
+        json_schema_extra={"minimum": 1, "maximum": 16},
     )
     guided_json: dict[str, Any] | bool | None = Field(None, description="A JSON schema that the answer matches.")
     guided_regex: str | None = Field(None, description="A regular expression that the whole answer matches.")

@@ -12,8 +12,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from llmapi_kit.api.openai.answer_schemas import ChatCompletion, ChatCompletionChunk
 from llmapi_kit.api.openai.chat_body import ChatBody
 from llmapi_kit.api.openai.generation import Answer, Generation, frame, start
+from llmapi_kit.api.openapi import answers, examples
 from llmapi_kit.api.routes import KeyedRoute
 from llmapi_kit.api.sse import EventStream, while_connected
 from llmapi_kit.api.state import state_of
@@ -25,7 +27,19 @@ _quote = json.JSONEncoder(ensure_ascii=False).encode
 router = APIRouter(route_class=KeyedRoute, tags=["chat"])
 
 
-@router.post("/v1/chat/completions", summary="Answer a conversation", response_model=None)
+EXAMPLES = examples(
+    A_question={"messages": [{"role": "user", "content": "What is the capital of France?"}]},
+    A_stream={"messages": [{"role": "user", "content": "Hello!"}], "stream": True, "max_tokens": 50},
+)
+
+
+@router.post(
+    "/v1/chat/completions",
+    summary="Answer a conversation",
+    response_model=None,
+    responses=answers(ChatCompletion, event=ChatCompletionChunk),
+    openapi_extra=EXAMPLES,
+)
 async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     """Answer a conversation, at once or as server-sent events."""
     state = state_of(request)

@@ -56,7 +56,7 @@ class Message(Strict):
 class Function(Strict):
     """A function the model may call."""
 
-    name: str
+    name: str = Field(json_schema_extra={"pattern": "^[a-zA-Z0-9_-]{1,64}$"})
     description: str | None = None
     parameters: dict[str, Any] | None = Field(None, description="A JSON schema.")
     strict: bool | None = Field(None, description="Keep the arguments to the schema even where the call is free.")
@@ -104,7 +104,11 @@ class ChatBody(GenerationBody):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: int | None = Field(None, description="OpenAI's newer name of max_tokens.")
     logprobs: bool | None = Field(None, description="Report the log-probability of each token.")
-    top_logprobs: int | None = Field(None, description="With logprobs: how many alternatives, 0 to 20.")
+    top_logprobs: int | None = Field(
+        None,
+        description="With logprobs: how many alternatives, 0 to 20.",
+        json_schema_extra={"minimum": 0, "maximum": 20},
+    )
     response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None

@@ -24,14 +24,22 @@ class CompletionBody(GenerationBody):
         description=f"A text, token ids, or up to {MAX_PROMPTS} of either."
     )
     max_tokens: int | None = Field(
-        None, description=f"At most this many new tokens, {DEFAULT_MAX_TOKENS} if left out; 0 with echo scores only."
+        None,
+        description=f"At most this many new tokens, {DEFAULT_MAX_TOKENS} if left out; 0 with echo scores only.",
+        json_schema_extra={"minimum": 0},
     )
     suffix: str | None = Field(None, description="The text that follows; for models with fill-in-the-middle tokens.")
     echo: bool | None = Field(None, description="Give the prompt too; with logprobs, its tokens are scored.")
     best_of: int | None = Field(
-        None, description=f"Make this many candidates, 1 to {MAX_ANSWERS}, and send the n likeliest."
+        None,
+        description=f"Make this many candidates, 1 to {MAX_ANSWERS}, and send the n likeliest.",
+        json_schema_extra={"minimum": 1, "maximum": MAX_ANSWERS},
     )
-    logprobs: int | None = Field(None, description="Report each token's log-probability and this many others, 0 to 5.")
+    logprobs: int | None = Field(
+        None,
+        description="Report each token's log-probability and this many others, 0 to 5.",
+        json_schema_extra={"minimum": 0, "maximum": 5},
+    )
 
     def check(self) -> None:
         """See `GenerationBody`."""

@@ -12,8 +12,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from llmapi_kit.api.openai.answer_schemas import Completion, CompletionChunk
 from llmapi_kit.api.openai.completion_body import CompletionBody
 from llmapi_kit.api.openai.generation import Generation, frame, start
+from llmapi_kit.api.openapi import answers, examples
 from llmapi_kit.api.routes import KeyedRoute
 from llmapi_kit.api.sse import EventStream, while_connected
 from llmapi_kit.api.state import state_of
@@ -22,7 +24,13 @@ from llmapi_kit.types import Delta, Finished, TokenLogprob
 router = APIRouter(route_class=KeyedRoute, tags=["completions"])
 
 
-@router.post("/v1/completions", summary="Continue a prompt", response_model=None)
+@router.post(
+    "/v1/completions",
+    summary="Continue a prompt",
+    response_model=None,
+    responses=answers(Completion, event=CompletionChunk),
+    openapi_extra=examples(A_text={"prompt": "The sun", "max_tokens": 16}, Token_ids={"prompt": [5, 6, 7]}),
+)
 async def create_completion(body: CompletionBody, request: Request) -> Response:
     """Continue a prompt, at once or as server-sent events. No chat template is applied."""
     state = state_of(request)

@@ -17,7 +17,9 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from llmapi_kit.api.openai.answer_schemas import EmbeddingList
 from llmapi_kit.api.openai.bodies import RequestBody
+from llmapi_kit.api.openapi import answers, examples
 from llmapi_kit.api.routes import KeyedRoute
 from llmapi_kit.api.sse import while_connected
 from llmapi_kit.api.state import ApiState, state_of
@@ -37,7 +39,9 @@ class EmbeddingBody(RequestBody):
         description=f"A text, token ids, or up to {MAX_INPUTS} of either."
     )
     encoding_format: Literal["float", "base64"] | None = Field(None, description="float if left out.")
-    dimensions: int | None = Field(None, description="Shorten the vectors; for models trained for it.")
+    dimensions: int | None = Field(
+        None, description="Shorten the vectors; for models trained for it.", json_schema_extra={"minimum": 1}
+    )
 
     def inputs(self) -> list[str | list[int]]:
         """Each input.
@@ -60,7 +64,13 @@ class EmbeddingBody(RequestBody):
         return several
 
 
-@router.post("/v1/embeddings", summary="Embed texts", response_model=None)
+@router.post(
+    "/v1/embeddings",
+    summary="Embed texts",
+    response_model=None,
+    responses=answers(EmbeddingList),
+    openapi_extra=examples(Two_texts={"input": ["The sun", "The moon"]}),
+)
 async def create_embedding(body: EmbeddingBody, request: Request) -> Response:
     """Turn each input into a vector of length 1: the mean of the model's last hidden states over its tokens."""
     state = state_of(request)

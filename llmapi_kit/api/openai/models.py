@@ -7,6 +7,8 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.requests import Request
 
+from llmapi_kit.api.openai.answer_schemas import ModelCard, ModelList
+from llmapi_kit.api.openapi import answers
 from llmapi_kit.api.routes import KeyedRoute
 from llmapi_kit.api.state import state_of
 from llmapi_kit.types import EngineInfo
@@ -14,13 +16,13 @@ from llmapi_kit.types import EngineInfo
 router = APIRouter(route_class=KeyedRoute, prefix="/v1/models", tags=["models"])
 
 
-@router.get("", summary="List models")
+@router.get("", summary="List models", response_model=None, responses=answers(ModelList))
 async def list_models(request: Request) -> dict[str, Any]:
     """Every model, the default one first."""
     return {"object": "list", "data": [_describe(engine.info) for engine in state_of(request).catalog.all()]}
 
 
-@router.get("/{model:path}", summary="Retrieve a model")
+@router.get("/{model:path}", summary="Retrieve a model", response_model=None, responses=answers(ModelCard))
 async def retrieve_model(model: str, request: Request) -> dict[str, Any]:
     """One model; its id may contain slashes."""
     return _describe(state_of(request).catalog.get(model).info)

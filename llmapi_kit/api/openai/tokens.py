@@ -8,8 +8,10 @@ from fastapi import APIRouter
 from pydantic import Field
 from starlette.requests import Request
 
+from llmapi_kit.api.openai.answer_schemas import Detokenized, Tokenized, Version
 from llmapi_kit.api.openai.bodies import RequestBody
 from llmapi_kit.api.openai.chat_body import Message, Tool, check_message, plain_message
+from llmapi_kit.api.openapi import answers, examples
 from llmapi_kit.api.routes import KeyedRoute
 from llmapi_kit.api.state import state_of
 from llmapi_kit.engines.base import GenerationRequest, ToolUse
@@ -37,7 +39,13 @@ class DetokenizeBody(RequestBody):
     tokens: list[int]
 
 
-@router.post("/tokenize", summary="Text or messages to token ids")
+@router.post(
+    "/tokenize",
+    summary="Text or messages to token ids",
+    response_model=None,
+    responses=answers(Tokenized),
+    openapi_extra=examples(A_text={"prompt": "The sun"}),
+)
 async def tokenize(body: TokenizeBody, request: Request) -> dict[str, Any]:
     """The token ids that a prompt, or a conversation under the chat template, becomes."""
     body.refuse_unsupported()
@@ -61,14 +69,21 @@ async def tokenize(body: TokenizeBody, request: Request) -> dict[str, Any]:
     return {"count": len(ids), "max_model_len": engine.info.context_length, "tokens": ids, "token_strs": texts}
 
 
-@router.post("/detokenize", summary="Token ids to text")
+@router.post(
+    "/detokenize",
+    summary="Token ids to text",
+    response_model=None,
+    responses=answers(Detokenized),
+    openapi_extra=examples(Three_tokens={"tokens": [5, 6, 7]}),
+)
 async def detokenize(body: DetokenizeBody, request: Request) -> dict[str, str]:
     """The text of token ids, special tokens included."""
     body.refuse_unsupported()
     return {"prompt": await state_of(request).catalog.get(body.model).detokenize(body.tokens)}
 
 
-@router.api_route("/version", methods=["GET", "POST"], summary="The kit's version")
+@router.post("/version", include_in_schema=False)
+@router.get("/version", summary="The kit's version", response_model=None, responses=answers(Version))
 async def version() -> dict[str, str]:
     """Which version of llmapi_kit this is."""
     return {"version": __version__}

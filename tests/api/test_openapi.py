@@ -1,0 +1,100 @@
+"""The OpenAPI document: valid, whole, and true as to keys and examples."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import schemathesis
+
+from llmapi_kit.config import load_settings
+from llmapi_kit.engines.registry import make_engine
+from llmapi_kit.models.spec import parse_spec
+
+from .conftest import serving
+
+POST = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    engine = make_engine(parse_spec("pocket"), load_settings())
+    with serving(tmp_path_factory.mktemp("home"), engine) as made:
+        yield made
+
+
+@pytest.fixture
+def client(server, http):
+    return http(server)
+
+
+@pytest.fixture
+def document(client):
+    return client.get("/openapi.json").json()
+
+
+def operations(document):
+    return [(path, method, each) for path, methods in document["paths"].items() for method, each in methods.items()]
+
+
+def test_it_is_valid_and_every_reference_leads_somewhere(document):
+    schemathesis.openapi.from_dict(document).validate()
+    for reference in set(re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(document))):
+        part = document
+        for name in reference.split("/"):
+            part = part[name]
+
+
+def test_it_is_the_same_each_time(client, document):
+    assert client.get("/openapi.json").json() == document
+
+
+def test_operations_have_names_of_their_own_and_a_summary(document):
+    names = [operation["operationId"] for _, _, operation in operations(document)]
+    assert len(set(names)) == len(names)
+    assert all(operation["summary"] for _, _, operation in operations(document))
+
+
+def test_every_answer_has_a_schema_and_an_id(document):
+    for path, _, operation in operations(document):
+        for status, response in operation["responses"].items():
+            if "$ref" in response:
+                response = document["components"]["responses"][response["$ref"].rpartition("/")[2]]
+            assert response["headers"]["x-request-id"], (path, status)
+            assert all(content["schema"] for content in response["content"].values()), (path, status)
+
+
+def test_errors_are_in_openais_shape_and_there_is_no_422(document):
+    responses = document["components"]["responses"].values()
+    assert {each["content"]["application/json"]["schema"]["$ref"] for each in responses} == {
+        "#/components/schemas/Error"
+    }
+    assert not any("422" in operation["responses"] for _, _, operation in operations(document))
+    assert not any("Validation" in name for name in document["components"]["schemas"])
+
+
+def test_what_it_says_of_keys_is_so(server, http, document):
+    stranger = http(server, headers={"Authorization": ""})
+    for path, method, operation in operations(document):
+        response = stranger.request(method, path.format(model="pocket"))
+        is_keyed = operation["security"] != []
+        assert is_keyed == ("401" in operation["responses"]), path
+        assert is_keyed == (response.status_code == 401), path
+
+
+@pytest.mark.parametrize("path", POST)
+def test_every_example_works(client, document, path):
+    content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+    assert content["examples"]
+    for example in content["examples"].values():
+        response = client.post(path, json=example["value"])
+        assert response.status_code == 200, (example, response.text)
+
+
+def test_bodies_take_no_other_fields_unless_they_are_null(client, document):
+    bodies = [schema for name, schema in document["components"]["schemas"].items() if name.endswith("Body")]
+    assert bodies
+    assert {json.dumps(schema["additionalProperties"]) for schema in bodies} == {'{"type": "null"}'}
+    assert client.post("/v1/completions", json={"prompt": "a", "unheard_of": None}).status_code == 200
+    assert client.post("/v1/completions", json={"prompt": "a", "unheard_of": 1}).status_code == 400

@@ -1,0 +1,113 @@
+"""The OpenAPI document holds for requests that nobody thought of, by schemathesis.
+
+Bodies that fit the document and bodies that don't, drawn the same way each time, go to a live server. Whatever it
+answers must be documented, as to status, headers and body, and each event of a stream; errors come in OpenAI's shape.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import hypothesis
+import pytest
+import schemathesis
+from hypothesis import strategies as st
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from llmapi_kit.config import load_settings
+from llmapi_kit.engines.registry import make_engine
+from llmapi_kit.models.spec import parse_spec
+
+from .conftest import KEY, serving
+
+AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
+FITTING, WRONG = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
+DOCUMENTED = (
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+)
+# What goes with which role, or instead of what, the document does not say: most bodies get this.
+SENSIBLE = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "one two three"}]},
+    "/v1/completions": {"prompt": "one two three"},
+    "/v1/embeddings": {"input": ["one", "two"]},
+    "/tokenize": {"prompt": "one two three", "messages": None},
+    "/detokenize": {"tokens": [0, 1, 2]},
+}
+ASKED = ("/v1/models", "/v1/models/{model}", "/healthz", "/readyz", "/version", "/metrics")
+
+
+@pytest.fixture(scope="module", params=["mock", "pocket"])
+def schema(request, tmp_path_factory):
+    """What a live server of a model says of itself."""
+    # A short context, so that what is drawn never asks for long answers
+    engine = make_engine(parse_spec(request.param), load_settings(context_length=64))
+    with serving(tmp_path_factory.mktemp("home"), engine) as server:
+        document = schemathesis.openapi.from_url(f"{server.url}/openapi.json", headers=AUTHORIZED).raw_schema
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation["security"] = []  # else every second request would differ in its key only
+        made = schemathesis.openapi.from_dict(document)
+        made.config.update(base_url=server.url)
+        yield made
+
+
+def fuzz(operation, mode, checks=DOCUMENTED, num_examples=100):
+    """Send what schemathesis draws; returns how many requests ended in each status."""
+    statuses = Counter()
+
+    @hypothesis.settings(
+        max_examples=num_examples,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=[hypothesis.Phase.generate],
+    )
+    @hypothesis.given(
+        case=operation.as_strategy(generation_mode=mode), is_sensible=st.sampled_from([True, True, True, False])
+    )
+    def send(case, is_sensible):
+        if is_sensible and mode is FITTING and operation.path in SENSIBLE:
+            case.body = {**case.body, "model": None, **SENSIBLE[operation.path]}
+        response = case.call_and_validate(headers=AUTHORIZED, timeout=30, checks=checks)
+        assert response.headers["x-request-id"][0].startswith("req_")
+        if response.status_code >= 400:
+            error = response.json()["error"]
+            assert set(error) == {"message", "type", "param", "code"}
+            assert error["message"]
+        statuses[response.status_code] += 1
+
+    send()
+    return statuses
+
+
+@pytest.mark.parametrize("path", SENSIBLE)
+def test_bodies_that_fit_end_as_the_document_says(schema, path):
+    statuses = fuzz(schema[path]["POST"], FITTING)
+    assert statuses[200] >= 10, f"they hardly get anywhere: {statuses}"
+
+
+@pytest.mark.parametrize("path", SENSIBLE)
+def test_bodies_that_do_not_fit_are_refused(schema, path):
+    statuses = fuzz(schema[path]["POST"], WRONG, (*DOCUMENTED, negative_data_rejection), num_examples=60)
+    assert set(statuses) <= {400, 404}
+
+
+@pytest.mark.parametrize("path", ASKED)
+def test_what_has_no_body_answers_as_the_document_says(schema, path):
+    fuzz(schema[path]["GET"], FITTING, num_examples=50 if "{" in path else 1)
+
+
+def test_no_operation_is_left_out(schema):
+    operations = {(method, path) for path, methods in schema.raw_schema["paths"].items() for method in methods}
+    assert operations == {("post", path) for path in SENSIBLE} | {("get", path) for path in ASKED}

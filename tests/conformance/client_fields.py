@@ -1,0 +1,95 @@
+"""Every request field that the openai client knows, with a value, and what a server with the pocket model does.
+
+ANSWERED: the field does what it says, or asks for nothing that could be missing. REFUSED: a 400 that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from openai.types import completion_create_params, embedding_create_params
+from openai.types.chat import completion_create_params as chat_create_params
+
+FUNCTION = {"name": "look_up", "description": "Looks up.", "parameters": {"type": "object", "properties": {}}}
+
+# What a request needs at least.
+LEAST: Mapping[str, Mapping[str, Any]] = {
+    "chat": {"model": "pocket", "messages": [{"role": "user", "content": "one two three"}]},
+    "completions": {"model": "pocket", "prompt": "one two three"},
+    # Numbers, as the client's strict mode has no room for the base64 that it asks for by itself
+    "embeddings": {"model": "pocket", "input": "one two three", "encoding_format": "float"},
+}
+KNOWN: Mapping[str, set[str]] = {
+    "chat": set(chat_create_params.CompletionCreateParamsNonStreaming.__annotations__),
+    "completions": set(completion_create_params.CompletionCreateParamsNonStreaming.__annotations__),
+    "embeddings": set(embedding_create_params.EmbeddingCreateParams.__annotations__),
+}
+_SAMPLING: Mapping[str, Any] = {
+    "frequency_penalty": -2,
+    "logit_bias": {"5": 1},
+    "max_tokens": 2,
+    "n": 2,
+    "presence_penalty": -2,
+    "seed": -9007199254740991,
+    "stop": ["\n", "three"],
+    "stream": True,
+    "stream_options": {"include_usage": True},
+    "temperature": 1,
+    "top_p": 1,
+    "user": "user-1234",
+}
+ANSWERED: Mapping[str, Mapping[str, Any]] = {
+    "chat": {
+        **_SAMPLING,
+        **LEAST["chat"],
+        "function_call": "none",
+        "logprobs": True,
+        "max_completion_tokens": 2,
+        "modalities": ["text"],
+        "parallel_tool_calls": False,
+        "prompt_cache_key": "team-7",
+        "prompt_cache_retention": "in_memory",
+        "reasoning_effort": "none",
+        "response_format": {"type": "json_object"},
+        "safety_identifier": "user-1234",
+        "service_tier": "auto",
+        "tool_choice": {"type": "function", "function": {"name": "look_up"}},
+        "tools": [{"type": "function", "function": FUNCTION}],
+        "top_logprobs": 2,
+        "verbosity": "medium",
+    },
+    "completions": {**_SAMPLING, **LEAST["completions"], "best_of": 2, "echo": True, "logprobs": 2},
+    "embeddings": {**LEAST["embeddings"], "user": "user-1234"},
+}
+REFUSED: Mapping[str, Mapping[str, Any]] = {
+    "chat": {
+        "audio": {"format": "wav", "voice": "alloy"},
+        "functions": [FUNCTION],
+        "metadata": {"team": "docs"},
+        "moderation": {"model": "omni-moderation-latest"},
+        "prediction": {"type": "content", "content": "one two"},
+        "prompt_cache_options": {"mode": "implicit", "ttl": "30m"},
+        "store": True,
+        "web_search_options": {"search_context_size": "low"},
+    },
+    # The pocket model has no tokens for filling in, and its vectors are not trained to be cut.
+    "completions": {"suffix": "the end"},
+    "embeddings": {"dimensions": 8},
+}
+# Other values of fields that are answered.
+REFUSED_VALUES = (
+    ("chat", {"function_call": "auto"}),
+    ("chat", {"modalities": ["text", "audio"]}),
+    ("chat", {"prompt_cache_retention": "24h"}),
+    ("chat", {"reasoning_effort": "low"}),
+    ("chat", {"service_tier": "flex"}),
+    ("chat", {"verbosity": "low"}),
+)
+# What a field needs beside it.
+TOGETHER: Mapping[str, Mapping[str, Any]] = {
+    "response_format": {"max_tokens": 8},
+    "stream_options": {"stream": True},
+    "tool_choice": {"tools": [{"type": "function", "function": FUNCTION}]},
+    "top_logprobs": {"logprobs": True},
+}

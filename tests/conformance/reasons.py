@@ -1,0 +1,85 @@
+"""Which of the openai client's tests can't pass here, why, and in which error each has to end.
+
+A reason is checked like a test: it is wrong when its test is gone, passes, or fails in another way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+WAYS = ("method", "raw_response", "streaming_response")
+# The clients a test runs with: answers are read loosely, or checked against the client's types; "aiohttp" checks too.
+# All but that one come synchronous and asynchronous.
+NUM_CLIENTS = {"loose": 2, "strict": 2, "aiohttp": 1}
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why some tests can't pass.
+
+    Attributes:
+        tests: the tests.
+        why: for people.
+        error: is part of what each of them says.
+        clients: with which clients.
+    """
+
+    tests: tuple[str, ...]
+    why: str
+    error: str
+    clients: tuple[str, ...] = tuple(NUM_CLIENTS)
+
+    def covers(self, test: str, client: str) -> bool:
+        """Whether a test fails with a client for this reason."""
+        return test in self.tests and client in self.clients
+
+
+def _each_way(module: str, method: str) -> tuple[str, ...]:
+    return tuple(f"{module}.test_{way}_{method}" for way in WAYS)
+
+
+_CHAT = "chat.test_completions"
+_ONE = "/v1/chat/completions/completion_id"
+_NOTHING_KEPT = "The server keeps no answers, so there is none to look up or change."
+
+REASONS = (
+    Reason(_each_way(_CHAT, "retrieve"), _NOTHING_KEPT, f"404 - There is no GET {_ONE} here"),
+    Reason(_each_way(_CHAT, "update"), _NOTHING_KEPT, f"404 - There is no POST {_ONE} here"),
+    Reason(_each_way(_CHAT, "delete"), _NOTHING_KEPT, f"404 - There is no DELETE {_ONE} here"),
+    Reason(
+        (*_each_way(_CHAT, "list"), f"{_CHAT}.test_method_list_with_all_params"),
+        _NOTHING_KEPT,
+        "405 - /v1/chat/completions does not take GET",
+    ),
+    Reason(
+        (
+            *_each_way("chat.completions.test_messages", "list"),
+            "chat.completions.test_messages.test_method_list_with_all_params",
+        ),
+        _NOTHING_KEPT,
+        f"404 - There is no GET {_ONE}/messages here",
+    ),
+    Reason(
+        _each_way("test_models", "delete"),
+        "Which models are served is decided in the notebook, not by a client.",
+        "405 - /v1/models/ft:gpt-4o-mini:acemeco:suffix:abc123 does not take DELETE",
+    ),
+    Reason(
+        tuple(f"{_CHAT}.test_method_create_with_all_params_overload_{i}" for i in (1, 2)),
+        "One request has every field there is, with made-up values: max_tokens 0, a logit_bias for the token 'foo', "
+        "audio, moderation, a web search. Field by field it is test_client_fields.py.",
+        "400 - The field audio is not supported by this server",
+    ),
+    Reason(
+        tuple(f"test_completions.test_method_create_with_all_params_overload_{i}" for i in (1, 2)),
+        "The same for completions: best_of 0, a logit_bias for the token 'foo'.",
+        "Error code: 400 - ",
+    ),
+    Reason(
+        _each_way("test_embeddings", "create"),
+        "The client asks for base64 by itself and decodes it after it has checked the answer, so that its own check "
+        "finds a text in place of numbers.",
+        "Data returned by API invalid for expected schema",
+        ("strict", "aiohttp"),
+    ),
+)

@@ -1,0 +1,64 @@
+"""The openai client's own tests pass against a live server, all but those with a reason."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+import pytest
+
+from llmapi_kit.config import load_settings
+from llmapi_kit.engines.mock import MockEngine
+from llmapi_kit.server.handle import Server
+
+from .client_suite import API_KEY, MODELS, VERSION, fetch_archive, run_suite, split_client, unpack
+from .reasons import NUM_CLIENTS, REASONS
+
+# Also in the README.
+NUM_PASSED = 131
+CASES = [(test, reason) for reason in REASONS for test in reason.tests]
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """What each of the client's tests said."""
+    suite = unpack(fetch_archive(), tmp_path_factory.mktemp("suite"))
+    settings = load_settings(home=tmp_path_factory.mktemp("home"))
+    engines = [MockEngine(name=name) for name in MODELS]
+    server = Server(engines, host="127.0.0.1", port=0, api_key=API_KEY, settings=settings)
+    server.start()
+    try:
+        return run_suite(suite, f"{server.url}/v1")
+    finally:
+        server.stop(drain_s=0)
+
+
+def test_the_tests_are_those_of_the_client_that_is_installed():
+    assert importlib.metadata.version("openai") == VERSION
+
+
+def test_every_test_passes_or_has_a_reason(outcomes):
+    problems = {
+        test: said
+        for test, said in outcomes.items()
+        if said and not any(reason.covers(*split_client(test)) for reason in REASONS)
+    }
+    assert problems == {}
+
+
+@pytest.mark.parametrize(("test", "reason"), CASES, ids=[test for test, _ in CASES])
+def test_every_reason_still_holds(outcomes, test, reason):
+    said = {name: outcomes[name] for name in outcomes if split_client(name)[0] == test}
+    said = {name: outcome for name, outcome in said.items() if reason.covers(*split_client(name))}
+    num_clients = sum(NUM_CLIENTS[client] for client in reason.clients)
+    assert len(said) == num_clients, "the client has no such test any more; remove the reason"
+    assert [name for name, outcome in said.items() if outcome is None] == [], "it passes now; remove the reason"
+    assert [outcome for outcome in said.values() if reason.error not in outcome] == [], "it fails in another way"
+
+
+def test_no_test_has_two_reasons():
+    tests = [(test, client) for reason in REASONS for test in reason.tests for client in reason.clients]
+    assert len(set(tests)) == len(tests)
+
+
+def test_as_many_pass_as_is_said(outcomes):
+    assert sum(said is None for said in outcomes.values()) == NUM_PASSED
