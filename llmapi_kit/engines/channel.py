@@ -1,6 +1,6 @@
 """From the engine thread to an event loop: one wake-up a step for all requests of that loop.
 
-Knows nothing of requests; carries events. `Channel.receive` runs on the consumer's loop, `deliver` on the thread
+Knows nothing of requests; carries the events of a batching loop. `Channel.receive` runs on the consumer's loop, `deliver` on the thread
 that makes the events.
 """
 
@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from llmapi_kit.types import Event
+from llmapi_kit.types import Delta, Event
 
 
 class Channel:
@@ -28,14 +28,33 @@ class Channel:
             self._waiter.set_result(None)
 
     async def receive(self) -> Event:
-        """The next event, waiting for it. One consumer at a time."""
+        """The next event, waiting for it. One consumer at a time.
+
+        Pieces of the same answer that have piled up come as one, so a consumer that can't keep up with the model
+        has less to do for each token.
+        """
         while not self._events:
             self._waiter = self.loop.create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-        return self._events.popleft()
+        event = self._events.popleft()
+        if self._events and isinstance(event, Delta):
+            return self._merge(event)
+        return event
+
+    def _merge(self, first: Delta) -> Delta:
+        """A piece, and those of the same answer that follow it directly."""
+        pieces = [first]
+        while self._events and isinstance(next_event := self._events[0], Delta) and next_event.index == first.index:
+            pieces.append(next_event)
+            self._events.popleft()
+        if len(pieces) == 1:
+            return first
+        logprobs = tuple(logprob for piece in pieces for logprob in piece.logprobs)
+        text = "".join(piece.text for piece in pieces)
+        return Delta(text, sum(piece.num_tokens for piece in pieces), logprobs, first.index)
 
 
 def deliver(batch: Iterable[tuple[Channel, Event]]) -> list[Channel]:

@@ -140,16 +140,19 @@ class LocalEngine:
             candidate.channel = channel
         self._loop.submit(*candidates)
         is_parallel = request.tools is None or request.tools.is_parallel
-        reply = ReplyReader(prompt.parsers, request.n, is_parallel=is_parallel)
+        reply = ReplyReader(prompt.parsers, is_parallel=is_parallel) if prompt.parsers else None
+        num_left = request.n
         try:
             yield Accepted(len(prompt.ids))
             best = await choose_best(channel, request) if request.best_of > request.n else []
-            while reply.num_left:
+            while num_left:
                 event = best.pop(0) if best else await channel.receive()
-                for read in reply.read(event):
-                    if isinstance(read, Finished) and isinstance(event, Delta):  # it needs no more
-                        self._loop.abort(candidates[read.index])
-                        read = replace(read, num_prompt_tokens=len(prompt.ids))
+                for read in reply.read(event) if reply else (event,):
+                    if isinstance(read, Finished):
+                        num_left -= 1
+                        if isinstance(event, Delta):  # the answer needs no more
+                            self._loop.abort(candidates[read.index])
+                            read = replace(read, num_prompt_tokens=len(prompt.ids))
                     yield read
                 if isinstance(event, Failed):
                     return

@@ -16,19 +16,14 @@ class ReplyReader:
     """Turns the events of one request into those its consumer gets.
 
     Args:
-        parsers: one an answer; none where all text is the answer.
-        num_answers: how many are to come.
+        parsers: one an answer.
         is_parallel: whether an answer may call several tools; otherwise it ends where a second call begins.
-
-    Attributes:
-        num_left: answers that have not ended.
     """
 
-    def __init__(self, parsers: Sequence[ReplyParser], num_answers: int, *, is_parallel: bool = True) -> None:
-        self.num_left = num_answers
+    def __init__(self, parsers: Sequence[ReplyParser], *, is_parallel: bool = True) -> None:
         self._parsers = parsers
         self._is_parallel = is_parallel
-        self._num_made = [0] * num_answers
+        self._num_made = [0] * len(parsers)
         self._ended: set[int] = set()
 
     def read(self, event: Event) -> Iterator[Event]:
@@ -36,10 +31,7 @@ class ReplyReader:
         if not isinstance(event, Delta | Finished):
             yield event
         elif event.index not in self._ended:
-            if isinstance(event, Delta):
-                yield from self._delta(event) if self._parsers else [event]
-            else:
-                yield from self._finished(event) if self._parsers else [self._end(event)]
+            yield from self._delta(event) if isinstance(event, Delta) else self._finished(event)
 
     def _delta(self, event: Delta) -> Iterator[Event]:
         self._num_made[event.index] += event.num_tokens
@@ -65,5 +57,4 @@ class ReplyReader:
 
     def _end(self, event: Finished) -> Finished:
         self._ended.add(event.index)
-        self.num_left -= 1
         return event

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from llmapi_kit.engines.base import GenerationRequest
+from llmapi_kit.engines.channel import Channel
 from llmapi_kit.errors import ContextLengthError, InvalidRequestError, QueueFullError
 from llmapi_kit.sampling.parameters import SamplingParams
-from llmapi_kit.types import Delta, Failed, Finished
+from llmapi_kit.types import Accepted, Delta, Failed, Finished, TokenLogprob
 
 from .conftest import ask, collect, make_local, wait_until
 
@@ -145,3 +146,25 @@ def test_a_poison_request_fails_alone(local):
     *good, bad = [events[-1] for _, events in asyncio.run(main())]
     assert isinstance(bad, Failed)
     assert all(isinstance(end, Finished) for end in good)
+
+
+def test_pieces_that_pile_up_come_as_one_and_none_is_lost():
+    async def main():
+        channel = Channel()
+        logprob = TokenLogprob(1, "x", b"x", -1.0)
+        events = [
+            Accepted(2),
+            Delta("a"),
+            Delta("b", 1, (logprob,)),
+            Delta("c", index=1),
+            Delta("d"),
+            Finished("stop", 2, 3),
+        ]
+        for event in events:
+            channel.put(event)
+        return [await channel.receive() for _ in range(5)]
+
+    accepted, first, second, third, finished = asyncio.run(main())
+    assert (first.text, first.num_tokens, len(first.logprobs), first.index) == ("ab", 2, 1, 0)
+    assert ((second.text, second.index), (third.text, third.index)) == (("c", 1), ("d", 0))
+    assert (accepted, finished) == (Accepted(2), Finished("stop", 2, 3))
