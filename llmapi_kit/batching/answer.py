@@ -41,7 +41,7 @@ class AnswerWriter:
         text, is_stopped = "", False
         if not ends:
             text, is_stopped = request.stops.feed(request.detokenizer.feed(choice.token_id))
-            is_complete = is_stopped or request.row.is_complete
+            is_complete = is_stopped or (request.matcher is not None and request.matcher.is_finished)
             reason = "stop" if is_complete else "length" if request.is_at_limit else None
         if reason is not None and not is_stopped:
             tail, is_stopped = request.stops.feed(request.detokenizer.flush())

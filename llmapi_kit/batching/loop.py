@@ -23,6 +23,7 @@ from llmapi_kit.batching.request import Request
 from llmapi_kit.batching.scheduler import Scheduler
 from llmapi_kit.errors import EngineUnavailableError, GenerationError, QueueFullError, RequestError, RequestTimeoutError
 from llmapi_kit.runners.base import Logits, Runner, StepItem
+from llmapi_kit.sampling.masks import MaskWorker
 from llmapi_kit.sampling.sampler import sample
 from llmapi_kit.sampling.scoring import best_continuations, score
 from llmapi_kit.types import Embedded, EngineStats, Event, Failed, Finished, Readiness
@@ -66,6 +67,7 @@ class BatchingLoop:
         self._runner = runner
         self._deliver = deliver
         self._writer = AnswerWriter(eos_ids, token_bytes)
+        self._masks = MaskWorker()
         self._max_queue = max_queue
         self._queue_timeout_s = queue_timeout_s
         self._scheduler = Scheduler(
@@ -166,6 +168,7 @@ class BatchingLoop:
                 self._closed_because = EngineUnavailableError(f"The engine died: {type(exc).__name__}: {exc}")
         finally:
             self._fail_everything()
+            self._masks.close()
             self._runner.close()
 
     def _take_in(self) -> bool:
@@ -211,20 +214,28 @@ class BatchingLoop:
 
     def _compute(self, plan: Sequence[tuple[Request, StepItem]]) -> None:
         """Run the planned items as one step; raises before any request has changed, or not at all."""
-        logits = self._runner.step([item for _, item in plan])
-        wanting = [request for request, item in plan if item.wants_logits]
+        wanting = [request for request, item in plan if _samples(request, item)]
+        job = self._masks.start([request.matcher for request in wanting])
+        try:
+            logits = self._runner.step([item for _, item in plan])
+        finally:
+            masks = job.wait()
         searching: dict[BeamSearch, list[Candidate]] = {}
-        if any(request.scores_prompt or request.beams for request in wanting):
-            wanting, logits, searching = self._set_apart(plan, logits)
-        sampled = sample(logits, [request.row for request in wanting]) if wanting else []
+        if len(wanting) != len(logits):
+            logits, searching = self._set_apart(plan, logits)
+        sampled = sample(logits, [request.row for request in wanting], masks) if wanting else []
         for request, item in plan:
             if request.num_uncomputed_prompt:
                 self._stats.num_prompt_tokens += len(item.tokens)
             self._scheduler.computed(request, item)
         now = time.monotonic()
-        for request, choice in zip(wanting, sampled, strict=True):
+        for i, (request, choice) in enumerate(zip(wanting, sampled, strict=True)):
             self._observe(request, now)
             try:
+                if i in masks.errors:
+                    raise masks.errors[i]
+                if request.matcher is not None:
+                    request.matcher.accept(choice.token_id)
                 for event in self._writer.advance(request, choice):
                     self._give_out(request, event)
             except Exception as exc:
@@ -246,9 +257,8 @@ class BatchingLoop:
 
     def _set_apart(
         self, plan: Sequence[tuple[Request, StepItem]], logits: Logits
-    ) -> tuple[list[Request], Logits, dict[BeamSearch, list[Candidate]]]:
-        """Of a step that holds more than plain requests: who samples, from which logits, and how searches go on."""
-        wanting: list[Request] = []
+    ) -> tuple[Logits, dict[BeamSearch, list[Candidate]]]:
+        """Of a step that holds more than plain requests: the logits to sample from, and how searches go on."""
         rows: list[int] = []
         of_beam: dict[Request, int] = {}
         end = 0
@@ -262,15 +272,14 @@ class BatchingLoop:
                 request.prompt_scores.update(enumerate(scored, start=item.start + 1))
             if request.beams is not None:
                 of_beam[request] = end - 1
-            elif item.start + len(item.tokens) >= len(request.prompt_ids) and not request.has_no_answer:
-                wanting.append(request)
+            elif _samples(request, item):
                 rows.append(end - 1)
         searching: dict[BeamSearch, list[Candidate]] = {}
         for beams in {request.beams: None for request in of_beam if request.beams is not None}:
             num = beams.num_candidates(len(self._writer.ending_ids(beams.members[0])))
             lines = logits[[of_beam[request] for request in beams.running]]
             searching[beams] = [Candidate(*found) for found in best_continuations(lines, beams.scores, num)]
-        return wanting, logits[rows], searching
+        return logits[rows], searching
 
     def _compute_one_by_one(self, plan: Sequence[tuple[Request, StepItem]]) -> None:
         """A step failed: compute its requests alone, so that only the one at fault fails."""
@@ -371,3 +380,9 @@ class BatchingLoop:
             self._throughput.append((now, num_tokens))
             while now - self._throughput[0][0] > 10:
                 self._throughput.popleft()
+
+
+def _samples(request: Request, item: StepItem) -> bool:
+    """Whether the request gets a token from this item's logits: not where they score, or go to a beam search."""
+    is_whole = item.start + len(item.tokens) >= len(request.prompt_ids)
+    return item.wants_logits and is_whole and request.beams is None and not request.has_no_answer

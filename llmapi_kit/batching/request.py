@@ -18,7 +18,7 @@ from llmapi_kit.sampling.sampler import Sampled, SamplerRow
 from llmapi_kit.sampling.stops import StopMatcher
 
 if TYPE_CHECKING:
-    from llmapi_kit.sampling.grammar_compiler import Matcher
+    from llmapi_kit.sampling.matcher import Matcher
 
 
 @dataclass(slots=True, eq=False)
@@ -81,7 +81,7 @@ class Request:
 
     def __post_init__(self) -> None:
         self.stops = StopMatcher(self.params.stop)
-        self.row = SamplerRow(self.params, self.prompt_ids, self.index, matcher=self.matcher)
+        self.row = SamplerRow(self.params, self.prompt_ids, self.index)
         if self.beams is not None and not self.beams.members:
             self.beams.begin(self)
 

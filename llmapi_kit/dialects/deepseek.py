@@ -46,7 +46,6 @@ class DeepSeekCalls:
             if not (yield from read_literal(stream, CALL_BEGIN)):
                 return False
         while (yield from self._read_call(calls)):
-            calls.keep()
             yield from skip_space(stream)
             if (yield from read_literal(stream, CALLS_END)):
                 return True

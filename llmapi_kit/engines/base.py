@@ -105,6 +105,8 @@ class GenerationRequest:
             "frequency_penalty": params.frequency_penalty != 0,
             "tools": self.tools is not None,
         }
+        if params.constraint is not None:
+            clashes[params.constraint.param] = True
         for param, is_clash in clashes.items():
             if is_clash:
                 raise InvalidRequestError(

@@ -30,7 +30,8 @@ from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Accepted, Delta, Embedded, EngineInfo, EngineStats, Event, Failed, Finished, Readiness
 
 if TYPE_CHECKING:
-    from llmapi_kit.sampling.grammar_compiler import GrammarCompiler, Matcher
+    from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
+    from llmapi_kit.sampling.matcher import Matcher
 
 
 class TextCodec(Protocol):
@@ -135,6 +136,10 @@ class LocalEngine:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """See `Engine.generate`."""
         prompt, candidates = await asyncio.to_thread(self._prepare, request)
+        if (constraint := prompt.constraint or request.sampling.constraint) is not None:
+            matcher = await self._compile(constraint)
+            for candidate in candidates:
+                candidate.matcher = matcher.clone()
         channel = Channel()
         for candidate in candidates:
             candidate.channel = channel
@@ -223,6 +228,8 @@ class LocalEngine:
     def close(self) -> None:
         """See `Engine.close`."""
         self._loop.close()
+        if self._grammars is not None:
+            self._grammars.close()
 
     def _prepare(self, request: GenerationRequest) -> tuple[Prompt, list[Request]]:
         """Everything that can be refused or takes long; runs in a worker thread."""
@@ -237,7 +244,6 @@ class LocalEngine:
                 param="num_beams",
             )
         beams = BeamSearch(request.num_beams, request.n) if request.num_beams > 1 else None
-        constraint = prompt.constraint or sampling.constraint
         candidates = [
             Request(
                 id=request.id,
@@ -251,19 +257,19 @@ class LocalEngine:
                 scores_prompt=request.echo and request.prompt is not None and sampling.logprobs is not None,
                 beams=beams,
                 detokenizers=[self._codec.detokenizer() for _ in range(request.n)] if beams else (),
-                matcher=self._matcher(constraint) if constraint else None,
             )
             for index in range(1 if beams else max(request.n, request.best_of))
         ]
         return prompt, candidates
 
-    def _matcher(self, constraint: Constraint) -> Matcher:
+    async def _compile(self, constraint: Constraint) -> Matcher:
+        """What an answer is held to. Waits without a worker thread: grammars of strangers may take their time."""
         if self._grammars is None:
             raise UnsupportedFieldError(
                 f"This model's vocabulary can't be constrained to a grammar, so {constraint.param} is not possible.",
                 param=constraint.param,
             )
-        return self._grammars.compile(constraint)
+        return await asyncio.wrap_future(self._grammars.submit(constraint))
 
     def _embedding_ids(self, text: str | Sequence[int], index: int) -> list[int]:
         """Token ids of an input to embed, checked."""

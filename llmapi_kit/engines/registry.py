@@ -46,6 +46,7 @@ def _make_torch(spec: ModelSpec, settings: Settings, *, device: str | None = Non
         from llmapi_kit.models.fit import free_memory, kv_bytes_per_token, plan_slots
         from llmapi_kit.models.loading import load_model
         from llmapi_kit.runners.torch_runner import TorchRunner
+        from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
         from llmapi_kit.sampling.tokenizer import ModelTokenizer
     except ModuleNotFoundError as exc:
         if (exc.name or "").split(".")[0] not in ("torch", "transformers", "jinja2"):
@@ -79,7 +80,10 @@ def _make_torch(spec: ModelSpec, settings: Settings, *, device: str | None = Non
         defaults=loaded.sampling_defaults,
     )
     max_queue = settings.max_queue or min(128, 4 * plan.num_slots)
-    return LocalEngine(info, runner, tokenizer, dialect=dialect, max_queue=max_queue, settings=settings)
+    grammars = GrammarCompiler(loaded.tokenizer, runner.vocab_size, tokenizer.eos_ids)
+    return LocalEngine(
+        info, runner, tokenizer, dialect=dialect, grammars=grammars, max_queue=max_queue, settings=settings
+    )
 
 
 def _capabilities(tokenizer: ModelTokenizer, dialect: Dialect) -> tuple[str, ...]:

@@ -7,8 +7,6 @@ request body; `grammar_compiler` turns it into masks over the vocabulary. An err
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,23 +15,23 @@ from llmapi_kit.errors import InvalidRequestError
 ConstraintKind = Literal["json_schema", "json_object", "regex", "lark", "choice"]
 
 MAX_SOURCE_BYTES = 256 * 1024
-MAX_CHOICES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """A specification that answers must match from the first to the last character.
+    """A specification that the whole answer must match. A value: equal ones are compiled once.
 
-    A value: equal constraints are compiled once. Make it with one of the class methods, which check what can be
-    checked without a tokenizer.
+    What needs a look into the source is checked when it is compiled.
 
     Attributes:
-        kind: what `source` is.
-        source: canonical JSON text of the schema, the pattern, the grammar, or a JSON list of the choices.
+        kind: what the source is.
+        source: JSON text of a schema, whose order of properties the answer keeps; nothing for ``json_object``, which
+            is any JSON object; a pattern in the syntax of Rust's regex crate, without look-around and
+            back-references; a grammar in llguidance's dialect of Lark; or a JSON list of texts to choose from.
         param: the request field it came from, for errors, such as ``response_format``.
 
     Raises:
-        InvalidRequestError: the source is empty, larger than 256 KiB, or no valid Unicode.
+        InvalidRequestError: the source is empty, longer than 256 KiB, or no valid Unicode.
     """
 
     kind: ConstraintKind
@@ -41,7 +39,7 @@ class Constraint:
     param: str
 
     def __post_init__(self) -> None:
-        if not self.source:
+        if not self.source and self.kind != "json_object":
             raise InvalidRequestError(f"{self.param} is empty.", param=self.param)
         try:
             size = len(self.source.encode())
@@ -53,51 +51,3 @@ class Constraint:
             raise InvalidRequestError(
                 f"{self.param} is {size} bytes long; at most {MAX_SOURCE_BYTES} are allowed.", param=self.param
             )
-
-    @classmethod
-    def json_schema(cls, schema: object, *, param: str) -> Constraint:
-        """The answer is JSON that is valid under the schema, with the properties in the schema's order."""
-        if not isinstance(schema, Mapping):
-            raise InvalidRequestError(f"{param}: a JSON schema has to be an object.", param=param)
-        if "x-guidance" in schema:
-            raise InvalidRequestError(
-                f"{param}: x-guidance is not supported; whitespace and strictness are set by this server.",
-                param=param,
-            )
-        return cls("json_schema", _canonical_json(schema, param), param)
-
-    @classmethod
-    def json_object(cls, *, param: str) -> Constraint:
-        """The answer is any JSON object."""
-        return cls("json_object", '{"type":"object"}', param)
-
-    @classmethod
-    def regex(cls, pattern: str, *, param: str) -> Constraint:
-        """The whole answer matches the pattern (syntax of Rust's regex crate: no look-around, no back-references)."""
-        return cls("regex", pattern, param)
-
-    @classmethod
-    def lark(cls, grammar: str, *, param: str) -> Constraint:
-        """The whole answer is derived from `start` of a grammar in llguidance's dialect of Lark."""
-        return cls("lark", grammar, param)
-
-    @classmethod
-    def choice(cls, choices: Sequence[str], *, param: str) -> Constraint:
-        """The answer is exactly one of the texts."""
-        if not choices or not all(choices):
-            raise InvalidRequestError(f"{param} needs at least one text, and none of them empty.", param=param)
-        if len(choices) > MAX_CHOICES:
-            raise InvalidRequestError(
-                f"{param} has {len(choices)} choices; at most {MAX_CHOICES} are allowed.", param=param
-            )
-        return cls("choice", _canonical_json(list(choices), param), param)
-
-
-def _canonical_json(value: object, param: str) -> str:
-    # The order of keys is kept: it is the order in which the answer's properties come.
-    try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    except RecursionError as exc:
-        raise InvalidRequestError(f"{param} is nested too deeply.", param=param) from exc
-    except (TypeError, ValueError) as exc:
-        raise InvalidRequestError(f"{param} is not JSON: {exc}", param=param) from exc

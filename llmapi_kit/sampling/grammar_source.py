@@ -1,23 +1,25 @@
 """A constraint in llguidance's words, with everything refused that llguidance would accept and then not honour.
 
-Knows nothing of tokens' bytes, models or caches; pure text work, called from the thread that compiles.
+Knows nothing of tokens, models or caches; pure text work, called from the thread that compiles.
 
-Every grammar becomes one in llguidance's Lark dialect with `no_forcing` set. Without it, a text that the grammar
+Every grammar becomes one in llguidance's dialect of Lark, with `no_forcing` set. Without it, text that the grammar
 leaves no choice about is tokenized as a prompt would be, so that a literal "<|im_end|>" turns into the special token
-of that name, which then does not match; and that text is built up in full at each step.
+of that name, which then does not match; and all of that text is built up at each step.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from llmapi_kit.errors import InvalidRequestError
 from llmapi_kit.sampling.constraints import Constraint
 
-# Bounded, or a weak model may write spaces until its tokens run out. What indented JSON needs is there. Escapes
-# in the form of \u are left out: with them a property could be spelled twice, past what the schema says of it.
+MAX_CHOICES = 10_000
+# Whitespace is bounded, or a weak model may write spaces until its tokens run out; what indented JSON needs is there.
+# Escapes in the form of \u are left out: with them a property could be written twice, past what the schema says of it.
 JSON_OPTIONS: dict[str, object] = {
     "whitespace_pattern": r" |\n[ \t]{0,20}",
     "json_allowed_escapes": 'nrbtf\\"',
@@ -25,37 +27,17 @@ JSON_OPTIONS: dict[str, object] = {
 }
 _NO_FORCING = '%llguidance {"no_forcing": true}'
 _DATA_KEYWORDS = frozenset({"const", "enum", "default", "example", "examples"})
-
-# Texts, patterns and comments of a Lark grammar, to be passed over, and references to special tokens
-_LARK_PARTS = re.compile(
-    r"""(?P<skip> "(?:\\.|[^"\\\n])*" | //[^\n]* | \#[^\n]* | /(?:\\.|[^/\\])+/ ) | <(?P<token>[^<>\s]+)>""", re.VERBOSE
-)
 _LARK_ATTRIBUTE = re.compile(r"^[ \t]*[?!]?[A-Za-z_][\w-]*\[[^\n]*?\b(temperature|stop)\s*=", re.MULTILINE)
 
 
-def grammar_text(constraint: Constraint, special_tokens: Mapping[str, int], eos_ids: Collection[int]) -> str:
+def grammar_text(constraint: Constraint) -> str:
     """What `llguidance.LLMatcher` is to compile.
 
-    Args:
-        constraint: the request's.
-        special_tokens: text of each special token to its id.
-        eos_ids: tokens that end an answer, which no grammar may name.
-
     Raises:
-        InvalidRequestError: the constraint asks for something that would not be honoured.
+        InvalidRequestError: the constraint is malformed, or asks for something that would not be honoured.
     """
-    source = constraint.source
-    if constraint.kind in ("json_schema", "json_object"):
-        lark = f"start: %json {_with_options(source, constraint.param)}"
-    elif constraint.kind == "regex":
-        lark = f"start: PATTERN\nPATTERN: /{_quoted_pattern(source)}/"
-    elif constraint.kind == "choice":
-        # One terminal rather than a rule: thousands of alternatives of a rule take seconds to compile.
-        lark = "start: CHOICE\nCHOICE: " + " | ".join(json.dumps(c, ensure_ascii=False) for c in json.loads(source))
-    else:
-        _check_lark(source, special_tokens, eos_ids, constraint.param)
-        lark = source
-    return json.dumps({"grammars": [{"lark_grammar": f"{lark}\n{_NO_FORCING}"}]})
+    lark = {"json_object": _json_object, "json_schema": _json_schema, "regex": _regex, "choice": _choice, "lark": _lark}
+    return json.dumps({"grammars": [{"lark_grammar": f"{lark[constraint.kind](constraint)}\n{_NO_FORCING}"}]})
 
 
 def reason_in(error: str, constraint: Constraint) -> str:
@@ -65,14 +47,25 @@ def reason_in(error: str, constraint: Constraint) -> str:
         reason = "\n".join(line for line in reason.splitlines() if _NO_FORCING not in line)
     else:
         reason = re.split(r"\n +\d+ \|", reason, maxsplit=1)[0]
-        reason = re.sub(r"^at \d+\(\d+\): ", "", reason).removeprefix("failed to compile JSON schema: ")
-    reason = reason.strip()
+        reason = re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", reason)
+        reason = re.sub(r" Enable 'coerce_one_of' option[^\n]*", " Use anyOf.", reason)
+    reason = re.sub(r"^NoExtension\w*", "none of the model's tokens can begin an answer", reason.strip())
     return reason if len(reason) <= 500 else reason[:500] + " …"
 
 
-def _with_options(source: str, param: str) -> str:
-    schema = json.loads(source)
-    waiting: list[object] = [schema]
+def _json_object(constraint: Constraint) -> str:
+    return _json({"type": "object"})
+
+
+def _json_schema(constraint: Constraint) -> str:
+    param, schema = constraint.param, _parsed(constraint)
+    if not isinstance(schema, dict):
+        raise InvalidRequestError(f"{param}: a JSON schema has to be an object.", param=param)
+    if "x-guidance" in schema:
+        raise InvalidRequestError(
+            f"{param}: x-guidance is not supported; whitespace and strictness are not up to the schema.", param=param
+        )
+    waiting: list[Any] = [schema]
     while waiting:
         value = waiting.pop()
         if isinstance(value, list):
@@ -80,58 +73,57 @@ def _with_options(source: str, param: str) -> str:
         elif isinstance(value, dict):
             _check_min_properties(value, param)
             waiting.extend(item for key, item in value.items() if key not in _DATA_KEYWORDS)
-    return json.dumps({**schema, "x-guidance": JSON_OPTIONS}, ensure_ascii=False)
+    return _json(schema)
 
 
-def _check_min_properties(schema: Mapping[str, object], param: str) -> None:
+def _json(schema: Mapping[str, Any]) -> str:
+    return f"start: %json {json.dumps({**schema, 'x-guidance': JSON_OPTIONS}, ensure_ascii=False)}"
+
+
+def _check_min_properties(schema: Mapping[str, Any], param: str) -> None:
     """Properties that a schema does not name may come twice, and count twice, so a minimum would not be kept."""
     minimum, required = schema.get("minProperties"), schema.get("required")
     num_required = len(required) if isinstance(required, list) else 0
-    if isinstance(minimum, int) and minimum > max(1, num_required):
+    if isinstance(minimum, int) and minimum > num_required + 1:
         raise InvalidRequestError(
-            f"{param}: minProperties {minimum} can't be kept here. Name the properties in `required`, or leave it out.",
+            f"{param}: minProperties of {minimum} can't be kept. Name the properties in `required`, or leave it out.",
             param=param,
         )
 
 
-def _quoted_pattern(pattern: str) -> str:
-    """A pattern as it stands between two slashes in Lark."""
-    quoted = re.sub(r"\\.|[/\n]", lambda found: {"/": r"\/", "\n": r"\n"}.get(found[0], found[0]), pattern)
-    return quoted or "(?:)"
+def _regex(constraint: Constraint) -> str:
+    pattern = constraint.source
+    if (len(pattern) - len(pattern.rstrip("\\"))) % 2:
+        raise InvalidRequestError(f"{constraint.param} ends with a lone backslash.", param=constraint.param)
+    quoted = re.sub(r"(?s)\\.|[/\n]", lambda found: {"/": r"\/", "\n": r"\n"}.get(found[0], found[0]), pattern)
+    return f"start: PATTERN\nPATTERN: /{quoted}/"
 
 
-def _check_lark(source: str, special_tokens: Mapping[str, int], eos_ids: Collection[int], param: str) -> None:
-    attribute = _LARK_ATTRIBUTE.search(source)
+def _choice(constraint: Constraint) -> str:
+    param, choices = constraint.param, _parsed(constraint)
+    if not isinstance(choices, list) or not choices or not all(isinstance(text, str) and text for text in choices):
+        raise InvalidRequestError(f"{param} has to be a list of texts, none of them empty.", param=param)
+    if len(choices) > MAX_CHOICES:
+        raise InvalidRequestError(f"{param} has {len(choices)} texts; at most {MAX_CHOICES} are allowed.", param=param)
+    # One terminal rather than a rule: thousands of alternatives of a rule take seconds to compile.
+    return "start: CHOICE\nCHOICE: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in choices)
+
+
+def _lark(constraint: Constraint) -> str:
+    attribute = _LARK_ATTRIBUTE.search(constraint.source)
     if attribute is not None:
         raise InvalidRequestError(
-            f"{param}: the rule attribute {attribute[1]} is not supported. Temperature is a field of the request; "
-            "in place of stop use suffix or lazy.",
-            param=param,
+            f"{constraint.param}: the rule attribute {attribute[1]} is not supported. Temperature is a field of the "
+            "request; in place of stop use suffix or lazy.",
+            param=constraint.param,
         )
-    for found in _LARK_PARTS.finditer(source):
-        token = found["token"]
-        if token is None:
-            continue
-        if token.startswith("["):
-            names_end = any(_is_in_ranges(token_id, token) for token_id in eos_ids)
-        else:
-            names_end = special_tokens.get(f"<{token}>") in eos_ids
-        if names_end:
-            raise InvalidRequestError(
-                f"{param}: <{token}> includes a token that ends the answer ({', '.join(map(str, sorted(eos_ids)))}). "
-                "Leave it out: the answer may end wherever the grammar does.",
-                param=param,
-            )
+    return constraint.source
 
 
-def _is_in_ranges(token_id: int, ranges: str) -> bool:
-    """Whether ``[1-3,5]``, ``[^1-3,5]`` or ``[*]`` includes the id; False for what llguidance will refuse itself."""
-    inner = ranges.strip("[]")
-    if inner == "*":
-        return True
-    is_in = False
-    for part in inner.removeprefix("^").split(","):
-        low, _, high = part.partition("-")
-        if low.isdecimal() and (high or low).isdecimal():
-            is_in |= int(low) <= token_id <= int(high or low)
-    return is_in != inner.startswith("^")
+def _parsed(constraint: Constraint) -> Any:
+    try:
+        return json.loads(constraint.source)
+    except RecursionError as exc:
+        raise InvalidRequestError(f"{constraint.param} is nested too deeply.", param=constraint.param) from exc
+    except ValueError as exc:
+        raise InvalidRequestError(f"{constraint.param} is not JSON: {exc}", param=constraint.param) from exc

@@ -13,14 +13,11 @@ import hashlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 
+from llmapi_kit.sampling.masks import NO_MASKS, Masks
 from llmapi_kit.sampling.parameters import SamplingParams
-
-if TYPE_CHECKING:
-    from llmapi_kit.sampling.grammar_compiler import Matcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +43,11 @@ class SamplerRow:
         params: the request's parameters.
         prompt_ids: the prompt, which repetition_penalty counts as seen.
         index: which of several answers it makes; each draws other numbers from the same seed.
-        matcher: what the answer must match.
     """
 
     params: SamplingParams
     prompt_ids: Sequence[int]
     index: int = 0
-    matcher: Matcher | None = None
     num_drawn: int = 0
     _seed: bytes = field(init=False)
     _seen: torch.Tensor | None = None  # (vocab,) bool: in prompt or answer
@@ -71,13 +66,7 @@ class SamplerRow:
             and not params.has_penalties
             and not params.logit_bias
             and params.logprobs is None
-            and self.matcher is None
         )
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether nothing may follow the tokens so far."""
-        return self.matcher is not None and self.matcher.is_finished
 
     def uniform(self) -> float:
         """The random number in [0, 1) of the token about to be chosen."""
@@ -121,20 +110,22 @@ class SamplerRow:
         return self._seen, self._counts
 
 
-def sample(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> list[Sampled]:
+def sample(logits: torch.Tensor, rows: Sequence[SamplerRow], masks: Masks = NO_MASKS) -> list[Sampled]:
     """Choose a token for each row.
 
     Args:
         logits: (len(rows), vocab), any float type; not changed.
         rows: one a line of `logits`.
+        masks: tokens that some of them may not take; what is left of a row without a mask for an error means nothing.
 
     Returns:
         One `Sampled` a row, in order. The rows have counted their tokens.
     """
-    if all(row.is_plain_greedy() for row in rows):
+    if not masks.rows and all(row.is_plain_greedy() for row in rows):
         return [Sampled(token_id) for token_id in logits.argmax(-1).tolist()]
     raw = logits.float()
     scores = raw.clone()
+    masks.apply(scores)
     for i, row in enumerate(rows):
         if row.params.has_penalties or row.params.logit_bias:
             row.adjust(scores[i])

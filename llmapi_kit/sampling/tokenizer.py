@@ -55,6 +55,11 @@ class ModelTokenizer:
         self.added_tokens: dict[str, int] = {str(token): int(i) for i, token in added.items()}
         self._hidden_ids = frozenset(special - {self.added_tokens.get(marker) for marker in markers})
 
+    @property
+    def backend_tokenizer(self) -> Any:
+        """The `tokenizers.Tokenizer` in it; None in a slow one."""
+        return self._backend
+
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of a text."""
         if self._backend is not None:

@@ -9,11 +9,11 @@ import sys
 import psutil
 import pytest
 
-from benchmarks import conversation, overhead, serving
+from benchmarks import conversation, gpu, overhead, serving
 from benchmarks.processes import ServerFailedError, ServerProcess, free_port
 from benchmarks.serving_report import Failure, Run, Sample, to_markdown
 
-MODULES = ["bare_loop", "conversation", "environments", "load", "models", "overhead", "serving", "stream_server"]
+MODULES = ["bare_loop", "conversation", "environments", "gpu", "load", "models", "overhead", "serving", "stream_server"]
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +53,18 @@ def test_conversation_measures_each_turn(work, tmp_path):
     report = json.loads((tmp_path / "conversation.json").read_text())
     assert [len(runs[0]) for runs in report["ttft_s"].values()] == [3, 3]
     assert (tmp_path / "conversation.png").stat().st_size > 1000
+
+
+def test_the_gpu_benchmark_says_so_where_there_is_none(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit, match="no CUDA card here"):
+        gpu.main([])
+
+
+def test_the_gpu_report_shows_each_servers_part_of_what_memory_allows():
+    rates = {("llmapi_kit", 1): [50, 60, 70], ("transformers-cb", 1): [30], ("llmapi_kit", 64): [1600]}
+    lines = gpu.table(rates, [1, 64], bytes_per_s=1e12, weights_bytes=10**10)
+    assert lines[2:] == ["| 1 | 100 | 60.0 | 0.60 | 30.0 | 0.30 |", "| 64 | 6,400 | 1,600 | 0.25 | - | - |"]
 
 
 @pytest.mark.parametrize("module", MODULES)

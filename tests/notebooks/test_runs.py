@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
@@ -111,3 +112,26 @@ def test_colab_stops_its_server_when_told_to(home):
         nb = notebook.run()
         assert "Stopped." in text_of(cell_of(nb, "stop"))
         assert keys_in(home) == []
+
+
+def test_tools_and_structured_output_do_what_they_say(home):
+    with open_notebook(NOTEBOOKS / "05_tools_and_structured_output.ipynb") as notebook:
+        for _ in range(2):
+            nb = notebook.run()
+            assert text_of(cell_of(nb, "call")).split(maxsplit=2) == [
+                "tool_calls",
+                "get_weather",
+                '{"city": "Paris"}\n',
+            ]
+            (answer,) = read_exchanges(cell_of(nb, "result").outputs)
+            assert "18 degrees" in answer[1]
+            assert "→ get_weather" in text_of(cell_of(nb, "stream"))
+            assert "Oslo" in text_of(cell_of(nb, "stream"))
+            assert "'city':" in text_of(cell_of(nb, "forced"))
+            assert exchanges(nb)["Give me a JSON object describing a person."].startswith("Person(name=")
+            choice, clock = read_exchanges(cell_of(nb, "choice").outputs)
+            assert choice[1] in ("yes", "no", "perhaps")
+            assert re.fullmatch("[0-9]{2}:[0-9]{2}", clock[1])
+            assert text_of(cell_of(nb, "impossible")).startswith("400, guided_json")
+        (key,) = keys_in(home)
+        assert not holds(nb, key)

@@ -166,7 +166,7 @@ def test_logprobs_only_where_asked_for():
         ("repetition_penalty", 0.0),
         ("presence_penalty", 3),
         ("frequency_penalty", float("inf")),
-        ("max_tokens", 0),
+        ("max_tokens", -1),
         ("logprobs", 21),
         ("seed", 2**63),
         ("stop", ("a", "b", "c", "d", "e")),
