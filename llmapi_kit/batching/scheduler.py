@@ -149,7 +149,7 @@ class Scheduler:
         for other in self.running:
             if other.num_uncomputed_prompt and not other.is_parked and other.cache_salt == request.cache_salt:
                 shared = common_prefix(other.prompt_ids, request.prompt_ids[:-1])
-                if shared - other.num_computed >= MIN_SHARED:
+                if other.num_computed < shared and shared >= MIN_SHARED:
                     return True
         return False
 
