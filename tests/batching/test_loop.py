@@ -22,7 +22,8 @@ def test_greedy_answers_are_the_runners_own_whatever_the_batch(bench):
     for i, (prompt, request) in enumerate(zip(prompts, requests, strict=True)):
         text, end = b.result(request)
         assert text == text_of(b.runner.expected(prompt, 1 + i % 12))
-        assert end == Finished("length", len(prompt), 1 + i % 12)
+        # Not num_cached_tokens: two short prompts may begin alike, and which slots are free is a matter of timing
+        assert (end.reason, end.num_prompt_tokens, end.num_completion_tokens) == ("length", len(prompt), 1 + i % 12)
 
 
 def test_a_new_request_joins_a_running_batch_and_a_finished_one_leaves_it(bench):
