@@ -1,6 +1,6 @@
 """Makes the models that the benchmarks serve: the same weights for transformers and, as GGUF, for llama.cpp.
 
-Nothing is downloaded. `tiny` and `qwen` have random weights, `pocket` the shipped ones; all share the pocket model's
+Nothing is downloaded. `pocket` has the shipped weights, the others random ones; all share the pocket model's
 tokenizer and chat template. They read and say single Chinese characters, each a token whatever stands beside it: every
 other token's row of the output projection is zero, and so is its logit, while the largest of the others is above. So
 every contender makes as many tokens as it is asked for, each of them shows as text, and an answer that is sent back in
@@ -46,8 +46,17 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 2,
         "intermediate_size": 4864,
     },
+    "7b": {
+        "model_type": "llama",
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "intermediate_size": 14336,
+    },
 }
-DTYPES = {"tiny": "float32", "pocket": "float32", "qwen": "bfloat16"}
+DTYPES = {"tiny": "float32", "pocket": "float32", "qwen": "bfloat16", "7b": "bfloat16"}
+WITHOUT_GGUF = {"7b"}  # 14 GB more, and `benchmarks.gpu` has no use for it
 NAMES = tuple(DTYPES)
 
 
@@ -58,7 +67,7 @@ class BenchModel:
     Attributes:
         name: what it is called here.
         folder: its Hugging Face files.
-        gguf: the same weights for llama.cpp, float32 or float16.
+        gguf: the same weights for llama.cpp, float32 or float16; not there for `WITHOUT_GGUF`.
         dtype: what Hugging Face servers compute in.
         words: a list of texts (JSON) that are a token each, to make prompts of.
         num_parameters: as counted.
@@ -129,7 +138,7 @@ def _write(name: str, folder: Path) -> int:
     if name == "pocket":
         model = transformers.AutoModelForCausalLM.from_pretrained(POCKET, dtype=dtype)
     else:
-        model = _random_model(SHAPES[name], tokenizer).to(dtype)
+        model = _random_model(SHAPES[name], tokenizer, dtype)
     characters = single_characters(tokenizer)
     _silence_all_but(model, list(characters.values()))
     for config in (model.config, model.generation_config):
@@ -137,12 +146,13 @@ def _write(name: str, folder: Path) -> int:
         config.pad_token_id = 0
     model.generation_config.do_sample = False
     model.save_pretrained(folder)
-    write_gguf(model, tokenizer, (folder / "chat_template.jinja").read_text(), folder / f"{name}.gguf")
+    if name not in WITHOUT_GGUF:
+        write_gguf(model, tokenizer, (folder / "chat_template.jinja").read_text(), folder / f"{name}.gguf")
     (folder / "words.json").write_text(json.dumps(sorted(characters), ensure_ascii=False))
     return int(model.num_parameters())
 
 
-def _random_model(shape: dict[str, Any], tokenizer: dict[str, Any]) -> Any:
+def _random_model(shape: dict[str, Any], tokenizer: dict[str, Any], dtype: Any) -> Any:
     import torch
     import transformers
 
@@ -155,7 +165,7 @@ def _random_model(shape: dict[str, Any], tokenizer: dict[str, Any]) -> Any:
     }
     config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
     torch.manual_seed(SEED)
-    return transformers.AutoModelForCausalLM.from_config(config).eval()
+    return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
 
 
 def _vocab_size(tokenizer: dict[str, Any]) -> int:

@@ -88,7 +88,11 @@ class TorchRunner:
         self._self_check(expected)
         if is_bucketed and self._lean is not None:
             self._bucketed = self._make_bucketed(self._lean, is_compiled)
-            self._self_check(expected)
+            try:
+                self._self_check(expected)
+            except UnsupportedModelError as exc:  # it passed without, so it can be served without
+                logger.warning("Decoding steps run neither compiled nor recorded: %s", exc)
+                self._bucketed = None
 
     @property
     def kv_bytes(self) -> int:
@@ -245,6 +249,7 @@ class TorchRunner:
             raise UnsupportedModelError(
                 f"{name} gives other logits over slots than by itself (largest difference {difference:.3g} at "
                 f"logits up to {scale:.3g}); its attention or its position handling is not supported."
+                + (" It may be with native=False." if self._native is not None else "")
             )
         logger.debug("%s: self-check passed, largest difference %.3g", name, difference)
 

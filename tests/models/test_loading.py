@@ -68,7 +68,7 @@ def test_a_model_without_a_chat_template_serves_completions_only(folder):
     (folder / "chat_template.jinja").unlink()
     engine = make_engine(parse_spec(str(folder)), Settings())
     try:
-        assert engine.info.capabilities == ("completions",)
+        assert engine.info.capabilities == ("completions", "embeddings")
     finally:
         engine.close()
 

@@ -148,3 +148,13 @@ def test_cards_and_types_without_paged_attention_use_sdpa(monkeypatch):
     assert bucketed_decoder.varlen_attention(card, torch.float16) is not None
     assert bucketed_decoder.varlen_attention(card, torch.float32) is None
     assert bucketed_decoder.varlen_attention(torch.device("cpu"), torch.bfloat16) is None
+
+
+def test_where_fixed_shapes_compute_something_else_the_model_is_served_without_them(monkeypatch, caplog):
+    monkeypatch.setattr(BucketedDecoder, "step", lambda self, items: torch.full((len(items), VOCAB), 5.0))
+    model = make_tiny("llama")
+    step = [StepItem(0, 0, [5], True)]
+    expected = TorchRunner(make_tiny("llama"), num_slots=2, max_length=32, native=False).step(step)
+    runner = TorchRunner(model, num_slots=2, max_length=32, is_compiled=True)
+    torch.testing.assert_close(runner.step(step), expected)
+    assert "neither compiled nor recorded" in caplog.text

@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -43,12 +44,12 @@ def load_library(*defines: str) -> ctypes.CDLL:
     Raises:
         NativeUnavailableError: there is no compiler, or it fails.
     """
-    compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, COMPILERS)), None)
-    if compiler is None:
+    compiler = shlex.split(os.environ.get("CC", "")) or list(filter(None, map(shutil.which, COMPILERS)))[:1]
+    if not compiler:
         raise NativeUnavailableError(f"there is no C compiler (none of {', '.join(COMPILERS)} is on PATH)")
     flags = (*FLAGS, *(f"-D{name}" for name in defines))
     try:
-        version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=TIMEOUT_S).stdout
+        version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=TIMEOUT_S).stdout
         digest = hashlib.sha256(
             b"\0".join((*(source.read_bytes() for source in SOURCES), version, _processor(), repr(flags).encode()))
         )
@@ -59,7 +60,7 @@ def load_library(*defines: str) -> ctypes.CDLL:
             _compile(compiler, flags, library)
         return ctypes.CDLL(str(library))
     except (OSError, subprocess.SubprocessError) as exc:
-        raise NativeUnavailableError(f"{compiler} could not make it: {exc}") from exc
+        raise NativeUnavailableError(f"{shlex.join(compiler)} could not make it: {exc}") from exc
 
 
 def _processor() -> bytes:
@@ -73,12 +74,12 @@ def _processor() -> bytes:
     ).encode()
 
 
-def _compile(compiler: str, flags: tuple[str, ...], library: Path) -> None:
+def _compile(compiler: list[str], flags: tuple[str, ...], library: Path) -> None:
     """Make the library; it appears under its name when it is complete."""
-    logger.info("Compiling the native step with %s; the first time only", compiler)
+    logger.info("Compiling the native step with %s; the first time only", compiler[0])
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         made = Path(folder) / library.name
-        command = [compiler, *flags, str(SOURCES[0]), "-o", str(made), "-lm"]
+        command = [*compiler, *flags, str(SOURCES[0]), "-o", str(made), "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
         if done.returncode:
             raise NativeUnavailableError(f"{' '.join(command)} failed:\n{done.stderr[-1000:]}")

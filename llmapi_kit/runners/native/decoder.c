@@ -32,6 +32,8 @@
 #define ROWS 8
 #endif
 #define VECTORS 2
+#define MAX_ROWS 4 /* of attention */
+#define MAX_CHAINS 4
 #define PANEL (LANES * VECTORS)
 #define INLINE static inline __attribute__((always_inline))
 #define PADDED(n, to) (((n) + (to) - 1) / (to) * (to))
@@ -234,53 +236,96 @@ static void place(const Model *model, const Layer *layer, const Strides *s, stor
     }
 }
 
-/* One head of one token over its slot's past, itself included. `scores` has room for max_length + 2 * LANES. */
-static void attend(const Model *model, const Layer *layer, const Strides *s, const stored *memory, const float *query,
-                   long kv_head, long position, float *scores, float *out) {
-    const long size = model->head_dim, first = layer->window && position >= layer->window ? position - layer->window + 1 : 0;
-    const long begin = first / LANES * LANES, end = PADDED(position + 1, LANES);
-    const stored *keys = memory + kv_head * s->head, *values = memory + (model->kv_heads + kv_head) * s->head;
-    vec highest = splat(-1e30f), sums = {0};
+/* A head of a token: what is looked for, at which position, and where the answer goes. */
+typedef struct {
+    const float *query;
+    long position;
+    float *out;
+} Row;
+
+/* Rows of one slot and one key head over their past, each itself included. Keys and values are loaded once for all
+   rows; sums go in `chains`, as one would wait for itself. `scores` has room for rows x scores_length. */
+INLINE void attend(const int rows, const int chains, const Model *model, const Layer *layer, const Strides *s,
+                   const stored *keys, const stored *values, const Row *row, float *scores, long scores_length) {
+    const long size = model->head_dim;
+    long last = 0, first = model->max_length, firsts[MAX_ROWS];
+    for (int r = 0; r < rows; r++) {
+        const long position = row[r].position;
+        firsts[r] = layer->window && position >= layer->window ? position - layer->window + 1 : 0;
+        first = firsts[r] < first ? firsts[r] : first;
+        last = position > last ? position : last;
+    }
+    const long begin = first / LANES * LANES, end = PADDED(last + 1, LANES);
     for (long at = begin; at < end; at += LANES) {
         const stored *block = keys + at / LANES * s->block;
-        vec dots[4] = {{0}, {0}, {0}, {0}};
+        vec dots[MAX_ROWS][MAX_CHAINS] = {0};
         long i = 0;
-        for (; i + 4 <= size; i += 4)
+        for (; i + chains <= size; i += chains)
 #pragma GCC unroll 4
-            for (int j = 0; j < 4; j++) dots[j] += load(block + (i + j) * LANES) * query[i + j];
-        for (; i < size; i++) dots[0] += load(block + i * LANES) * query[i];
-        *(vec *)(scores + at) = ((dots[0] + dots[1]) + (dots[2] + dots[3])) * layer->scaling;
+            for (int j = 0; j < chains; j++) {
+                const vec key = load(block + (i + j) * LANES);
+#pragma GCC unroll 4
+                for (int r = 0; r < rows; r++) dots[r][j] += key * row[r].query[i + j];
+            }
+        for (; i < size; i++)
+            for (int r = 0; r < rows; r++) dots[r][0] += load(block + i * LANES) * row[r].query[i];
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            for (int j = 1; j < chains; j++) dots[r][0] += dots[r][j];
+            *(vec *)(scores + r * scores_length + at) = dots[r][0] * layer->scaling;
+        }
     }
-    for (long at = begin; at < first; at++) scores[at] = -1e30f;
-    for (long at = position + 1; at < end; at++) scores[at] = -1e30f;
-    for (long at = begin; at < end; at += LANES) {
-        highest = larger(*(vec *)(scores + at), highest);
+    float scales[MAX_ROWS];
+    for (int r = 0; r < rows; r++) {
+        float *own = scores + r * scores_length;
+        for (long at = begin; at < firsts[r]; at++) own[at] = -1e30f;
+        for (long at = row[r].position + 1; at < end; at++) own[at] = -1e30f;
+        vec highest = splat(-1e30f), sums = {0};
+        for (long at = begin; at < end; at += LANES) highest = larger(*(vec *)(own + at), highest);
+        float peak = highest[0];
+        for (int i = 1; i < LANES; i++) peak = highest[i] > peak ? highest[i] : peak;
+        for (long at = begin; at < end; at += LANES) {
+            const vec weight = exponential(*(vec *)(own + at) - peak);
+            *(vec *)(own + at) = weight;
+            sums += weight;
+        }
+        scales[r] = 1.0f / total(sums);
     }
-    float peak = highest[0];
-    for (int i = 1; i < LANES; i++) peak = highest[i] > peak ? highest[i] : peak;
-    for (long at = begin; at < end; at += LANES) {
-        const vec weight = exponential(*(vec *)(scores + at) - peak);
-        *(vec *)(scores + at) = weight;
-        sums += weight;
-    }
-    const float scale = 1.0f / total(sums);
     for (long column = 0; column < size; column += LANES) {
-        vec mixed[4] = {{0}, {0}, {0}, {0}};
+        vec mixed[MAX_ROWS][MAX_CHAINS] = {0};
         for (long at = begin; at < end; at += LANES) {
             const stored *block = values + at / LANES * s->block + column;
-            const long from = first > at ? first - at : 0, to = position + 1 - at < LANES ? position + 1 - at : LANES;
-            long i = from;
-            for (; i + 4 <= to; i += 4)
+            const long to = last + 1 - at < LANES ? last + 1 - at : LANES;
+            long i = first > at ? first - at : 0;
+            for (; i + chains <= to; i += chains)
 #pragma GCC unroll 4
-                for (int j = 0; j < 4; j++) mixed[j] += load(block + (i + j) * s->values_width) * scores[at + i + j];
-            for (; i < to; i++) mixed[0] += load(block + i * s->values_width) * scores[at + i];
+                for (int j = 0; j < chains; j++) {
+                    const vec value = load(block + (i + j) * s->values_width);
+#pragma GCC unroll 4
+                    for (int r = 0; r < rows; r++) mixed[r][j] += value * scores[r * scores_length + at + i + j];
+                }
+            for (; i < to; i++)
+                for (int r = 0; r < rows; r++)
+                    mixed[r][0] += load(block + i * s->values_width) * scores[r * scores_length + at + i];
         }
-        const vec all = ((mixed[0] + mixed[1]) + (mixed[2] + mixed[3])) * scale;
-        if (column + LANES <= size)
-            *(vec *)(out + column) = all;
-        else
-            for (long i = 0; column + i < size; i++) out[column + i] = all[i];
+        for (int r = 0; r < rows; r++) {
+            for (int j = 1; j < chains; j++) mixed[r][0] += mixed[r][j];
+            const vec all = mixed[r][0] * scales[r];
+            if (column + LANES <= size)
+                *(vec *)(row[r].out + column) = all;
+            else
+                for (long i = 0; column + i < size; i++) row[r].out[column + i] = all[i];
+        }
     }
+}
+
+/* How many tokens from t on attend together: neighbours of a slot, up to a position that is a multiple of MAX_ROWS.
+   0 where t is not the first of them. */
+static long run_length(const int64_t *slots, const int64_t *positions, long num_tokens, long t) {
+    if (t && slots[t] == slots[t - 1] && positions[t] % MAX_ROWS) return 0;
+    long length = 1;
+    while (t + length < num_tokens && slots[t + length] == slots[t] && positions[t + length] % MAX_ROWS) length++;
+    return length;
 }
 
 /* --- the step ---------------------------------------------------------------------------------------------------- */
@@ -308,7 +353,7 @@ static void activate(const float *gate, long size, float *out) {
 }
 
 typedef struct {
-    long x, h, qkv, gate_up, scores; /* floats a row; scores: floats a thread */
+    long x, h, qkv, gate_up, scores; /* floats a row */
 } Widths;
 
 static Widths widths_of(const Model *model) {
@@ -326,7 +371,7 @@ static Widths widths_of(const Model *model) {
 /* Floats of working memory that a step of so many tokens needs. */
 int64_t work_size(const Model *model, int64_t num_tokens, int64_t num_threads) {
     const Widths w = widths_of(model);
-    return num_tokens * (w.h + w.qkv + w.gate_up) + num_threads * w.scores;
+    return num_tokens * (w.h + w.qkv + w.gate_up) + num_threads * MAX_ROWS * w.scores;
 }
 
 /* Elements of memory that a slot takes, and from its start to position `length`. */
@@ -348,7 +393,7 @@ static void run(Team *team, int index, void *arguments) {
     const long n = step.num_tokens, size = model->head_dim, queries = model->heads * size;
     const long group = model->heads / model->kv_heads, logits_width = PADDED(model->vocab, PANEL);
     float *x = step.x, *h = step.work, *qkv = h + n * w.h, *gate_up = qkv + n * w.qkv;
-    float *scores = gate_up + n * w.gate_up + index * w.scores;
+    float *scores = gate_up + n * w.gate_up + index * MAX_ROWS * w.scores;
     SHARED(team, t, n, 4) embed(model, step.tokens[t], x + t * w.x, w.x);
     barrier(team);
     for (long l = 0; l < model->num_layers; l++) {
@@ -363,10 +408,23 @@ static void run(Team *team, int index, void *arguments) {
         SHARED(team, t, n, 4)
             place(model, layer, &s, memory + step.slots[t] * s.slot, qkv + t * w.qkv, step.positions[t]);
         barrier(team);
-        SHARED(team, i, n * model->heads, 4) {
-            const long t = i / model->heads, head = i % model->heads;
-            attend(model, layer, &s, memory + step.slots[t] * s.slot, qkv + t * w.qkv + head * size, head / group,
-                   step.positions[t], scores, h + t * w.h + head * size);
+        SHARED(team, i, n * model->kv_heads, 1) {
+            const long t = i / model->kv_heads, kv_head = i % model->kv_heads;
+            const long num_rows = group * run_length(step.slots, step.positions, n, t);
+            const stored *keys = memory + step.slots[t] * s.slot + kv_head * s.head;
+            const stored *values = keys + model->kv_heads * s.head;
+            Row rows[MAX_ROWS];
+            int filled = 0;
+            for (long r = 0; r < num_rows; r++) {
+                const long at = t + r / group, head = kv_head * group + r % group;
+                rows[filled++] = (Row){qkv + at * w.qkv + head * size, step.positions[at], h + at * w.h + head * size};
+                if (filled == MAX_ROWS) {
+                    attend(MAX_ROWS, 2, model, layer, &s, keys, values, rows, scores, w.scores);
+                    filled = 0;
+                }
+            }
+            for (int r = 0; r < filled; r++)
+                attend(1, MAX_CHAINS, model, layer, &s, keys, values, rows + r, scores, w.scores);
         }
         barrier(team);
         if (DEPTH > 1) {

@@ -58,6 +58,11 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing_behind(monkeypatch, 
     assert not list(empty_cache.iterdir())
 
 
+def test_a_compiler_may_be_given_with_options(monkeypatch):
+    monkeypatch.setenv("CC", "cc -O1")
+    assert compiler.load_library().panel_width() > 0
+
+
 def test_a_compiler_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler")
     with pytest.raises(NativeUnavailableError, match="no-such-compiler"):
