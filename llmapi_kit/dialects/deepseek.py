@@ -1,6 +1,8 @@
 """Calls of DeepSeek V3 and R1, with a type, a name and fenced JSON, and of V3.1, with a name and JSON.
 
 Both are read, whichever the model writes.
+
+Source: the chat templates of DeepSeek V3, R1 and V3.1.
 """
 
 # ruff: noqa: RUF001  (the markers are spelled so)
@@ -46,6 +48,7 @@ class DeepSeekCalls:
             if not (yield from read_literal(stream, CALL_BEGIN)):
                 return False
         while (yield from self._read_call(calls)):
+            calls.keep()
             yield from skip_space(stream)
             if (yield from read_literal(stream, CALLS_END)):
                 return True

@@ -14,10 +14,15 @@ from typing import Any
 
 from llmapi_kit.dialects.base import Function, Json
 from llmapi_kit.errors import InvalidRequestError
+from llmapi_kit.sampling.grammar_source import JSON_OPTIONS, check_schema
 
-# As chat templates write JSON, so models are not led off what they were trained on. Free whitespace would also let a
-# model write line breaks without end.
-JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+# As chat templates write JSON, so models are not led off what they were trained on.
+JSON_STYLE = {
+    "json_allowed_escapes": JSON_OPTIONS["json_allowed_escapes"],
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
 ANY_TEXT = "/(?s:.*)/"
 COMBINING = ("allOf", "anyOf", "oneOf", "not", "if", "$ref", "patternProperties", "unevaluatedProperties")
 
@@ -98,9 +103,12 @@ def arguments_schema(function: Function) -> dict[str, Any]:
     """The schema of a call's arguments: an object, and of declared properties only, unless it says otherwise.
 
     Raises:
-        InvalidRequestError: it is no object's.
+        InvalidRequestError: it is no object's, or has what can't be kept.
     """
     schema = {"type": "object", **function.parameters}
+    if "x-guidance" in schema:
+        raise InvalidRequestError(f"{function.param} has x-guidance, which is not supported.", param=function.param)
+    check_schema(schema, function.param)
     if schema["type"] != "object":
         raise InvalidRequestError(
             f"{function.param}.type is {schema['type']!r}; arguments are always an object.",

@@ -2,6 +2,9 @@
 
 Templates differ: most want a call's arguments as an object, some as text; some choose by whether content is none;
 some want the function's name on its result, or ids of one length. Knows templates by their text only.
+
+Where a template chooses by whether content is none, transformers' `apply_chat_template` takes that away, since it drops
+keys without a value; `render_jinja_template` of the same library does not.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Where nothing says that an object is a call, it is one only at the very start of an answer and only with a function's
 name and arguments; any other object is an answer in JSON.
+
+Source: the chat templates of Llama 3.1 and 3.2.
 """
 
 from __future__ import annotations

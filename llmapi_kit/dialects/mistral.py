@@ -2,6 +2,8 @@
 
 The second form comes with ``[ARGS]`` between name and arguments, in some models with ``[CALL_ID]`` and an id before
 that, and in others with neither. All are read, whichever the model writes.
+
+Source: the chat templates of Mistral 7B Instruct v0.3, Mistral Small 3 and Ministral 3.
 """
 
 from __future__ import annotations
@@ -49,7 +51,6 @@ class MistralCalls:
 
     def _read_array(self, calls: Calls) -> Steps[bool]:
         stream = calls.stream
-        num_before = calls.num_begun
         stream.take(1)
         while True:
             yield from skip_space(stream)
@@ -61,7 +62,7 @@ class MistralCalls:
                 return False
             stream.take(1)
             if char == "]":
-                return calls.num_begun > num_before
+                return True
 
     def _read_named(self, calls: Calls) -> Steps[bool]:
         stream = calls.stream

@@ -21,6 +21,7 @@ CONTAINERS = frozenset({"array", "object"})
 
 def property_schema(parameters: Json, key: str) -> Json:
     """The schema of one argument; a string's where nothing is said of it."""
+    parameters = resolved(parameters, parameters)
     properties = parameters.get("properties")
     schema = properties.get(key) if isinstance(properties, Mapping) else None
     if schema is None:

@@ -2,6 +2,8 @@
 
 A JSON object (Hermes, Qwen 2.5, Qwen 3, the pocket model), or XML-like tags (Qwen3-Coder and later Qwens). Each form
 reads the other one too, since models of either family slip into it; what it writes is its own.
+
+Source: the chat templates of Hermes 2 Pro, Qwen2.5, Qwen3 and Qwen3-Coder.
 """
 
 from __future__ import annotations

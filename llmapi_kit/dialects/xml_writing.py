@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from llmapi_kit.dialects.base import Function, Json
 from llmapi_kit.dialects.grammar import ANY_TEXT, COMBINING, Grammar, arguments_schema, quoted, regex_of
-from llmapi_kit.dialects.schema_types import json_text, property_schema, resolved, types_of
+from llmapi_kit.dialects.schema_types import CONTAINERS, json_text, property_schema, resolved, types_of
 from llmapi_kit.dialects.xml_reading import FUNCTION, FUNCTION_END, PARAMETER, PARAMETER_END
 from llmapi_kit.errors import InvalidRequestError
 
@@ -20,9 +21,8 @@ VALUE_END = f"\n{PARAMETER_END}\n"
 FREE_KEY = "/[A-Za-z0-9_.\\-]{1,64}/"
 REFUSED = ("pattern", "format", "not", "if", "contentEncoding", "contentMediaType")
 
-# Texts that the reader would take for a value of another type, where the schema allows that type too
+# Texts that the reader would take for a value of another type, where the schema allows some values of that type
 _MISTAKABLE = {
-    "null": "null|None",
     "boolean": "true|True|false|False",
     "number": r"[\-0-9](?s:.*)",
     "integer": r"[\-0-9](?s:.*)",
@@ -44,10 +44,9 @@ class _Block:
     def __init__(self, grammar: Grammar, function: Function) -> None:
         self._grammar = grammar
         self._function = function
-        schema = resolved(function.parameters, function.parameters)
-        self._schema = arguments_schema(Function(function.name, schema, param=function.param))
-        self._root = function.parameters
-        self._definitions = {key: self._root[key] for key in ("$defs", "definitions") if key in self._root}
+        self._root = arguments_schema(function)
+        self._schema = arguments_schema(replace(function, parameters=resolved(self._root, self._root)))
+        self._definitions: Json = {key: self._root[key] for key in ("$defs", "definitions") if key in self._root}
 
     def expression(self, opening: str) -> str:
         """The whole block, or what follows its opening."""
@@ -65,7 +64,8 @@ class _Block:
         for key in keys:
             self._check_name(key)
             value = self._value(property_schema(self._schema, key), key)
-            rule = self._grammar.rule(f"{quoted(f'{PARAMETER}{key}>' + chr(10))} {value}")
+            opening = quoted(f"{PARAMETER}{key}>\n")
+            rule = self._grammar.rule(f"{opening} {value}")
             yield rule if key in required else f"{rule}?"
         if not keys and self._schema.get("additionalProperties") is not False:
             value = self._value(property_schema(self._schema, ""), "")
@@ -117,7 +117,7 @@ class _Block:
         low, high = schema.get("minLength", 0), schema.get("maxLength")
         text = ANY_TEXT if not low and high is None else f"/(?s:.{{{low},{'' if high is None else high}}})/"
         wrong = [f"(?s:.*){regex_of(PARAMETER_END)}(?s:.*)"]
-        mistakable = [_MISTAKABLE[name] for name in sorted(types or {"array", "object"}) if name != "string"]
+        mistakable = [_MISTAKABLE[name] for name in sorted(types or CONTAINERS) if name in _MISTAKABLE]
         if mistakable:
             wrong.append(rf"[ \n\t\r]*({'|'.join(mistakable)})[ \n\t\r]*")
         terminal = self._grammar.terminal(" & ".join((text, *(f"~/{regex}/" for regex in wrong))))

@@ -26,7 +26,9 @@ JSON_OPTIONS: dict[str, object] = {
     "lenient": False,
 }
 _NO_FORCING = '%llguidance {"no_forcing": true}'
-_DATA_KEYWORDS = frozenset({"const", "enum", "default", "example", "examples"})
+_DATA_KEYWORDS = frozenset({"const", "enum"})
+_ANNOTATIONS = frozenset({"title", "description", "default", "example", "examples", "$comment"})
+_UNWRITABLE = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")  # without \u
 _LARK_ATTRIBUTE = re.compile(r"^[ \t]*[?!]?[A-Za-z_][\w-]*\[[^\n]*?\b(temperature|stop)\s*=", re.MULTILINE)
 
 
@@ -65,19 +67,35 @@ def _json_schema(constraint: Constraint) -> str:
         raise InvalidRequestError(
             f"{param}: x-guidance is not supported; whitespace and strictness are not up to the schema.", param=param
         )
-    waiting: list[Any] = [schema]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, list):
-            waiting.extend(value)
-        elif isinstance(value, dict):
-            _check_min_properties(value, param)
-            waiting.extend(item for key, item in value.items() if key not in _DATA_KEYWORDS)
+    check_schema(schema, param)
     return _json(schema)
 
 
 def _json(schema: Mapping[str, Any]) -> str:
     return f"start: %json {json.dumps({**schema, 'x-guidance': JSON_OPTIONS}, ensure_ascii=False)}"
+
+
+def check_schema(schema: Mapping[str, Any], param: str) -> None:
+    """Raise for what llguidance would accept in a schema and then not keep.
+
+    Raises:
+        InvalidRequestError: it names `param`.
+    """
+    waiting: list[tuple[Any, bool]] = [(schema, False)]
+    while waiting:
+        value, is_data = waiting.pop()
+        if isinstance(value, str) and _UNWRITABLE.search(value):
+            raise InvalidRequestError(f"{param}: the schema has a control character, in {value[:40]!r}.", param=param)
+        if isinstance(value, list):
+            waiting.extend((item, is_data) for item in value)
+        elif isinstance(value, dict):
+            if not is_data:
+                _check_min_properties(value, param)
+                _check_bounds(value, param)
+            for key, item in value.items():
+                waiting.append((key, True))
+                if is_data or key not in _ANNOTATIONS or isinstance(item, dict):  # or a property has that name
+                    waiting.append((item, is_data or key in _DATA_KEYWORDS))
 
 
 def _check_min_properties(schema: Mapping[str, Any], param: str) -> None:
@@ -89,6 +107,26 @@ def _check_min_properties(schema: Mapping[str, Any], param: str) -> None:
             f"{param}: minProperties of {minimum} can't be kept. Name the properties in `required`, or leave it out.",
             param=param,
         )
+
+
+def _check_bounds(schema: Mapping[str, Any], param: str) -> None:
+    """llguidance lets a whole number through that is excluded, if the range ends before the next one."""
+    low, high = (schema.get(f"exclusive{end}") for end in ("Minimum", "Maximum"))
+    least, most = schema.get("minimum", low), schema.get("maximum", high)
+    if schema.get("type") == "integer" or not (_is_number(least) and _is_number(most)):
+        return
+    if (_is_number(low) and low % 1 == 0 and most < low + 1) or (
+        _is_number(high) and high % 1 == 0 and least > high - 1
+    ):
+        raise InvalidRequestError(
+            f"{param}: numbers between {least} and {most} can't be kept from the one that is excluded. Widen the "
+            "range, or use minimum and maximum.",
+            param=param,
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _regex(constraint: Constraint) -> str:

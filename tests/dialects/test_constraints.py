@@ -204,6 +204,7 @@ def test_strict_functions_are_held_to_their_schema_and_text_is_free(form, tokens
     assert allows(vocab, constraint, f"<think>Hm.</think>\n\nLook: {text}")
     assert not allows(vocab, constraint, f"Look: {text}".replace("Oslo", "Rome"))
     assert not allows(vocab, constraint, text.replace("get_weather", "unheard_of"))
+    assert allows(vocab, constraint, text.replace("get_weather", "get"))  # which takes no city, but is not strict
 
 
 @pytest.mark.parametrize("tokens", TOKENS)
@@ -265,10 +266,72 @@ def test_what_bare_text_can_not_guarantee_is_refused_by_name(schema, param):
     made("hermes").call_constraint([function("f", schema)], forced="f", parallel=False, added_tokens={})
 
 
+@pytest.mark.parametrize(
+    ("schema", "written", "is_allowed"),
+    [
+        ({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 5}]}, "7", True),
+        ({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 5}]}, "3", False),
+        ({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 5}]}, "three", True),
+        ({"anyOf": [{"type": "string"}, {"const": True}]}, "true", True),
+        ({"anyOf": [{"type": "string"}, {"const": True}]}, "False", False),
+        ({"anyOf": [{"type": "string"}, {"const": True}]}, "Falsehood", True),
+        ({"anyOf": [{"type": "string"}, {"type": "array", "maxItems": 1}]}, "[1]", True),
+        ({"anyOf": [{"type": "string"}, {"type": "array", "maxItems": 1}]}, "[1, 2]", False),
+        ({"type": ["string", "null"]}, "null", True),
+        ({"type": ["string", "null"]}, "5", True),
+        ({"type": "string", "maxLength": 2}, "京都", True),
+        ({"type": "string", "maxLength": 2}, "abc", False),
+        ({"type": "string"}, "a\n</parameter", True),
+        ({"enum": ["a", 1, None]}, "null", True),
+        ({"enum": ["a", 1, None]}, "b", False),
+        ({}, "{1}", False),
+    ],
+)
+def test_bare_text_is_allowed_where_it_is_read_back_as_a_value_of_the_schema(schema, written, is_allowed):
+    tool = function("f", {"a": schema}, required=["a"])
+    dialect = made("xml")
+    vocab = vocabulary_of(dialect, "text")
+    constraint = dialect.call_constraint([tool], forced="f", parallel=False, added_tokens=vocab.added_tokens)
+    text = f"<tool_call>\n<function=f>\n<parameter=a>\n{written}\n</parameter>\n</function>\n</tool_call>"
+    assert allows(vocab, constraint, text) == is_allowed
+    if is_allowed:
+        ((_, arguments),) = parsed(dialect, text, tools=[tool]).calls
+        jsonschema.validate(json.loads(arguments), tool["function"]["parameters"])
+
+
 def test_arguments_that_depend_on_each_other_are_refused_in_bare_text():
     tool = function("f", {"a": {}}, anyOf=[{"required": ["a"]}])
     with pytest.raises(InvalidRequestError, match="anyOf"):
         made("xml").call_constraint([tool], forced="f", parallel=False, added_tokens={})
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [({"x-guidance": {"lenient": True}}, "x-guidance"), ({"$defs": {"\x01": {}}}, "control character")],
+)
+def test_what_would_be_accepted_and_not_kept_is_refused(form, schema, message):
+    with pytest.raises(InvalidRequestError, match=message) as caught:
+        made(form).call_constraint([function("f", **schema)], forced="f", parallel=False, added_tokens={})
+    assert caught.value.param == "tools.0.function.parameters"
+
+
+def test_parameters_may_be_a_reference_to_a_definition():
+    tool = {
+        "function": {
+            "name": "f",
+            "parameters": {
+                "$ref": "#/$defs/Place",
+                "$defs": {"Place": {"type": "object", "properties": {"x": {"const": 1}}, "required": ["x"]}},
+            },
+        }
+    }
+    for form in FORMS:
+        dialect = made(form)
+        vocab = vocabulary_of(dialect, "text")
+        constraint = dialect.call_constraint([tool], forced="f", parallel=False, added_tokens=vocab.added_tokens)
+        ((_, arguments),) = parsed(dialect, draw(vocab, constraint, 1), tools=[tool]).calls
+        assert json.loads(arguments)["x"] == 1
 
 
 def test_a_schema_that_is_no_objects_is_refused():

@@ -54,6 +54,11 @@ def test_what_follows_a_broken_call_is_text():
     assert read(DEEPSEEK, text) == Reply(" and so on", "", (("get_time", "{}"),))
 
 
+@pytest.mark.parametrize("one", [FENCED, SHORT])
+def test_what_follows_a_call_in_place_of_the_last_marker_is_text(one):
+    assert read(DEEPSEEK, f"<｜tool▁calls▁begin｜>{one}\nSo.") == Reply("\nSo.", "", CALLED)
+
+
 def test_an_object_that_is_not_closed_ends_with_its_marker():
     text = calls(SHORT.replace('"}<', '"<'))
     assert read(DEEPSEEK, text) == Reply(calls=(("get_time", ARGUMENTS[:-1]),))

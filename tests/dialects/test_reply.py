@@ -165,5 +165,5 @@ def test_what_is_left_unread_stays_short_however_long_the_reply(text):
     longest = 0
     for char in text:
         parser.feed(char)
-        longest = max(longest, len(parser._stream))
+        longest = max(longest, len(parser._stream._text))
     assert longest < 300

@@ -82,11 +82,10 @@ def test_a_function_that_is_not_offered_is_passed_on_as_written():
     assert read(HERMES, call('{"name": "unheard_of", "arguments": {}}')).calls == (("unheard_of", "{}"),)
 
 
-@pytest.mark.parametrize("text", ['{"name": "f", "arguments": {"a": 1}', '{"name": "f", "arguments": {"a": 1'])
-def test_forgotten_closing_braces_end_with_the_tag(text):
-    reply = read(HERMES, call(text) + "\nSo.")
-    assert reply.text == "\nSo."
-    assert reply.calls[0][1].startswith('{"a": 1')
+@pytest.mark.parametrize("arguments", ['{"a": 1}', '{"a": 1', '{"a": [1', "12"])
+def test_forgotten_closing_braces_end_with_the_tag(arguments):
+    text = f'<tool_call>{{"name": "f", "arguments": {arguments}</tool_call>\nSo.'
+    assert read(HERMES, text) == Reply("\nSo.", "", (("f", arguments),))
 
 
 def test_the_closing_tag_within_a_string_is_part_of_it():
@@ -126,6 +125,11 @@ def test_a_broken_call_without_a_name_is_text_in_full(text):
 def test_what_follows_a_broken_call_is_text():
     text = '<tool_call>{"name": "f", "arguments": {"a": 1}} and that\'s it'
     assert read(HERMES, text) == Reply(" and that's it", "", (("f", '{"a": 1}'),))
+
+
+def test_an_object_after_a_broken_call_is_text():
+    text = '<tool_call>{"name": "f" {"name": "g", "arguments": {}}</tool_call>'
+    assert read(HERMES, text) == Reply(' {"name": "g", "arguments": {}}</tool_call>', "", (("f", ""),))
 
 
 def test_a_stray_brace_after_a_call_is_text():
