@@ -65,8 +65,7 @@ def _make_torch(spec: ModelSpec, settings: Settings, *, device: str | None = Non
         native=settings.native,
         is_compiled=settings.compile,
     )
-    template = loaded.tokenizer.chat_template
-    dialect = dialect_of(template if isinstance(template, str) else None)
+    dialect = _dialect(loaded.tokenizer)
     tokenizer = ModelTokenizer(loaded.tokenizer, loaded.eos_ids, markers=dialect.markers)
     info = EngineInfo(
         id=spec.id,
@@ -84,6 +83,15 @@ def _make_torch(spec: ModelSpec, settings: Settings, *, device: str | None = Non
     return LocalEngine(
         info, runner, tokenizer, dialect=dialect, grammars=grammars, max_queue=max_queue, settings=settings
     )
+
+
+def _dialect(tokenizer: Any) -> Dialect:
+    """How the model writes, by its template; of several, the one that `apply_chat_template` takes."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("tool_use") or template.get("default")
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
+    return dialect_of(template, getattr(tokenizer, "response_template", None), added)
 
 
 def _capabilities(tokenizer: ModelTokenizer, dialect: Dialect) -> tuple[str, ...]:
