@@ -41,6 +41,9 @@ class Settings(BaseSettings):
         max_queue: requests that may wait for a slot; 0 is four times the slots, at most 128.
         max_body_bytes: size of a request's body, counted as received.
         max_json_depth: nesting of a request's JSON.
+        max_stored_completions: chat completions that the server keeps in memory for clients that ask for it with
+            ``store``, the latest ones; 0 keeps none and refuses the field.
+        max_stored_bytes: what they may take together, counted as JSON.
         queue_timeout_s: until a request is accepted and started.
         first_token_timeout_s: until its first token.
         total_timeout_s: until it is complete.
@@ -65,6 +68,8 @@ class Settings(BaseSettings):
     max_queue: int = Field(default=0, ge=0, le=100_000)
     max_body_bytes: int = Field(default=2_000_000, ge=1024)
     max_json_depth: int = Field(default=64, ge=4, le=500)
+    max_stored_completions: int = Field(default=1000, ge=0, le=100_000)
+    max_stored_bytes: int = Field(default=64_000_000, ge=1024)
     queue_timeout_s: Seconds = 60
     first_token_timeout_s: Seconds = 120
     total_timeout_s: Seconds = 600

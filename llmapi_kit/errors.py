@@ -15,7 +15,7 @@ Knows nothing of HTTP frameworks, tunnels or torch; every other module may impor
     │   │   └── ContextLengthError      400, prompt and answer do not fit the context
     │   ├── AuthenticationError     401
     │   ├── ForbiddenError          403
-    │   ├── NotFoundError           404, no such model or route
+    │   ├── NotFoundError           404, no such model, route or stored completion
     │   ├── BodyTooLargeError       413
     │   ├── QueueFullError          429, with Retry-After
     │   ├── EngineUnavailableError  503, the engine is loading, closing or dead
@@ -134,7 +134,7 @@ class ForbiddenError(RequestError):
 
 
 class NotFoundError(RequestError):
-    """There is no such model or route."""
+    """There is no such model, route or stored completion."""
 
     status = 404
     type = "invalid_request_error"

@@ -11,8 +11,8 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from llmapi_kit.api import errors, health, metrics
-from llmapi_kit.api.openai import chat, completions, embeddings, models, tokens
+from llmapi_kit.api import docs, errors, health, metrics
+from llmapi_kit.api.openai import chat, completions, embeddings, models, stored, tokens
 from llmapi_kit.api.openapi import document
 from llmapi_kit.api.request_context import RequestContext
 from llmapi_kit.api.routes import LocalRoute, PublicRoute
@@ -35,14 +35,14 @@ def create_app(state: ApiState) -> ASGIApp:
         title="llmapi_kit",
         version=__version__,
         description=DESCRIPTION,
-        docs_url=None,
+        docs_url=None,  # llmapi_kit.api.docs has a page that asks for the key
         redoc_url=None,
         openapi_url=None,  # added below, behind the key
     )
     app.state.api = state
     errors.install(app)
-    answering = (chat.router, completions.router, embeddings.router, models.router, tokens.router)
-    for router in (*answering, health.public, health.keyed, metrics.router):
+    answering = (chat.router, stored.router, completions.router, embeddings.router, models.router, tokens.router)
+    for router in (*answering, health.public, health.keyed, metrics.router, docs.router):
         app.router.routes.extend(router.routes)  # as they are: include_router wraps or copies them, by version
     app.router.routes.append(LocalRoute("/openapi.json", openapi, include_in_schema=False))
     check_routes(app)

@@ -39,7 +39,7 @@ def error_response(error: RequestError) -> JSONResponse:
 def from_validation(errors: Sequence[Any]) -> InvalidRequestError:
     """The first problem pydantic found, as an error that names the field."""
     problem = errors[0]
-    location = [str(part) for part in problem["loc"] if part != "body"]
+    location = [str(part) for part in problem["loc"][1:]]  # the first is where: body, query or path
     # Of a union, pydantic adds the name of the variant that failed last; the field is what comes before it.
     named = [part for part in location if part.isidentifier() or part.isdigit()]
     param = ".".join(named) or None

@@ -48,8 +48,11 @@ KEYED_ROUTES: Sequence[RequestError] = (AuthenticationError("The API key is wron
 ROUTES_WITH_A_MODEL: Sequence[RequestError] = (
     NotFoundError("The model 'gpt-4' is not served here.", param="model", code="model_not_found"),
 )
-ROUTES_WITH_A_BODY: Sequence[RequestError] = (
+ROUTES_WITH_FIELDS: Sequence[RequestError] = (
     InvalidRequestError("temperature is 3; it must be at least 0 and at most 2.", param="temperature"),
+)
+ROUTES_WITH_A_BODY: Sequence[RequestError] = (
+    *ROUTES_WITH_FIELDS,
     BodyTooLargeError("The body is larger than 2,000,000 bytes, the most this server takes."),
     QueueFullError("128 requests wait already.", retry_after_s=1),
     EngineUnavailableError("The server is stopping and takes no new requests.", retry_after_s=5),
@@ -141,6 +144,8 @@ def _complete(route: PublicRoute, operation: dict[str, Any]) -> None:
     if isinstance(route, KeyedRoute):
         operation["security"] = [{KEY: []}]
         errors += KEYED_ROUTES
+    if route.dependant.query_params:
+        errors += ROUTES_WITH_FIELDS
     if route.body_field is not None:
         errors += ROUTES_WITH_A_BODY
     if route.body_field is not None or route.param_convertors:

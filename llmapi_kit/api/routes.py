@@ -1,8 +1,8 @@
 """How every route begins: who may call it, and how its body is read.
 
-A route is public, keyed, or keyed and for this machine only, by its class; `create_app` refuses any other. The key is
-checked by the route itself and not by the path, before the body is read. Bodies are counted as they are received, and
-parsed strictly.
+A route is public, keyed, or for this machine only with a key or without, by its class; `create_app` refuses any other.
+The key is checked by the route itself and not by the path, before the body is read. Bodies are counted as they are
+received, and parsed strictly.
 
 Source: per-route checks, because path prefixes can be got around (vLLM CVE-2026-48746).
 """
@@ -108,13 +108,31 @@ class LocalRoute(KeyedRoute):
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            state = state_of(request)
-            state.key_check(request)
-            if host_name(request.scope) in state.public_hosts:
-                raise ForbiddenError(f"{request.url.path} is answered on the server's own machine only.")
+            state_of(request).key_check(request)
+            check_local(request)
             return await handler(request)
 
         return handle
+
+
+class LocalPageRoute(PublicRoute):
+    """A route without a key that a tunnel does not lead to: what a browser opens, and tells nothing of the server."""
+
+    def get_route_handler(self) -> Handler:
+        """The handler, closed to the tunnel's names."""
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            check_local(request)
+            return await handler(request)
+
+        return handle
+
+
+def check_local(request: Request) -> None:
+    """Raise `ForbiddenError` for a request that came by one of the tunnel's names."""
+    if host_name(request.scope) in state_of(request).public_hosts:
+        raise ForbiddenError(f"{request.url.path} is answered on the server's own machine only.")
 
 
 def host_name(scope: Scope) -> str:

@@ -10,6 +10,7 @@ from typing import cast
 from starlette.requests import Request
 
 from llmapi_kit.api.auth import KeyCheck
+from llmapi_kit.api.completion_store import CompletionStore, MemoryCompletionStore
 from llmapi_kit.api.timed_events import TimedEvents
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.catalog import Catalog
@@ -29,6 +30,7 @@ class ApiState:
         public_hosts: those of them that a tunnel answers to; routes for this machine only are closed there.
         is_draining: set while the server stops: nothing new is taken.
         active: generations under way; touched on the server's event loop only.
+        completions: those that clients asked to store.
     """
 
     catalog: Catalog
@@ -39,6 +41,11 @@ class ApiState:
     public_hosts: Sequence[str] = ()
     is_draining: bool = False
     active: set[TimedEvents] = field(default_factory=set)
+    completions: CompletionStore = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make what follows from the settings."""
+        self.completions = MemoryCompletionStore(self.settings.max_stored_completions, self.settings.max_stored_bytes)
 
     def fail_active(self) -> None:
         """End every generation under way in an error that says the server stopped. On the event loop only."""

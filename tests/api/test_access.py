@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from llmapi_kit.api.app import check_routes, create_app
 from llmapi_kit.api.auth import KeyCheck
-from llmapi_kit.api.routes import KeyedRoute, PublicRoute
+from llmapi_kit.api.routes import KeyedRoute, LocalPageRoute, PublicRoute
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.catalog import Catalog
@@ -39,14 +39,16 @@ def routes():
 
 
 ROUTES = routes()
+KEYED = [(method, route) for method, route in ROUTES if isinstance(route, KeyedRoute)]
 
 
 def path_of(route):
     return re.sub(r"\{[^}]*\}", "mock", route.path)
 
 
-def test_only_healthz_is_public():
-    assert [route.path for _, route in ROUTES if not isinstance(route, KeyedRoute)] == ["/healthz"]
+def test_only_healthz_and_the_empty_page_of_the_documentation_need_no_key():
+    keyless = {route.path: type(route) for _, route in ROUTES if not isinstance(route, KeyedRoute)}
+    assert keyless == {"/healthz": PublicRoute, "/docs": LocalPageRoute, "/docs/{asset}": LocalPageRoute}
 
 
 def test_a_route_that_nobody_classified_stops_the_server_from_starting():
@@ -60,7 +62,7 @@ def test_a_route_that_nobody_classified_stops_the_server_from_starting():
         check_routes(app)
 
 
-@pytest.mark.parametrize(("method", "route"), [(m, r) for m, r in ROUTES if r.path != "/healthz"], ids=str)
+@pytest.mark.parametrize(("method", "route"), KEYED, ids=str)
 @pytest.mark.parametrize(
     "authorization",
     [
@@ -143,7 +145,7 @@ def test_there_is_no_cors_header(serve, http):
 
 def test_unknown_paths_answer_404_in_the_error_shape(serve, http):
     assert error_of(http(serve()).get("/v1/nothing"), 404)["code"] == "not_found"
-    error_of(http(serve()).get("/v1/chat/completions"), 405)
+    error_of(http(serve()).delete("/v1/chat/completions"), 405)
 
 
 def test_what_tells_of_the_server_is_closed_to_the_tunnel(serve, http):

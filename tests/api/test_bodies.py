@@ -35,8 +35,6 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
 BOTH = [
     ("functions", [{}]),
     ("modalities", ["audio"]),
-    ("store", True),
-    ("metadata", {"a": "b"}),
     ("temprature", 0.5),
     ("prediction", {"type": "content", "content": "x"}),
     # refused by the mock engine, which has no model
@@ -53,6 +51,8 @@ CHAT_ONLY = [
     ("chat_template_kwargs", {"x": 1}),
 ]
 COMPLETIONS_ONLY = [
+    ("store", True),
+    ("metadata", {"a": "b"}),
     ("tools", [TOOL]),
     ("tool_choice", "auto"),
     ("response_format", {"type": "json_object"}),
@@ -86,7 +86,7 @@ def test_a_field_that_is_not_supported_is_refused_by_name(post, path, field, val
         {"tool_choice": "none"},
         {"parallel_tool_calls": True},
         {"user": "somebody", "safety_identifier": "s", "prompt_cache_key": "k"},
-        {"service_tier": "auto", "verbosity": "medium", "store": None, "reasoning_effort": "none"},
+        {"service_tier": "auto", "verbosity": "medium", "store": False, "metadata": {}, "reasoning_effort": "none"},
     ],
 )
 def test_a_value_that_asks_for_nothing_is_accepted(post, extra):
@@ -153,6 +153,14 @@ CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{
         (chat(logit_bias={"1": 101}), "logit_bias"),
         (chat(seed=2**70), "seed"),
         (chat(model=5), "model"),
+        (chat(store="yes"), "store"),
+        (chat(metadata={"a": "b"}), "metadata"),
+        (chat(metadata={"a": "b"}, store=False), "metadata"),
+        (chat(metadata={"a": 1}, store=True), "metadata.a"),
+        (chat(metadata=[], store=True), "metadata"),
+        (chat(metadata={str(i): "" for i in range(17)}, store=True), "metadata"),
+        (chat(metadata={"k" * 65: ""}, store=True), "metadata"),
+        (chat(metadata={"a": "v" * 513}, store=True), "metadata"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(post, body, param):

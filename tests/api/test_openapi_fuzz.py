@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import httpx
 import hypothesis
 import pytest
 import schemathesis
@@ -39,12 +40,17 @@ DOCUMENTED = (
 # What goes with which role, or instead of what, the document does not say: most bodies get this.
 SENSIBLE = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "one two three"}]},
+    "/v1/chat/completions/{completion_id}": {},
     "/v1/completions": {"prompt": "one two three"},
     "/v1/embeddings": {"input": ["one", "two"]},
     "/tokenize": {"prompt": "one two three", "messages": None},
     "/detokenize": {"tokens": [0, 1, 2]},
 }
-ASKED = ("/v1/models", "/v1/models/{model}", "/healthz", "/readyz", "/version", "/metrics")
+STORED = "/v1/chat/completions/{completion_id}"
+ASKED = (
+    *("/v1/chat/completions", STORED, f"{STORED}/messages"),
+    *("/v1/models", "/v1/models/{model}", "/healthz", "/readyz", "/version", "/metrics"),
+)
 
 
 @pytest.fixture(scope="module", params=["mock", "pocket"])
@@ -59,12 +65,21 @@ def schema(request, tmp_path_factory):
                 operation["security"] = []  # else every second request would differ in its key only
         made = schemathesis.openapi.from_dict(document)
         made.config.update(base_url=server.url)
+        store(server.url)
         yield made
+
+
+def store(url):
+    """Have an answer stored; returns its id."""
+    body = {"messages": [{"role": "user", "content": "one"}], "store": True, "max_tokens": 2}
+    answer = httpx.post(f"{url}/v1/chat/completions", json=body, headers=AUTHORIZED, trust_env=False, timeout=30)
+    return answer.json()["id"]
 
 
 def fuzz(operation, mode, checks=DOCUMENTED, num_examples=100):
     """Send what schemathesis draws; returns how many requests ended in each status."""
     statuses = Counter()
+    stored = store(operation.base_url) if "{completion_id}" in operation.path else ""
 
     @hypothesis.settings(
         max_examples=num_examples,
@@ -77,7 +92,9 @@ def fuzz(operation, mode, checks=DOCUMENTED, num_examples=100):
         case=operation.as_strategy(generation_mode=mode), is_sensible=st.sampled_from([True, True, True, False])
     )
     def send(case, is_sensible):
-        if is_sensible and mode is FITTING and operation.path in SENSIBLE:
+        if is_sensible and stored:
+            case.path_parameters["completion_id"] = stored
+        elif is_sensible and mode is FITTING and operation.path in SENSIBLE and operation.method == "post":
             case.body = {**case.body, "model": None, **SENSIBLE[operation.path]}
         response = case.call_and_validate(headers=AUTHORIZED, timeout=30, checks=checks)
         assert response.headers["x-request-id"][0].startswith("req_")
@@ -105,9 +122,24 @@ def test_bodies_that_do_not_fit_are_refused(schema, path):
 
 @pytest.mark.parametrize("path", ASKED)
 def test_what_has_no_body_answers_as_the_document_says(schema, path):
-    fuzz(schema[path]["GET"], FITTING, num_examples=50 if "{" in path else 1)
+    operation = schema[path]["GET"]
+    is_asked_for_something = operation.path_parameters or operation.query
+    fuzz(operation, FITTING, num_examples=50 if is_asked_for_something else 1)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", f"{STORED}/messages"])
+def test_odd_queries_end_as_the_document_says(schema, path):
+    # Some do fit, as a query has only texts; which are refused is in test_stored_completions.py
+    assert fuzz(schema[path]["GET"], WRONG, num_examples=50)[400] >= 10
+
+
+def test_what_is_deleted_is_answered_as_the_document_says(schema):
+    statuses = fuzz(schema[STORED]["DELETE"], FITTING, num_examples=20)
+    assert set(statuses) == {200, 404}
+    assert statuses[200] == 1
 
 
 def test_no_operation_is_left_out(schema):
     operations = {(method, path) for path, methods in schema.raw_schema["paths"].items() for method in methods}
-    assert operations == {("post", path) for path in SENSIBLE} | {("get", path) for path in ASKED}
+    posts, gets = {("post", path) for path in SENSIBLE}, {("get", path) for path in ASKED}
+    assert operations == posts | gets | {("delete", STORED)}

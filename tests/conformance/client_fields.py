@@ -46,6 +46,7 @@ ANSWERED: Mapping[str, Mapping[str, Any]] = {
         "function_call": "none",
         "logprobs": True,
         "max_completion_tokens": 2,
+        "metadata": {"team": "docs"},
         "modalities": ["text"],
         "parallel_tool_calls": False,
         "prompt_cache_key": "team-7",
@@ -54,6 +55,7 @@ ANSWERED: Mapping[str, Mapping[str, Any]] = {
         "response_format": {"type": "json_object"},
         "safety_identifier": "user-1234",
         "service_tier": "auto",
+        "store": True,
         "tool_choice": {"type": "function", "function": {"name": "look_up"}},
         "tools": [{"type": "function", "function": FUNCTION}],
         "top_logprobs": 2,
@@ -66,11 +68,9 @@ REFUSED: Mapping[str, Mapping[str, Any]] = {
     "chat": {
         "audio": {"format": "wav", "voice": "alloy"},
         "functions": [FUNCTION],
-        "metadata": {"team": "docs"},
         "moderation": {"model": "omni-moderation-latest"},
         "prediction": {"type": "content", "content": "one two"},
         "prompt_cache_options": {"mode": "implicit", "ttl": "30m"},
-        "store": True,
         "web_search_options": {"search_context_size": "low"},
     },
     # The pocket model has no tokens for filling in, and its vectors are not trained to be cut.
@@ -80,6 +80,7 @@ REFUSED: Mapping[str, Mapping[str, Any]] = {
 # Other values of fields that are answered.
 REFUSED_VALUES = (
     ("chat", {"function_call": "auto"}),
+    ("chat", {"metadata": {"team": "docs"}}),  # without store
     ("chat", {"modalities": ["text", "audio"]}),
     ("chat", {"prompt_cache_retention": "24h"}),
     ("chat", {"reasoning_effort": "low"}),
@@ -88,6 +89,7 @@ REFUSED_VALUES = (
 )
 # What a field needs beside it.
 TOGETHER: Mapping[str, Mapping[str, Any]] = {
+    "metadata": {"store": True},
     "response_format": {"max_tokens": 8},
     "stream_options": {"stream": True},
     "tool_choice": {"tools": [{"type": "function", "function": FUNCTION}]},

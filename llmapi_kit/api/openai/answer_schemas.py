@@ -104,6 +104,7 @@ class ChatCompletion(Sent):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    metadata: dict[str, str] | None = Field(None, description="Where it was stored.")
 
 
 class FunctionCallPiece(Sent):

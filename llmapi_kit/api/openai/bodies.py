@@ -52,19 +52,6 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-
-class StreamOptions(Strict):
-    """Options of a stream."""
-
-    include_usage: bool | None = Field(None, description="Send the usage on a last chunk without choices.")
-
-
-class RequestBody(Strict):
-    """What every body has."""
-
-    model: str | None = Field(None, description="A name from /v1/models; left out, the server's default.")
-    user: str | None = Field(None, description="Your name for the end user; it changes nothing in the answer.")
-
     def refuse_unsupported(self) -> None:
         """Raise for the first field that would be ignored, here or in an object within.
 
@@ -77,6 +64,19 @@ class RequestBody(Strict):
                 hint = f" Only {allowed} is possible." if allowed else " Remove it from the request."
                 hint += f" {INSTEAD[path]}" if path in INSTEAD else ""
                 raise UnsupportedFieldError(f"The field {path} is not supported by this server.{hint}", param=path)
+
+
+class StreamOptions(Strict):
+    """Options of a stream."""
+
+    include_usage: bool | None = Field(None, description="Send the usage on a last chunk without choices.")
+
+
+class RequestBody(Strict):
+    """What every body has."""
+
+    model: str | None = Field(None, description="A name from /v1/models; left out, the server's default.")
+    user: str | None = Field(None, description="Your name for the end user; it changes nothing in the answer.")
 
 
 class GenerationBody(RequestBody):

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from llmapi_kit.api.openai.answer_schemas import ChatCompletion, ChatCompletionChunk
 from llmapi_kit.api.openai.chat_body import ChatBody
 from llmapi_kit.api.openai.generation import Answer, Generation, frame, start
+from llmapi_kit.api.openai.stored import check_store, store_completion
 from llmapi_kit.api.openapi import answers, examples
 from llmapi_kit.api.routes import KeyedRoute
 from llmapi_kit.api.sse import EventStream, while_connected
@@ -44,32 +45,24 @@ async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     """Answer a conversation, at once or as server-sent events."""
     state = state_of(request)
     body.check()
+    check_store(state, body)
     engine = state.catalog.get(body.model)
     ask = body.request(engine.info.defaults, state.key_check.key_id)
     generation = await start(state, engine, [ask], "chatcmpl-")
     if body.stream:
-        frames = generation.stream(ChatChunks(generation), include_usage=body.includes_usage)
+
+        async def store(answers: list[Answer]) -> None:
+            await store_completion(state, body, _completion(generation, answers, body))
+
+        frames = generation.stream(
+            ChatChunks(generation), include_usage=body.includes_usage, on_complete=store if body.store else None
+        )
         return EventStream(frames, state.settings, on_end=generation.close)
     answers = await while_connected(request.receive, generation.collect(), on_end=generation.close)
-    choices = [
-        {
-            "index": answer.index,
-            "message": _message(answer),
-            "logprobs": _logprobs(answer.logprobs) if body.logprobs else None,
-            "finish_reason": answer.finish_reason,
-        }
-        for answer in answers
-    ]
-    return JSONResponse(
-        {
-            "id": generation.id,
-            "object": "chat.completion",
-            "created": generation.created,
-            "model": generation.model,
-            "choices": choices,
-            "usage": generation.usage(),
-        }
-    )
+    completion = _completion(generation, answers, body)
+    if body.store:
+        await store_completion(state, body, completion)
+    return JSONResponse(completion)
 
 
 class ChatChunks:
@@ -116,6 +109,29 @@ class ChatChunks:
     def _choice(self, index: int, delta: object, *, logprobs: object = None, finish_reason: str | None = None) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         return frame({**self._base, "choices": [choice]})
+
+
+def _completion(generation: Generation, answers: list[Answer], body: ChatBody) -> dict[str, Any]:
+    choices = [
+        {
+            "index": answer.index,
+            "message": _message(answer),
+            "logprobs": _logprobs(answer.logprobs) if body.logprobs else None,
+            "finish_reason": answer.finish_reason,
+        }
+        for answer in answers
+    ]
+    completion: dict[str, Any] = {
+        "id": generation.id,
+        "object": "chat.completion",
+        "created": generation.created,
+        "model": generation.model,
+        "choices": choices,
+        "usage": generation.usage(),
+    }
+    if body.store:
+        completion["metadata"] = body.metadata or {}
+    return completion
 
 
 def _message(answer: Answer) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from llmapi_kit.api.openai.bodies import GenerationBody, Strict
+from llmapi_kit.api.openai.metadata import Metadata, check_metadata
 from llmapi_kit.engines.base import GenerationRequest, ToolUse
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.sampling.constraints import Constraint
@@ -122,6 +123,12 @@ class ChatBody(GenerationBody):
     echo: bool | None = Field(None, description="With continue_final_message: begin the answer with that message.")
     safety_identifier: str | None = Field(None, description="As user.")
     prompt_cache_key: str | None = Field(None, description="Prompts are cached by their own beginning and your key.")
+    store: bool | None = Field(
+        None,
+        description="Keep the finished answer and its messages: /v1/chat/completions gives them to the same key. They "
+        "are in the server's memory only, while it runs and until newer ones need the room.",
+    )
+    metadata: Metadata | None = Field(None, description="With store: your own words about it, to find it by.")
 
     def check(self) -> None:
         """See `GenerationBody`; the types of content parts first, as what is in a part follows from its type."""
@@ -129,6 +136,11 @@ class ChatBody(GenerationBody):
             check_message(message, f"messages.{index}")
         super().check()
         self._check_tools()
+        if self.metadata and not self.store:
+            raise InvalidRequestError(
+                "metadata goes with store=true only; set that, or leave metadata out.", param="metadata"
+            )
+        check_metadata(self.metadata or {})
         last = self.messages[-1]
         if self.continue_final_message:
             if self.add_generation_prompt:

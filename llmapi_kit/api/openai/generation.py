@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -18,7 +18,9 @@ from llmapi_kit.api.state import ApiState
 from llmapi_kit.api.timed_events import TimedEvents
 from llmapi_kit.engines.base import Engine, GenerationRequest
 from llmapi_kit.engines.many import generate_many
-from llmapi_kit.types import Accepted, Delta, Failed, Finished, TokenLogprob, ToolCallDelta
+from llmapi_kit.types import Accepted, Delta, Event, Failed, Finished, TokenLogprob, ToolCallDelta
+
+OnComplete = Callable[[list["Answer"]], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -55,6 +57,35 @@ class Answer:
         else:
             known = self.tool_calls[call.index]
             self.tool_calls[call.index] = replace(known, arguments=known.arguments + call.arguments)
+
+
+class Gathering:
+    """Answers that come together from events."""
+
+    def __init__(self, num_answers: int) -> None:
+        self._answers = [Answer(index) for index in range(num_answers)]
+        self._texts: list[list[str]] = [[] for _ in self._answers]
+
+    def add(self, event: Event) -> None:
+        """Take what an event brings to an answer."""
+        if isinstance(event, Delta):
+            answer = self._answers[event.index]
+            self._texts[event.index].append(event.text)
+            answer.logprobs.extend(event.logprobs)
+            answer.reasoning += event.reasoning
+            for call in event.tool_calls:
+                answer.add_call(call)
+        elif isinstance(event, Finished):
+            self._answers[event.index].finished = event
+
+    def complete(self) -> list[Answer]:
+        """All answers, in order, once each has its end."""
+        num_finished = sum(answer.finished is not None for answer in self._answers)
+        if num_finished != len(self._answers):
+            raise RuntimeError(f"The engine ended after {num_finished} of {len(self._answers)} answers.")
+        for answer, pieces in zip(self._answers, self._texts, strict=True):
+            answer.text = "".join(pieces)
+        return self._answers
 
 
 class Chunks(Protocol):
@@ -107,39 +138,39 @@ class Generation:
         Raises:
             RequestError: it failed.
         """
-        answers = [Answer(index) for index in range(self.num_answers)]
-        texts: list[list[str]] = [[] for _ in answers]
+        gathering = Gathering(self.num_answers)
         try:
             async for event in self.events:
+                gathering.add(event)
                 if isinstance(event, Delta):
-                    answer = answers[event.index]
-                    texts[event.index].append(event.text)
-                    answer.logprobs.extend(event.logprobs)
                     if event.reasoning:
-                        answer.reasoning += event.reasoning
                         self._num_reasoning_tokens += event.num_tokens
-                    for call in event.tool_calls:
-                        answer.add_call(call)
                 elif isinstance(event, Finished):
-                    answers[event.index].finished = event
                     self._finished.append(event)
                 elif isinstance(event, Failed):
                     raise event.error
         finally:
             await self.close()
-        if len(self._finished) != self.num_answers:
-            raise RuntimeError(f"The engine ended after {len(self._finished)} of {self.num_answers} answers.")
-        for answer, pieces in zip(answers, texts, strict=True):
-            answer.text = "".join(pieces)
-        return answers
+        return gathering.complete()
 
-    async def stream(self, chunks: Chunks, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
-        """SSE frames, the last one ``[DONE]``, or an error."""
+    async def stream(
+        self, chunks: Chunks, *, include_usage: bool, on_complete: OnComplete | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """SSE frames, the last one ``[DONE]``, or an error.
+
+        Args:
+            chunks: their JSON.
+            include_usage: send the usage.
+            on_complete: awaited with the whole answers before ``[DONE]``; not if it failed or the client left.
+        """
+        gathering = None if on_complete is None else Gathering(self.num_answers)
         try:
             for index in range(self.num_answers):
                 if (first := chunks.first(index)) is not None:
                     yield first
             async for event in self.events:
+                if gathering is not None:
+                    gathering.add(event)
                 if isinstance(event, Delta):
                     if event.reasoning:
                         self._num_reasoning_tokens += event.num_tokens
@@ -151,6 +182,8 @@ class Generation:
                 elif isinstance(event, Failed):
                     yield frame(error_body(event.error))
                     return
+            if on_complete is not None and gathering is not None:
+                await on_complete(gathering.complete())
             if include_usage:
                 yield chunks.usage(self.usage())
             yield DONE
@@ -202,7 +235,12 @@ async def start(state: ApiState, engine: Engine, requests: Sequence[GenerationRe
         await events.aclose()
         raise
     n = requests[0].n
-    return Generation(state, events, engine.info.id, id_prefix + secrets.token_hex(12), len(requests) * n, n)
+    return Generation(state, events, engine.info.id, new_id(id_prefix), len(requests) * n, n)
+
+
+def new_id(prefix: str) -> str:
+    """An id of 24 hexadecimal digits that sorts by when it was made: nanoseconds first, then chance."""
+    return f"{prefix}{time.time_ns():016x}{secrets.token_hex(4)}"
 
 
 def frame(body: object) -> bytes:
