@@ -1,7 +1,7 @@
 """From the engine thread to an event loop: one wake-up a step for all requests of that loop.
 
-Knows nothing of requests; carries the events of a batching loop. `Channel.receive` runs on the consumer's loop, `deliver` on the thread
-that makes the events.
+Knows nothing of requests; carries the events of a batching loop. `Channel.receive` runs on the consumer's loop,
+`deliver` on the thread that makes the events.
 """
 
 from __future__ import annotations

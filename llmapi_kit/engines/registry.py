@@ -6,13 +6,14 @@ from a cell or a worker thread.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
 from llmapi_kit.config import Settings
 from llmapi_kit.dialects import Dialect, dialect_of
 from llmapi_kit.engines.base import Engine
-from llmapi_kit.errors import MissingDependencyError
+from llmapi_kit.errors import MissingDependencyError, RequestError
 from llmapi_kit.models.spec import ModelSpec
 from llmapi_kit.types import EngineInfo
 
@@ -80,6 +81,9 @@ def _make_torch(spec: ModelSpec, settings: Settings, *, device: str | None = Non
     )
     max_queue = settings.max_queue or min(128, 4 * plan.num_slots)
     grammars = GrammarCompiler(loaded.tokenizer, runner.vocab_size, tokenizer.eos_ids)
+    # The first grammar would do it too, but hold up running streams: it takes the GIL for 0.7 s with a large vocabulary
+    with contextlib.suppress(RequestError, MissingDependencyError):  # the request that needs it will say so
+        grammars.prepare()
     return LocalEngine(
         info, runner, tokenizer, dialect=dialect, grammars=grammars, max_queue=max_queue, settings=settings
     )

@@ -23,11 +23,12 @@ from llmapi_kit.sampling.matcher import Grammar, Matcher
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
-# In llguidance's units. A first mask takes up to about 0.2 s and any later one up to about 40 ms before it gives up;
-# a lexer state is 0.5 to 1 kB, and 100,000 symbols take about 1 s to compile.
+# In llguidance's units. What reaches them: 100,000 symbols take about 1 s to compile; a first mask up to 0.2 s, any
+# later one up to about 40 ms; a lexer state is 0.5 to 1 kB.
 LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 300_000,
     "step_lexer_fuel": 100_000,
+    "step_max_items": 30_000,
     "max_lexer_states": 50_000,
     "max_grammar_size": 100_000,
     "verbose_errors": False,
@@ -109,8 +110,9 @@ class GrammarCompiler:
                 if len(self._pending) >= self._max_pending:
                     wanted.set_exception(_busy(len(self._pending), constraint.param))
                     return wanted
-                compiling = self._pending[key] = Future()
+                compiling = Future()
                 _start_with_large_stack(self._compile_in_turn, key, constraint, compiling)
+                self._pending[key] = compiling  # the thread takes it away, for which it needs the lock
         if grammar is not None:
             wanted.set_result(grammar.matcher())
         elif compiling is not None:

@@ -110,23 +110,24 @@ def _check_min_properties(schema: Mapping[str, Any], param: str) -> None:
 
 
 def _check_bounds(schema: Mapping[str, Any], param: str) -> None:
-    """llguidance lets a whole number through that is excluded, if the range ends before the next one."""
-    low, high = (schema.get(f"exclusive{end}") for end in ("Minimum", "Maximum"))
-    least, most = schema.get("minimum", low), schema.get("maximum", high)
-    if schema.get("type") == "integer" or not (_is_number(least) and _is_number(most)):
+    """A whole number that is excluded would be let through where the range ends before the next one."""
+    low, high, least, most = (_number(schema, f"{end}imum") for end in ("exclusiveMin", "exclusiveMax", "min", "max"))
+    least, most = low if least is None else least, high if most is None else most
+    if schema.get("type") == "integer" or least is None or most is None:
         return
-    if (_is_number(low) and low % 1 == 0 and most < low + 1) or (
-        _is_number(high) and high % 1 == 0 and least > high - 1
+    if (low is not None and low % 1 == 0 and most < low + 1) or (
+        high is not None and high % 1 == 0 and least > high - 1
     ):
         raise InvalidRequestError(
-            f"{param}: numbers between {least} and {most} can't be kept from the one that is excluded. Widen the "
+            f"{param}: numbers between {least} and {most} can't be told from the one that is excluded. Widen the "
             "range, or use minimum and maximum.",
             param=param,
         )
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _number(schema: Mapping[str, Any], key: str) -> float | None:
+    value = schema.get(key)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _regex(constraint: Constraint) -> str:
@@ -144,7 +145,8 @@ def _choice(constraint: Constraint) -> str:
     if len(choices) > MAX_CHOICES:
         raise InvalidRequestError(f"{param} has {len(choices)} texts; at most {MAX_CHOICES} are allowed.", param=param)
     # One terminal rather than a rule: thousands of alternatives of a rule take seconds to compile.
-    return "start: CHOICE\nCHOICE: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in choices)
+    texts = (json.dumps(text, ensure_ascii=False).replace("\x7f", r"\u007f") for text in choices)
+    return "start: CHOICE\nCHOICE: " + " | ".join(texts)
 
 
 def _lark(constraint: Constraint) -> str:

@@ -103,17 +103,20 @@ class GrammarTrial:
             self._end()
             environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
             environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "RAYON_NUM_THREADS": "1"}
-            # In a session of its own, or interrupting a cell would end it as well
-            self._process = process = subprocess.Popen(
-                [sys.executable, str(_PROGRAM)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                encoding="utf-8",
-                env=environment,
-                start_new_session=True,
-            )
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, str(_PROGRAM)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    text=True,
+                    encoding="utf-8",
+                    env=environment,
+                    start_new_session=True,  # or interrupting a cell would end it as well
+                )
+            except OSError as exc:
+                raise EngineUnavailableError(f"The process that tries grammars does not start: {exc}") from exc
+            self._process = process
             self._end = weakref.finalize(self, _kill, process)
         try:
             _ask(process, self._setup, MAX_START_S)
@@ -152,6 +155,8 @@ def _ask(process: subprocess.Popen[str], question: object, max_wall_s: float) ->
     finally:
         timer.cancel()
     if not answer.endswith("\n"):
+        with suppress(subprocess.TimeoutExpired):  # it is about to end by itself, and then says why
+            process.wait(timeout=1)
         process.kill()
         raise _EndedError(process.wait(), is_expired.is_set())
     return cast("str | None", json.loads(answer))

@@ -24,7 +24,7 @@ Words = npt.NDArray[np.int32]
 MAX_RENEWAL_S = 0.1
 MIN_TOKENS_BEFORE_RENEWAL = 64
 
-NO_TOKEN = "The answer can't go on: its grammar allows none of the model's tokens here."
+DEAD_END = "The answer can't go on: its grammar allows none of the model's tokens here."
 
 
 class Grammar:
@@ -46,13 +46,7 @@ class Grammar:
         is_worn: its lexer has grown to the limit, so it is of no use for new answers.
     """
 
-    def __init__(
-        self,
-        tokenizer: LLTokenizer,
-        text: str,
-        limits: Mapping[str, Any],
-        vocab_size: int,
-    ) -> None:
+    def __init__(self, tokenizer: LLTokenizer, text: str, limits: Mapping[str, Any], vocab_size: int) -> None:
         self._tokenizer = tokenizer
         self._text = text
         self._limits = limits
@@ -84,7 +78,6 @@ class Grammar:
 
     def renewed(self, token_ids: list[int]) -> LLMatcher | None:
         """With a lexer of its own, after these tokens; None if that takes too long or fails."""
-        self.is_worn = True
         if not self._is_cheap:
             return None
         inner = self.compile()
@@ -146,7 +139,7 @@ class Matcher:
             return self.fill(mask)
         if not self._inner.is_accepting():
             mask &= ~self.grammar.end_mask  # a grammar may name such a token, or its text may match
-        return None if mask.any() else GenerationError(NO_TOKEN)
+        return None if mask.any() else GenerationError(DEAD_END)
 
     def _renew(self) -> bool:
         """Go on with a new lexer, if the old one's size is all that is wrong."""
@@ -165,5 +158,5 @@ class Matcher:
     def _error(self) -> GenerationError:
         reason = self._inner.get_error().split("\n", 1)[0][:200]
         if reason.startswith("NoExtension"):
-            return GenerationError(NO_TOKEN)
+            return GenerationError(DEAD_END)
         return GenerationError(f"The answer can't go on in its grammar: {reason}")

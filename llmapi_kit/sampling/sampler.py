@@ -61,12 +61,7 @@ class SamplerRow:
     def is_plain_greedy(self) -> bool:
         """Whether the argmax of the raw logits is the answer, and nothing else is asked for."""
         params = self.params
-        return (
-            params.is_greedy
-            and not params.has_penalties
-            and not params.logit_bias
-            and params.logprobs is None
-        )
+        return params.is_greedy and not params.has_penalties and not params.logit_bias and params.logprobs is None
 
     def uniform(self) -> float:
         """The random number in [0, 1) of the token about to be chosen."""

@@ -12,11 +12,14 @@ from llmapi_kit.sampling.tokenizer import ModelTokenizer
 ENDING = set(b'"]}')
 
 
+codec_of = cache(ModelTokenizer)
+
+
 @cache
 def ending_tokens(tokenizer):
     """Which tokens bring JSON to an end; a preference for them keeps answers short."""
-    codec = ModelTokenizer(tokenizer)
-    return np.array([bool(raw := codec.token_bytes(i)) and set(raw) <= ENDING for i in range(len(tokenizer))])
+    raw = map(codec_of(tokenizer).token_bytes, range(len(tokenizer)))
+    return np.array([bool(text) and set(text) <= ENDING for text in raw])
 
 
 def allowed_tokens(matcher):
@@ -35,7 +38,7 @@ def allowed_ids(matcher):
 def draw(matcher, tokenizer, eos_ids, seed, max_tokens=400):
     """The text of a random answer; None if it is not complete after `max_tokens`."""
     rng = random.Random(seed)
-    detokenizer = ModelTokenizer(tokenizer).detokenizer()
+    detokenizer = codec_of(tokenizer).detokenizer()
     text = ""
     for num_made in range(max_tokens):
         if matcher.is_finished:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 PATTERNS = (r"^[a-z]{2,5}$", r"^\d{3}-\d{4}$", r"^(foo|bar)+$", "[0-9]{2}", r"^[^\s]{0,6}$", "^é+x?$", r"^\w+@\w+$")
 NAMES = ("id", "name", "näme", "a b", 'quo"te', "x_1", "back\\slash", "line\nbreak", "世界", "<|im_end|>", "$ref!")
-TEXTS = (*NAMES, "", "<tool_call>", "😀", "/", "\t", "true")
+TEXTS = (*NAMES, "", "<tool_call>", "😀", "/", "\b\f\n\r\t", "\u2028\u00a0", "true")
 
 bounds = st.integers(-1000, 1000)
 small = st.integers(0, 6)

@@ -27,7 +27,6 @@ def test_any_json_object_needs_no_source():
     assert Constraint("json_object", "", "response_format").source == ""
 
 
-@pytest.mark.kernel
 def test_constraints_need_neither_torch_nor_llguidance():
     code = (
         "import sys, llmapi_kit, llmapi_kit.sampling.constraints, llmapi_kit.sampling.grammar_source\n"

@@ -13,9 +13,8 @@ from hypothesis import given, settings
 
 from llmapi_kit.errors import InvalidRequestError
 from llmapi_kit.sampling.constraints import Constraint
-from llmapi_kit.sampling.tokenizer import ModelTokenizer
 from tests.sampling import vocabularies
-from tests.sampling.answers import allowed_ids, draw
+from tests.sampling.answers import allowed_ids, codec_of, draw
 from tests.sampling.schemas import schemas
 
 STRICT = {
@@ -111,7 +110,8 @@ def test_an_answer_follows_a_grammar(any_compiler, constraint):
 
 
 def test_a_model_that_writes_nothing_but_spaces_still_comes_to_an_end(compiler, constraint):
-    blank = [i for i in range(3072) if (raw := ModelTokenizer(vocabularies.pocket()).token_bytes(i)) and raw.isspace()]
+    codec = codec_of(vocabularies.pocket())
+    blank = [i for i in range(vocabularies.POCKET_LOGITS) if codec.token_bytes(i).isspace()]
     schema = {"type": "object", "properties": {"a": {"type": "array", "items": {"const": 1}, "maxItems": 2}}}
     matcher = compiler.compile(constraint("json_schema", json.dumps(schema | {"additionalProperties": False})))
     for _ in range(400):
@@ -144,7 +144,7 @@ def test_text_that_spells_a_special_token_is_spelled(compiler, constraint):
 
 
 def test_special_tokens_come_only_where_a_grammar_names_them(compiler, constraint):
-    added = set(ModelTokenizer(vocabularies.pocket()).added_tokens.values())
+    added = set(codec_of(vocabularies.pocket()).added_tokens.values())
     anything = compiler.compile(constraint("regex", r"(?s:.+)"))
     assert not added & set(allowed_ids(anything))
     named = compiler.compile(constraint("lark", 'start: <tool_call> "x" <|im_start|> /(?s:.*)/ </tool_call>'))
