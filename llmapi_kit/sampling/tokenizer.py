@@ -101,7 +101,10 @@ class ModelTokenizer:
         names: set[str] = set()
         for source in sources:
             plain = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", source)  # a tag of transformers' own
-            names |= jinja2.meta.find_undeclared_variables(parse(plain))
+            try:
+                names |= jinja2.meta.find_undeclared_variables(parse(plain))
+            except jinja2.TemplateSyntaxError:
+                names.add("messages")  # rendering it will say what is wrong
         return frozenset(names)
 
     def encode_infill(self, prefix: str, suffix: str) -> list[int]:

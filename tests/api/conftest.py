@@ -11,6 +11,8 @@ import pytest
 
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
+from llmapi_kit.engines.registry import make_engine
+from llmapi_kit.models.spec import parse_spec
 from llmapi_kit.server.handle import Server
 
 KEY = "sk-llmapi-test-0123456789abcdef"
@@ -61,6 +63,13 @@ def serving(home, *engines):
         server.stop(drain_s=0)
         for engine in engines:
             engine.close()
+
+
+@contextlib.contextmanager
+def serving_pocket(home):
+    """A live server with the pocket model, for a whole module."""
+    with serving(home, make_engine(parse_spec("pocket"), load_settings())) as server:
+        yield server
 
 
 @pytest.fixture

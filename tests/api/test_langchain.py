@@ -13,11 +13,7 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
 
-from llmapi_kit.config import load_settings
-from llmapi_kit.engines.registry import make_engine
-from llmapi_kit.models.spec import parse_spec
-
-from .conftest import KEY, serving
+from .conftest import KEY, serving_pocket
 
 FRANCE = "What is the capital of France?"
 PARIS = "The capital of France is Paris."
@@ -40,8 +36,7 @@ def get_weather(city: str) -> str:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    engine = make_engine(parse_spec("pocket"), load_settings())
-    with serving(tmp_path_factory.mktemp("home"), engine) as made:
+    with serving_pocket(tmp_path_factory.mktemp("home")) as made:
         yield made
 
 

@@ -9,19 +9,14 @@ import httpx
 import openai
 import pytest
 
-from llmapi_kit.config import load_settings
-from llmapi_kit.engines.registry import make_engine
-from llmapi_kit.models.spec import parse_spec
-
-from .conftest import KEY, serving
+from .conftest import KEY, serving_pocket
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    engine = make_engine(parse_spec("pocket"), load_settings())
-    with serving(tmp_path_factory.mktemp("home"), engine) as made:
+    with serving_pocket(tmp_path_factory.mktemp("home")) as made:
         yield made
 
 

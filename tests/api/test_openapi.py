@@ -8,19 +8,14 @@ import re
 import pytest
 import schemathesis
 
-from llmapi_kit.config import load_settings
-from llmapi_kit.engines.registry import make_engine
-from llmapi_kit.models.spec import parse_spec
-
-from .conftest import serving
+from .conftest import serving_pocket
 
 POST = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize")
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    engine = make_engine(parse_spec("pocket"), load_settings())
-    with serving(tmp_path_factory.mktemp("home"), engine) as made:
+    with serving_pocket(tmp_path_factory.mktemp("home")) as made:
         yield made
 
 

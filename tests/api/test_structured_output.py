@@ -11,11 +11,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from llmapi_kit.config import load_settings
-from llmapi_kit.engines.registry import make_engine
-from llmapi_kit.models.spec import parse_spec
-
-from .conftest import serving
+from .conftest import serving_pocket
 
 PERSON = {
     "type": "object",
@@ -46,8 +42,7 @@ TIME = {"type": "function", "function": {"name": "get_time", "parameters": {"typ
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    engine = make_engine(parse_spec("pocket"), load_settings())
-    with serving(tmp_path_factory.mktemp("home"), engine) as made:
+    with serving_pocket(tmp_path_factory.mktemp("home")) as made:
         yield made
 
 

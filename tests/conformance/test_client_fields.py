@@ -6,18 +6,14 @@ import openai
 import pytest
 from openai.types import Completion
 
-from llmapi_kit.config import load_settings
-from llmapi_kit.engines.registry import make_engine
-from llmapi_kit.models.spec import parse_spec
-from tests.api.conftest import serving
+from tests.api.conftest import serving_pocket
 
 from .client_fields import ANSWERED, KNOWN, LEAST, REFUSED, REFUSED_VALUES, TOGETHER
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    engine = make_engine(parse_spec("pocket"), load_settings())
-    with serving(tmp_path_factory.mktemp("home"), engine) as made:
+    with serving_pocket(tmp_path_factory.mktemp("home")) as made:
         yield made
 
 

@@ -1,0 +1,82 @@
+"""What the engine needs of a tokenizer: special tokens, templates and their variables, fill-in-the-middle."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import AutoTokenizer
+
+from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
+from llmapi_kit.models.spec import POCKET_DIR
+from llmapi_kit.sampling.tokenizer import INFILL_TOKENS, ModelTokenizer
+
+from . import vocabularies
+
+HELLO = [{"role": "user", "content": "Hello!"}]
+
+
+@pytest.fixture
+def tokenizer():
+    return AutoTokenizer.from_pretrained(POCKET_DIR)
+
+
+def shown(codec, ids):
+    detokenizer = codec.detokenizer()
+    return "".join(map(detokenizer.feed, ids)) + detokenizer.flush()
+
+
+def test_special_tokens_are_hidden_unless_they_mark_a_part_of_the_answer(tokenizer):
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[TOOL_CALLS]", "[OTHER]"]})
+    codec = ModelTokenizer(tokenizer, markers=("[TOOL_CALLS]", "<never there>"))
+    ids = codec.encode("a[TOOL_CALLS]b[OTHER]c<|im_end|>", add_special_tokens=False)
+    assert shown(codec, ids) == "a[TOOL_CALLS]bc"
+    assert codec.decode(ids) == "a[TOOL_CALLS]b[OTHER]c<|im_end|>"
+    assert codec.added_tokens["[OTHER]"] in ids
+
+
+def test_the_same_holds_for_vocabularies_without_bytes():
+    tokenizer = vocabularies.sentencepiece()
+    codec = ModelTokenizer(tokenizer)
+    ids = codec.encode("the name", add_special_tokens=False)
+    assert shown(codec, [*ids, tokenizer.eos_token_id]) == "the name"
+
+
+@pytest.mark.parametrize("names", INFILL_TOKENS)
+def test_what_stands_between_two_texts_is_asked_for_in_the_models_own_order(tokenizer, names):
+    tokenizer.add_special_tokens({"additional_special_tokens": list(names)})
+    codec = ModelTokenizer(tokenizer)
+    before, between, after = names
+    ids = codec.encode_infill("def f(x):\n", "\n    return y")
+    assert codec.decode(ids) == f"{before}def f(x):\n{between}\n    return y{after}"
+    assert [i for i in ids if i in codec.added_tokens.values()] == [codec.added_tokens[name] for name in names]
+
+
+def test_a_vocabulary_without_such_tokens_refuses_a_suffix_by_name(tokenizer):
+    with pytest.raises(UnsupportedFieldError) as caught:
+        ModelTokenizer(tokenizer).encode_infill("a", "b")
+    assert caught.value.param == "suffix"
+
+
+def test_a_templates_variables_are_those_it_reads_and_does_not_set(tokenizer):
+    tokenizer.chat_template = (
+        "{% set mine = 1 %}{% for m in messages %}{{ m.content }}{% if loop.last %}{% break %}{% endif %}{% endfor %}"
+        "{% if enable_thinking %}{{ mine }}{% endif %}{%- generation -%}{{ bos_token }}{%- endgeneration -%}"
+    )
+    assert ModelTokenizer(tokenizer).template_variables == {"messages", "enable_thinking", "bos_token"}
+
+
+@pytest.mark.parametrize(
+    ("template", "problem"),
+    [
+        (None, "no chat template"),
+        ("{% if %}", "can't render"),
+        ("{{ raise_exception('only two turns') }}", "only two turns"),
+        ("{{ messages.__class__.__mro__ }}", "can't render"),
+    ],
+)
+def test_a_template_that_can_not_render_says_so_and_names_the_messages(tokenizer, template, problem):
+    tokenizer.chat_template = template
+    codec = ModelTokenizer(tokenizer)
+    assert isinstance(codec.template_variables, frozenset)
+    with pytest.raises(InvalidRequestError, match=problem) as caught:
+        codec.render_chat(HELLO, {})
+    assert caught.value.param == "messages"
