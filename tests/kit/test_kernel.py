@@ -117,7 +117,8 @@ def test_a_server_lives_through_a_day_in_a_notebook(notebook):
 
     # Interrupts end the cell they are meant for, and no stream of another client
     notebook.run(IN_THREAD.format(code=STREAM_BESIDE))
-    cell = notebook.send("import time\nprint('waiting', flush=True)\ntime.sleep(60)")
+    # Without a flush: an interrupt within one would leave the kernel's own output thread in disorder
+    cell = notebook.send("import time\nprint('waiting')\ntime.sleep(60)")
     notebook.wait_for(cell, until="waiting")
     notebook.manager.interrupt_kernel()
     with pytest.raises(CellError, match="KeyboardInterrupt"):
@@ -128,7 +129,7 @@ def test_a_server_lives_through_a_day_in_a_notebook(notebook):
     cell = notebook.send(
         "model = kit.load('mock'); model.engine._delay_s = 0.05\n"
         "for n, piece in enumerate(model.stream('word ' * 1000)):\n"
-        "    n == 3 and print('streaming', flush=True)"
+        "    n == 3 and print('streaming')"
     )
     notebook.wait_for(cell, until="streaming")
     notebook.manager.interrupt_kernel()
