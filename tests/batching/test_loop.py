@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 
 import pytest
@@ -300,3 +301,14 @@ def test_stats_count_what_happened(bench):
     assert (stats.num_finished, stats.num_prompt_tokens, stats.num_completion_tokens) == (3, 9, 12)
     assert (stats.num_running, stats.num_queued, stats.num_slots) == (0, 0, 2)
     assert stats.tokens_per_s > 0
+
+
+def test_a_busy_thread_gives_way_to_the_engine_soon(bench):
+    before = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(0.005)
+        b = bench()
+        b.result(b.submit([1, 2], max_tokens=1))
+        assert sys.getswitchinterval() == pytest.approx(0.0005)
+    finally:
+        sys.setswitchinterval(before)
