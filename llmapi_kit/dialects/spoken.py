@@ -39,7 +39,7 @@ class Spoken:
         self._is_framed = True
 
     def end(self) -> None:
-        """No more text follows, for now at least."""
+        """Give out the whitespace at the end too, unless it is framing."""
         if not self._is_framed:
             self._parts += self._space
         self._space.clear()

@@ -1,1 +1,1 @@
-"""OpenAI's API: chat completions, completions, models."""
+"""OpenAI's API: chat completions, stored ones too, completions, embeddings, models; and what vLLM has beside it."""
