@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import platformdirs
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from llmapi_kit.errors import ConfigError
 
 Seconds = Annotated[float, Field(gt=0, le=86400)]
+CompatApi = Literal["sessions", "glm", "alpaca", "eventsource"]
 
 
 class Settings(BaseSettings):
@@ -44,6 +45,8 @@ class Settings(BaseSettings):
         max_stored_completions: chat completions that the server keeps in memory for clients that ask for it with
             ``store``, the latest ones; 0 keeps none and refuses the field.
         max_stored_bytes: what they may take together, counted as JSON.
+        compat: older APIs that are answered beside OpenAI's; in the environment a list with commas between, or nothing
+            for none.
         queue_timeout_s: until a request is accepted and started.
         first_token_timeout_s: until its first token.
         total_timeout_s: until it is complete.
@@ -70,6 +73,7 @@ class Settings(BaseSettings):
     max_json_depth: int = Field(default=64, ge=4, le=500)
     max_stored_completions: int = Field(default=1000, ge=0, le=100_000)
     max_stored_bytes: int = Field(default=64_000_000, ge=1024)
+    compat: Annotated[tuple[CompatApi, ...], NoDecode] = ()
     queue_timeout_s: Seconds = 60
     first_token_timeout_s: Seconds = 120
     total_timeout_s: Seconds = 600
@@ -77,6 +81,12 @@ class Settings(BaseSettings):
     keep_alive_s: Seconds = 15
     drain_s: Annotated[float, Field(ge=0, le=3600)] = 5
     start_timeout_s: Seconds = 30
+
+    @field_validator("compat", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """A text with commas is a list."""
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     def folder(self, name: str) -> Path:
         """A folder under `home` that only this user can read; made if it is missing.

@@ -123,6 +123,46 @@ class Embedded:
     index: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRequest:
+    """Pictures to make.
+
+    Attributes:
+        prompt: what to show.
+        n: how many.
+        size: such as ``1024x1024``; empty for the engine's own.
+        quality: such as ``hd``; empty for the engine's own.
+        style: such as ``vivid``; empty for the engine's own.
+        wants_url: give addresses rather than the pictures themselves, where the engine can.
+        affinity: see `llmapi_kit.engines.base.GenerationRequest`.
+    """
+
+    prompt: str
+    n: int = 1
+    size: str = ""
+    quality: str = ""
+    style: str = ""
+    wants_url: bool = False
+    affinity: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedImage:
+    """A picture that was made. Exactly one of `url` and `data` is set.
+
+    Attributes:
+        url: where it can be fetched, for a while.
+        data: the file itself.
+        media_type: of `data`, such as ``image/png``.
+        revised_prompt: the prompt it was really made from, where that differs.
+    """
+
+    url: str = ""
+    data: bytes = b""
+    media_type: str = "image/png"
+    revised_prompt: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Failed:
     """The request ended without all of its answers; `error` says why."""

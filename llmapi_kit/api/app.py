@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from llmapi_kit.api import docs, errors, health, metrics
+from llmapi_kit.api import compat, docs, errors, health, metrics
 from llmapi_kit.api.openai import chat, completions, embeddings, models, stored, tokens
 from llmapi_kit.api.openapi import document
 from llmapi_kit.api.request_context import RequestContext
@@ -45,6 +45,7 @@ def create_app(state: ApiState) -> ASGIApp:
     for router in (*answering, health.public, health.keyed, metrics.router, docs.router):
         app.router.routes.extend(router.routes)  # as they are: include_router wraps or copies them, by version
     app.router.routes.append(LocalRoute("/openapi.json", openapi, include_in_schema=False))
+    compat.install(app, state)
     check_routes(app)
     return RequestContext(app, state)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from starlette.requests import Request
 
@@ -15,6 +15,9 @@ from llmapi_kit.api.timed_events import TimedEvents
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.catalog import Catalog
 from llmapi_kit.errors import EngineUnavailableError
+
+if TYPE_CHECKING:
+    from llmapi_kit.api.routes import Variant
 
 
 @dataclass(slots=True)
@@ -31,6 +34,7 @@ class ApiState:
         is_draining: set while the server stops: nothing new is taken.
         active: generations under way; touched on the server's event loop only.
         completions: those that clients asked to store.
+        variants: by path, what else than the route there may answer; see `llmapi_kit.api.routes.Variant`.
     """
 
     catalog: Catalog
@@ -42,6 +46,7 @@ class ApiState:
     is_draining: bool = False
     active: set[TimedEvents] = field(default_factory=set)
     completions: CompletionStore = field(init=False)
+    variants: dict[str, list[Variant]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Make what follows from the settings."""

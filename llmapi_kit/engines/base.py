@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from llmapi_kit.errors import InvalidRequestError
 from llmapi_kit.sampling.parameters import SamplingParams
-from llmapi_kit.types import Embedded, EngineInfo, EngineStats, Event, Readiness
+from llmapi_kit.types import Embedded, EngineInfo, EngineStats, Event, GeneratedImage, ImageRequest, Readiness
 
 Message = Mapping[str, Any]
 Tool = Mapping[str, Any]
@@ -57,6 +57,7 @@ class GenerationRequest:
         is_continuing: go on with the last message, which is the assistant's, in place of beginning a new one.
         has_generation_prompt: end the prompt with what begins an answer.
         cache_salt: cached prefixes are shared between requests with the same one only.
+        affinity: requests with the same one, such as a conversation's, are best served alike: by the same upstream key.
         id: for logs.
     """
 
@@ -74,6 +75,7 @@ class GenerationRequest:
     is_continuing: bool = False
     has_generation_prompt: bool = True
     cache_salt: str = ""
+    affinity: str = ""
     id: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def __post_init__(self) -> None:
@@ -171,4 +173,17 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Stop; requests under way end in `Failed`. Safe to call twice. May block for some seconds."""
+        ...
+
+
+@runtime_checkable
+class ImageEngine(Protocol):
+    """What an engine with the capability ``images`` has besides."""
+
+    async def generate_images(self, request: ImageRequest) -> list[GeneratedImage]:
+        """Make pictures; cancelling the task stops the work.
+
+        Raises:
+            RequestError: they can't be made.
+        """
         ...

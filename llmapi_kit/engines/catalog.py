@@ -47,6 +47,14 @@ class Catalog:
         with self._lock:
             return list(self._engines.values())
 
+    async def find(self, model: str | None) -> Engine:
+        """The engine of a name, ready to tell what it can do; None for the default.
+
+        Raises:
+            NotFoundError: nobody answers to that name.
+        """
+        return self.get(model)
+
     def get(self, model: str | None) -> Engine:
         """The engine of a name; None for the default.
 

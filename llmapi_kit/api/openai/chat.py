@@ -46,7 +46,7 @@ async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     state = state_of(request)
     body.check()
     check_store(state, body)
-    engine = state.catalog.get(body.model)
+    engine = await state.catalog.find(body.model)
     ask = body.request(engine.info.defaults, state.key_check.key_id)
     generation = await start(state, engine, [ask], "chatcmpl-")
     if body.stream:

@@ -35,7 +35,7 @@ async def create_completion(body: CompletionBody, request: Request) -> Response:
     """Continue a prompt, at once or as server-sent events. No chat template is applied."""
     state = state_of(request)
     body.check()
-    engine = state.catalog.get(body.model)
+    engine = await state.catalog.find(body.model)
     generation = await start(state, engine, body.requests(engine.info.defaults, state.key_check.key_id), "cmpl-")
     if body.stream:
         frames = generation.stream(CompletionChunks(generation), include_usage=body.includes_usage)

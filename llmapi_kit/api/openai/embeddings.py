@@ -75,7 +75,7 @@ async def create_embedding(body: EmbeddingBody, request: Request) -> Response:
     """Turn each input into a vector of length 1: the mean of the model's last hidden states over its tokens."""
     state = state_of(request)
     body.refuse_unsupported()
-    engine = state.catalog.get(body.model)
+    engine = await state.catalog.find(body.model)
     if "embeddings" not in engine.info.capabilities:
         raise UnsupportedFieldError(f"The model {engine.info.id!r} makes no embeddings.", param="model")
     if body.dimensions is not None and "dimensions" not in engine.info.capabilities:

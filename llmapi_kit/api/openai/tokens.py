@@ -49,7 +49,7 @@ class DetokenizeBody(RequestBody):
 async def tokenize(body: TokenizeBody, request: Request) -> dict[str, Any]:
     """The token ids that a prompt, or a conversation under the chat template, becomes."""
     body.refuse_unsupported()
-    engine = state_of(request).catalog.get(body.model)
+    engine = await state_of(request).catalog.find(body.model)
     if (body.prompt is None) == (not body.messages):
         raise InvalidRequestError("Send either prompt or messages.", param="prompt")
     if body.messages:
@@ -79,7 +79,8 @@ async def tokenize(body: TokenizeBody, request: Request) -> dict[str, Any]:
 async def detokenize(body: DetokenizeBody, request: Request) -> dict[str, str]:
     """The text of token ids, special tokens included."""
     body.refuse_unsupported()
-    return {"prompt": await state_of(request).catalog.get(body.model).detokenize(body.tokens)}
+    engine = await state_of(request).catalog.find(body.model)
+    return {"prompt": await engine.detokenize(body.tokens)}
 
 
 @router.post("/version", include_in_schema=False)
