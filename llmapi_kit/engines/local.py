@@ -41,9 +41,11 @@ class TextCodec(Protocol):
         eos_ids: tokens that end an answer.
         added_tokens: those beside the trained vocabulary, text to id.
         template_variables: names that the chat template reads.
+        boundaries: special tokens at which a text may be cut and tokenized in parts; may be empty.
     """
 
     eos_ids: frozenset[int]
+    boundaries: frozenset[str]
 
     @property
     def added_tokens(self) -> Mapping[str, int]:
@@ -115,7 +117,9 @@ class LocalEngine:
         settings = settings or Settings()
         self.info = info
         self._codec = codec
-        self._prompts = PromptBuilder(codec, dialect or PLAIN, runner.vocab_size)
+        self._prompts = PromptBuilder(
+            codec, dialect or PLAIN, runner.vocab_size, is_cache_per_key=settings.prefix_cache == "per_key"
+        )
         self._grammars = grammars
         self._is_cache_per_key = settings.prefix_cache == "per_key"
         self._max_length = runner.max_length

@@ -13,6 +13,7 @@ from llmapi_kit.dialects import Dialect, ReplyParser, messages_for_template
 from llmapi_kit.engines.base import GenerationRequest, ToolUse
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.sampling.constraints import Constraint
+from llmapi_kit.sampling.encoding_cache import EncodingCache
 
 if TYPE_CHECKING:
     from llmapi_kit.engines.local import TextCodec
@@ -68,12 +69,15 @@ class PromptBuilder:
         codec: its tokenizer and chat template.
         dialect: how it writes reasoning and tool calls.
         vocab_size: ids go from 0 to one less.
+        is_cache_per_key: remember tokenized conversations apart by `GenerationRequest.cache_salt`.
     """
 
-    def __init__(self, codec: TextCodec, dialect: Dialect, vocab_size: int) -> None:
+    def __init__(self, codec: TextCodec, dialect: Dialect, vocab_size: int, *, is_cache_per_key: bool = True) -> None:
         self._codec = codec
         self._dialect = dialect
         self._vocab_size = vocab_size
+        self._is_cache_per_key = is_cache_per_key
+        self._encodings = EncodingCache(self._encode, codec.boundaries)
 
     def build(self, request: GenerationRequest) -> Prompt:
         """The prompt of a request.
@@ -115,7 +119,7 @@ class PromptBuilder:
         options = self._options(request)
         messages = messages_for_template(request.messages or (), self._dialect.history)
         text = self._codec.render_chat(messages, options)
-        ids = self._codec.encode(text, add_special_tokens=False)
+        ids = self._encodings.encode(text, request.cache_salt if self._is_cache_per_key else "")
         echo = _last_text(request) if request.echo else None
         tools = request.tools
         if self._dialect.reasoning is None and tools is None:
@@ -130,6 +134,9 @@ class PromptBuilder:
             for _ in range(request.n)
         ]
         return Prompt(ids, echo, parsers, self._call_constraint(tools, starts_in_reasoning) if tools else None)
+
+    def _encode(self, text: str) -> list[int]:
+        return self._codec.encode(text, add_special_tokens=False)
 
     def _options(self, request: GenerationRequest) -> dict[str, Any]:
         """Options of `apply_chat_template`."""

@@ -40,6 +40,7 @@ class ModelTokenizer:
     Attributes:
         eos_ids: tokens that end an answer.
         added_tokens: those beside the trained vocabulary, special or not: text to id.
+        boundaries: special tokens at which a text may be cut and tokenized in parts.
     """
 
     def __init__(self, tokenizer: Any, eos_ids: Iterable[int] = (), *, markers: Collection[str] = ()) -> None:
@@ -53,6 +54,7 @@ class ModelTokenizer:
         added = tokenizer.added_tokens_decoder
         special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
         self.added_tokens: dict[str, int] = {str(token): int(i) for i, token in added.items()}
+        self.boundaries = _boundaries(added.values()) if self._backend is not None else frozenset()
         self._hidden_ids = frozenset(special - {self.added_tokens.get(marker) for marker in markers})
 
     @property
@@ -160,6 +162,18 @@ class ModelTokenizer:
             else:
                 table[token_id] = b"".join(alphabet.get(char, char.encode()) for char in token)
         return table
+
+
+def _boundaries(added: Iterable[Any]) -> frozenset[str]:
+    """Special tokens that are found before all else, take no space beside them along, and are in no other token."""
+    texts = [str(token) for token in added]
+    return frozenset(
+        str(token)
+        for token in added
+        if token.special
+        and not (token.normalized or token.lstrip or token.rstrip or token.single_word)
+        and sum(str(token) in text for text in texts) == 1
+    )
 
 
 def _byte_alphabet() -> dict[str, bytes]:

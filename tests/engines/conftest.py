@@ -23,6 +23,7 @@ class WordCodec:
 
     def __init__(self):
         self.added_tokens = {}
+        self.boundaries = frozenset()
         self.template_variables = frozenset()
         self.eos_ids = frozenset({0})
         self._ids = {}

@@ -29,6 +29,7 @@ class IdCodec:
 
     def __init__(self, eos_ids):
         self.eos_ids = frozenset(eos_ids)
+        self.boundaries = frozenset()
 
     def token_bytes(self, token_id):
         return f"{token_id} ".encode()

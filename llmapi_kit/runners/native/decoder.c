@@ -409,7 +409,7 @@ static void run(Team *team, int index, void *arguments) {
             place(model, layer, &s, memory + step.slots[t] * s.slot, qkv + t * w.qkv, step.positions[t]);
         barrier(team);
         SHARED(team, i, n * model->kv_heads, 1) {
-            const long t = i / model->kv_heads, kv_head = i % model->kv_heads;
+            const long t = i % n, kv_head = i / n; /* a head's past stays in the cache for the next tokens */
             const long num_rows = group * run_length(step.slots, step.positions, n, t);
             const stored *keys = memory + step.slots[t] * s.slot + kv_head * s.head;
             const stored *values = keys + model->kv_heads * s.head;
