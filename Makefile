@@ -20,7 +20,7 @@ lab: $(VENV)/.installed ## Open JupyterLab on the notebooks
 serve: $(VENV)/.installed ## Serve the pocket model from a terminal
 	$(BIN)/llmapi-kit serve pocket
 
-test: $(VENV)/.installed $(VENV)/.chromium ## Set up what is missing and run all tests, on other Pythons too
+test: $(VENV)/.installed $(VENV)/.programs ## Set up what is missing and run all tests, on other Pythons too
 	$(BIN)/python -m pytest
 	$(BIN)/python tools/other_pythons.py
 
@@ -52,9 +52,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,test,dev]'
 	@touch $@
 
-# The browser tests need a Chromium; where apt can't bring one, CHROMIUM names one that is there.
-$(VENV)/.chromium: $(VENV)/.installed
-	@command -v "$${CHROMIUM:-chromium}" >/dev/null || { \
-		echo "Installing Chromium for the browser tests ..."; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; }
+# Programs that tests run beside Python; CHROMIUM names a Chromium that is not on PATH.
+$(VENV)/.programs: $(VENV)/.installed tools/test_programs.py $(wildcard examples/javascript/package.json)
+	@$(BIN)/python tools/test_programs.py
 	@touch $@
