@@ -135,3 +135,22 @@ def test_tools_and_structured_output_do_what_they_say(home):
             assert text_of(cell_of(nb, "impossible")).startswith("400, guided_json")
         (key,) = keys_in(home)
         assert not holds(nb, key)
+
+
+def test_many_backends_answer_behind_one_server(home):
+    with open_notebook(NOTEBOOKS / "06_many_backends.ipynb") as notebook:
+        for _ in range(2):
+            nb = notebook.run()
+            assert "also    gpt-3.5-turbo = pocket" in text_of(cell_of(nb, "launch"))
+            answers = dict(read_exchanges(cell_of(nb, "ask").outputs))
+            question = "What is the capital of France?"
+            assert {name.split(":")[0] for name in answers} == {"pocket", "gpt-practice", "gpt-3.5-turbo"}
+            assert answers[f"gpt-practice: {question}"] == question  # the mock repeats it
+            assert "Paris" in answers[f"pocket: {question}"]
+            assert "Paris" in answers[f"gpt-3.5-turbo: {question}"]
+            assert "Paris" in dict(read_exchanges(cell_of(nb, "fallback").outputs))[question]
+            assert dict(read_exchanges(cell_of(nb, "own").outputs))[question].startswith("Arr")
+            assert "Anna" in dict(read_exchanges(cell_of(nb, "session").outputs))["What is my name?"]
+            assert "Tom" in text_of(cell_of(nb, "glm"))
+            assert "pocket 5 requests" in text_of(cell_of(nb, "usage"))
+        assert keys_in(home) == []  # its last cell stops both servers

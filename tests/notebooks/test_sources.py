@@ -11,7 +11,15 @@ import pytest
 from .kernels import NOTEBOOKS, inject_parameters
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
-NAMES = ["01_setup", "02_load_model", "03_launch_server", "04_test_client", "05_tools_and_structured_output", "colab"]
+NAMES = [
+    "01_setup",
+    "02_load_model",
+    "03_launch_server",
+    "04_test_client",
+    "05_tools_and_structured_output",
+    "06_many_backends",
+    "colab",
+]
 ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|content|kaggle)/|[A-Z]:\\")
 KEY = re.compile(r"sk-[\w-]{16,}")
 
