@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from openai.types import completion_create_params, embedding_create_params
+from openai.types import completion_create_params, embedding_create_params, image_generate_params
 from openai.types.chat import completion_create_params as chat_create_params
 
 FUNCTION = {"name": "look_up", "description": "Looks up.", "parameters": {"type": "object", "properties": {}}}
@@ -19,11 +19,13 @@ LEAST: Mapping[str, Mapping[str, Any]] = {
     "completions": {"model": "pocket", "prompt": "one two three"},
     # Numbers, as the client's strict mode has no room for the base64 that it asks for by itself
     "embeddings": {"model": "pocket", "input": "one two three", "encoding_format": "float"},
+    "images": {"model": "mock", "prompt": "A lighthouse"},
 }
 KNOWN: Mapping[str, set[str]] = {
     "chat": set(chat_create_params.CompletionCreateParamsNonStreaming.__annotations__),
     "completions": set(completion_create_params.CompletionCreateParamsNonStreaming.__annotations__),
     "embeddings": set(embedding_create_params.EmbeddingCreateParams.__annotations__),
+    "images": set(image_generate_params.ImageGenerateParamsNonStreaming.__annotations__),
 }
 _SAMPLING: Mapping[str, Any] = {
     "frequency_penalty": -2,
@@ -63,6 +65,18 @@ ANSWERED: Mapping[str, Mapping[str, Any]] = {
     },
     "completions": {**_SAMPLING, **LEAST["completions"], "best_of": 2, "echo": True, "logprobs": 2},
     "embeddings": {**LEAST["embeddings"], "user": "user-1234"},
+    "images": {
+        **LEAST["images"],
+        "background": "auto",
+        "moderation": "auto",
+        "n": 2,
+        "partial_images": 0,
+        "response_format": "url",
+        "safety_identifier": "user-1234",
+        "size": "256x256",
+        "stream": False,
+        "user": "user-1234",
+    },
 }
 REFUSED: Mapping[str, Mapping[str, Any]] = {
     "chat": {
@@ -76,6 +90,17 @@ REFUSED: Mapping[str, Mapping[str, Any]] = {
     # The pocket model has no tokens for filling in, and its vectors are not trained to be cut.
     "completions": {"suffix": "the end"},
     "embeddings": {"dimensions": 8},
+    # The mock engine draws one way only; a provider's model may know quality and style
+    "images": {
+        "complexity": "low",
+        "frame_count": 2,
+        "frame_duration_ms": 20,
+        "output_compression": 100,
+        "output_format": "png",
+        "quality": "hd",
+        "style": "vivid",
+        "svg": {"model": "x"},
+    },
 }
 # Other values of fields that are answered.
 REFUSED_VALUES = (
@@ -86,6 +111,10 @@ REFUSED_VALUES = (
     ("chat", {"reasoning_effort": "low"}),
     ("chat", {"service_tier": "flex"}),
     ("chat", {"verbosity": "low"}),
+    ("images", {"background": "transparent"}),
+    ("images", {"moderation": "low"}),
+    ("images", {"partial_images": 1}),
+    ("images", {"stream": True}),
 )
 # What a field needs beside it.
 TOGETHER: Mapping[str, Mapping[str, Any]] = {

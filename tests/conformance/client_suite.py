@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 VERSION = "3.52.0"
 SHA256 = "258a4fec3e40b412c58672526ed33f20738c2e4ea27601792e73843af62466af"
 # Of its tests, those of the endpoints that this server has.
-FILES = ("chat", "test_completions.py", "test_embeddings.py", "test_models.py")
+FILES = ("chat", "test_completions.py", "test_embeddings.py", "test_images.py", "test_models.py")
 # What they send.
 API_KEY = "My API Key"
 MODELS = ("gpt-6-astra", "gpt-3.5-turbo-instruct", "text-embedding-3-small")

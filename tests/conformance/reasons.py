@@ -40,6 +40,19 @@ def _each_way(module: str, method: str) -> tuple[str, ...]:
 
 _CHAT = "chat.test_completions"
 
+_EDITS = tuple(
+    f"test_images.test_{way}"
+    for overload in (1, 2)
+    for way in (
+        *(f"{kind}_edit_overload_{overload}" for kind in WAYS),
+        f"method_edit_with_all_params_overload_{overload}",
+    )
+)
+_VARIATIONS = (
+    *_each_way("test_images", "create_variation"),
+    "test_images.test_method_create_variation_with_all_params",
+)
+
 REASONS = (
     Reason(
         (
@@ -64,6 +77,27 @@ REASONS = (
         tuple(f"test_completions.test_method_create_with_all_params_overload_{i}" for i in (1, 2)),
         "The same for completions: best_of 0, a logit_bias for the token 'foo'.",
         "Error code: 400 - ",
+    ),
+    Reason(
+        _EDITS,
+        "Pictures are made here and not changed: there is no such route.",
+        "404 - There is no POST /v1/images/edits here",
+    ),
+    Reason(
+        _VARIATIONS,
+        "The same.",
+        "404 - There is no POST /v1/images/variations here",
+    ),
+    Reason(
+        tuple(f"test_images.test_method_generate_with_all_params_overload_{i}" for i in (1, 2)),
+        "One request has every field there is: a transparent background, frames, SVG. Field by field it is "
+        "test_client_fields.py.",
+        "400 - The field ",
+    ),
+    Reason(
+        tuple(f"test_images.test_{way}_generate_overload_2" for way in WAYS),
+        "Pictures come whole, without a stream of half-finished ones.",
+        "400 - The field stream is not supported by this server. Only False is possible",
     ),
     Reason(
         _each_way("test_embeddings", "create"),

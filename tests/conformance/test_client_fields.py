@@ -6,14 +6,19 @@ import openai
 import pytest
 from openai.types import Completion
 
-from tests.api.conftest import serving_pocket
+from llmapi_kit.config import load_settings
+from llmapi_kit.engines.mock import MockEngine
+from llmapi_kit.engines.registry import make_engine
+from llmapi_kit.models.spec import parse_spec
+from tests.api.conftest import serving
 
 from .client_fields import ANSWERED, KNOWN, LEAST, REFUSED, REFUSED_VALUES, TOGETHER
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with serving_pocket(tmp_path_factory.mktemp("home")) as made:
+    pocket = make_engine(parse_spec("pocket"), load_settings())
+    with serving(tmp_path_factory.mktemp("home"), pocket, MockEngine()) as made:
         yield made
 
 
@@ -33,15 +38,21 @@ def loose(server):
 
 def create(client, endpoint, **fields):
     """Send a request; a stream is read to its end."""
-    resource = {"chat": client.chat.completions, "completions": client.completions, "embeddings": client.embeddings}
-    answer = resource[endpoint].create(**{**LEAST[endpoint], **fields})
+    method = {
+        "chat": client.chat.completions.create,
+        "completions": client.completions.create,
+        "embeddings": client.embeddings.create,
+        "images": client.images.generate,
+    }
+    answer = method[endpoint](**{**LEAST[endpoint], **fields})
     return list(answer) if isinstance(answer, openai.Stream) else [answer]
 
 
 def fields_of(endpoint, field):
-    few = {} if endpoint == "embeddings" else {"max_tokens": 4}
+    few = {} if endpoint in ("embeddings", "images") else {"max_tokens": 4}
     few = {} if field == "max_completion_tokens" else few
-    return {**few, **TOGETHER.get(field, {}), field: ANSWERED[endpoint][field]}
+    together = {} if endpoint == "images" else TOGETHER.get(field, {})
+    return {**few, **together, field: ANSWERED[endpoint][field]}
 
 
 def cases(table, *endpoints, without=()):
@@ -63,7 +74,10 @@ def test_every_field_of_the_client_is_decided_on(endpoint):
 @pytest.mark.parametrize(("endpoint", "field"), cases(ANSWERED, without=("stream", "stream_options")))
 def test_what_is_answered_fits_the_clients_types(strict, endpoint, field):
     answers = create(strict, endpoint, **fields_of(endpoint, field))
-    assert [answer.model for answer in answers] == ["pocket"]
+    if endpoint == "images":
+        assert [bool(image.url or image.b64_json) for image in answers[0].data] == [True] * len(answers[0].data)
+    else:
+        assert [answer.model for answer in answers] == ["pocket"]
 
 
 @pytest.mark.parametrize(("endpoint", "field"), cases(ANSWERED, "chat"))

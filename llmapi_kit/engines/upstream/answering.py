@@ -1,0 +1,178 @@
+"""One answer on its way from an upstream: believed when its first piece is there, and read to its end.
+
+Runs on the event loop of whoever asked.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Iterable
+from typing import Any, Protocol
+
+from llmapi_kit.engines.upstream.asking import Asker
+from llmapi_kit.engines.upstream.errors import is_error
+from llmapi_kit.engines.upstream.key_pool import Key
+from llmapi_kit.engines.upstream.patience import Patience
+from llmapi_kit.engines.upstream.reading import LAST_PART_S, Chunks, SilentError
+from llmapi_kit.engines.upstream.stream import AnswerReader
+from llmapi_kit.errors import RequestError
+from llmapi_kit.types import Delta, Event
+
+logger = logging.getLogger(__name__)
+
+# A response that began well is believed after this, so that a model which thinks for long counts as accepted.
+BELIEVED_AFTER_S = 1.0
+USAGE_S = 5.0  # between the last piece and the usage
+
+
+class Answer(Protocol):
+    """What was accepted. Close it whatever happens."""
+
+    def events(self) -> AsyncGenerator[Event, None]:
+        """`Delta`, then `Finished`.
+
+        Raises:
+            Fault: it ended in an error.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Stop it, and leave the connection."""
+        ...
+
+
+async def begin_answer(
+    asker: Asker, key: Key, path: str, body: dict[str, Any], patience: Patience, reader: AnswerReader
+) -> Answer:
+    """Ask for an answer and wait until it has begun well.
+
+    Raises:
+        Fault: it has not.
+        RequestError: the patience was stopped.
+    """
+    if not body.get("stream"):
+        whole = await asker.ask(key, path, body, patience, asker.settings.total_timeout_s)
+        return WholeAnswer(asker, whole, reader)
+    response = await asker.open(key, path, body, patience, asker.settings.upstream_answer_s)
+    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "text/event-stream":
+        await response.aclose()
+        logger.warning("%s answered with %.60r, not with a stream", asker.translator.provider.name, media_type)
+        raise asker.translator.broken("answered with something that is no stream")
+    answer = StreamedAnswer(asker, Chunks(response, patience), reader)
+    try:
+        await answer.begin()
+    except BaseException:
+        await answer.aclose()
+        raise
+    return answer
+
+
+class StreamedAnswer:
+    """An answer that comes piece by piece."""
+
+    def __init__(self, asker: Asker, chunks: Chunks, reader: AnswerReader) -> None:
+        self._asker = asker
+        self._chunks = chunks
+        self._reader = reader
+        self._first: list[Delta] = []
+
+    async def begin(self) -> None:
+        """Wait for the first chunk, for a moment.
+
+        Raises:
+            Fault: it is none.
+        """
+        try:
+            self._first = self._read(await self._chunks.next(BELIEVED_AFTER_S))
+            return
+        except SilentError:
+            return
+        except RequestError:
+            raise
+        except Exception as exc:
+            fault = self._asker.fault_of(exc, BELIEVED_AFTER_S)
+        raise fault
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """See `Answer.events`."""
+        settings = self._asker.settings
+        limit_s = settings.first_token_timeout_s
+        fault = None
+        deltas = self._first
+        while True:
+            for delta in deltas:
+                limit_s = settings.upstream_silence_s
+                yield delta
+            if self._reader.is_complete:
+                break
+            try:
+                deltas = self._read(await self._chunks.next(limit_s))
+            except RequestError:
+                raise
+            except Exception as exc:
+                fault = self._asker.fault_of(exc, limit_s)
+                break
+        if fault is not None:
+            raise fault
+        await self._read_usage()
+        for event in _end(self._reader):
+            yield event
+
+    async def aclose(self) -> None:
+        """See `Answer.aclose`."""
+        await self._chunks.aclose()
+
+    def _read(self, chunk: Any) -> list[Delta]:
+        """What a chunk brings.
+
+        Raises:
+            Fault: it is an error.
+            ValueError: it is no chunk, or the stream ended too early.
+        """
+        if chunk is None:
+            self._reader.finish()  # raises
+            return []
+        if is_error(chunk):
+            raise self._asker.translator.in_stream(chunk)
+        return list(self._reader.read(chunk))
+
+    async def _read_usage(self) -> None:
+        """Read on to the end of a stream whose answers are complete. Nothing that goes wrong here spoils them."""
+        try:
+            while True:
+                limit_s = LAST_PART_S if self._reader.has_usage else USAGE_S
+                if (chunk := await self._chunks.next(limit_s)) is None:
+                    return
+                for _ in self._reader.read(chunk):
+                    pass
+        except Exception as exc:
+            logger.debug("The end of a stream: %s", type(exc).__name__)
+
+
+class WholeAnswer:
+    """An answer that came in one piece."""
+
+    def __init__(self, asker: Asker, answer: Any, reader: AnswerReader) -> None:
+        self._asker = asker
+        self._reader = reader
+        try:
+            self._deltas = list(reader.read(answer))
+            self._last = list(_end(reader))
+        except ValueError as exc:
+            fault = asker.fault_of(exc, 0)
+        else:
+            return
+        raise fault
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """See `Answer.events`."""
+        for event in (*self._deltas, *self._last):
+            yield event
+
+    async def aclose(self) -> None:
+        """There is nothing left to stop."""
+
+
+def _end(reader: AnswerReader) -> Iterable[Event]:
+    return (*reader.uncounted(), *reader.finish())

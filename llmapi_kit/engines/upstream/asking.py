@@ -1,0 +1,101 @@
+"""Sends requests to one upstream, and turns whatever goes wrong into faults."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from llmapi_kit.config import Settings
+from llmapi_kit.engines.upstream.connection import Connection
+from llmapi_kit.engines.upstream.errors import Fault, Translator, is_error
+from llmapi_kit.engines.upstream.key_pool import Key
+from llmapi_kit.engines.upstream.patience import Patience, settle
+from llmapi_kit.engines.upstream.reading import SilentError, read_json
+from llmapi_kit.errors import RequestError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Asks one upstream.
+
+    Attributes:
+        connection: where it is.
+        translator: makes the faults.
+        settings: the limits.
+    """
+
+    connection: Connection
+    translator: Translator
+    settings: Settings
+
+    async def open(self, key: Key, path: str, body: Any, patience: Patience, limit_s: float) -> httpx.Response:
+        """A response of status 2xx, still to be read; closing it is the caller's.
+
+        Raises:
+            Fault: there is none.
+            RequestError: the patience was stopped.
+        """
+        task = asyncio.ensure_future(self.connection.send(key, path, body))
+        try:
+            if await patience.wait(task, limit_s):
+                return task.result()
+            fault = self.silent(limit_s)
+        except RequestError:
+            await _discard(task)
+            raise
+        except asyncio.CancelledError:
+            await _discard(task)
+            raise
+        except Exception as exc:
+            fault = self.translator.exception(exc)
+            logger.warning("%s, %s: %s", self.translator.provider.name, key.label, self.translator.told(exc))
+        await _discard(task)
+        raise fault
+
+    async def ask(self, key: Key, path: str, body: Any, patience: Patience, limit_s: float) -> Any:
+        """The JSON of a whole answer.
+
+        Raises:
+            Fault: there is none.
+            RequestError: the patience was stopped.
+        """
+        response = await self.open(key, path, body, patience, limit_s)
+        try:
+            answer = await read_json(response, patience, limit_s)
+        except RequestError:
+            raise
+        except Exception as exc:
+            fault = self.fault_of(exc, limit_s)
+        else:
+            if not is_error(answer):
+                return answer
+            fault = self.translator.in_stream(answer)
+        raise fault
+
+    def fault_of(self, exc: Exception, limit_s: float) -> Fault:
+        """What it means that reading an answer raised this."""
+        if isinstance(exc, Fault):
+            return exc
+        if isinstance(exc, SilentError):
+            return self.silent(limit_s)
+        logger.warning("%s: an answer can't be read: %s", self.translator.provider.name, self.translator.told(exc))
+        if isinstance(exc, ValueError):  # no JSON, or other JSON than it should be
+            return self.translator.broken("sent something that is no answer")
+        return self.translator.broken("broke off its answer")
+
+    def silent(self, limit_s: float) -> Fault:
+        """It took too long."""
+        return self.translator.silent(f"{self.translator.provider.name} sent nothing for {limit_s:g} s.")
+
+
+async def _discard(task: asyncio.Task[httpx.Response]) -> None:
+    """End a request that nobody waits for any more, and close its response if it has one already."""
+    await settle(task)
+    if not task.cancelled() and task.exception() is None:
+        await task.result().aclose()
