@@ -19,12 +19,12 @@ from llmapi_kit.version import __version__
 
 if TYPE_CHECKING:
     from llmapi_kit.errors import LlmApiKitError
-    from llmapi_kit.kit import connect, launch, load, servers, stop_all
+    from llmapi_kit.kit import connect, launch, load, serve_engine, servers, stop_all
     from llmapi_kit.notebook.async_cells import run
     from llmapi_kit.notebook.doctor import doctor
 
 
-__all__ = ["LlmApiKitError", "__version__", "connect", "doctor", "launch", "load", "run", "servers", "stop_all"]
+__all__ = ["LlmApiKitError", "__version__", "connect", "doctor", "launch", "load", "run", "serve_engine", "servers", "stop_all"]
 
 _HOMES = {
     "LlmApiKitError": "llmapi_kit.errors",
@@ -33,6 +33,7 @@ _HOMES = {
     "launch": "llmapi_kit.kit",
     "load": "llmapi_kit.kit",
     "run": "llmapi_kit.notebook.async_cells",
+    "serve_engine": "llmapi_kit.kit",
     "servers": "llmapi_kit.kit",
     "stop_all": "llmapi_kit.kit",
 }

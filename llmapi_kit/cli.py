@@ -5,6 +5,7 @@ The same words as in a cell, and no logic of its own. An error of the kit is one
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
@@ -37,39 +38,121 @@ def main(version: Annotated[bool, typer.Option("--version", help="Show the versi
         raise typer.Exit
 
 
-@app.command()
+# So that --load_in_8bit is --load-in-8bit
+UNDERSCORES = {"token_normalize_func": lambda name: name.replace("_", "-")}
+MODEL, PLACE, NAMES, SERVER = "The model", "Where it runs", "Several models, and names", "The server"
+
+
+@app.command(context_settings=UNDERSCORES)
 def serve(
-    model: Annotated[str, typer.Argument(help="'pocket', 'mock', a folder, or a hub name.")] = "pocket",
-    port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8000,
-    host: Annotated[str, typer.Option(help="Address to bind; 0.0.0.0 lets the network in.")] = "127.0.0.1",
-    tunnel: Annotated[str | None, typer.Option(help="'ngrok' for a public URL.")] = None,
-    device: Annotated[str | None, typer.Option(help="'cpu' or 'cuda'; default: a GPU where there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="'float32', 'bfloat16' or 'float16'.")] = None,
-    max_slots: Annotated[int | None, typer.Option(help="Requests answered at once.")] = None,
-    context_length: Annotated[int | None, typer.Option(help="Most tokens a request may have.")] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="'pocket', 'mock', a folder, a GGUF file or a hub name. Default: pocket. Several are loaded when they "
+            "are first asked for.",
+            show_default=False,
+        ),
+    ] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="Another way to name the model.", rich_help_panel=MODEL)
+    ] = None,
+    lora: Annotated[
+        str | None,
+        typer.Option("--lora", "--lora-model", help="A LoRA adapter: a folder or a hub name.", rich_help_panel=MODEL),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            "--tokenizer",
+            "--tokenizer-path",
+            help="In place of the adapter's or the model's: a folder or a hub name.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="'float32', 'bfloat16' or 'float16'.", rich_help_panel=MODEL)
+    ] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(help="'8bit' keeps the weights in 8 bits; needs a GPU.", rich_help_panel=MODEL),
+    ] = None,
+    load_in_8bit: Annotated[
+        bool, typer.Option("--load-in-8bit", help="The same as --quantize 8bit.", rich_help_panel=MODEL)
+    ] = False,
+    max_slots: Annotated[int | None, typer.Option(help="Requests answered at once.", rich_help_panel=MODEL)] = None,
+    context_length: Annotated[
+        int | None, typer.Option(help="Most tokens a request may have.", rich_help_panel=MODEL)
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="'cpu', 'cuda' or 'cuda:1'. Default: a GPU where there is one.", rich_help_panel=PLACE),
+    ] = None,
+    gpus: Annotated[str | None, typer.Option(help="The GPU's number: 0.", rich_help_panel=PLACE)] = None,
+    only_cpu: Annotated[
+        bool, typer.Option("--only-cpu", help="The same as --device cpu.", rich_help_panel=PLACE)
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option(help="What clients call the model. Default: its own name.", rich_help_panel=NAMES)
+    ] = None,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A further name: gpt-4o=pocket. May be given again.", show_default=False, rich_help_panel=NAMES
+        ),
+    ] = None,
+    default: Annotated[
+        str | None,
+        typer.Option(help="The model for requests that name none. Default: the first.", rich_help_panel=NAMES),
+    ] = None,
+    port: Annotated[int, typer.Option(help="0 picks a free one.", rich_help_panel=SERVER)] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to bind; 0.0.0.0 lets the network in.", rich_help_panel=SERVER)
+    ] = "127.0.0.1",
+    tunnel: Annotated[str | None, typer.Option(help="'ngrok' for a public URL.", rich_help_panel=SERVER)] = None,
 ) -> None:
-    """Serve a model until Ctrl-C.
+    """Serve models until Ctrl-C.
 
     The key is random, or LLMAPI_KIT_API_KEY from the environment; it is written to a file that only you can read.
+
+    Without a model, MODEL_PATH, MODEL_NAME and MODEL_TYPE in the environment choose one.
     """
     with _errors_as_lines():
         from llmapi_kit import kit
         from llmapi_kit.notebook.snippets import curl_snippet
+        from llmapi_kit.serve_options import ServeFlags, understand_flags
 
         # Otherwise warnings would only be in the server's own buffer
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
         done = threading.Event()
-        print(f"Loading {model} ...", flush=True)
-        sizes = {"max_slots": max_slots, "context_length": context_length}
-        settings = {name: size for name, size in sizes.items() if size is not None}
-        loaded = kit.load(model, device=device, dtype=dtype, **settings)
+        flags = ServeFlags(
+            models=models or (),
+            base_model=base_model,
+            lora=lora,
+            tokenizer=tokenizer,
+            device=device,
+            gpus=gpus,
+            only_cpu=only_cpu,
+            dtype=dtype,
+            quantize=quantize,
+            load_in_8bit=load_in_8bit,
+            name=name,
+            aliases=alias or (),
+            default=default,
+            max_slots=max_slots,
+            context_length=context_length,
+        )
+        options = understand_flags(flags)
+        is_one = len(options.models) == 1
+        print(f"{'Loading' if is_one else 'Serving'} {', '.join(options.models)} ...", flush=True)
+        loaded = [kit.load(model, lazy=not is_one, **options.load) for model in options.models]
         key = os.environ.get("LLMAPI_KIT_API_KEY") or None
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: done.set())
-        server = kit.launch(loaded, port=port, host=host, tunnel=tunnel, api_key=key)
+        server = kit.launch(loaded, port=port, host=host, tunnel=tunnel, api_key=key, **options.launch)
         print(server)
         print(f"  key in  {server.key_file}\n")
-        print(f"{curl_snippet(server.url, server.key_file, loaded.name)}\n\nServing until Ctrl-C.", flush=True)
+        print(f"{curl_snippet(server.url, server.key_file, loaded[0].name)}\n\nServing until Ctrl-C.", flush=True)
         while server.is_running and not done.wait(1):
             pass
         print("\nStopping ...", flush=True)
@@ -78,30 +161,36 @@ def serve(
 
 @app.command()
 def chat(
-    url: Annotated[str | None, typer.Option(help="Of the server; default: the newest one on this machine.")] = None,
-    model: Annotated[str | None, typer.Option(help="Default: the server's first.")] = None,
+    host: Annotated[
+        str | None, typer.Option("--host", "--url", help="The server; default: this machine's newest.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Default: the server's first, or the bot's.")] = None,
     system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
+    bot: Annotated[str | None, typer.Option(help="Chat in a session with this bot, such as 'chatgpt'.")] = None,
 ) -> None:
-    """Chat with a running server. /reset forgets the conversation, Ctrl-D leaves.
+    """Chat with a running server. /help lists the commands, Ctrl-C ends an answer, Ctrl-D leaves.
 
     The key of a server on this machine is found by itself; for another one set LLMAPI_KIT_API_KEY.
     """
     with _errors_as_lines():
-        from llmapi_kit import kit
+        from llmapi_kit import kit, terminal_chat
+        from llmapi_kit.client import LLMClient
+        from llmapi_kit.config import load_settings
 
-        remote = kit.connect(url)
-        model = model or remote.models()[0]
-        print(f"{model} at {remote.url}. /reset forgets, Ctrl-D leaves.")
-        client = remote.client()
-        start = [{"role": "system", "content": system}] if system else []
-        messages = list(start)
-        while (question := _read_question()) is not None:
-            if question == "/reset":
-                messages = list(start)
-                continue
-            messages.append({"role": "user", "content": question})
-            answer = _print_answer(client, model, messages)
-            messages = [*messages, {"role": "assistant", "content": answer}] if answer is not None else messages[:-1]
+        remote = kit.connect(host)
+        with contextlib.ExitStack() as open_things:
+            open_things.enter_context(terminal_chat.line_history(load_settings()))
+            partner: terminal_chat.Partner
+            if bot is not None:
+                settings = {"model": model} if model else {}
+                client = LLMClient(remote.url, bot=bot, apikey=remote.api_key, system=system, settings=settings)
+                open_things.enter_context(client)
+                client.start_session()
+                partner = terminal_chat.BotPartner(client)
+            else:
+                partner = terminal_chat.ModelPartner(remote.client(), model or remote.models()[0], system or "")
+            print(f"{partner.name} at {remote.url}. /help lists the commands, Ctrl-D leaves.")
+            terminal_chat.TerminalChat(partner).run()
 
 
 @app.command()
@@ -144,34 +233,3 @@ class _errors_as_lines:  # noqa: N801 - reads as a statement
         if isinstance(error, LlmApiKitError):
             print(f"llmapi-kit: {error}", file=sys.stderr)
             raise typer.Exit(1) from error
-
-
-def _read_question() -> str | None:
-    """The next line that is not empty; None at the end."""
-    try:
-        while not (line := input("\n> ").strip()):
-            pass
-    except (EOFError, KeyboardInterrupt):
-        print()
-        return None
-    return line
-
-
-def _print_answer(client: object, model: str, messages: list[dict[str, str]]) -> str | None:
-    """Stream an answer to the terminal; None when it failed. Ctrl-C ends the answer and keeps what is there."""
-    import openai
-
-    parts: list[str] = []
-    try:
-        stream = client.chat.completions.create(model=model, messages=messages, stream=True)  # type: ignore[attr-defined]
-        with stream:
-            for chunk in stream:
-                parts.append((chunk.choices and chunk.choices[0].delta.content) or "")
-                print(parts[-1], end="", flush=True)
-    except KeyboardInterrupt:
-        print(" [stopped]", end="")
-    except openai.APIError as exc:
-        print(f"\n[{exc.message}]", file=sys.stderr)
-        return None
-    print()
-    return "".join(parts)

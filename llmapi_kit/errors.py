@@ -8,6 +8,7 @@ Knows nothing of HTTP frameworks, tunnels or torch; every other module may impor
     ├── ModelError              a model can't be used
     │   ├── ModelNotFoundError      nothing there under that name
     │   ├── ModelLoadError          it is there but does not load
+    │   │   └── ModelTooLargeError      it would, but not into the memory that is free
     │   └── UnsupportedModelError   it loads but can't be served, with the reason
     ├── RequestError            one request can't be served; carries the HTTP status and OpenAI's fields
     │   ├── InvalidRequestError     400, a field is wrong
@@ -20,11 +21,21 @@ Knows nothing of HTTP frameworks, tunnels or torch; every other module may impor
     │   ├── QueueFullError          429, with Retry-After
     │   ├── EngineUnavailableError  503, the engine is loading, closing or dead
     │   ├── RequestTimeoutError     504, waited too long
+    │   ├── UpstreamError           502, the provider behind a model failed, or refuses this server
     │   └── GenerationError         500, the model failed on this request
     ├── ServerError             a server in this process
     │   ├── PortInUseError
     │   ├── ServerStartError
     │   └── ServerNotFoundError     no running server matches
+    ├── StoreError              the database can't do what was asked
+    │   ├── StoreUnavailableError   locked, full, out of reach or closed: the same may work later
+    │   └── StoreVersionError       its tables are of a newer version of the kit
+    ├── SessionError            a session can't be begun or go on
+    │   ├── SessionLimitError       the key has as many as it may have
+    │   ├── SessionConflictError    another request wrote to it meanwhile
+    │   ├── SessionGoneError        it ended, expired, or never was
+    │   ├── BotTypeError            there is no such bot type
+    │   └── BotUnavailableError     the bot type is known, and nothing here can answer for it
     └── TunnelError             the public side; `.code` is the provider's own error code, if it gave one
         ├── TunnelAuthError         token missing or refused
         ├── TunnelLimitError        the provider's plan does not allow it now
@@ -62,6 +73,10 @@ class ModelNotFoundError(ModelError):
 
 class ModelLoadError(ModelError):
     """The model's files are there but do not load."""
+
+
+class ModelTooLargeError(ModelLoadError):
+    """The model does not fit into the memory that is free."""
 
 
 class UnsupportedModelError(ModelError):
@@ -172,6 +187,14 @@ class RequestTimeoutError(RequestError):
     default_code = "timeout"
 
 
+class UpstreamError(RequestError):
+    """The provider behind a model failed, or does not serve this server."""
+
+    status = 502
+    type = "server_error"
+    default_code = "upstream_failed"
+
+
 class GenerationError(RequestError):
     """The model failed on this request; others are not affected."""
 
@@ -194,6 +217,45 @@ class ServerStartError(ServerError):
 
 class ServerNotFoundError(ServerError):
     """No running server matches."""
+
+
+class StoreError(LlmApiKitError):
+    """The database can't do what was asked. The message names the database, without user and password."""
+
+
+class StoreUnavailableError(StoreError):
+    """The database is locked, full, out of reach or closed; the same may work later. What was asked was not done.
+
+    Unless the connection to a Postgres server was lost while it committed: then nobody can tell.
+    """
+
+
+class StoreVersionError(StoreError):
+    """The database's tables are of a newer version of the kit."""
+
+
+class SessionError(LlmApiKitError):
+    """A session can't be begun or go on."""
+
+
+class SessionLimitError(SessionError):
+    """The key has as many sessions as it may have."""
+
+
+class SessionConflictError(SessionError):
+    """Another request wrote to the session meanwhile; nothing was written."""
+
+
+class SessionGoneError(SessionError):
+    """The session was ended, has expired, or never was this key's; nothing was written."""
+
+
+class BotTypeError(SessionError):
+    """There is no such bot type."""
+
+
+class BotUnavailableError(SessionError):
+    """The bot type is known, and nothing here can answer for it; the message says what to configure."""
 
 
 class TunnelError(LlmApiKitError):

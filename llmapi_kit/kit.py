@@ -1,4 +1,4 @@
-"""What a cell calls: load, launch, connect. Every function is safe to run again.
+"""What a cell calls: load, launch, serve_engine, connect. Every function is safe to run again.
 
 Holds the only state of the package that outlives a call: which models this process has loaded and which servers it
 runs. Runs in the kernel's main thread; knows nothing of how things look.
@@ -10,76 +10,57 @@ import atexit
 import logging
 import os
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from llmapi_kit.api.auth import check_key_format, new_api_key
 from llmapi_kit.client import RemoteServer, normalise_url
-from llmapi_kit.config import load_settings
+from llmapi_kit.config import Settings, load_settings
 from llmapi_kit.engines.base import Engine
-from llmapi_kit.engines.registry import make_engine
+from llmapi_kit.engines.engine_check import check_engine
+from llmapi_kit.engines.loader import ModelLoader
+from llmapi_kit.engines.registry import SETTINGS_OF_MODELS, settings_of
 from llmapi_kit.errors import ConfigError, PortInUseError, ServerNotFoundError
+from llmapi_kit.loaded import LoadedModels, understand
 from llmapi_kit.model import Model
-from llmapi_kit.models.spec import parse_spec
 from llmapi_kit.server.handle import LOOPBACK, Server
 from llmapi_kit.server.registry import Registry, ServerRecord
 
 logger = logging.getLogger(__name__)
 
-Loadable = str | Model | Engine
+Loadable = str | ModelLoader | Model | Engine
 LOCK_AT_EXIT_S = 2.0
-SETTINGS_OF_MODELS = (
-    "max_slots",
-    "context_length",
-    "kv_memory",
-    "num_threads",
-    "native",
-    "compile",
-    "step_tokens",
-    "max_queue",
-    "prefix_cache",
-)
 
 _lock = threading.RLock()
-_models: dict[tuple[str, str], Model] = {}  # (name, options) to what was loaded
+_models = LoadedModels(_lock)
 _servers: dict[str, Server] = {}  # by name of the launch
 
 
-def load(name: str, *, device: str | None = None, dtype: str | None = None, **settings: Any) -> Model:
+def load(name: str | ModelLoader, *, served_name: str | None = None, lazy: bool = False, **options: Any) -> Model:
     """Load a model. The same call again returns the model that is loaded already.
 
     Args:
-        name: ``pocket`` (ships with the kit), ``mock``, a folder with a Hugging Face model, or a hub name such as
-            ``Qwen/Qwen3-0.6B``.
-        device: ``cpu``, ``cuda`` or ``cuda:0``; the first GPU where there is one.
-        dtype: ``float32``, ``bfloat16`` or ``float16``; float32 on a CPU, the model's own on a GPU.
-        settings: ``max_slots``, ``context_length``, ``kv_memory``, ``num_threads``, ``native``, ``compile``,
-            ``step_tokens``, ``max_queue``, ``prefix_cache``; see `llmapi_kit.config.Settings`.
+        name: ``pocket`` (ships with the kit), ``mock``, a folder with a Hugging Face model, a GGUF file, a hub name
+            such as ``Qwen/Qwen3-0.6B``, ``plugin:name`` for a back end that another package brings, or a loader of your
+            own: see `llmapi_kit.engines.loader.ModelLoader`.
+        served_name: what clients pass as ``model``; the model's own name unless given.
+        lazy: return at once, and load it when it is first asked something.
+        options: ``device`` (``cpu``, ``cuda`` or ``cuda:0``; the first GPU where there is one), ``dtype``
+            (``float32``, ``bfloat16`` or ``float16``; float32 on a CPU, the model's own on a GPU), ``lora`` (a folder
+            or a hub name: an adapter that is merged into the weights), ``tokenizer`` (a folder or a hub name, for
+            another than the adapter's or the model's), ``quantize`` (``8bit``, on a GPU), ``sampling`` (such as
+            ``{"temperature": 0.7}``, where a request does not say) and settings of the engine: ``max_slots``,
+            ``context_length``, ``kv_memory``, ``num_threads``, ``native``, ``compile``, ``step_tokens``,
+            ``default_max_tokens``, ``max_queue``, ``prefix_cache``; see `llmapi_kit.config.Settings`. Back ends that
+            other packages bring have options of their own.
 
     Raises:
         ModelNotFoundError: there is no such model.
         ModelLoadError: it does not load, or does not fit.
         UnsupportedModelError: it can't be served, with the reason.
+        ConfigError: an argument is not known.
     """
-    for setting in settings:
-        if setting not in SETTINGS_OF_MODELS:
-            raise ConfigError(
-                f"load() has no argument {setting!r}. It takes device, dtype, {', '.join(SETTINGS_OF_MODELS)}."
-            )
-    options = {key: value for key, value in {"device": device, "dtype": dtype}.items() if value is not None}
-    key = name, repr(sorted({**options, **settings}.items()))
-    with _lock:
-        known = _models.get(key)
-        if known is not None and not known.is_closed:
-            if known.engine.readiness().ready:
-                return known
-            known.close()  # its engine died or hangs; two would not fit where one is large
-        started = time.perf_counter()
-        engine = make_engine(parse_spec(name), load_settings(**settings), **options)
-        model = Model(engine, time.perf_counter() - started)
-        _models[key] = model
-        return model
+    return _models.load(understand(name, served_name, options), is_lazy=lazy)
 
 
 def launch(
@@ -91,9 +72,14 @@ def launch(
     tunnel_options: dict[str, Any] | None = None,
     api_key: str | Literal[False] | None = None,
     name: str | None = None,
+    aliases: Mapping[str, str] | None = None,
+    default: str | None = None,
     **settings: Any,
 ) -> Server:
-    """Serve a model from a background thread of this process; returns when it answers.
+    """Serve models from a background thread of this process; returns when it answers.
+
+    Of several models, those given by name are loaded when they are first asked for, one at a time, and unloaded when
+    they are idle for ``idle_unload_s`` or when another one needs the memory. A single one is loaded at once.
 
     Running the cell again keeps URL and key: a server that runs under the same name and place goes on with the new
     model; what the old model is answering may finish for ``drain_s`` and then ends in an error, and the old model is
@@ -101,7 +87,7 @@ def launch(
     `port` or `name` for a second server. After `Server.stop`, a launch makes a new key.
 
     Args:
-        model: what `load` returned, a name to load, an engine, or a list of these; the first is the default.
+        model: what `load` returned, what `load` takes, an engine, or a list of these; the first is the default.
         port: 0 picks a free one.
         host: address to bind; anything but loopback can be reached from the network.
         tunnel: ``ngrok`` for a public URL.
@@ -109,13 +95,17 @@ def launch(
         api_key: the key to ask for; None makes a random one. False asks for none, without tunnel and on loopback
             only.
         name: tells servers of this process apart; the port unless given.
-        settings: limits and timeouts; see `llmapi_kit.config.Settings`.
+        aliases: further names to answer to, each with the model that it stands for; they are listed as models too.
+        default: the model that answers where none is named, if not the first.
+        settings: limits and timeouts; see `llmapi_kit.config.Settings`. Those of models, such as ``max_slots``, go to
+            the models given by name.
 
     Raises:
         PortInUseError: another program, or another kernel's server, has the port.
         ServerStartError: the server did not come up; the cause is chained.
         TunnelError: the tunnel did not open; a server that this call started is stopped again.
         ConfigError: arguments that do not go together.
+        ModelError: a model can't be loaded; of several, a name means nothing.
     """
     if api_key is False and (tunnel or host not in LOOPBACK):
         raise ConfigError("api_key=False works on this machine only: no tunnel, no other host than 127.0.0.1.")
@@ -123,7 +113,7 @@ def launch(
         check_key_format(api_key)
     limits = load_settings(**settings)
     loadables = [model] if isinstance(model, str | Model) or not isinstance(model, Sequence) else list(model)
-    engines = [_engine(each) for each in loadables]
+    engines = _engines(loadables, limits, settings)
     with _lock:
         _forget_stopped()
         identity = name or str(port)
@@ -132,13 +122,15 @@ def launch(
         if old is not None:
             is_same = (old.host, old.api_key, old.settings) == (host, key, limits) and port in (0, old.port)
             if is_same and old.is_running:
-                _unload(old.replace_engines(engines), limits.drain_s)
+                _unload(old.replace_engines(engines, aliases, default), limits.drain_s)
                 _match_tunnel(old, tunnel, tunnel_options)
                 return old
             _stop(identity, old, keep=engines)
             port = port or old.port
         try:
-            server = Server(engines, host=host, port=port, api_key=key, settings=limits)
+            server = Server(
+                engines, host=host, port=port, api_key=key, settings=limits, aliases=aliases, default=default
+            )
         except PortInUseError as exc:
             raise _explain_port(exc, port) from exc.__cause__
         _servers[identity] = server
@@ -149,6 +141,18 @@ def launch(
             _stop(identity, server, keep=engines, drain_s=0)
             raise
         return server
+
+
+def serve_engine(engine: Engine, **options: Any) -> Server:
+    """Serve an engine of your own; see `launch` for the options, and ``docs/backends.md`` for how to write one.
+
+    It is checked first, and stays yours: whoever made it closes it.
+
+    Raises:
+        ConfigError: it lacks something that an engine has; the message names it all.
+    """
+    check_engine(engine)
+    return launch(engine, **options)
 
 
 def connect(url: str | None = None, api_key: str | None = None) -> RemoteServer:
@@ -186,23 +190,31 @@ def stop_all(drain_s: float = 0.0) -> None:
     with _lock:
         for identity, server in list(_servers.items()):
             _stop(identity, server, keep=(), drain_s=drain_s)
-        for model in _models.values():
-            model.close()
-        _models.clear()
+        _models.close_all()
 
 
-def _engine(loadable: Loadable) -> Engine:
-    if isinstance(loadable, str):
-        return load(loadable).engine
-    if isinstance(loadable, Model):
-        if loadable.is_closed:
-            raise ConfigError(f"The model {loadable.name!r} was closed. Load it again: kit.load({loadable.name!r}).")
-        return loadable.engine
-    if isinstance(loadable, Engine):
-        return loadable
-    raise ConfigError(
-        f"launch() takes a model's name, what load() returned, or an engine, not {type(loadable).__name__}."
-    )
+def _engines(loadables: Sequence[Loadable], limits: Settings, given: Mapping[str, Any]) -> list[Engine]:
+    """The engines of what `launch` was given; all names are looked at before anything is loaded."""
+    wanted = {
+        index: understand(each, defaults=given)
+        for index, each in enumerate(loadables)
+        if isinstance(each, str | ModelLoader)
+    }
+    taken = {name for each in wanted.values() for name in settings_of(each.spec)}
+    for name in given:
+        if name in SETTINGS_OF_MODELS and name not in taken:
+            raise ConfigError(f"{name} is a setting of models that are loaded here: pass it to kit.load().")
+    for each in loadables:
+        if isinstance(each, Model) and each.is_closed:
+            raise ConfigError(f"The model {each.name!r} was closed. Load it again: kit.load({each.name!r}).")
+        if not isinstance(each, str | ModelLoader | Model | Engine):
+            raise ConfigError(
+                f"launch() takes a model's name, what load() returned, or an engine, not {type(each).__name__}."
+            )
+    is_lazy = len(loadables) > 1
+    models = {index: _models.load(each, is_lazy=is_lazy, settings=limits) for index, each in wanted.items()}
+    found = [models.get(index, each) for index, each in enumerate(loadables)]
+    return [each.engine if isinstance(each, Model) else each for each in found if isinstance(each, Model | Engine)]
 
 
 def _newest(records: Sequence[ServerRecord], registry: Registry, api_key: str | None) -> RemoteServer:
@@ -236,30 +248,9 @@ def _stop(identity: str, server: Server, *, keep: Sequence[Engine], drain_s: flo
 
 
 def _unload(engines: Sequence[Engine], drain_s: float = 0.0) -> None:
-    """Close engines that `load` made and no server uses any more, and give their memory back.
-
-    Args:
-        engines: those that a server no longer answers with; whoever made one by hand keeps it.
-        drain_s: how long they may finish what they are answering.
-    """
+    """Close engines that `load` made and no server uses any more; see `LoadedModels.unload`."""
     _forget_stopped()
-    used = {id(engine) for server in _servers.values() for engine in server.engines}
-    dropped = {id(engine) for engine in engines} - used
-    models = {key: model for key, model in _models.items() if id(model.engine) in dropped}
-    try:
-        deadline = time.monotonic() + drain_s
-        while any(_is_busy(model.engine) for model in models.values()) and time.monotonic() < deadline:
-            time.sleep(0.02)
-    finally:  # also when the cell is interrupted meanwhile
-        for key, model in models.items():
-            num_bytes = model.close()
-            del _models[key]
-            logger.info("Unloaded %s; %.2f GB of GPU memory given back", model.name, num_bytes / 1e9)
-
-
-def _is_busy(engine: Engine) -> bool:
-    stats = engine.stats()
-    return stats.num_running + stats.num_queued > 0
+    _models.unload(engines, {id(engine) for server in _servers.values() for engine in server.engines}, drain_s)
 
 
 def _match_tunnel(server: Server, tunnel: str | None, options: dict[str, Any] | None) -> None:

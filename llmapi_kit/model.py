@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 
 from llmapi_kit.engines.base import Engine, GenerationRequest, Message
+from llmapi_kit.engines.lazy import LazyEngine
 from llmapi_kit.memory import release_memory
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Delta, EngineInfo, EngineStats, Event, Failed
@@ -62,7 +63,10 @@ class Model:
 
         Raises:
             RequestError: the request can't be served.
+            ModelError: it had to be loaded first, and that failed.
         """
+        if isinstance(self.engine, LazyEngine):
+            self.engine.load()  # only then is it known what it can do
         params = SamplingParams(**{**self.info.defaults, **sampling})
         if isinstance(prompt, str) and "chat" not in self.info.capabilities:
             request = GenerationRequest(prompt=prompt, sampling=params)
@@ -97,9 +101,12 @@ class Model:
         info = self.info
         if self._is_closed:
             return f"Model {info.id!r}, closed"
+        if (readiness := self.engine.readiness()).state != "loaded":
+            return f"Model {info.id!r}, {readiness.state}. {readiness.reason}"
         size = f"{info.num_parameters / 1e6:,.1f} M parameters, " if info.num_parameters else ""
         where = f"{info.dtype} on {info.device}, " if info.device else ""
-        return f"Model {info.id!r}: {size}{where}context {info.context_length:,}. {info.description}"
+        context = f"context {info.context_length:,}. " if info.context_length else ""
+        return f"Model {info.id!r}: {size}{where}{context}{info.description}"
 
 
 def iterate(events: AsyncGenerator[Event, None]) -> Iterator[Event]:
@@ -125,6 +132,7 @@ def iterate(events: AsyncGenerator[Event, None]) -> Iterator[Event]:
     def run() -> None:
         try:
             loop.run_until_complete(asyncio.wait([task]))
+            loop.run_until_complete(loop.shutdown_asyncgens())  # an upstream's connections end with them
             loop.run_until_complete(loop.shutdown_default_executor())
         finally:
             loop.close()

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from llmapi_kit.errors import RequestError
 
-FinishReason = Literal["stop", "length", "tool_calls"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+LoadState = Literal["unloaded", "loading", "loaded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class TokenLogprob:
     """How likely one token was, by the model's own distribution (before temperature and penalties).
 
     Attributes:
-        token_id: the id in the model's vocabulary.
+        token_id: the id in the model's vocabulary; -1 where an upstream does not say.
         text: the token's text; U+FFFD stands where its bytes alone are not valid UTF-8.
         raw: the token's bytes.
         logprob: natural logarithm of its probability; None for the first token of a prompt, which nothing precedes.
@@ -42,7 +43,7 @@ class Accepted:
     """The request passed every check and is queued.
 
     Attributes:
-        num_prompt_tokens: length of the prompt after templating.
+        num_prompt_tokens: length of the prompt after templating; 0 where an upstream says it at the end only.
     """
 
     num_prompt_tokens: int
@@ -91,8 +92,8 @@ class Finished:
     """An answer is complete.
 
     Attributes:
-        reason: ``stop`` (end of turn, stop token or stop string), ``length`` (token limit reached) or
-            ``tool_calls`` (it ended and calls tools).
+        reason: ``stop`` (end of turn, stop token or stop string), ``length`` (token limit reached),
+            ``tool_calls`` (it ended and calls tools) or ``content_filter`` (an upstream's filter cut it).
         num_prompt_tokens: length of the prompt.
         num_completion_tokens: tokens made, the end-of-turn token included.
         num_cached_tokens: prompt tokens that a prefix cache spared.
@@ -204,10 +205,17 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether an engine can answer, and the reason when it can't."""
+    """Whether an engine can answer, and the reason when it can't.
+
+    Attributes:
+        ready: whether a request sent now would be answered, be it after its model was loaded.
+        reason: why not; of a model that is not loaded, what is known of that.
+        state: whether the model is in memory.
+    """
 
     ready: bool
     reason: str = ""
+    state: LoadState = "loaded"
 
 
 LATENCY_BOUNDS_S = (
@@ -232,6 +240,10 @@ class Latencies:
         self.counts[bisect_left(LATENCY_BOUNDS_S, seconds)] += 1
         self.total_s += seconds
 
+    def plus(self, other: Latencies) -> Latencies:
+        """Both together."""
+        return Latencies([a + b for a, b in zip(self.counts, other.counts, strict=True)], self.total_s + other.total_s)
+
     def copy(self) -> Latencies:
         """One that does not change any more."""
         return Latencies(list(self.counts), self.total_s)
@@ -245,6 +257,9 @@ class Latencies:
             if count and seen >= rank:
                 return bound
         return 0.0
+
+
+_GAUGES = ("num_running", "num_queued", "num_slots")
 
 
 @dataclass(slots=True)
@@ -265,6 +280,10 @@ class EngineStats:
         tokens_per_s: tokens made a second over the last ten seconds or so.
         ttft: from a request's arrival to its first token.
         inter_token: between two tokens of a request.
+        num_loads: how often the model was loaded when it was asked for; 0 for one that was loaded before it was served.
+        num_failed_loads: how often that failed.
+        num_unloads: how often it was unloaded, idle or to make room.
+        load_s: seconds that loading took in all.
     """
 
     num_running: int = 0
@@ -280,6 +299,16 @@ class EngineStats:
     tokens_per_s: float = 0.0
     ttft: Latencies = field(default_factory=Latencies)
     inter_token: Latencies = field(default_factory=Latencies)
+    num_loads: int = 0
+    num_failed_loads: int = 0
+    num_unloads: int = 0
+    load_s: float = 0.0
+
+    def after(self, past: EngineStats) -> EngineStats:
+        """These, with everything counted that `past` has counted: of an engine that took another one's place."""
+        counters = [f.name for f in fields(self) if f.name.startswith("num_") and f.name not in _GAUGES]
+        sums = {name: getattr(self, name) + getattr(past, name) for name in (*counters, "load_s")}
+        return replace(self, **sums, ttft=self.ttft.plus(past.ttft), inter_token=self.inter_token.plus(past.inter_token))
 
     def summary(self) -> dict[str, float]:
         """The counters by name; of latencies the median and the 99th percentile, in seconds."""

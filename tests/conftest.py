@@ -15,10 +15,14 @@ hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
 
 
+PREFIXES = ("LLMAPI_KIT_", "NGROK_", "OPENAI_", "HF_TOKEN")
+GGUF_SERVER = ("MODEL_TYPE", "MODEL_PATH", "MODEL_NAME", "MMPROJ_PATH")
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch, tmp_path):
     """No setting, token or proxy of the machine reaches a test, and no test writes to the user's folders."""
     for name in list(os.environ):
-        if name.startswith(("LLMAPI_KIT_", "NGROK_", "OPENAI_", "HF_TOKEN")) or name.lower().endswith("_proxy"):
+        if name.startswith(PREFIXES) or name.lower().endswith("_proxy") or name in GGUF_SERVER:
             monkeypatch.delenv(name)
     monkeypatch.setenv("LLMAPI_KIT_HOME", str(tmp_path / "home"))

@@ -11,8 +11,9 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from llmapi_kit.api import compat, docs, errors, health, metrics
-from llmapi_kit.api.openai import chat, completions, embeddings, models, stored, tokens
+from llmapi_kit.api import compat, docs, errors, health, metrics, usage
+from llmapi_kit.api.cross_origin import CrossOrigin
+from llmapi_kit.api.openai import chat, completions, embeddings, images, models, stored, tokens
 from llmapi_kit.api.openapi import document
 from llmapi_kit.api.request_context import RequestContext
 from llmapi_kit.api.routes import LocalRoute, PublicRoute
@@ -41,13 +42,14 @@ def create_app(state: ApiState) -> ASGIApp:
     )
     app.state.api = state
     errors.install(app)
-    answering = (chat.router, stored.router, completions.router, embeddings.router, models.router, tokens.router)
-    for router in (*answering, health.public, health.keyed, metrics.router, docs.router):
+    answering = (chat.router, stored.router, completions.router, embeddings.router, images.router, models.router)
+    for router in (*answering, tokens.router, usage.router, health.public, health.keyed, metrics.router, docs.router):
         app.router.routes.extend(router.routes)  # as they are: include_router wraps or copies them, by version
     app.router.routes.append(LocalRoute("/openapi.json", openapi, include_in_schema=False))
     compat.install(app, state)
     check_routes(app)
-    return RequestContext(app, state)
+    origins = state.settings.cors_origins
+    return RequestContext(CrossOrigin(app, origins) if origins else app, state)
 
 
 def check_routes(app: FastAPI) -> None:

@@ -2,6 +2,10 @@
 
 Keys are kept and compared as SHA-256 digests, in constant time. Local callers need the key too: requests through
 a tunnel come from 127.0.0.1.
+
+A browser's EventSource can send no header, so for it alone there are tokens that stand in an address: short-lived, made
+with the key and of no use without a route that asks for one. They are not kept anywhere: every server with the same key
+knows them, and a new key ends them.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+import time
 
 from starlette.requests import Request
 
@@ -16,6 +21,7 @@ from llmapi_kit.errors import AuthenticationError, ConfigError
 
 KEY_PREFIX = "sk-llmapi-"
 MIN_KEY_LENGTH = 16
+TOKEN_PURPOSE = b"llmapi_kit token for server-sent events, until "
 
 
 def new_api_key() -> str:
@@ -40,7 +46,7 @@ def check_key_format(key: str) -> str:
 
 
 class KeyCheck:
-    """Checks the Authorization header.
+    """Checks the Authorization header, and tokens in its place.
 
     Args:
         api_key: the key that opens; None lets everybody in.
@@ -52,6 +58,7 @@ class KeyCheck:
     def __init__(self, api_key: str | None) -> None:
         self._digest = None if api_key is None else hashlib.sha256(api_key.encode()).digest()
         self.key_id = "" if self._digest is None else self._digest.hex()[:16]
+        self._token_secret = secrets.token_bytes() if self._digest is None else self._digest
 
     def __call__(self, request: Request) -> None:
         """Let the request pass.
@@ -67,6 +74,39 @@ class KeyCheck:
                 "No API key was sent. Pass it as 'Authorization: Bearer <key>'; the notebook that launched this "
                 "server shows it with server.api_key."
             )
-        sent = hashlib.sha256(key.strip().encode("latin-1", errors="replace")).digest()
+        self.check_key(key.strip())
+
+    def check_key(self, key: str) -> None:
+        """Let a request pass that brought this key.
+
+        Raises:
+            AuthenticationError: it is wrong.
+        """
+        if self._digest is None:
+            return
+        sent = hashlib.sha256(key.encode("latin-1", errors="replace")).digest()
         if not hmac.compare_digest(sent, self._digest):
             raise AuthenticationError("The API key is wrong. Ask whoever launched this server for the current one.")
+
+    def new_token(self, lifetime_s: int) -> str:
+        """A token for those who have shown the key."""
+        until = str(int(time.time()) + lifetime_s)
+        return f"{until}.{self._seal(until)}"
+
+    def check_token(self, token: str) -> None:
+        """Let a request with this token pass. A server without a key asks for one too: any website may send a GET.
+
+        Raises:
+            AuthenticationError: it is missing, expired, or was made with another key.
+        """
+        if not token:
+            raise AuthenticationError("No token was sent. Get one with POST /chat-sse/token and pass it as token=<it>.")
+        until, _, seal = token.partition(".")
+        if not (token.isascii() and hmac.compare_digest(seal, self._seal(until))):
+            raise AuthenticationError("The token is none of this server's. Get one with POST /chat-sse/token.")
+        if time.time() >= int(until):
+            raise AuthenticationError("The token has expired. Get a new one with POST /chat-sse/token.")
+
+    def _seal(self, until: str) -> str:
+        """What only those who have the key, or this server, can make."""
+        return hmac.new(self._token_secret, TOKEN_PURPOSE + until.encode(), hashlib.sha256).hexdigest()

@@ -6,6 +6,7 @@ a 5xx: clients retry those.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,8 +17,18 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from llmapi_kit.errors import GenerationError, InvalidRequestError, RequestError
+from llmapi_kit.errors import (
+    EngineUnavailableError,
+    GenerationError,
+    InvalidRequestError,
+    RequestError,
+    StoreError,
+    StoreUnavailableError,
+)
 
+logger = logging.getLogger(__name__)
+
+TYPES = ("str", "int", "float", "bool")
 HTTP_TYPES = {404: "invalid_request_error", 405: "invalid_request_error"}
 
 
@@ -41,7 +52,7 @@ def from_validation(errors: Sequence[Any]) -> InvalidRequestError:
     problem = errors[0]
     location = [str(part) for part in problem["loc"][1:]]  # the first is where: body, query or path
     # Of a union, pydantic adds the name of the variant that failed last; the field is what comes before it.
-    named = [part for part in location if part.isidentifier() or part.isdigit()]
+    named = [part for part in location if (part.isidentifier() and part not in TYPES) or part.isdigit()]
     param = ".".join(named) or None
     if problem["type"] == "missing":
         return InvalidRequestError(f"The field {param} is missing.", param=param)
@@ -52,6 +63,18 @@ def from_validation(errors: Sequence[Any]) -> InvalidRequestError:
             f"The body is not valid: {message}. Send a JSON object, with 'Content-Type: application/json'."
         )
     return InvalidRequestError(f"{param}: {message}{value}.", param=param)
+
+
+def from_store(error: StoreError) -> RequestError:
+    """What a client is told of a database that failed: nothing of where it is."""
+    logger.error("%s", error)
+    if isinstance(error, StoreUnavailableError):
+        return EngineUnavailableError(
+            "The server's database does not answer now; its log has the details.",
+            code="database_unavailable",
+            retry_after_s=5,
+        )
+    return GenerationError("The server's database failed; its log has the details.", code="database_failed")
 
 
 def install(app: FastAPI) -> None:
@@ -76,12 +99,18 @@ def install(app: FastAPI) -> None:
         response.headers.update(exc.headers or {})
         return response
 
+    async def on_store_error(request: Request, exc: Exception) -> Response:
+        if not isinstance(exc, StoreError):
+            raise exc
+        return error_response(from_store(exc))
+
     async def on_bug(request: Request, exc: Exception) -> Response:
         return error_response(GenerationError("The server failed on this request; its log has the details."))
 
     app.add_exception_handler(RequestError, on_request_error)
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(StoreError, on_store_error)
     app.add_exception_handler(Exception, on_bug)
 
 

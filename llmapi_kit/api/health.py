@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse
 from llmapi_kit.api.openapi import Sent, answers
 from llmapi_kit.api.routes import KeyedRoute, PublicRoute
 from llmapi_kit.api.state import state_of
+from llmapi_kit.types import LoadState
 
 public = APIRouter(route_class=PublicRoute, tags=["health"])
 keyed = APIRouter(route_class=KeyedRoute, tags=["health"])
@@ -28,6 +29,7 @@ class ModelReadiness(Sent):
 
     ready: bool
     reason: str | None
+    state: LoadState
 
 
 class Readiness(Sent):
@@ -51,12 +53,16 @@ async def healthz(request: Request) -> dict[str, str]:
     responses=answers(Readiness) | {503: {"model": Readiness, "description": "It can't; each model says why."}},
 )
 async def readyz(request: Request) -> JSONResponse:
-    """Ready when every model is; 503 with the reasons otherwise."""
+    """Ready when every model is; 503 with the reasons otherwise. One that the next request would load is ready."""
     state = state_of(request)
     models: dict[str, dict[str, Any]] = {}
     for engine in state.catalog.all():
         readiness = engine.readiness()
-        models[engine.info.id] = {"ready": readiness.ready, "reason": readiness.reason or None}
+        models[engine.info.id] = {
+            "ready": readiness.ready,
+            "reason": readiness.reason or None,
+            "state": readiness.state,
+        }
     reason = "The server is stopping." if state.is_draining else None
     is_ready = not state.is_draining and all(model["ready"] for model in models.values())
     return JSONResponse({"ready": is_ready, "reason": reason, "models": models}, 200 if is_ready else 503)

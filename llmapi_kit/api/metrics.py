@@ -42,6 +42,10 @@ COUNTERS: dict[str, tuple[str, Value]] = {
     "prompt_tokens": ("Prompt tokens computed or reused.", lambda s: s.num_prompt_tokens),
     "cached_prompt_tokens": ("Prompt tokens reused from the prefix cache.", lambda s: s.num_cached_tokens),
     "completion_tokens": ("Tokens made.", lambda s: s.num_completion_tokens),
+    "model_loads": ("Times that the model was loaded when it was asked for.", lambda s: s.num_loads),
+    "model_load_failures": ("Times that loading it failed.", lambda s: s.num_failed_loads),
+    "model_unloads": ("Times that it was unloaded, idle or to make room.", lambda s: s.num_unloads),
+    "model_load_seconds": ("Seconds that loading it took in all.", lambda s: s.load_s),
 }
 HISTOGRAMS: dict[str, tuple[str, Callable[[EngineStats], Latencies]]] = {
     "time_to_first_token_seconds": ("From a request's arrival to its first token.", lambda s: s.ttft),
@@ -67,8 +71,13 @@ class _Engines(Collector):
 
     def __init__(self, engines: list[Engine]) -> None:
         self._stats = [(engine.info.id, engine.stats()) for engine in engines]
+        self._is_loaded = {engine.info.id: engine.readiness().state == "loaded" for engine in engines}
 
     def collect(self) -> Iterator[Metric]:
+        loaded = GaugeMetricFamily("llmapi_kit_model_loaded", "Whether the model is in memory.", labels=["model"])
+        for model, is_loaded in self._is_loaded.items():
+            loaded.add_metric([model], is_loaded)
+        yield loaded
         for name, (text, value) in GAUGES.items():
             gauge = GaugeMetricFamily(f"llmapi_kit_{name}", text, labels=["model"])
             for model, stats in self._stats:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from llmapi_kit.api.errors import error_body
-from llmapi_kit.api.routes import KeyedRoute, PublicRoute
+from llmapi_kit.api.routes import KeyedRoute, PublicRoute, TokenRoute, Variant
 from llmapi_kit.errors import (
     AuthenticationError,
     BodyTooLargeError,
@@ -30,10 +30,11 @@ from llmapi_kit.errors import (
     QueueFullError,
     RequestError,
     RequestTimeoutError,
+    UpstreamError,
 )
 
 SCHEMA_REF = "#/components/schemas/{model}"
-KEY = "key"
+KEY, TOKEN = "key", "token"
 HEADERS: Mapping[str, Any] = {
     "x-request-id": {"description": "Names the request in the server's log.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}},
@@ -57,6 +58,7 @@ ROUTES_WITH_A_BODY: Sequence[RequestError] = (
     QueueFullError("128 requests wait already.", retry_after_s=1),
     EngineUnavailableError("The server is stopping and takes no new requests.", retry_after_s=5),
     RequestTimeoutError("The request was not complete within 600 s, so it was stopped."),
+    UpstreamError("openai failed (HTTP 500). Try again later."),
 )
 ALL_ERRORS = (*EVERY_ROUTE, *KEYED_ROUTES, *ROUTES_WITH_A_MODEL, *ROUTES_WITH_A_BODY)
 
@@ -82,20 +84,31 @@ class Error(Sent):
     error: ErrorDetails
 
 
-def answers(whole: type[Sent], *, event: type[Sent] | None = None) -> dict[int | str, dict[str, Any]]:
+def answers(
+    whole: type[Sent], *, event: type[Sent] | None = None, failure: type[Sent] | None = None
+) -> dict[int | str, dict[str, Any]]:
     """What a route sends when all is well, for the argument `responses` of a route.
 
     Args:
         whole: the answer.
         event: a piece of it, where it can be streamed.
+        failure: what stands in its place with the same status, in an API that has its own errors; its streams end
+            with the whole answer.
     """
     answer: dict[str, Any] = {"model": whole, "description": whole.__doc__}
+    if failure is not None:
+        answer["model"] = whole | failure
     if event is not None:
-        data = {"anyOf": [_payload(event), _payload(Error), {"const": "[DONE]"}]}
-        schema = {"type": "object", "properties": {"data": data}, "required": ["data"]}
-        answer["content"] = {"text/event-stream": {"schema": schema}}
+        ends = [Error] if failure is None else [whole, failure]
+        answer["content"] = _events(_payload(event), *map(_payload, ends), {"const": "[DONE]"})
         answer["description"] = f"{whole.__doc__} With stream=true its pieces, as server-sent events."
     return {200: answer}
+
+
+def streams(event: type[Sent]) -> dict[int | str, dict[str, Any]]:
+    """What a route sends that always streams, for the argument `responses` of a route."""
+    content = _events(_payload(event), _payload(Error))
+    return {200: {"description": f"{event.__doc__} As server-sent events.", "content": content}}
 
 
 def examples(**bodies: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,17 +127,25 @@ def document(app: FastAPI) -> dict[str, Any]:
             schemas.pop(name, None)
         # Also what no route has for its whole answer: errors, and the pieces of streams
         sent = [_definition(model) for model in Sent.__subclasses__()]
-        schemas |= models_json_schema(sent, ref_template=SCHEMA_REF)[1]["$defs"]
+        taken = [_taken(variant) for variants in app.state.api.variants.values() for variant in variants]
+        schemas |= models_json_schema(sent + taken, ref_template=SCHEMA_REF)[1]["$defs"]
         components["headers"] = dict(HEADERS)
         components["responses"] = {type(error).__name__: _error_response(error) for error in ALL_ERRORS}
         components["securitySchemes"] = {
-            KEY: {"type": "http", "scheme": "bearer", "description": "server.api_key in the notebook that launched it."}
+            KEY: {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "server.api_key in the notebook that launched it.",
+            },
+            TOKEN: {"type": "apiKey", "in": "query", "name": "token", "description": "From POST /chat-sse/token."},
         }
         for schema in schemas.values():
             if schema.get("additionalProperties") is True and "properties" in schema:
                 schema["additionalProperties"] = {"type": "null"}  # any other value is refused by name
         for route, operation in _operations(app, made):
             _complete(route, operation)
+            for variant in app.state.api.variants.get(route.path, ()) if route.body_field is not None else ():
+                _add_variant(variant, operation)
         app.openapi_schema = made
     return app.openapi_schema
 
@@ -144,12 +165,17 @@ def _complete(route: PublicRoute, operation: dict[str, Any]) -> None:
     if isinstance(route, KeyedRoute):
         operation["security"] = [{KEY: []}]
         errors += KEYED_ROUTES
+    if isinstance(route, TokenRoute):
+        operation["security"] = [{TOKEN: []}]
+        errors += (*KEYED_ROUTES, *ROUTES_WITH_A_MODEL, *ROUTES_WITH_A_BODY)
     if route.dependant.query_params:
         errors += ROUTES_WITH_FIELDS
     if route.body_field is not None:
         errors += ROUTES_WITH_A_BODY
     if route.body_field is not None or route.param_convertors:
         errors += ROUTES_WITH_A_MODEL
+    if route.has_own_errors:
+        errors = [error for error in errors if error.status == ForbiddenError.status]
     responses = operation["responses"]
     responses.pop("422", None)  # a field that is wrong is a 400
     for response in responses.values():
@@ -160,6 +186,18 @@ def _complete(route: PublicRoute, operation: dict[str, Any]) -> None:
     for error in errors:
         responses.setdefault(str(error.status), {"$ref": f"#/components/responses/{type(error).__name__}"})
     operation["responses"] = dict(sorted(responses.items()))
+
+
+def _add_variant(variant: Variant, operation: dict[str, Any]) -> None:
+    """Add another way of speaking at a path: what else is taken there, and what else is sent."""
+    for holder, model in ((operation["requestBody"], variant.takes), (operation["responses"]["200"], variant.sends)):
+        content = holder["content"]["application/json"]
+        known = content["schema"].get("anyOf", [content["schema"]])
+        content["schema"] = {"anyOf": [*known, _ref(model)]}
+
+
+def _taken(variant: Variant) -> tuple[type[BaseModel], JsonSchemaMode]:
+    return variant.takes, "validation"
 
 
 def _error_response(error: RequestError) -> dict[str, Any]:
@@ -173,6 +211,12 @@ def _error_response(error: RequestError) -> dict[str, Any]:
     }
 
 
+def _events(*data: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of an event stream, by what an event may hold."""
+    schema = {"type": "object", "properties": {"data": {"anyOf": list(data)}}, "required": ["data"]}
+    return {"text/event-stream": {"schema": schema}}
+
+
 def _payload(model: type[Sent]) -> dict[str, Any]:
     """The data of an event: a JSON object, as text."""
     return {"type": "string", "contentMediaType": "application/json", "contentSchema": _ref(model)}
@@ -182,5 +226,5 @@ def _definition(model: type[Sent]) -> tuple[type[BaseModel], JsonSchemaMode]:
     return model, "serialization"
 
 
-def _ref(model: type[Sent]) -> dict[str, Any]:
+def _ref(model: type[BaseModel]) -> dict[str, Any]:
     return {"$ref": SCHEMA_REF.format(model=model.__name__)}

@@ -1,8 +1,8 @@
 """How every route begins: who may call it, and how its body is read.
 
-A route is public, keyed, or for this machine only with a key or without, by its class; `create_app` refuses any other.
-The key is checked by the route itself and not by the path, before the body is read. Bodies are counted as they are
-received, and parsed strictly.
+A route is public, keyed, opened by a token, or for this machine only with a key or without, by its class; `create_app`
+refuses any other. The key is checked by the route itself and not by the path, before the body is read. Bodies are
+counted as they are received, and parsed strictly.
 
 Source: per-route checks, because path prefixes can be got around (vLLM CVE-2026-48746).
 """
@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
@@ -23,7 +23,7 @@ from starlette.types import Scope
 
 from llmapi_kit.api.errors import from_validation
 from llmapi_kit.api.state import state_of
-from llmapi_kit.errors import BodyTooLargeError, ForbiddenError, InvalidRequestError
+from llmapi_kit.errors import BodyTooLargeError, ForbiddenError, InvalidRequestError, RequestError
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 Body = TypeVar("Body", bound=BaseModel)
@@ -38,11 +38,15 @@ class Variant:
         path: of the route.
         accepts: whether a body, parsed and not checked, speaks this way.
         answer: answers it in place of the route; key and size have been checked.
+        takes: such a body, for the OpenAPI document.
+        sends: what it is answered with, for the same.
     """
 
     path: str
     accepts: Callable[[Any], bool]
     answer: Handler
+    takes: type[BaseModel]
+    sends: type[BaseModel]
 
 
 class StrictRequest(Request):
@@ -85,7 +89,13 @@ class StrictRequest(Request):
 
 
 class PublicRoute(APIRoute):
-    """A route that anybody may call."""
+    """A route that anybody may call.
+
+    Attributes:
+        has_own_errors: whether it answers errors in a shape of its own, which it describes itself.
+    """
+
+    has_own_errors: ClassVar[bool] = False
 
     def get_route_handler(self) -> Handler:
         """The handler, with a strict request."""
@@ -93,7 +103,7 @@ class PublicRoute(APIRoute):
 
     def _strict(self, handler: Handler) -> Handler:
         async def handle(request: Request) -> Response:
-            strict = StrictRequest(request.scope, request.receive)
+            strict = request if isinstance(request, StrictRequest) else StrictRequest(request.scope, request.receive)
             try:
                 # Read here, not by FastAPI, which would turn every error into "error parsing the body"
                 if self.body_field is not None and await strict.body() and strict.is_json:
@@ -117,6 +127,43 @@ class KeyedRoute(PublicRoute):
 
         async def handle(request: Request) -> Response:
             state_of(request).key_check(request)
+            return await handler(request)
+
+        return handle
+
+
+class BodyKeyedRoute(KeyedRoute):
+    """A keyed route whose older clients send the key in the JSON body, as ``apikey``, where they send no header."""
+
+    def get_route_handler(self) -> Handler:
+        """The handler behind the key check, which reads the body only where no header has the key."""
+        handler = PublicRoute.get_route_handler(self)
+
+        async def handle(request: Request) -> Response:
+            strict = StrictRequest(request.scope, request.receive)
+            check = state_of(request).key_check
+            try:
+                key = None if "authorization" in request.headers else await _key_in_body(strict)
+            except ClientDisconnect:
+                return Response(status_code=499)
+            if key is None:
+                check(request)
+            else:
+                check.check_key(key)
+            return await handler(strict)
+
+        return handle
+
+
+class TokenRoute(PublicRoute):
+    """A route that asks for a short-lived token in its query: for a browser's EventSource, which can send no header."""
+
+    def get_route_handler(self) -> Handler:
+        """The handler behind the token check."""
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            state_of(request).key_check.check_token(request.query_params.get("token", ""))
             return await handler(request)
 
         return handle
@@ -161,6 +208,16 @@ async def read_body(request: Request, model: type[Body]) -> Body:
         return model.model_validate(await request.json())
     except ValidationError as exc:
         raise from_validation([{**error, "loc": ("body", *error["loc"])} for error in exc.errors()]) from exc
+
+
+async def _key_in_body(request: StrictRequest) -> str | None:
+    """The key that a JSON body holds; None where it holds none, or is none."""
+    try:
+        body = await request.json()
+    except RequestError:
+        return None  # strangers are told of no other mistake than the missing key
+    key = body.get("apikey") if isinstance(body, dict) else None
+    return key if isinstance(key, str) and key else None
 
 
 def check_local(request: Request) -> None:

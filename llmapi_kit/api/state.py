@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from starlette.requests import Request
 
 from llmapi_kit.api.auth import KeyCheck
-from llmapi_kit.api.completion_store import CompletionStore, MemoryCompletionStore
 from llmapi_kit.api.timed_events import TimedEvents
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.catalog import Catalog
-from llmapi_kit.errors import EngineUnavailableError
+from llmapi_kit.errors import EngineUnavailableError, RequestError
+from llmapi_kit.store.counts import Counts
 
 if TYPE_CHECKING:
     from llmapi_kit.api.routes import Variant
+    from llmapi_kit.sessions.conversation import Conversations
+    from llmapi_kit.store.store import Store  # a cell that only loads a model should not wait for SQLAlchemy
 
 
 @dataclass(slots=True)
@@ -28,32 +32,52 @@ class ApiState:
         catalog: who answers.
         key_check: who may ask.
         settings: limits and timeouts.
+        store: what outlives the server; whoever opened it closes it.
         instance: names this server, so that a client can tell it from another one on the same port.
         hosts: names this server may be called by in the Host header; empty means any.
         public_hosts: those of them that a tunnel answers to; routes for this machine only are closed there.
         is_draining: set while the server stops: nothing new is taken.
         active: generations under way; touched on the server's event loop only.
-        completions: those that clients asked to store.
+        conversations: sessions, where the setting `compat` has them.
         variants: by path, what else than the route there may answer; see `llmapi_kit.api.routes.Variant`.
     """
 
     catalog: Catalog
     key_check: KeyCheck
     settings: Settings
+    store: Store
     instance: str = field(default_factory=lambda: secrets.token_hex(8))
     hosts: Sequence[str] = ()
     public_hosts: Sequence[str] = ()
     is_draining: bool = False
     active: set[TimedEvents] = field(default_factory=set)
-    completions: CompletionStore = field(init=False)
+    conversations: Conversations | None = None
     variants: dict[str, list[Variant]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        """Make what follows from the settings."""
-        self.completions = MemoryCompletionStore(self.settings.max_stored_completions, self.settings.max_stored_bytes)
+    def count_usage(self, model: str, counts: Counts) -> None:
+        """Count what the caller's key used; waits for nothing."""
+        self.store.usage.count(self.key_check.key_id, model, counts)
+
+    @contextlib.contextmanager
+    def counting(self, model: str) -> Iterator[Counts]:
+        """Count one request that an engine answers as a whole, unless it refuses it; the block adds what was used."""
+        counts = Counts(requests=1)
+        try:
+            yield counts
+        except asyncio.CancelledError:
+            counts.cancelled = 1
+            raise
+        except Exception as exc:
+            is_refused = isinstance(exc, RequestError) and exc.status < 500
+            counts.requests, counts.failed = (0, 0) if is_refused else (1, 1)
+            raise
+        finally:
+            if counts.requests:
+                self.count_usage(model, counts)
 
     def fail_active(self) -> None:
-        """End every generation under way in an error that says the server stopped. On the event loop only."""
+        """End every request under way in an error that says the server stopped. On the event loop only."""
+        self.catalog.stop_waiting()
         for events in list(self.active):
             events.fail(EngineUnavailableError("The server was stopped."))
 

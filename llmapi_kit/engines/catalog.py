@@ -1,44 +1,63 @@
-"""The engines one server answers with, by model name.
+"""The engines one server answers with, by model name, and other names that lead to them.
 
 Thread-safe: the server's event loop reads it while a cell replaces an engine.
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from llmapi_kit.engines.base import Engine
-from llmapi_kit.errors import ConfigError, NotFoundError
+from llmapi_kit.engines.lazy import LazyEngine
+from llmapi_kit.errors import ConfigError, EngineUnavailableError, NotFoundError
 
 
 class Catalog:
-    """Model names and who answers to them; the first engine is the default.
+    """Model names and who answers to them.
 
     Args:
         engines: at least one, each with its own name.
+        aliases: further names, each with the model that it stands for.
+        default: who answers a request that names no model, by name or alias; None for the first.
     """
 
-    def __init__(self, engines: Iterable[Engine]) -> None:
+    def __init__(
+        self, engines: Iterable[Engine], aliases: Mapping[str, str] | None = None, default: str | None = None
+    ) -> None:
         self._lock = threading.Lock()
         self._engines: dict[str, Engine] = {}
-        self.replace(engines)
+        self._aliases: dict[str, str] = {}
+        self._waiting: set[asyncio.Future[None]] = set()  # touched on the server's event loop only
+        self.replace(engines, aliases, default)
 
-    def replace(self, engines: Iterable[Engine]) -> list[Engine]:
+    def replace(
+        self, engines: Iterable[Engine], aliases: Mapping[str, str] | None = None, default: str | None = None
+    ) -> list[Engine]:
         """Answer with these engines from now on; returns those that no longer answer. Running requests go on.
 
         Raises:
-            ConfigError: there is none, or two have the same name.
+            ConfigError: there is none, two have the same name, or an alias or the default leads nowhere.
         """
         new: dict[str, Engine] = {}
         for engine in engines:
             if engine.info.id in new:
-                raise ConfigError(f"Two models have the name {engine.info.id!r}.")
+                raise ConfigError(
+                    f"Two models have the name {engine.info.id!r}. Give one another: kit.load(…, served_name=…)."
+                )
             new[engine.info.id] = engine
         if not new:
             raise ConfigError("A server needs at least one model.")
+        other_names = dict(aliases or {})
+        _check_aliases(other_names, new)
+        if default is not None:
+            first = other_names.get(default, default)
+            if first not in new:
+                raise ConfigError(f"default is {default!r}, which is none of the models: {', '.join(new)}.")
+            new = {first: new[first], **new}
         with self._lock:
-            old, self._engines = self._engines, new
+            old, self._engines, self._aliases = self._engines, new, other_names
         kept = {id(engine) for engine in new.values()}
         return [engine for engine in old.values() if id(engine) not in kept]
 
@@ -47,23 +66,50 @@ class Catalog:
         with self._lock:
             return list(self._engines.values())
 
+    def aliases(self) -> dict[str, str]:
+        """Other names, each with the model that it stands for."""
+        with self._lock:
+            return dict(self._aliases)
+
     async def find(self, model: str | None) -> Engine:
-        """The engine of a name, ready to tell what it can do; None for the default.
+        """The engine of a name, ready to tell what it can do; None for the default. May wait until it is loaded.
 
         Raises:
             NotFoundError: nobody answers to that name.
+            EngineUnavailableError: it can't be loaded, or not in time.
         """
-        return self.get(model)
+        engine = self.get(model)
+        if isinstance(engine, LazyEngine) and engine.readiness().state != "loaded":
+            await self._load(engine)
+        return engine
+
+    def stop_waiting(self) -> None:
+        """End every `find` that waits for a model in an error that says the server stopped. On its event loop only."""
+        for waiting in list(self._waiting):
+            waiting.cancel()
+
+    async def _load(self, engine: LazyEngine) -> None:
+        waiting = asyncio.ensure_future(engine.prepare())
+        self._waiting.add(waiting)
+        try:
+            await asyncio.wait((waiting,))
+            if waiting.cancelled():
+                raise EngineUnavailableError("The server was stopped.")
+            waiting.result()
+        finally:
+            self._waiting.discard(waiting)
+            waiting.cancel()
 
     def get(self, model: str | None) -> Engine:
-        """The engine of a name; None for the default.
+        """The engine of a name, loaded or not; None for the default.
 
         Raises:
             NotFoundError: nobody answers to that name.
         """
         with self._lock:
-            engine = next(iter(self._engines.values())) if model is None else self._engines.get(model)
-            names = ", ".join(self._engines)
+            name = next(iter(self._engines)) if model is None else self._aliases.get(model, model)
+            engine = self._engines.get(name)
+            names = ", ".join((*self._engines, *self._aliases))
         if engine is None:
             raise NotFoundError(
                 f"The model {model!r} is not served here. This server has: {names}.",
@@ -71,3 +117,11 @@ class Catalog:
                 code="model_not_found",
             )
         return engine
+
+
+def _check_aliases(aliases: Mapping[str, str], engines: Mapping[str, Engine]) -> None:
+    for alias, model in aliases.items():
+        if not alias or alias in engines:
+            raise ConfigError(f"The alias {alias!r} is the name of a model, or empty. Choose another.")
+        if model not in engines:
+            raise ConfigError(f"The alias {alias!r} stands for {model!r}, which is none of: {', '.join(engines)}.")

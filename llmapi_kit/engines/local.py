@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -101,6 +101,7 @@ class LocalEngine:
         grammars: compiles what an answer must match; None where the model's vocabulary can't be constrained.
         max_queue: requests that may wait for a slot.
         settings: step size, queue timeout and prefix cache.
+        prepare_messages: what is done to the messages of a request first, in worker threads.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class LocalEngine:
         grammars: GrammarCompiler | None = None,
         max_queue: int = 128,
         settings: Settings | None = None,
+        prepare_messages: Callable[[Sequence[Message]], Sequence[Message]] | None = None,
     ) -> None:
         settings = settings or Settings()
         self.info = info
@@ -120,9 +122,11 @@ class LocalEngine:
         self._prompts = PromptBuilder(
             codec, dialect or PLAIN, runner.vocab_size, is_cache_per_key=settings.prefix_cache == "per_key"
         )
+        self._prepare_messages = prepare_messages
         self._grammars = grammars
         self._is_cache_per_key = settings.prefix_cache == "per_key"
         self._max_length = runner.max_length
+        self._default_max_tokens = settings.default_max_tokens
         self._num_slots = runner.num_slots
         self._loop = BatchingLoop(
             runner,
@@ -214,7 +218,7 @@ class LocalEngine:
 
     async def tokenize_chat(self, request: GenerationRequest) -> list[int]:
         """See `Engine.tokenize_chat`."""
-        return (await asyncio.to_thread(self._prompts.build, request)).ids
+        return (await asyncio.to_thread(self._build, request)).ids
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """See `Engine.detokenize`."""
@@ -237,7 +241,7 @@ class LocalEngine:
 
     def _prepare(self, request: GenerationRequest) -> tuple[Prompt, list[Request]]:
         """Everything that can be refused or takes long; runs in a worker thread."""
-        prompt = self._prompts.build(request)
+        prompt = self._build(request)
         sampling = request.sampling
         max_new_tokens = self._max_new_tokens(request, prompt.ids)
         if request.best_of > request.n and sampling.logprobs is None:
@@ -265,6 +269,11 @@ class LocalEngine:
             for index in range(1 if beams else max(request.n, request.best_of))
         ]
         return prompt, candidates
+
+    def _build(self, request: GenerationRequest) -> Prompt:
+        if request.messages is not None and self._prepare_messages is not None:
+            request = replace(request, messages=self._prepare_messages(request.messages))
+        return self._prompts.build(request)
 
     async def _compile(self, constraint: Constraint) -> Matcher:
         """What an answer is held to. Waits without a worker thread: grammars of strangers may take their time."""
@@ -307,7 +316,9 @@ class LocalEngine:
                 f"prompt{asked}. Shorten the {param} or ask for fewer tokens.",
                 param=param,
             )
-        return room if wanted is None else wanted
+        if wanted is not None:
+            return wanted
+        return min(room, self._default_max_tokens or room)
 
     def _deliver(self, outbox: Outbox) -> None:
         """Engine thread: all events of a step, one wake-up for each event loop."""

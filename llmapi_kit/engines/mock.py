@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 
 from llmapi_kit.engines.base import GenerationRequest
+from llmapi_kit.engines.mock_picture import draw
 from llmapi_kit.errors import ContextLengthError, EngineUnavailableError, InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.types import (
     Accepted,
@@ -23,8 +24,12 @@ from llmapi_kit.types import (
     Failed,
     Finished,
     FinishReason,
+    GeneratedImage,
+    ImageRequest,
     Readiness,
 )
+
+DEFAULT_SIZE, MAX_SIDE = "64x64", 2048
 
 
 class MockEngine:
@@ -52,7 +57,7 @@ class MockEngine:
             context_length=context_length,
             created=int(time.time()),
             description="A stand-in that repeats the question. It has no model.",
-            capabilities=("chat", "completions", "embeddings", "dimensions"),
+            capabilities=("chat", "completions", "embeddings", "dimensions", "images"),
         )
         self._reply = reply
         self._delay_s = delay_s
@@ -101,7 +106,24 @@ class MockEngine:
 
     async def embed(self, inputs: Sequence[str | Sequence[int]], *, cache_salt: str = "") -> list[Embedded]:
         """See `Engine.embed`: a vector that only the text decides."""
+        if self._is_closed:
+            raise EngineUnavailableError("The mock engine is closed.")
         return [Embedded(_vector(each), len(_words(each)), index) for index, each in enumerate(inputs)]
+
+    async def generate_images(self, request: ImageRequest) -> list[GeneratedImage]:
+        """See `llmapi_kit.engines.base.ImageEngine`: pictures that only the prompt decides."""
+        if self._is_closed:
+            raise EngineUnavailableError("The mock engine is closed.")
+        for param in ("quality", "style"):
+            if getattr(request, param):
+                raise UnsupportedFieldError(f"The mock engine has no model, so it can't honour {param}.", param=param)
+        width, height = (int(side) for side in (request.size or DEFAULT_SIZE).split("x"))
+        if max(width, height) > MAX_SIDE:
+            raise InvalidRequestError(
+                f"size is {request.size}; the mock engine draws up to {MAX_SIDE}x{MAX_SIDE}.", param="size"
+            )
+        pictures = [await asyncio.to_thread(draw, request.prompt, i, width, height) for i in range(request.n)]
+        return [GeneratedImage(data=picture) for picture in pictures]
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         """See `Engine.tokenize`: a token a word, by its number."""
@@ -140,7 +162,8 @@ class MockEngine:
         words = (self._reply if self._reply is not None else " ".join(prompt)).split(" ")
         if self._num_tokens is not None:
             words = (words * (self._num_tokens // len(words) + 1))[: self._num_tokens]
-        limit = min(request.sampling.max_tokens or len(words), self.info.context_length - len(prompt))
+        wanted = request.sampling.max_tokens
+        limit = min(len(words) if wanted is None else wanted, self.info.context_length - len(prompt))
         reason: FinishReason = "length" if len(words) > limit else "stop"
         tokens = [word if i == 0 else " " + word for i, word in enumerate(words[:limit])]
         text = "".join(tokens)

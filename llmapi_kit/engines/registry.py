@@ -6,111 +6,156 @@ from a cell or a worker thread.
 
 from __future__ import annotations
 
-import contextlib
-import time
-from typing import TYPE_CHECKING, Any
+import importlib.util
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from llmapi_kit.config import Settings
-from llmapi_kit.dialects import Dialect, dialect_of
 from llmapi_kit.engines.base import Engine
-from llmapi_kit.errors import MissingDependencyError, RequestError
-from llmapi_kit.models.spec import ModelSpec
-from llmapi_kit.types import EngineInfo
+from llmapi_kit.engines.fallback import FallbackEngine
+from llmapi_kit.engines.loader import ModelLoader
+from llmapi_kit.errors import ConfigError, InvalidRequestError, MissingDependencyError
+from llmapi_kit.models.memory_need import MemoryNeed, fit_need, folder_need
+from llmapi_kit.models.spec import ModelSpec, parse_spec
+from llmapi_kit.sampling.parameters import SamplingParams
 
-if TYPE_CHECKING:
-    from llmapi_kit.sampling.tokenizer import ModelTokenizer
+LOCAL_KINDS = ("folder", "hub", "gguf")  # run here, by torch
+LIGHT_KINDS = ("mock", "upstream")  # need no memory to speak of, and are there at once
+LOCAL_OPTIONS = ("device", "dtype", "lora", "tokenizer", "quantize", "sampling")  # of `load_model`
+SETTINGS_OF_MODELS = (
+    "max_slots",
+    "context_length",
+    "kv_memory",
+    "num_threads",
+    "native",
+    "compile",
+    "step_tokens",
+    "default_max_tokens",
+    "max_queue",
+    "prefix_cache",
+)
+SETTINGS_OF_UPSTREAMS = (
+    "first_token_timeout_s",
+    "upstream_connect_s",
+    "upstream_answer_s",
+    "upstream_silence_s",
+    "upstream_retries",
+    "upstream_retry_s",
+)
+UPSTREAM_OPTIONS = ("api_key", "base_url", "sampling")  # of `make_upstream`
+Fallback = str | Engine | Sequence[str | Engine]
 
 
-def make_engine(spec: ModelSpec, settings: Settings, **options: Any) -> Engine:
+def make_engine(spec: ModelSpec, settings: Settings, *, fallback: Fallback | None = None, **options: Any) -> Engine:
     """Load a model and start its engine.
 
     Args:
         spec: what to load.
         settings: slots, context and memory.
-        options: `device` and `dtype`, for models that run here.
+        fallback: who answers when it can't: names of models, or engines, which stay open when this one is closed.
+        options: of `llmapi_kit.models.loading.load_model`, for models that run here; of
+            `llmapi_kit.engines.upstream.making.make_upstream`, for a provider's.
 
     Raises:
         ModelError: it can't be loaded or served.
         MissingDependencyError: it needs an extra that is not installed.
+        ConfigError: an option has a value that can't be used.
     """
+    if fallback is None:
+        return _make_one(spec, settings, options)
+    given = list(fallback) if isinstance(fallback, list | tuple) else [fallback]
+    kept = [each if isinstance(each, Engine) else getattr(each, "engine", None) for each in given]
+    engines = [_make_one(spec, settings, options)]
+    try:
+        for name, engine in zip(given, kept, strict=True):
+            if engine is None and not isinstance(name, str):
+                raise ConfigError(f"fallback has {type(name).__name__}; it takes names of models, and engines.")
+            engines.append(make_engine(parse_spec(str(name)), settings) if engine is None else engine)
+        return FallbackEngine(engines, kept=[engine for engine in kept if engine is not None])
+    except BaseException:
+        for engine in engines:
+            if engine not in kept:
+                engine.close()
+        raise
+
+
+def _make_one(spec: ModelSpec, settings: Settings, options: Mapping[str, Any]) -> Engine:
     if spec.kind == "mock":
         from llmapi_kit.engines.mock import MockEngine
 
         return MockEngine(name=spec.id)
-    return _make_torch(spec, settings, **options)
+    _check_sampling(options.get("sampling") or {})
+    if spec.kind == "upstream":
+        from llmapi_kit.engines.upstream.making import make_upstream
+
+        return make_upstream(spec, settings, **options)
+    if spec.kind == "plugin":
+        from llmapi_kit.engines.plugins import make_plugin_engine
+
+        plugin, _, name = spec.name.partition(":")
+        return make_plugin_engine(plugin, name, **options)
+    return ModelLoader.of(spec, settings, options).make_engine()
 
 
-def _make_torch(spec: ModelSpec, settings: Settings, *, device: str | None = None, dtype: str | None = None) -> Engine:
-    """A Hugging Face model behind the batching loop."""
+def options_of(spec: ModelSpec) -> tuple[str, ...] | None:
+    """Names of the options that `make_engine` takes for a model; None where whoever loads it decides."""
+    if spec.kind == "mock":
+        return ("fallback",)
+    if spec.kind == "upstream":
+        return (*UPSTREAM_OPTIONS, "fallback")
+    return (*LOCAL_OPTIONS, "fallback") if spec.kind in LOCAL_KINDS else None
+
+
+def settings_of(spec: ModelSpec) -> tuple[str, ...]:
+    """Names of the settings that a model's engine goes by."""
+    if spec.kind == "upstream":
+        return SETTINGS_OF_UPSTREAMS
+    return () if spec.kind == "plugin" else SETTINGS_OF_MODELS
+
+
+def is_light(spec: ModelSpec) -> bool:
+    """Whether it is loaded in no time and needs no memory: then there is no use in loading it later."""
+    return spec.kind in LIGHT_KINDS
+
+
+def check_installed(spec: ModelSpec) -> None:
+    """Raise `MissingDependencyError` where a model needs a package that is not installed; imports nothing."""
+    if spec.kind in LOCAL_KINDS:
+        for package in ("torch", "transformers"):
+            if importlib.util.find_spec(package) is None:
+                raise MissingDependencyError(package, "torch", f"Loading {spec.id}")
+    if spec.kind == "gguf" and importlib.util.find_spec("gguf") is None:
+        raise MissingDependencyError("gguf", "gguf", f"Loading {spec.id}")
+
+
+def memory_need(
+    spec: ModelSpec, settings: Settings, *, device: str | None = None, dtype: str | None = None, **others: Any
+) -> MemoryNeed:
+    """What memory loading a model takes, as far as that can be told before.
+
+    Raises:
+        ModelLoadError: its configuration is damaged.
+        ConfigError: `device` names what is not there.
+    """
+    if spec.kind not in LOCAL_KINDS:
+        return MemoryNeed()
+    from llmapi_kit.models.hub import cached_folder
+    from llmapi_kit.models.loading import pick_device
+
+    place = pick_device(device)
+    if spec.kind == "gguf" and spec.path is not None:
+        from llmapi_kit.models.gguf import check_gguf, open_gguf
+
+        opened = open_gguf(spec.path)
+        loaded = dtype or (opened.stored_dtype if place.startswith("cuda") else "float32")
+        return fit_need(check_gguf(opened, place, loaded), settings)
+    folder = spec.path or cached_folder(spec.name)
+    return MemoryNeed(place) if folder is None else folder_need(folder, place, dtype, settings)
+
+
+def _check_sampling(defaults: Any) -> None:
+    """Raise `ConfigError` unless every request could be answered with these."""
     try:
-        from llmapi_kit.engines.local import LocalEngine
-        from llmapi_kit.models.fit import free_memory, kv_bytes_per_token, plan_slots
-        from llmapi_kit.models.loading import load_model
-        from llmapi_kit.runners.torch_runner import TorchRunner
-        from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
-        from llmapi_kit.sampling.tokenizer import ModelTokenizer
-    except ModuleNotFoundError as exc:
-        if (exc.name or "").split(".")[0] not in ("torch", "transformers", "jinja2"):
-            raise
-        raise MissingDependencyError(str(exc.name), "torch", f"Loading {spec.id}") from exc
-    loaded = load_model(spec, device=device, dtype=dtype)
-    per_token = kv_bytes_per_token(loaded.model.config.get_text_config(), loaded.dtype)
-    on_gpu = loaded.device.startswith("cuda")
-    plan = plan_slots(per_token, loaded.context_length, free_memory(loaded.device), on_gpu, settings)
-    num_parameters = loaded.model.num_parameters()  # the runner takes weights over
-    runner = TorchRunner(
-        loaded.model,
-        num_slots=plan.num_slots,
-        max_length=plan.max_length,
-        num_threads=settings.num_threads,
-        native=settings.native,
-        is_compiled=settings.compile,
-    )
-    dialect = _dialect(loaded.tokenizer)
-    tokenizer = ModelTokenizer(loaded.tokenizer, loaded.eos_ids, markers=dialect.markers)
-    info = EngineInfo(
-        id=spec.id,
-        context_length=plan.max_length,
-        created=int(time.time()),
-        description=_describe(spec, loaded.model),
-        capabilities=_capabilities(tokenizer, dialect),
-        num_parameters=num_parameters,
-        device=loaded.device,
-        dtype=loaded.dtype,
-        defaults=loaded.sampling_defaults,
-    )
-    max_queue = settings.max_queue or min(128, 4 * plan.num_slots)
-    grammars = GrammarCompiler(loaded.tokenizer, runner.vocab_size, tokenizer.eos_ids)
-    # The first grammar would do it too, but hold up running streams: it takes the GIL for 0.7 s with a large vocabulary
-    with contextlib.suppress(RequestError, MissingDependencyError):  # the request that needs it will say so
-        grammars.prepare()
-    return LocalEngine(
-        info, runner, tokenizer, dialect=dialect, grammars=grammars, max_queue=max_queue, settings=settings
-    )
-
-
-def _dialect(tokenizer: Any) -> Dialect:
-    """How the model writes, by its template; of several, the one that `apply_chat_template` takes."""
-    template = tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("tool_use") or template.get("default")
-    added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
-    return dialect_of(template, getattr(tokenizer, "response_template", None), added)
-
-
-def _capabilities(tokenizer: ModelTokenizer, dialect: Dialect) -> tuple[str, ...]:
-    variables = tokenizer.template_variables
-    has = {
-        "chat": bool(variables),
-        "completions": True,
-        "embeddings": True,
-        "tools": "tools" in variables and dialect.has_calls,
-        "reasoning": dialect.reasoning is not None,
-    }
-    return tuple(name for name, is_there in has.items() if is_there)
-
-
-def _describe(spec: ModelSpec, model: Any) -> str:
-    if spec.name == "pocket":
-        return "The small model that ships with the kit: a demonstration and a test bench, not an assistant."
-    return f"{type(model).__name__} from {spec.name}"
+        SamplingParams(**defaults)
+    except (TypeError, InvalidRequestError) as exc:
+        raise ConfigError(f"sampling={defaults!r} can't be used: {exc}") from exc

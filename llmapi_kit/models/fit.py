@@ -19,7 +19,7 @@ MIN_LENGTH = 256
 DEFAULT_MAX_LENGTH = 8192
 CPU_KV_SHARE, CPU_KV_LIMIT = 0.25, 4 * 2**30
 GPU_KV_SHARE = 0.8
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Fit:
     """What a model needs and what is there, in bytes.
 
     Attributes:
-        weights_bytes: on disk; in memory at the same type.
+        weights_bytes: in memory, with what is loaded beside.
         kv_bytes_per_token: keys and values of one token.
         context_length: the model's own limit.
         free_bytes: memory free on `device`.
@@ -103,20 +103,46 @@ def free_memory(device: str) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def check_folder(path: Path, device: str) -> Fit:
+def check_folder(path: Path, device: str, *, dtype: str | None = None, num_rows: int = 0, added_bytes: int = 0) -> Fit:
     """What the model in a folder needs, against what `device` has free.
+
+    Args:
+        path: a folder with config.json and weights.
+        device: ``cpu`` or a CUDA device.
+        dtype: that the weights become, or ``int8``; None for what they are on disk.
+        num_rows: that its embedding is to have at least.
+        added_bytes: of what is loaded beside, such as an adapter.
 
     Raises:
         ModelLoadError: its config.json is damaged.
     """
     try:
         config = json.loads((path / "config.json").read_text())
+        if not isinstance(config, dict):
+            raise ValueError("it is not a JSON object")
     except (OSError, ValueError) as exc:
         raise ModelLoadError(f"{path / 'config.json'} can't be read: {exc}") from exc
+    stored = config.get("dtype") or config.get("torch_dtype") or "float32"
     weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-    dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
-    per_token = kv_bytes_per_token(_Attributes(config), dtype)
+    weights = int(weights * BYTES.get(dtype or stored, 4) / BYTES.get(stored, 4))
+    num_added = max(0, num_rows - int(config.get("vocab_size") or num_rows))
+    num_matrices = 1 if config.get("tie_word_embeddings") else 2
+    width = int(config.get("hidden_size") or config.get("n_embd") or 0)
+    weights += num_added * num_matrices * width * BYTES.get(dtype or stored, 4)
+    per_token = kv_bytes_per_token(_Attributes(config), stored if dtype in (None, "int8") else dtype)
     context = int(config.get("max_position_embeddings") or config.get("n_positions") or 0)
+    return check_sizes(weights + added_bytes, per_token, context, device)
+
+
+def check_sizes(weights: int, per_token: int, context: int, device: str) -> Fit:
+    """Sizes that are known, against what `device` has free.
+
+    Args:
+        weights: bytes.
+        per_token: bytes of keys and values.
+        context: the model's own limit; 0 where it has none.
+        device: ``cpu`` or a CUDA device.
+    """
     free = free_memory(device)
     needed = weights + per_token * MIN_LENGTH
     fits = needed <= free

@@ -15,8 +15,11 @@ from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from llmapi_kit.errors import ModelLoadError, ModelNotFoundError, UnsupportedModelError
+from llmapi_kit.models.spec import HUB_ID
 
 TIMEOUT_S = 10
+# What a tokenizer may consist of; patterns of file names
+TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.jinja")
 # What has to stay free on the disk after a download
 DISK_RESERVE_BYTES = 1_000_000_000
 
@@ -50,6 +53,12 @@ def check_hub_model(name: str, free_memory_bytes: int) -> None:
         )
 
 
+def cached_folder(name: str) -> Path | None:
+    """Where a hub model is on this machine; None for one that is not downloaded."""
+    config = huggingface_hub.try_to_load_from_cache(name, "config.json")
+    return Path(config).parent if isinstance(config, str) else None
+
+
 def _weights_bytes(name: str) -> int:
     """Size of the model's safetensors files, from one request to the hub."""
     api = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
@@ -68,6 +77,10 @@ def _weights_bytes(name: str) -> int:
             f"{name} is not on this machine, and the Hugging Face hub can't be reached: "
             f"{str(exc).splitlines()[0] if str(exc) else type(exc).__name__}. Check the network. {hint}"
         ) from exc
+    if "adapter_config.json" in [
+        file.rfilename for file in info.siblings or ()
+    ]:  # transformers would load it by itself
+        raise UnsupportedModelError(f"{name} is a LoRA adapter: load its base model and pass lora={name!r}.")
     sizes = [file.size or 0 for file in info.siblings or () if file.rfilename.endswith(".safetensors")]
     if not sizes:
         raise UnsupportedModelError(f"{name} has no safetensors weights; pickle weights can run code when loaded.")
@@ -79,3 +92,28 @@ def _existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
+
+
+def find_folder(name: str, what: str, files: tuple[str, ...]) -> Path:
+    """The folder of something that comes beside a model: a folder as it is, or downloaded from the hub.
+
+    Args:
+        name: a folder, or ``owner/name``.
+        what: it is, for messages.
+        files: to download; patterns of file names.
+
+    Raises:
+        ModelNotFoundError: there is no such thing, or the hub can't be reached.
+    """
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        return path.resolve()
+    if not HUB_ID.fullmatch(name):
+        raise ModelNotFoundError(f"There is no {what} {name!r}: it must be a folder, or a hub name like 'owner/name'.")
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files), etag_timeout=TIMEOUT_S))
+    except Exception as exc:  # as above
+        raise ModelNotFoundError(
+            f"The {what} {name} is no folder here, and can't be had from the Hugging Face hub: "
+            f"{str(exc).splitlines()[0] if str(exc) else type(exc).__name__}"
+        ) from exc

@@ -1,28 +1,36 @@
-"""Loads weights and tokenizer of a Hugging Face model, from a folder or from the hub.
+"""Loads weights and tokenizer of a model, from a folder, from the hub or from a GGUF file.
 
 Knows nothing of slots or engines. Blocking and slow: call it from a cell or a worker thread, never on an event loop.
-Only safetensors weights are read, and no code that comes with a model is run.
+Only safetensors and GGUF weights are read, and no code that comes with a model or an adapter is run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
 from transformers.utils.hub import cached_file
 
-from llmapi_kit.errors import ConfigError, ModelLoadError
-from llmapi_kit.models.fit import check_folder, free_memory
+from llmapi_kit.errors import ConfigError, LlmApiKitError, MissingDependencyError, ModelLoadError, ModelTooLargeError
+from llmapi_kit.models.fit import Fit, check_folder, free_memory
+from llmapi_kit.models.gguf import GgufModel, check_gguf, load_weights, open_gguf
 from llmapi_kit.models.hub import check_hub_model
 from llmapi_kit.models.spec import ModelSpec
+from llmapi_kit.models.vocabulary import fit_embeddings, load_other_tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from llmapi_kit.models.adapters import Adapter
 
 PROGRESS_FROM_BYTES = 200_000_000
+SAMPLING_NAMES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +64,16 @@ def pick_device(device: str | None) -> str:
     """
     if device is None:
         return "cuda:0" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device={device!r}, but torch sees no GPU here. Use device='cpu', or choose a GPU runtime.")
-    if not device.startswith(("cuda", "cpu")):
+    if re.fullmatch(r"cpu|cuda(:\d+)?", device) is None:
         raise ConfigError(f"device={device!r} is not known. Use 'cpu', 'cuda' or 'cuda:0'.")
-    return "cuda:0" if device == "cuda" else device
+    if device == "cpu":
+        return device
+    if not torch.cuda.is_available():
+        raise ConfigError(f"device={device!r}, but torch sees no GPU here. Use device='cpu', or choose a GPU runtime.")
+    number, count = int(device.partition(":")[2] or 0), torch.cuda.device_count()
+    if number >= count:
+        raise ConfigError(f"device={device!r}, but torch sees {count} GPUs here; the last is cuda:{count - 1}.")
+    return f"cuda:{number}"
 
 
 def pick_dtype(dtype: str | None, device: str) -> torch.dtype | str:
@@ -75,43 +88,154 @@ def pick_dtype(dtype: str | None, device: str) -> torch.dtype | str:
     return "auto" if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
-def load_model(spec: ModelSpec, *, device: str | None = None, dtype: str | None = None) -> LoadedModel:
-    """Load weights and tokenizer.
+def pick_quantization(quantize: str | None, device: str, spec: ModelSpec) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that keep weights in 8 bits; none where that is not asked for.
 
     Raises:
-        ModelNotFoundError: the hub has no such model, or it can't be reached.
-        UnsupportedModelError: it has no safetensors weights.
-        ModelLoadError: the files are damaged, or do not fit into memory.
-        ConfigError: `device` or `dtype` is not known.
+        ConfigError: it is not known, or not possible on this device.
+        MissingDependencyError: the package for it is not installed.
     """
+    if quantize is None:
+        return {}
+    if quantize != "8bit":
+        raise ConfigError(f"quantize={quantize!r} is not known. Use '8bit', or leave it out.")
+    if spec.kind == "gguf":
+        raise ConfigError(f"quantize={quantize!r} does not go with a GGUF file, whose weights are dequantised.")
+    if device == "cpu":
+        # torch's own 8 bits on a CPU scale a whole batch alike: an answer would depend on those beside it
+        raise ConfigError(
+            f"quantize={quantize!r} needs a GPU: bitsandbytes computes in 8 bits on CUDA only. On a CPU, "
+            "dtype='bfloat16' halves the memory."
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingDependencyError("bitsandbytes", "quant", f"quantize={quantize!r}")
+    config = transformers.BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def load_model(
+    spec: ModelSpec,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    lora: str | None = None,
+    tokenizer: str | None = None,
+    quantize: str | None = None,
+    sampling: Mapping[str, float] | None = None,
+) -> LoadedModel:
+    """Load weights and tokenizer.
+
+    Args:
+        spec: a folder, a model of the hub, or a GGUF file, whose weights are dequantised.
+        device: ``cpu``, ``cuda`` or ``cuda:0``; the first GPU where there is one.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; float32 on a CPU, the model's own on a GPU.
+        lora: a LoRA adapter in PEFT's format, merged into the weights: a folder or a hub name.
+        tokenizer: a folder or a hub name; else the adapter's where it has one, else the model's. Where it has more
+            tokens than the embedding has rows, rows are added.
+        quantize: ``8bit`` keeps the weights in 8 bits, on a GPU.
+        sampling: what holds where a request does not say, before what its makers recommend: ``temperature``, ``top_k``,
+            ``top_p``, ``min_p``, ``repetition_penalty``.
+
+    Raises:
+        ModelNotFoundError: there is no such model, adapter or tokenizer, or the hub can't be reached.
+        UnsupportedModelError: it has no safetensors weights, or is of a kind that can't be loaded.
+        ModelLoadError: the files are damaged, do not fit into memory, or do not fit each other.
+        ConfigError: `device`, `dtype` or `quantize` is not known, or can't be had here.
+        MissingDependencyError: a package is not installed.
+    """
+    for name in sampling or {}:
+        if name not in SAMPLING_NAMES:
+            raise ConfigError(f"sampling has {name!r}; it may have {', '.join(SAMPLING_NAMES)}.")
     device = pick_device(device)
     torch_dtype = pick_dtype(dtype, device)
-    source = str(spec.path or spec.name)
-    weights_bytes = None  # not known before a download
-    if spec.path is not None:
-        fit = check_folder(spec.path, device)
-        if not fit.fits:
-            raise ModelLoadError(f"{spec.id} does not fit. {fit.advice}")
-        weights_bytes = fit.weights_bytes
-    else:
+    quantization = pick_quantization(quantize, device, spec)
+    adapter = _find_adapter(lora)
+    gguf = open_gguf(spec.path) if spec.kind == "gguf" and spec.path is not None else None
+    if gguf is not None and torch_dtype == "auto":
+        torch_dtype = getattr(torch, gguf.stored_dtype)
+    if spec.kind == "hub":
         check_hub_model(spec.name, free_memory(device))
+    source = str(spec.path or spec.name)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        with _progress(weights_bytes is None or weights_bytes >= PROGRESS_FROM_BYTES):
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                source, dtype=torch_dtype, trust_remote_code=False, use_safetensors=True
-            )
-        model = model.to(device).eval()  # type: ignore[arg-type]  # its stub takes the model for an argument
+        text = _load_tokenizer(source, tokenizer, adapter, gguf)
+        num_trained = adapter.num_embeddings if adapter else 0
+        fit = _check_fit(spec, gguf, adapter, max(len(text), num_trained), device, torch_dtype, bool(quantization))
+        with _progress(fit is None or fit.weights_bytes >= PROGRESS_FROM_BYTES):
+            if gguf is not None:
+                model = load_weights(gguf, cast(torch.dtype, torch_dtype))
+            else:
+                model = transformers.AutoModelForCausalLM.from_pretrained(
+                    source, dtype=torch_dtype, trust_remote_code=False, use_safetensors=True, **quantization
+                )
+        fit_embeddings(model, len(text), num_trained)
+        if adapter is not None:
+            from llmapi_kit.models.adapters import apply_adapter
+
+            model = apply_adapter(model, adapter, is_merged=not quantization)
+        if not quantization:  # those are there already
+            model = model.to(device)
+        model = model.eval()
+    except LlmApiKitError:
+        raise
     except torch.OutOfMemoryError as exc:
-        raise ModelLoadError(f"{spec.id} does not fit on {device}: {exc}") from exc
+        raise ModelTooLargeError(f"{spec.id} does not fit on {device}: {exc}") from exc
     except Exception as exc:
         raise _explain(spec, exc) from exc
     eos = model.generation_config.eos_token_id
-    eos_ids = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
+    eos_ids = gguf.eos_ids if gguf else () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
     config = model.config.get_text_config()
     context = int(getattr(config, "max_position_embeddings", None) or 0)
     name = str(model.dtype).removeprefix("torch.")
-    return LoadedModel(model, tokenizer, device, name, eos_ids, context, _sampling_defaults(source))
+    recommended = gguf.sampling_defaults if gguf else _sampling_defaults(source)
+    return LoadedModel(model, text, device, name, eos_ids, context, {**recommended, **(sampling or {})})
+
+
+def _find_adapter(lora: str | None) -> Adapter | None:
+    if lora is None:
+        return None
+    try:
+        from llmapi_kit.models.adapters import find_adapter
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").split(".")[0] != "peft":
+            raise
+        raise MissingDependencyError("peft", "torch", f"Loading the adapter {lora}") from exc
+    return find_adapter(lora)
+
+
+def _load_tokenizer(source: str, name: str | None, adapter: Adapter | None, gguf: GgufModel | None) -> Any:
+    """The tokenizer that was named, else the adapter's, else the model's."""
+    if name is not None:
+        return load_other_tokenizer(name)
+    if adapter is not None and adapter.has_tokenizer:
+        return load_other_tokenizer(str(adapter.folder))
+    if gguf is not None:
+        from llmapi_kit.models.gguf_tokenizer import load_tokenizer as load_from_gguf
+
+        return load_from_gguf(gguf.header, gguf.config.vocab_size)
+    return load_tokenizer(source)
+
+
+def _check_fit(
+    spec: ModelSpec,
+    gguf: GgufModel | None,
+    adapter: Adapter | None,
+    num_rows: int,
+    device: str,
+    dtype: torch.dtype | str,
+    is_quantized: bool,
+) -> Fit | None:
+    """What the model takes, the adapter included; None for a model of the hub, which was asked before."""
+    added_bytes = adapter.size_bytes if adapter else 0
+    loaded = "int8" if is_quantized else None if dtype == "auto" else str(dtype).removeprefix("torch.")
+    if gguf is not None:
+        fit = check_gguf(gguf, device, str(loaded), num_rows=num_rows, added_bytes=added_bytes)
+    elif spec.path is not None:
+        fit = check_folder(spec.path, device, dtype=loaded, num_rows=num_rows, added_bytes=added_bytes)
+    else:
+        return None
+    if not fit.fits:
+        raise ModelTooLargeError(f"{spec.id} does not fit. {fit.advice}")
+    return fit
 
 
 def _sampling_defaults(source: str) -> dict[str, float]:
@@ -126,8 +250,7 @@ def _sampling_defaults(source: str) -> dict[str, float]:
         return {}
     if config.get("do_sample") is False:
         return {"temperature": 0.0}
-    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-    return {name: config[name] for name in names if isinstance(config.get(name), int | float)}
+    return {name: config[name] for name in SAMPLING_NAMES if isinstance(config.get(name), int | float)}
 
 
 @contextlib.contextmanager

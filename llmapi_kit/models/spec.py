@@ -1,4 +1,4 @@
-"""What a model's name means: the shipped model, the mock, a folder, or a repository on the hub.
+"""What a model's name means: one that ships with the kit, files, a repository on the hub, or a provider's model.
 
 Knows nothing of torch or of loading; looks at names and at the file system only.
 """
@@ -11,10 +11,32 @@ from pathlib import Path
 from typing import Literal
 
 from llmapi_kit.errors import ModelNotFoundError, UnsupportedModelError
+from llmapi_kit.models.plugins import find_plugin, plugin_names
 
 POCKET_DIR = Path(__file__).parent / "pocket"
+UPSTREAM = re.compile(r"(?P<provider>[a-z][a-z0-9_-]*)(?:\+(?P<scheme>https?))?:(?P<rest>.*)", re.DOTALL)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+# Who answers elsewhere; `llmapi_kit.engines.upstream.providers` says how.
+PROVIDERS = (
+    *("openai", "azure", "anthropic", "gemini", "mistral", "deepseek", "groq", "openrouter", "together"),
+    *("ollama", "vllm", "kit", "compatible", "welm"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamName:
+    """A provider's model.
+
+    Attributes:
+        provider: one of `PROVIDERS`.
+        model: its name there; empty for the first one that it serves.
+        base_url: where it answers; empty for the provider's own place.
+    """
+
+    provider: str
+    model: str = ""
+    base_url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,22 +45,27 @@ class ModelSpec:
 
     Attributes:
         name: as the user wrote it.
-        id: what clients pass as ``model``.
+        id: what clients pass as ``model``; empty where only the provider can tell.
         kind: who loads it.
-        path: folder of the files; None for the mock and for hub models.
+        path: folder of the files, or the GGUF file; None for the mock and for hub models.
+        upstream: who answers elsewhere; None for models that run here.
     """
 
     name: str
     id: str
-    kind: Literal["mock", "folder", "hub"]
+    kind: Literal["mock", "folder", "hub", "gguf", "upstream", "plugin"]
     path: Path | None = None
+    upstream: UpstreamName | None = None
 
 
 def parse_spec(name: str) -> ModelSpec:
     """Understand a model's name.
 
     Args:
-        name: ``pocket``, ``mock``, a folder with a model in it, or ``owner/name`` of the Hugging Face hub.
+        name: ``pocket``, ``mock``, a folder with a model in it, a GGUF file, ``owner/name`` of the Hugging Face
+            hub, or a provider's model: ``openai:gpt-…``, ``ollama:llama3.2``, ``vllm:http://host:port/v1#model``,
+            ``openai+https://host/base/v1#model`` for any server with OpenAI's API; or ``plugin:model``, for a back end
+            that another package brings.
 
     Raises:
         ModelNotFoundError: it is none of these.
@@ -52,20 +79,58 @@ def parse_spec(name: str) -> ModelSpec:
     if name and path.is_dir():
         _check_folder(path)
         return ModelSpec(name, path.resolve().name, "folder", path.resolve())
-    if path.suffix == ".gguf":
-        raise UnsupportedModelError(f"{name}: GGUF files are not supported yet. Use the model's safetensors version.")
-    if re.match(r"[a-z]+:", name):
-        raise UnsupportedModelError(f"{name}: upstream providers are not supported yet. Load a local model.")
+    if path.suffix == ".gguf" and not path.is_file():
+        raise ModelNotFoundError(f"There is no GGUF file {name}. A file of the hub must be downloaded first.")
+    if name and path.is_file():
+        return ModelSpec(name, path.stem, "gguf", path.resolve())
+    if (found := UPSTREAM.fullmatch(name)) is not None:
+        return _upstream(name, found["provider"], found["rest"], found["scheme"])
     if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
         raise ModelNotFoundError(
             f"There is no model {name!r}. Use 'pocket' (ships with the kit), 'mock', a folder with config.json and "
-            "*.safetensors, or a hub name such as 'Qwen/Qwen3-0.6B'."
+            "*.safetensors, a GGUF file, a hub name such as 'Qwen/Qwen3-0.6B', or a provider's model such as "
+            "'openai:gpt-…'."
         )
     return ModelSpec(name, name, "hub")
 
 
+def _upstream(name: str, provider: str, rest: str, scheme: str | None) -> ModelSpec:
+    """``provider:model``, ``provider:http://host/v1#model`` or ``openai+http://host/v1#model``.
+
+    Also ``plugin:model``, of a back end that another package brings; the providers' names are taken.
+    """
+    if scheme is not None and provider == "openai":
+        provider, rest = "compatible", f"{scheme}:{rest}"
+    if scheme is None and provider not in PROVIDERS and find_plugin(provider) is not None:
+        if not rest.isprintable() or not rest.strip():
+            raise ModelNotFoundError(f"{provider}: needs the name of a model, such as '{provider}:name'.")
+        return ModelSpec(name, rest, "plugin")
+    if (scheme is not None and provider != "compatible") or provider not in PROVIDERS:
+        installed = "".join(f", {plugin}" for plugin in plugin_names())
+        raise ModelNotFoundError(
+            f"There is no provider {provider!r}. Known are: {', '.join(PROVIDERS)}{installed}; any server with "
+            "OpenAI's API is 'openai+https://host/v1#model'."
+        )
+    url, model = "", rest
+    if rest.startswith(("http://", "https://")):
+        url, _, model = rest.partition("#")
+        if "@" in url.split("/")[2]:
+            raise ModelNotFoundError(f"{provider}: the address has a user or a password. Give the key as api_key.")
+    if not model.isprintable() or model != model.strip() or not (model or url):
+        raise ModelNotFoundError(f"{provider}: needs the name of a model, such as '{provider}:name'.")
+    return ModelSpec(name, model, "upstream", upstream=UpstreamName(provider, model, url))
+
+
 def _check_folder(path: Path) -> None:
+    if (path / "adapter_config.json").is_file():  # transformers would load what it names, whatever that is
+        raise UnsupportedModelError(
+            f"{path} has an adapter_config.json: it is a LoRA adapter. Load its base model and pass "
+            f"lora={str(path)!r}; where its weights are whole, remove that file."
+        )
     if not (path / "config.json").is_file():
+        files = sorted(path.glob("*.gguf"))
+        if files:
+            raise ModelNotFoundError(f"{path} has GGUF files: name the one to load, such as {files[0]}.")
         raise ModelNotFoundError(f"{path} has no config.json, so it is not a Hugging Face model folder.")
     if any(path.glob("*.safetensors")):
         return

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from llmapi_kit.api.app import create_app
@@ -30,6 +30,7 @@ from llmapi_kit.tunnels.base import Tunnel, TunnelSettings, TunnelStatus
 
 logger = logging.getLogger(__name__)
 
+DAY_S = 86400
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -44,23 +45,44 @@ class Server:
         port: port to bind; 0 picks a free one.
         api_key: the key that opens it; None for nobody's key, on a loopback address only.
         settings: limits, timeouts and the state folder.
+        aliases: further model names; see `llmapi_kit.engines.catalog.Catalog`.
+        default: which model answers where none is named; None for the first.
 
     Raises:
         PortInUseError: the port is taken.
-        ConfigError: no key on an address that others can reach, or the address can't be bound.
+        ConfigError: no key on an address that others can reach, or the address can't be bound, or there can be no
+            database where the settings say.
+        StoreError: the database can't be used.
     """
 
-    def __init__(self, engines: Sequence[Engine], *, host: str, port: int, api_key: str | None, settings: Settings):
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        *,
+        host: str,
+        port: int,
+        api_key: str | None,
+        settings: Settings,
+        aliases: Mapping[str, str] | None = None,
+        default: str | None = None,
+    ) -> None:
         if api_key is None and host not in LOOPBACK:
             raise ConfigError(f"Without an API key the server binds 127.0.0.1 only, not {host}.")
         self.api_key = api_key
         self.settings = settings
-        self._state = ApiState(Catalog(engines), KeyCheck(api_key), settings)
         self._tunnel: Tunnel | None = None
         self._lock = threading.RLock()
         self._logs = log_buffer.install()
         self._is_stopped = False
-        self._thread = ServerThread(create_app(self._state), host=host, port=port, on_death=self._on_death)
+        from llmapi_kit.store.store import open_store  # SQLAlchemy, which a cell that only loads a model does without
+
+        self._store = open_store(settings)
+        try:
+            self._state = ApiState(Catalog(engines, aliases, default), KeyCheck(api_key), settings, self._store)
+            self._thread = ServerThread(create_app(self._state), host=host, port=port, on_death=self._on_death)
+        except BaseException:
+            self._store.close()
+            raise
         self.host, self.port = host, self._thread.port
         self._registry = Registry(settings)
         self._record = ServerRecord(self._state.instance, self.url, self.port, tuple(self.models))
@@ -110,8 +132,13 @@ class Server:
 
     @property
     def models(self) -> list[str]:
-        """Names it answers to, the default first."""
+        """Names of its models, the default first; `aliases` has those it answers to besides."""
         return [engine.info.id for engine in self.engines]
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Further names it answers to, each with the model that it stands for."""
+        return self._state.catalog.aliases()
 
     @property
     def key_file(self) -> str | None:
@@ -137,6 +164,20 @@ class Server:
         """Counters and latencies of each model; see `llmapi_kit.types.EngineStats`."""
         return {engine.info.id: engine.stats().summary() for engine in self.engines}
 
+    def usage(self, days: int = 30) -> list[dict[str, Any]]:
+        """What this server's key used, by day and model, as rows for a table; also before this server began.
+
+        Args:
+            days: so many days back, in UTC, today's included.
+
+        Raises:
+            StoreError: the database does not answer, or the server was stopped.
+        """
+        end = time.time()
+        start = end - end % DAY_S - (days - 1) * DAY_S
+        found = self._store.usage.read_sync(self._state.key_check.key_id, start, end)
+        return [{"date": each.date, "model": each.model, **asdict(each.counts)} for each in found]
+
     def logs(self, num: int = 50) -> list[str]:
         """The latest log lines of this process's servers, as JSON, oldest first."""
         return self._logs.lines(num)
@@ -149,12 +190,14 @@ class Server:
         """The asynchronous one."""
         return self._remote().async_client(**options)
 
-    def replace_engines(self, engines: Sequence[Engine]) -> list[Engine]:
+    def replace_engines(
+        self, engines: Sequence[Engine], aliases: Mapping[str, str] | None = None, default: str | None = None
+    ) -> list[Engine]:
         """Answer new requests with other engines, at the same URL and key; returns those no longer used.
 
         Requests under way stay with the engine they began on: close it when they are done.
         """
-        dropped = self._state.catalog.replace(engines)
+        dropped = self._state.catalog.replace(engines, aliases, default)
         self._update_record(models=tuple(self.models))
         return dropped
 
@@ -212,7 +255,7 @@ class Server:
         """Stop: take nothing new, let running requests finish for a while, end the others with an error.
 
         Safe to call twice; a second call ends what an interrupted one left. Takes `drain_s` and about three seconds
-        more at most. The models stay loaded.
+        more at most, or eight where the database hangs. The models stay loaded.
 
         Args:
             drain_s: how long running requests may take; None for the setting (5 s).
@@ -233,6 +276,7 @@ class Server:
                 logger.warning("The server's thread did not end in time; it is left behind")
         finally:
             self._registry.remove(self._record)
+            self._store.close()
 
     def _on_death(self) -> None:
         """On the dying thread, which may not wait for the lock: nothing may say any more that the server answers."""
@@ -274,11 +318,21 @@ class Server:
             f"llmapi_kit server, {self._state_in_words()}",
             f"  URL     {self.url}/v1",
             f"  key     {mask(self.api_key)}  (server.api_key is the whole key)",
-            f"  models  {', '.join(self.models)}",
+            f"  models  {', '.join(_model_in_words(engine) for engine in self.engines)}",
         ]
+        if self.aliases:
+            lines.append(f"  also    {', '.join(f'{alias} = {model}' for alias, model in self.aliases.items())}")
         if (status := self.tunnel_status()) is not None:
             lines.insert(2, f"  public  {status.public_url or '-'}  ({status.state}{_because(status)})")
         return "\n".join(lines)
+
+
+def _model_in_words(engine: Engine) -> str:
+    """Its name, and its state unless it is simply there."""
+    readiness = engine.readiness()
+    if readiness.state != "loaded":
+        return f"{engine.info.id} ({readiness.state}{'' if readiness.ready else ': ' + readiness.reason})"
+    return engine.info.id
 
 
 def _because(status: TunnelStatus) -> str:

@@ -1,1 +1,1 @@
-"""Conversations that the server remembers: bots, their pre and post steps, and what was said."""
+"""Conversations that the server keeps: bots, what is said to them, and what may be let through. Knows no HTTP."""

@@ -33,6 +33,18 @@ class Gate:
         self._open.set()
 
 
+class Recorder(MockEngine):
+    """Keeps what it was asked."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.requests = []
+
+    def generate(self, request):
+        self.requests.append(request)
+        return super().generate(request)
+
+
 @pytest.fixture
 def serve():
     """Makes live servers; all are stopped, and their engines closed, at the end."""
@@ -53,9 +65,9 @@ def serve():
 
 
 @contextlib.contextmanager
-def serving(home, *engines):
+def serving(home, *engines, **settings):
     """A live server for a whole module."""
-    server = Server(engines, host="127.0.0.1", port=0, api_key=KEY, settings=load_settings(home=home))
+    server = Server(engines, host="127.0.0.1", port=0, api_key=KEY, settings=load_settings(home=home, **settings))
     server.start()
     try:
         yield server

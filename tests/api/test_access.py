@@ -10,11 +10,12 @@ from fastapi import FastAPI
 
 from llmapi_kit.api.app import check_routes, create_app
 from llmapi_kit.api.auth import KeyCheck
-from llmapi_kit.api.routes import KeyedRoute, LocalPageRoute, PublicRoute
+from llmapi_kit.api.routes import BodyKeyedRoute, KeyedRoute, LocalPageRoute, PublicRoute, TokenRoute
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.catalog import Catalog
 from llmapi_kit.engines.mock import MockEngine
+from llmapi_kit.store.store import open_store
 
 from .conftest import KEY, chat, error_of, serving
 
@@ -33,13 +34,17 @@ def untouchable(tmp_path_factory):
 
 
 def routes():
-    state = ApiState(Catalog([MockEngine()]), KeyCheck(KEY), Settings())
-    app = create_app(state)._app
+    settings = Settings(database_url="sqlite://")
+    store = open_store(settings)
+    app = create_app(ApiState(Catalog([MockEngine()]), KeyCheck(KEY), settings, store))._app
+    store.close()
     return [(method, route) for route in app.routes for method in route.methods]
 
 
 ROUTES = routes()
-KEYED = [(method, route) for method, route in ROUTES if isinstance(route, KeyedRoute)]
+BODY_KEYED = [(method, route) for method, route in ROUTES if isinstance(route, BodyKeyedRoute)]
+KEYED = [each for each in ROUTES if isinstance(each[1], KeyedRoute) and each not in BODY_KEYED]
+TOKENED = [(method, route) for method, route in ROUTES if isinstance(route, TokenRoute)]
 
 
 def path_of(route):
@@ -47,7 +52,7 @@ def path_of(route):
 
 
 def test_only_healthz_and_the_empty_page_of_the_documentation_need_no_key():
-    keyless = {route.path: type(route) for _, route in ROUTES if not isinstance(route, KeyedRoute)}
+    keyless = {route.path: type(route) for _, route in ROUTES if not isinstance(route, KeyedRoute | TokenRoute)}
     assert keyless == {"/healthz": PublicRoute, "/docs": LocalPageRoute, "/docs/{asset}": LocalPageRoute}
 
 
@@ -87,6 +92,37 @@ def test_every_keyed_route_asks_for_the_key_before_reading_the_body(untouchable,
     assert error["code"] == "invalid_api_key"
     assert response.headers["www-authenticate"] == "Bearer"
     assert KEY not in response.text
+
+
+@pytest.mark.parametrize(("method", "route"), BODY_KEYED, ids=str)
+@pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer wrong", f"Basic {KEY}", KEY, "Bearer \xff\xfe"])
+@pytest.mark.parametrize("body", [b"{not json", b"", b'["apikey"]', b'{"apikey": "wrong"}', b'{"apikey": {}}'])
+def test_a_route_that_takes_the_key_in_its_body_too_asks_for_it(untouchable, http, method, route, authorization, body):
+    client = http(untouchable)
+    headers = {} if authorization is None else {"Authorization": authorization.encode("latin-1")}
+    client.headers.pop("authorization")
+    response = client.request(method, path_of(route), headers=headers, content=body)
+    assert response.status_code == 401
+    assert response.json()["error"]["code"] == "invalid_api_key"
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert KEY not in response.text
+
+
+def test_only_sessions_take_the_key_in_the_body():
+    assert {route.path for _, route in BODY_KEYED} == {f"/v1/chat/{call}" for call in ("start", "ask", "end")}
+
+
+@pytest.mark.parametrize(("method", "route"), TOKENED, ids=str)
+@pytest.mark.parametrize("token", [None, "", "wrong", KEY, "1.2", "99999999999.", KeyCheck(f"{KEY}x").new_token(60)])
+def test_every_route_with_a_token_asks_for_it_also_from_those_who_have_the_key(untouchable, http, method, route, token):
+    query = {} if token is None else {"token": token}
+    response = http(untouchable).request(method, path_of(route), params={"prompt": "hi", **query})
+    assert error_of(response, 401)["code"] == "invalid_api_key"
+    assert KEY not in response.text
+
+
+def test_the_only_route_with_a_token_is_the_eventsources():
+    assert {route.path for _, route in TOKENED} == {"/chat-sse"}
 
 
 ODD_PATHS = ["//v1/models", "/v1//models", "/v1/%2e/models", "/healthz/../v1/models", "/V1/models", "/v1/models/"]
@@ -135,7 +171,7 @@ def test_openapi_document_lists_what_there_is(serve, http):
     document = http(serve()).get("/openapi.json").json()
     assert {"/v1/chat/completions", "/v1/completions", "/v1/models", "/healthz", "/readyz"} <= set(document["paths"])
     body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert body["$ref"].endswith("/ChatBody")
+    assert body["anyOf"][0]["$ref"].endswith("/ChatBody")
 
 
 def test_there_is_no_cors_header(serve, http):

@@ -108,7 +108,7 @@ CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{
     [
         ({}, "messages"),
         ({"messages": []}, "messages"),
-        ({"messages": "hello"}, "messages"),
+        ({"messages": 5}, "messages"),
         ({"messages": [{"role": "user"}]}, "messages.0.content"),
         ({"messages": [{"content": "x"}]}, "messages.0.role"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),

@@ -154,7 +154,7 @@ def test_readyz_says_why_not(serve, http):
     assert client.get("/readyz").json() == {
         "ready": True,
         "reason": None,
-        "models": {"mock": {"ready": True, "reason": None}},
+        "models": {"mock": {"ready": True, "reason": None, "state": "loaded"}},
     }
     engine.readiness = lambda: Readiness(False, "still loading")
     response = client.get("/readyz")

@@ -23,6 +23,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from llmapi_kit.config import load_settings
+from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.engines.registry import make_engine
 from llmapi_kit.models.spec import parse_spec
 
@@ -43,13 +44,19 @@ SENSIBLE = {
     "/v1/chat/completions/{completion_id}": {},
     "/v1/completions": {"prompt": "one two three"},
     "/v1/embeddings": {"input": ["one", "two"]},
+    "/v1/images/generations": {"model": "mock", "prompt": "one two", "size": "64x64", "quality": None, "style": None},
     "/tokenize": {"prompt": "one two three", "messages": None},
     "/detokenize": {"tokens": [0, 1, 2]},
+    "/chat": {"prompt": "one two three", "history": [["a", "b"]]},
+    "/chat-stream": {"prompt": "one two three", "history": ["a", "b"]},
+    "/embedding": {"prompt": ["one", "two"]},
 }
+EVENTS = "/chat-sse"
+SESSIONS = {("post", f"/v1/chat/{call}") for call in ("start", "ask", "end")}  # in test_session_openapi.py
 STORED = "/v1/chat/completions/{completion_id}"
 ASKED = (
     *("/v1/chat/completions", STORED, f"{STORED}/messages"),
-    *("/v1/models", "/v1/models/{model}", "/healthz", "/readyz", "/version", "/metrics"),
+    *("/v1/models", "/v1/models/{model}", "/healthz", "/readyz", "/version", "/metrics", EVENTS),
 )
 
 
@@ -57,8 +64,10 @@ ASKED = (
 def schema(request, tmp_path_factory):
     """What a live server of a model says of itself."""
     # A short context, so that what is drawn never asks for long answers
-    engine = make_engine(parse_spec(request.param), load_settings(context_length=64))
-    with serving(tmp_path_factory.mktemp("home"), engine) as server:
+    engines = [make_engine(parse_spec(request.param), load_settings(context_length=64))]
+    if request.param != "mock":
+        engines.append(MockEngine())  # it makes pictures
+    with serving(tmp_path_factory.mktemp("home"), *engines) as server:
         document = schemathesis.openapi.from_url(f"{server.url}/openapi.json", headers=AUTHORIZED).raw_schema
         for path in document["paths"].values():
             for operation in path.values():
@@ -76,10 +85,16 @@ def store(url):
     return answer.json()["id"]
 
 
+def token_of(url):
+    """What opens the route that takes no key."""
+    return httpx.post(f"{url}{EVENTS}/token", headers=AUTHORIZED, trust_env=False, timeout=30).json()["token"]
+
+
 def fuzz(operation, mode, checks=DOCUMENTED, num_examples=100):
     """Send what schemathesis draws; returns how many requests ended in each status."""
     statuses = Counter()
     stored = store(operation.base_url) if "{completion_id}" in operation.path else ""
+    token = token_of(operation.base_url) if operation.path == EVENTS else ""
 
     @hypothesis.settings(
         max_examples=num_examples,
@@ -94,8 +109,13 @@ def fuzz(operation, mode, checks=DOCUMENTED, num_examples=100):
     def send(case, is_sensible):
         if is_sensible and stored:
             case.path_parameters["completion_id"] = stored
+        elif is_sensible and token:
+            case.query = {**case.query, "model": "", "prompt": "one two three"}
+            case.headers.pop("Last-Event-ID", None)
         elif is_sensible and mode is FITTING and operation.path in SENSIBLE and operation.method == "post":
             case.body = {**case.body, "model": None, **SENSIBLE[operation.path]}
+        if token:
+            case.query = {**case.query, "token": token}
         response = case.call_and_validate(headers=AUTHORIZED, timeout=30, checks=checks)
         assert response.headers["x-request-id"][0].startswith("req_")
         if response.status_code >= 400:
@@ -127,10 +147,14 @@ def test_what_has_no_body_answers_as_the_document_says(schema, path):
     fuzz(operation, FITTING, num_examples=50 if is_asked_for_something else 1)
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", f"{STORED}/messages"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", f"{STORED}/messages", EVENTS])
 def test_odd_queries_end_as_the_document_says(schema, path):
     # Some do fit, as a query has only texts; which are refused is in test_stored_completions.py
     assert fuzz(schema[path]["GET"], WRONG, num_examples=50)[400] >= 10
+
+
+def test_what_is_posted_without_a_body_is_answered_as_the_document_says(schema):
+    assert fuzz(schema[f"{EVENTS}/token"]["POST"], FITTING, num_examples=1) == {200: 1}
 
 
 def test_what_is_deleted_is_answered_as_the_document_says(schema):
@@ -142,4 +166,4 @@ def test_what_is_deleted_is_answered_as_the_document_says(schema):
 def test_no_operation_is_left_out(schema):
     operations = {(method, path) for path, methods in schema.raw_schema["paths"].items() for method in methods}
     posts, gets = {("post", path) for path in SENSIBLE}, {("get", path) for path in ASKED}
-    assert operations == posts | gets | {("delete", STORED)}
+    assert operations - SESSIONS == posts | gets | {("delete", STORED), ("post", f"{EVENTS}/token")}

@@ -308,9 +308,15 @@ def test_a_server_that_stores_nothing_refuses_store_by_name(serve, http):
     assert client.post(CHAT, json=chat(store=False)).status_code == 200
 
 
-def test_a_server_that_starts_anew_has_none(serve, http):
-    made = http(serve()).post(CHAT, json=chat(store=True)).json()["id"]
-    error_of(http(serve()).get(f"{CHAT}/{made}"), 404)
+def test_a_server_that_starts_anew_still_has_them_unless_they_were_in_memory(serve, http):
+    for settings, status in (({}, 200), ({"database_url": "sqlite://"}, 404)):
+        made = http(serve(**settings)).post(CHAT, json=chat(store=True)).json()["id"]
+        assert http(serve(**settings)).get(f"{CHAT}/{made}").status_code == status
+
+
+def test_too_many_pairs_to_find_are_refused(server, http):
+    params = {f"metadata[{i}]": "x" for i in range(17)}
+    assert error_of(http(server).get(CHAT, params=params), 400)["param"] == "metadata"
 
 
 def test_text_of_every_kind_comes_back_as_it_was(server, http):

@@ -10,9 +10,7 @@ import pytest
 
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import GenerationRequest
-from llmapi_kit.engines.local import LocalEngine
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.runners.fake_runner import FakeRunner
 from llmapi_kit.sampling.detokenize import ByteDetokenizer
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Accepted, Delta, EngineInfo, Failed, Finished
@@ -27,9 +25,13 @@ class WordCodec:
         self.template_variables = frozenset()
         self.eos_ids = frozenset({0})
         self._ids = {}
+        self._words = {}
 
     def encode(self, text, *, add_special_tokens):
-        return [1 + self._ids.setdefault(word, len(self._ids)) % 62 for word in text.split()]
+        ids = [1 + self._ids.setdefault(word, len(self._ids)) % 62 for word in text.split()]
+        for token_id, word in zip(ids, text.split(), strict=True):
+            self._words.setdefault(token_id, word)
+        return ids
 
     def render_chat(self, messages, options):
         return " ".join(m["content"] for m in messages)
@@ -38,7 +40,7 @@ class WordCodec:
         return self.encode(f"{prefix} {suffix}", add_special_tokens=False)
 
     def decode(self, token_ids):
-        return "".join(f"<{token_id}>" for token_id in token_ids)
+        return " ".join(self._words.get(token_id, f"<{token_id}>") for token_id in token_ids)
 
     def token_bytes(self, token_id):
         return f"<{token_id}>".encode()
@@ -49,6 +51,9 @@ class WordCodec:
 
 def make_local(*, max_queue=128, settings=None, **runner_options):
     """A local engine over the fake runner."""
+    from llmapi_kit.engines.local import LocalEngine  # it needs torch, which the kernel tests beside do without
+    from llmapi_kit.runners.fake_runner import FakeRunner
+
     runner = FakeRunner(**{"max_length": 200, **runner_options})
     info = EngineInfo(id="fake", context_length=runner.max_length, created=1)
     engine = LocalEngine(info, runner, WordCodec(), max_queue=max_queue, settings=settings or Settings())

@@ -42,6 +42,7 @@ def hub(monkeypatch, tmp_path):
     server.models = {
         "good/small": (200, {}, {"config.json": 500, "model.safetensors": GIB}),
         "huge/model": (200, {}, {"model-1.safetensors": 10**15, "model-2.safetensors": 10**15}),
+        "only/adapter": (200, {}, {"adapter_config.json": 500, "adapter_model.safetensors": 1000}),
         "only/pickle": (200, {}, {"pytorch_model.bin": 1000}),
         "gated/model": (403, {"X-Error-Code": "GatedRepo"}, {}),
         "broken/model": (500, {}, {}),
@@ -67,6 +68,7 @@ def test_a_model_that_fits_passes(hub):
         ("nobody/nothing", ModelNotFoundError, "no model 'nobody/nothing'.*HF_TOKEN"),
         ("gated/model", ModelNotFoundError, "accept its terms"),
         ("broken/model", ModelNotFoundError, "can't be reached"),
+        ("only/adapter", UnsupportedModelError, "lora='only/adapter'"),
         ("only/pickle", UnsupportedModelError, "pickle"),
         ("huge/model", ModelLoadError, "1,862,645.* GiB.*disk"),
     ],

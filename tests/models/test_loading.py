@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.registry import make_engine
-from llmapi_kit.errors import ConfigError, ModelLoadError
+from llmapi_kit.errors import ConfigError, MissingDependencyError, ModelLoadError, ModelNotFoundError
 from llmapi_kit.models import fit
 from llmapi_kit.models.fit import check_folder, kv_bytes_per_token, plan_slots
-from llmapi_kit.models.loading import load_model
+from llmapi_kit.models.loading import load_model, pick_device, pick_quantization
 from llmapi_kit.models.spec import POCKET_DIR, parse_spec
 
 
@@ -48,6 +50,33 @@ def test_dtype_and_device_are_honoured_or_refused():
         load_model(parse_spec("pocket"), device="toaster")
 
 
+def test_a_gpu_is_named_by_a_number_that_there_is(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [pick_device(name) for name in (None, "cuda", "cuda:1", "cpu")] == ["cuda:0", "cuda:0", "cuda:1", "cpu"]
+    with pytest.raises(ConfigError, match="2 GPUs here; the last is cuda:1"):
+        pick_device("cuda:2")
+    for name in ("cuda:", "cuda:x", "cudax", "cpu:0", ""):
+        with pytest.raises(ConfigError, match="not known"):
+            pick_device(name)
+
+
+def test_8_bits_are_had_on_a_gpu_or_refused_with_the_reason(monkeypatch):
+    with pytest.raises(ConfigError, match="needs a GPU"):
+        load_model(parse_spec("pocket"), device="cpu", quantize="8bit")
+    with pytest.raises(ConfigError, match="'8bit'"):
+        load_model(parse_spec("pocket"), device="cpu", quantize="3bit")
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else found(name))
+    with pytest.raises(MissingDependencyError, match=r"llmapi-kit\[quant\]"):
+        pick_quantization("8bit", "cuda:0", parse_spec("pocket"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    options = pick_quantization("8bit", "cuda:0", parse_spec("pocket"))
+    assert options["quantization_config"].load_in_8bit
+    assert options["device_map"] == {"": "cuda:0"}
+    assert pick_quantization(None, "cpu", parse_spec("pocket")) == {}
+
+
 @pytest.mark.parametrize("damage", ["truncated", "not safetensors", "bad config", "unknown architecture"])
 def test_damaged_files_are_a_clear_error(folder, damage):
     weights = folder / "model.safetensors"
@@ -71,6 +100,18 @@ def test_a_model_without_a_chat_template_serves_completions_only(folder):
         assert engine.info.capabilities == ("completions", "embeddings")
     finally:
         engine.close()
+
+
+@pytest.mark.parametrize("name", ["", "./nowhere", "owner/name"])
+def test_a_tokenizer_that_is_not_there_says_so(name):
+    with pytest.raises(ModelNotFoundError, match="tokenizer"):
+        load_model(parse_spec("pocket"), device="cpu", tokenizer=name)
+
+
+def test_a_damaged_tokenizer_is_named(folder):
+    (folder / "tokenizer.json").write_text('{"model": 5}')
+    with pytest.raises(ModelLoadError, match=r"The tokenizer .*copy"):
+        load_model(parse_spec("pocket"), device="cpu", tokenizer=str(folder))
 
 
 def test_what_a_model_needs_is_said_before_it_is_loaded(monkeypatch):

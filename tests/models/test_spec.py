@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from llmapi_kit.errors import ModelNotFoundError, UnsupportedModelError
-from llmapi_kit.models.spec import POCKET_DIR, parse_spec
+from llmapi_kit.models.spec import POCKET_DIR, UpstreamName, parse_spec
 
 pytestmark = pytest.mark.kernel
 
@@ -33,9 +33,35 @@ def test_a_name_that_means_nothing_is_refused_with_what_is_allowed(name):
         parse_spec(name)
 
 
-@pytest.mark.parametrize("name", ["model.gguf", "openai:gpt-4o"])
-def test_kinds_that_are_not_supported_yet_say_so(name):
-    with pytest.raises(UnsupportedModelError, match="not supported yet"):
+@pytest.mark.parametrize(
+    ("name", "provider", "model", "base_url"),
+    [
+        ("openai:gpt-5", "openai", "gpt-5", ""),
+        ("ollama:llama3.2:3b", "ollama", "llama3.2:3b", ""),
+        ("openrouter:meta-llama/llama-4:free", "openrouter", "meta-llama/llama-4:free", ""),
+        ("welm:xl", "welm", "xl", ""),
+        ("vllm:http://gpu:8000/v1", "vllm", "", "http://gpu:8000/v1"),
+        ("vllm:http://gpu:8000/v1#Qwen/Qwen3-4B", "vllm", "Qwen/Qwen3-4B", "http://gpu:8000/v1"),
+        ("openai+https://any.host/base/v1#m", "compatible", "m", "https://any.host/base/v1"),
+        ("openai+http://127.0.0.1:1/v1", "compatible", "", "http://127.0.0.1:1/v1"),
+        ("openai:https://proxy.host/v1#gpt-5", "openai", "gpt-5", "https://proxy.host/v1"),
+    ],
+)
+def test_a_providers_model(name, provider, model, base_url):
+    spec = parse_spec(name)
+    assert (spec.kind, spec.id, spec.path) == ("upstream", model, None)
+    assert spec.upstream == UpstreamName(provider, model, base_url)
+
+
+@pytest.mark.parametrize("name", ["nobody:gpt", "groq+https://host/v1#m", "https://host/v1"])
+def test_an_unknown_provider_is_refused_with_the_known_ones(name):
+    with pytest.raises(ModelNotFoundError, match=r"openai, azure, anthropic.*openai\+https://"):
+        parse_spec(name)
+
+
+@pytest.mark.parametrize("name", ["openai:", "openai: gpt", "openai:a\nb"])
+def test_a_provider_without_a_model_is_refused(name):
+    with pytest.raises(ModelNotFoundError, match="name of a model"):
         parse_spec(name)
 
 
@@ -44,6 +70,16 @@ def test_a_folder_without_configuration_or_weights_is_refused(tmp_path):
         parse_spec(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelNotFoundError, match="safetensors"):
+        parse_spec(str(tmp_path))
+
+
+def test_an_adapter_is_not_taken_for_a_model(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UnsupportedModelError, match="lora="):
+        parse_spec(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UnsupportedModelError, match="lora="):
         parse_spec(str(tmp_path))
 
 

@@ -13,8 +13,12 @@ from typing import Literal
 from pydantic import Field
 
 from llmapi_kit.api.openapi import Sent
+from llmapi_kit.types import LoadState
 
-FINISH_REASON = "stop: it ended by itself or at a stop text; length: at max_tokens or the end of the context."
+FINISH_REASON = (
+    "stop: it ended by itself or at a stop text; length: at max_tokens or the end of the context; content_filter: a "
+    "provider's filter cut it."
+)
 CREATED = "Unix time in seconds."
 
 
@@ -92,7 +96,7 @@ class ChatChoice(Sent):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length", "tool_calls"] = Field(description=FINISH_REASON)
+    finish_reason: Literal["stop", "length", "tool_calls", "content_filter"] = Field(description=FINISH_REASON)
 
 
 class ChatCompletion(Sent):
@@ -138,7 +142,7 @@ class ChatChunkChoice(Sent):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length", "tool_calls"] | None = Field(description=FINISH_REASON)
+    finish_reason: Literal["stop", "length", "tool_calls", "content_filter"] | None = Field(description=FINISH_REASON)
 
 
 class ChatCompletionChunk(Sent):
@@ -167,7 +171,9 @@ class CompletionChoice(Sent):
     index: int
     text: str
     logprobs: CompletionLogprobs | None
-    finish_reason: Literal["stop", "length"] | None = Field(description=FINISH_REASON + " Null until then.")
+    finish_reason: Literal["stop", "length", "content_filter"] | None = Field(
+        description=FINISH_REASON + " Null until then."
+    )
 
 
 class Completion(Sent):
@@ -216,6 +222,21 @@ class EmbeddingList(Sent):
     usage: EmbeddingUsage
 
 
+class Image(Sent):
+    """A picture; one of the first two is null."""
+
+    b64_json: str | None = Field(description="The file, in base64.")
+    url: str | None = Field(description="Where it can be fetched, for a while; or the file itself as a data: URL.")
+    revised_prompt: str | None = Field(None, description="The prompt it was really made from, where that differs.")
+
+
+class ImageList(Sent):
+    """The pictures."""
+
+    created: int = Field(description=CREATED)
+    data: list[Image]
+
+
 class ModelDetails(Sent):
     """What OpenAI's model object has no room for."""
 
@@ -225,6 +246,9 @@ class ModelDetails(Sent):
     num_parameters: int = Field(description="0 where unknown.")
     device: str
     dtype: str
+    defaults: dict[str, float] = Field(description="Sampling parameters used where a request says nothing.")
+    state: LoadState = Field(description="Whether it is in memory; one that is not is loaded by the first request.")
+    alias_of: str | None = Field(description="The model that this name stands for; null for a model's own name.")
 
 
 class ModelCard(Sent):

@@ -25,6 +25,10 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "verbosity": ("medium",),
     "prompt_cache_retention": ("in_memory",),
     "stream_options.include_obfuscation": (False,),
+    "background": ("auto",),
+    "moderation": ("auto",),
+    "partial_images": (0,),
+    "stream": (False,),
 }
 # What is known elsewhere, and what to use here.
 INSTEAD: Mapping[str, str] = {
@@ -79,16 +83,9 @@ class RequestBody(Strict):
     user: str | None = Field(None, description="Your name for the end user; it changes nothing in the answer.")
 
 
-class GenerationBody(RequestBody):
-    """Fields that chat completions and completions share. Ranges are those of `SamplingParams`."""
+class DecodingBody(RequestBody):
+    """How tokens are chosen, in the fields that older APIs have too. Ranges are those of `SamplingParams`."""
 
-    stream: bool | None = Field(None, description="Send pieces as server-sent events.")
-    stream_options: StreamOptions | None = None
-    n: int | None = Field(
-        None,
-        description=f"How many answers, 1 to {MAX_ANSWERS}.",
-        json_schema_extra={"minimum": 1, "maximum": MAX_ANSWERS},
-    )
     max_tokens: int | None = Field(None, description="At most this many new tokens.", json_schema_extra={"minimum": 1})
     temperature: float | None = Field(
         None,
@@ -105,15 +102,34 @@ class GenerationBody(RequestBody):
         description="Keep the likeliest tokens that make up this probability.",
         json_schema_extra={"exclusiveMinimum": 0, "maximum": 1},
     )
-    min_p: float | None = Field(
-        None,
-        description="Drop tokens below this share of the likeliest one.",
-        json_schema_extra={"minimum": 0, "maximum": 1},
-    )
     repetition_penalty: float | None = Field(
         None,
         description="Divides logits of tokens already seen; 1 is off.",
         json_schema_extra={"exclusiveMinimum": 0, "maximum": 10},
+    )
+    do_sample: bool | None = Field(None, description="False is greedy, whatever temperature says.")
+    num_beams: int | None = Field(
+        None,
+        description="Above 1: a beam search, which gives the n likeliest whole answers and does not sample, so that "
+        "temperature, top_k, top_p, min_p and seed have no say.",
+        json_schema_extra={"minimum": 1, "maximum": 16},
+    )
+
+
+class GenerationBody(DecodingBody):
+    """Fields that chat completions and completions share."""
+
+    stream: bool | None = Field(None, description="Send pieces as server-sent events.")
+    stream_options: StreamOptions | None = None
+    n: int | None = Field(
+        None,
+        description=f"How many answers, 1 to {MAX_ANSWERS}.",
+        json_schema_extra={"minimum": 1, "maximum": MAX_ANSWERS},
+    )
+    min_p: float | None = Field(
+        None,
+        description="Drop tokens below this share of the likeliest one.",
+        json_schema_extra={"minimum": 0, "maximum": 1},
     )
     presence_penalty: float | None = Field(
         None, description="Subtracted once from tokens already made.", json_schema_extra={"minimum": -2, "maximum": 2}
@@ -141,13 +157,6 @@ class GenerationBody(RequestBody):
     )
     stop_token_ids: list[int] | None = Field(None, description="Token ids that end the answer.")
     ignore_eos: bool | None = Field(None, description="Go on past the end of turn, up to max_tokens.")
-    do_sample: bool | None = Field(None, description="False is greedy, whatever temperature says.")
-    num_beams: int | None = Field(
-        None,
-        description="Above 1: a beam search, which gives the n likeliest whole answers and does not sample, so that "
-        "temperature, top_k, top_p, min_p and seed have no say.",
-        json_schema_extra={"minimum": 1, "maximum": 16},
-    )
     guided_json: dict[str, Any] | bool | None = Field(None, description="A JSON schema that the answer matches.")
     guided_regex: str | None = Field(None, description="A regular expression that the whole answer matches.")
     guided_choice: list[str] | None = Field(None, description="The answer is one of these texts.")

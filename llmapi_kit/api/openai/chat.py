@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from llmapi_kit.api.openai.answer_schemas import ChatCompletion, ChatCompletionChunk
 from llmapi_kit.api.openai.chat_body import ChatBody
-from llmapi_kit.api.openai.generation import Answer, Generation, frame, start
+from llmapi_kit.api.openai.generation import Answer, Chunks, Generation, frame, start
 from llmapi_kit.api.openai.stored import check_store, store_completion
 from llmapi_kit.api.openapi import answers, examples
 from llmapi_kit.api.routes import KeyedRoute
@@ -65,7 +65,7 @@ async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     return JSONResponse(completion)
 
 
-class ChatChunks:
+class ChatChunks(Chunks):
     """Chunks of a stream. What stays the same in every chunk is built once."""
 
     def __init__(self, generation: Generation) -> None:

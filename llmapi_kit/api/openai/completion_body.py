@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from llmapi_kit.api.openai.bodies import MAX_ANSWERS, GenerationBody
+from llmapi_kit.config import INSTRUCTION
 from llmapi_kit.engines.base import GenerationRequest
-from llmapi_kit.errors import InvalidRequestError
+from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
 
 MAX_PROMPTS = 64
 DEFAULT_MAX_TOKENS = 16
@@ -49,16 +50,21 @@ class CompletionBody(GenerationBody):
         if self.logprobs is not None and not 0 <= self.logprobs <= 5:
             raise InvalidRequestError(f"logprobs is {self.logprobs}; 0 to 5 are allowed.", param="logprobs")
 
-    def requests(self, defaults: Mapping[str, float], cache_salt: str) -> list[GenerationRequest]:
+    def requests(self, defaults: Mapping[str, float], cache_salt: str, template: str = "") -> list[GenerationRequest]:
         """What the engine is asked, one request a prompt.
 
+        Args:
+            defaults: the model's own sampling parameters.
+            cache_salt: of the prompts.
+            template: what each prompt is put into; see the setting `instruction_template`.
+
         Raises:
-            InvalidRequestError: a value is out of range.
+            InvalidRequestError: a value is out of range, or does not go with the template.
         """
         sampling = self.sampling(defaults, logprobs=self.logprobs)
         return [
             GenerationRequest(
-                prompt=prompt,
+                prompt=self._instruction(prompt, template) if template else prompt,
                 suffix=self.suffix,
                 sampling=sampling,
                 n=self.n or 1,
@@ -85,6 +91,21 @@ class CompletionBody(GenerationBody):
                 f"prompt has {len(several)} prompts; at most {MAX_PROMPTS} are allowed.", param="prompt"
             )
         return several
+
+    def _instruction(self, prompt: str | list[int], template: str) -> str:
+        """A prompt in the template; echo gives all of it, as it is what the model reads."""
+        if not isinstance(prompt, str):
+            raise UnsupportedFieldError(
+                "This server puts every prompt into an instruction template, which takes texts and no token ids.",
+                param="prompt",
+            )
+        if self.suffix is not None:
+            raise UnsupportedFieldError(
+                "suffix does not go with the instruction template that this server puts every prompt into.",
+                param="suffix",
+            )
+        before, _, after = template.partition(INSTRUCTION)
+        return before + prompt + after
 
     def _num_candidates(self) -> int:
         """What `GenerationRequest.best_of` takes."""

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from llmapi_kit.api.openai.answer_schemas import Completion, CompletionChunk
 from llmapi_kit.api.openai.completion_body import CompletionBody
-from llmapi_kit.api.openai.generation import Generation, frame, start
+from llmapi_kit.api.openai.generation import Chunks, Generation, frame, start
 from llmapi_kit.api.openapi import answers, examples
 from llmapi_kit.api.routes import KeyedRoute
 from llmapi_kit.api.sse import EventStream, while_connected
@@ -32,11 +32,16 @@ router = APIRouter(route_class=KeyedRoute, tags=["completions"])
     openapi_extra=examples(A_text={"prompt": "The sun", "max_tokens": 16}, Token_ids={"prompt": [5, 6, 7]}),
 )
 async def create_completion(body: CompletionBody, request: Request) -> Response:
-    """Continue a prompt, at once or as server-sent events. No chat template is applied."""
+    """Continue a prompt, at once or as server-sent events.
+
+    No chat template is applied; an instruction template only where the server's settings have one.
+    """
     state = state_of(request)
     body.check()
     engine = await state.catalog.find(body.model)
-    generation = await start(state, engine, body.requests(engine.info.defaults, state.key_check.key_id), "cmpl-")
+    template = state.settings.instruction_template
+    requests = body.requests(engine.info.defaults, state.key_check.key_id, template)
+    generation = await start(state, engine, requests, "cmpl-")
     if body.stream:
         frames = generation.stream(CompletionChunks(generation), include_usage=body.includes_usage)
         return EventStream(frames, state.settings, on_end=generation.close)
@@ -53,16 +58,12 @@ async def create_completion(body: CompletionBody, request: Request) -> Response:
     return JSONResponse({**_base(generation), "choices": choices, "usage": generation.usage()})
 
 
-class CompletionChunks:
+class CompletionChunks(Chunks):
     """Chunks of a stream."""
 
     def __init__(self, generation: Generation) -> None:
         self._base = _base(generation)
         self._offsets = [0] * generation.num_answers  # where each answer's next piece begins, in characters
-
-    def first(self, index: int) -> None:
-        """Nothing comes before the text."""
-        return None
 
     def delta(self, delta: Delta) -> bytes:
         """A piece of the answer."""

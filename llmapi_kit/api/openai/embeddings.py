@@ -76,13 +76,11 @@ async def create_embedding(body: EmbeddingBody, request: Request) -> Response:
     state = state_of(request)
     body.refuse_unsupported()
     engine = await state.catalog.find(body.model)
-    if "embeddings" not in engine.info.capabilities:
-        raise UnsupportedFieldError(f"The model {engine.info.id!r} makes no embeddings.", param="model")
     if body.dimensions is not None and "dimensions" not in engine.info.capabilities:
         raise UnsupportedFieldError(
             f"The vectors of {engine.info.id!r} can't be shortened; leave dimensions out.", param="dimensions"
         )
-    embedded = await while_connected(request.receive, _embed(state, engine, body.inputs()))
+    embedded = await while_connected(request.receive, embed(state, engine, body.inputs()))
     vectors = [_shorten(each.vector, body.dimensions) for each in embedded]
     encode = _base64 if body.encoding_format == "base64" else list
     num_tokens = sum(each.num_prompt_tokens for each in embedded)
@@ -91,14 +89,23 @@ async def create_embedding(body: EmbeddingBody, request: Request) -> Response:
     return JSONResponse({"object": "list", "data": data, "model": engine.info.id, "usage": usage})
 
 
-async def _embed(state: ApiState, engine: Engine, inputs: Sequence[str | list[int]]) -> list[Embedded]:
-    """The vectors, within the time that a request may take."""
+async def embed(state: ApiState, engine: Engine, inputs: Sequence[str | list[int]]) -> list[Embedded]:
+    """The vectors, within the time that a request may take.
+
+    Raises:
+        RequestError: the engine makes none, or it failed.
+    """
+    if "embeddings" not in engine.info.capabilities:
+        raise UnsupportedFieldError(f"The model {engine.info.id!r} makes no embeddings.", param="model")
     state.check_open()
     limit_s = state.settings.total_timeout_s
-    try:
-        return await asyncio.wait_for(engine.embed(inputs, cache_salt=state.key_check.key_id), limit_s)
-    except asyncio.TimeoutError as exc:
-        raise RequestTimeoutError(f"The request was not complete within {limit_s:g} s, so it was stopped.") from exc
+    with state.counting(engine.info.id) as counts:
+        try:
+            embedded = await asyncio.wait_for(engine.embed(inputs, cache_salt=state.key_check.key_id), limit_s)
+        except asyncio.TimeoutError as exc:
+            raise RequestTimeoutError(f"The request was not complete within {limit_s:g} s, so it was stopped.") from exc
+        counts.embedding_tokens = sum(each.num_prompt_tokens for each in embedded)
+        return embedded
 
 
 def _shorten(vector: Sequence[float], dimensions: int | None) -> Sequence[float]:

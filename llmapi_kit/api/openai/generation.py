@@ -9,15 +9,18 @@ import json
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from llmapi_kit.api.errors import error_body
+from llmapi_kit.api.errors import error_body, from_store
 from llmapi_kit.api.sse import DONE
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.api.timed_events import TimedEvents
 from llmapi_kit.engines.base import Engine, GenerationRequest
 from llmapi_kit.engines.many import generate_many
+from llmapi_kit.errors import RequestError, StoreError
+from llmapi_kit.store.counts import Counts
 from llmapi_kit.types import Accepted, Delta, Event, Failed, Finished, TokenLogprob, ToolCallDelta
 
 OnComplete = Callable[[list["Answer"]], Awaitable[None]]
@@ -89,23 +92,31 @@ class Gathering:
 
 
 class Chunks(Protocol):
-    """The JSON of a stream's chunks, for one endpoint."""
+    """The frames of a stream, for one endpoint; how it ends is OpenAI's way unless an endpoint has its own."""
 
     def first(self, index: int) -> bytes | None:
         """A frame before any text of an answer, or None."""
+        return None
+
+    def delta(self, delta: Delta) -> bytes | None:
+        """A frame with a piece of an answer, or None."""
         ...
 
-    def delta(self, delta: Delta) -> bytes:
-        """A frame with a piece of text."""
-        ...
+    def last(self, finished: Finished) -> bytes | None:
+        """The frame that says why an answer ended, or None."""
+        return None
 
-    def last(self, finished: Finished) -> bytes:
-        """The frame that says why it ended."""
-        ...
+    def usage(self, usage: dict[str, Any]) -> bytes | None:
+        """The frame with the usage and nothing else, or None."""
+        return None
 
-    def usage(self, usage: dict[str, Any]) -> bytes:
-        """The frame with the usage and no choices."""
-        ...
+    def failed(self, error: RequestError) -> bytes:
+        """The frame that ends a stream which failed."""
+        return frame(error_body(error))
+
+    def end(self) -> bytes | None:
+        """The frame that ends a complete one, or None."""
+        return DONE
 
 
 @dataclass(slots=True)
@@ -119,6 +130,7 @@ class Generation:
         id: of the answer.
         num_answers: how many are to come.
         num_answers_a_prompt: how many of them belong to the same prompt.
+        num_prompt_tokens: length of all prompts.
         created: Unix time in seconds.
     """
 
@@ -128,9 +140,13 @@ class Generation:
     id: str
     num_answers: int
     num_answers_a_prompt: int
+    num_prompt_tokens: int
     created: int = field(default_factory=lambda: int(time.time()))
     _finished: list[Finished] = field(default_factory=list)
+    _num_made: int = 0
     _num_reasoning_tokens: int = 0
+    _has_failed: bool = False
+    _is_counted: bool = False
 
     async def collect(self) -> list[Answer]:
         """Wait for all answers, in order; on cancellation the generation stops.
@@ -139,29 +155,44 @@ class Generation:
             RequestError: it failed.
         """
         gathering = Gathering(self.num_answers)
+        async with aclosing(self.follow()) as events:
+            async for event in events:
+                gathering.add(event)
+        return gathering.complete()
+
+    async def follow(self) -> AsyncGenerator[Delta | Finished, None]:
+        """What comes, for whoever makes something else of it; closing it stops the generation.
+
+        Raises:
+            RequestError: it failed.
+        """
         try:
             async for event in self.events:
-                gathering.add(event)
                 if isinstance(event, Delta):
+                    self._num_made += event.num_tokens
                     if event.reasoning:
                         self._num_reasoning_tokens += event.num_tokens
+                    yield event
                 elif isinstance(event, Finished):
                     self._finished.append(event)
+                    yield event
                 elif isinstance(event, Failed):
                     raise event.error
+        except Exception:
+            self._has_failed = True
+            raise
         finally:
             await self.close()
-        return gathering.complete()
 
     async def stream(
         self, chunks: Chunks, *, include_usage: bool, on_complete: OnComplete | None = None
     ) -> AsyncGenerator[bytes, None]:
-        """SSE frames, the last one ``[DONE]``, or an error.
+        """SSE frames; the last one says that it is complete, or why it failed.
 
         Args:
             chunks: their JSON.
             include_usage: send the usage.
-            on_complete: awaited with the whole answers before ``[DONE]``; not if it failed or the client left.
+            on_complete: awaited with the whole answers before the last frame; not if it failed or the client left.
         """
         gathering = None if on_complete is None else Gathering(self.num_answers)
         try:
@@ -172,21 +203,34 @@ class Generation:
                 if gathering is not None:
                     gathering.add(event)
                 if isinstance(event, Delta):
+                    self._num_made += event.num_tokens
                     if event.reasoning:
                         self._num_reasoning_tokens += event.num_tokens
                     if event.text or event.logprobs or event.reasoning or event.tool_calls:
-                        yield chunks.delta(event)
+                        piece = chunks.delta(event)
+                        if piece is not None:
+                            yield piece
                 elif isinstance(event, Finished):
-                    yield chunks.last(event)
+                    if (last := chunks.last(event)) is not None:
+                        yield last
                     self._finished.append(event)
                 elif isinstance(event, Failed):
-                    yield frame(error_body(event.error))
+                    self._has_failed = True
+                    yield chunks.failed(event.error)
                     return
             if on_complete is not None and gathering is not None:
-                await on_complete(gathering.complete())
-            if include_usage:
-                yield chunks.usage(self.usage())
-            yield DONE
+                try:
+                    await on_complete(gathering.complete())
+                except StoreError as exc:
+                    yield chunks.failed(from_store(exc))
+                    return
+            if include_usage and (usage := chunks.usage(self.usage())) is not None:
+                yield usage
+            if (end := chunks.end()) is not None:
+                yield end
+        except Exception:
+            self._has_failed = True
+            raise
         finally:
             await self.close()
 
@@ -209,8 +253,26 @@ class Generation:
             usage["completion_tokens_details"] = {"reasoning_tokens": self._num_reasoning_tokens}
         return usage
 
+    def _count(self) -> None:
+        """Count the generation once, however it ended."""
+        if self._is_counted:
+            return
+        self._is_counted = True
+        counts = Counts(requests=1, prompt_tokens=self.num_prompt_tokens, completion_tokens=self._num_made)
+        if len(self._finished) == self.num_answers:
+            usage = self.usage()
+            counts.prompt_tokens = usage["prompt_tokens"]
+            counts.cached_tokens = usage["prompt_tokens_details"]["cached_tokens"]
+            counts.completion_tokens = usage["completion_tokens"]
+        elif self._has_failed:
+            counts.failed = 1
+        else:
+            counts.cancelled = 1
+        self.state.count_usage(self.model, counts)
+
     async def close(self) -> None:
-        """Stop the generation if it still runs. Also for one that was never collected or streamed."""
+        """Stop the generation if it still runs, and count it. Also for one that was never collected or streamed."""
+        self._count()
         self.state.active.discard(self.events)
         await self.events.aclose()
 
@@ -235,7 +297,7 @@ async def start(state: ApiState, engine: Engine, requests: Sequence[GenerationRe
         await events.aclose()
         raise
     n = requests[0].n
-    return Generation(state, events, engine.info.id, new_id(id_prefix), len(requests) * n, n)
+    return Generation(state, events, engine.info.id, new_id(id_prefix), len(requests) * n, n, event.num_prompt_tokens)
 
 
 def new_id(prefix: str) -> str:

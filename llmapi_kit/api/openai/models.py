@@ -11,26 +11,31 @@ from llmapi_kit.api.openai.answer_schemas import ModelCard, ModelList
 from llmapi_kit.api.openapi import answers
 from llmapi_kit.api.routes import KeyedRoute
 from llmapi_kit.api.state import state_of
-from llmapi_kit.types import EngineInfo
+from llmapi_kit.engines.base import Engine
 
 router = APIRouter(route_class=KeyedRoute, prefix="/v1/models", tags=["models"])
 
 
 @router.get("", summary="List models", response_model=None, responses=answers(ModelList))
 async def list_models(request: Request) -> dict[str, Any]:
-    """Every model, the default one first."""
-    return {"object": "list", "data": [_describe(engine.info) for engine in state_of(request).catalog.all()]}
+    """Every model, the default one first; then the aliases, as clients look a name up here before they use it."""
+    catalog = state_of(request).catalog
+    models = [_describe(engine) for engine in catalog.all()]
+    aliases = [_describe(catalog.get(model), alias) for alias, model in catalog.aliases().items()]
+    return {"object": "list", "data": [*models, *aliases]}
 
 
 @router.get("/{model:path}", summary="Retrieve a model", response_model=None, responses=answers(ModelCard))
 async def retrieve_model(model: str, request: Request) -> dict[str, Any]:
-    """One model; its id may contain slashes."""
-    return _describe(state_of(request).catalog.get(model).info)
+    """One model, by name or alias; its id may contain slashes."""
+    catalog = state_of(request).catalog
+    return _describe(catalog.get(model), model if model in catalog.aliases() else None)
 
 
-def _describe(info: EngineInfo) -> dict[str, Any]:
+def _describe(engine: Engine, alias: str | None = None) -> dict[str, Any]:
+    info = engine.info
     return {
-        "id": info.id,
+        "id": alias or info.id,
         "object": "model",
         "created": info.created,
         "owned_by": info.owned_by,
@@ -41,5 +46,8 @@ def _describe(info: EngineInfo) -> dict[str, Any]:
             "num_parameters": info.num_parameters,
             "device": info.device,
             "dtype": info.dtype,
+            "defaults": dict(info.defaults),
+            "state": engine.readiness().state,
+            "alias_of": info.id if alias else None,
         },
     }

@@ -1,7 +1,7 @@
 """Stored chat completions: list, retrieve, update, delete, and the messages they answered.
 
-A chat completion with `store` set is kept by the state's `CompletionStore` and is seen with the same API key only. By
-default that is the server's memory: it is gone with the server, and earlier when newer ones need the room.
+A chat completion with `store` set is kept in the server's database and is seen with the same API key only, until it is
+deleted or newer ones of that key need the room.
 
 Source: OpenAI API reference, "Chat Completions": list, retrieve, update, delete, messages.
 """
@@ -17,10 +17,9 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llmapi_kit.api.completion_store import CompletionFilter, StoredCompletion, encode
 from llmapi_kit.api.openai.bodies import Strict
 from llmapi_kit.api.openai.chat_body import ChatBody, Message
-from llmapi_kit.api.openai.metadata import Metadata, check_metadata
+from llmapi_kit.api.openai.metadata import MAX_PAIRS, Metadata, check_metadata
 from llmapi_kit.api.openai.stored_schemas import (
     CompletionDeleted,
     StoredChatCompletion,
@@ -31,6 +30,7 @@ from llmapi_kit.api.openapi import answers, examples
 from llmapi_kit.api.routes import KeyedRoute
 from llmapi_kit.api.state import ApiState, state_of
 from llmapi_kit.errors import InvalidRequestError, NotFoundError, UnsupportedFieldError
+from llmapi_kit.store.stored_completion import CompletionFilter, StoredCompletion, encode
 
 router = APIRouter(route_class=KeyedRoute, prefix="/v1/chat/completions", tags=["stored chat completions"])
 
@@ -76,7 +76,7 @@ async def store_completion(state: ApiState, body: ChatBody, completion: dict[str
         messages=[(message["id"], encode(message)) for message in messages],
         metadata=body.metadata or {},
     )
-    await state.completions.add(stored)
+    await state.store.completions.add(stored)
 
 
 @router.get(
@@ -98,7 +98,7 @@ async def list_chat_completions(
     metadata = _metadata_filter(request, ("after", "limit", "order", "model"))
     if after and not ID.fullmatch(after):
         raise InvalidRequestError(f"after is {after[:80]!r}, which is not the id of a completion.", param="after")
-    found = await state.completions.page(
+    found = await state.store.completions.page(
         CompletionFilter(state.key_check.key_id, model, metadata),
         after=after,
         limit=limit + 1,
@@ -130,7 +130,7 @@ async def update_chat_completion(completion_id: str, body: MetadataBody, request
     body.refuse_unsupported()
     check_metadata(body.metadata or {})
     state = state_of(request)
-    stored = await state.completions.update(state.key_check.key_id, completion_id, body.metadata or {})
+    stored = await state.store.completions.update(state.key_check.key_id, completion_id, body.metadata or {})
     if stored is None:
         raise _not_found(completion_id)
     return _json(stored.as_json())
@@ -145,7 +145,7 @@ async def update_chat_completion(completion_id: str, body: MetadataBody, request
 async def delete_chat_completion(completion_id: str, request: Request) -> dict[str, Any]:
     """Forget one completion and its messages."""
     state = state_of(request)
-    if not await state.completions.delete(state.key_check.key_id, completion_id):
+    if not await state.store.completions.delete(state.key_check.key_id, completion_id):
         raise _not_found(completion_id)
     return {"object": "chat.completion.deleted", "id": completion_id, "deleted": True}
 
@@ -176,7 +176,7 @@ async def list_chat_completion_messages(
 
 async def _stored(request: Request, completion_id: str) -> StoredCompletion:
     state = state_of(request)
-    stored = await state.completions.get(state.key_check.key_id, completion_id)
+    stored = await state.store.completions.get(state.key_check.key_id, completion_id)
     if stored is None:
         raise _not_found(completion_id)
     return stored
@@ -185,7 +185,7 @@ async def _stored(request: Request, completion_id: str) -> StoredCompletion:
 def _not_found(completion_id: str) -> NotFoundError:
     return NotFoundError(
         f"There is no stored completion {completion_id[:80]!r}. It was made without store=true or with another key, it "
-        "was deleted, or it was older than what the server has room for; a server that starts anew has none.",
+        "was deleted, or it is older than what the server keeps.",
         param="completion_id",
         code="completion_not_found",
     )
@@ -195,7 +195,7 @@ def _metadata_filter(request: Request, names: Sequence[str], *, is_known: bool =
     """The pairs of ``metadata[key]=value``.
 
     Raises:
-        InvalidRequestError: the query has something else than these, which would be ignored.
+        InvalidRequestError: there are too many, or the query has something else, which would be ignored.
     """
     pairs: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
@@ -207,6 +207,10 @@ def _metadata_filter(request: Request, names: Sequence[str], *, is_known: bool =
             raise InvalidRequestError(
                 f"The query has {name[:80]!r}, which is not known here; there are {allowed}.", param=name[:80]
             )
+    if len(pairs) > MAX_PAIRS:
+        raise InvalidRequestError(
+            f"The query asks for {len(pairs)} pairs of metadata; at most {MAX_PAIRS} are allowed.", param="metadata"
+        )
     return pairs
 
 

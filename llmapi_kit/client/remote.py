@@ -66,6 +66,15 @@ class RemoteServer:
             options.setdefault("http_client", openai.DefaultAsyncHttpxClient(trust_env=False))
         return openai.AsyncOpenAI(**self._client_options(options))
 
+    def http_client(self, **options: Any) -> httpx.Client:
+        """A plain HTTP client for this server that sends its key; close it when you are done.
+
+        Args:
+            options: passed on to `httpx.Client`.
+        """
+        headers = {**TUNNEL_HEADERS, **self._key_header(), **options.pop("headers", {})}
+        return httpx.Client(base_url=self.url, headers=headers, trust_env=not self._is_local(), **options)
+
     def models(self) -> list[str]:
         """Names of its models, the default first.
 
@@ -74,8 +83,7 @@ class RemoteServer:
             AuthenticationError: it refuses the key.
             LlmApiKitError: it answers with another error.
         """
-        headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key is not None else {}
-        response = self._get("/v1/models", headers)
+        response = self._get("/v1/models", self._key_header())
         if response.status_code == 401 and self.api_key is None:
             raise AuthenticationError(
                 f"{self.url} asks for an API key. Pass api_key=…, or set LLMAPI_KIT_API_KEY in the environment."
@@ -123,6 +131,9 @@ class RemoteServer:
             raise ServerNotFoundError(f"Something answers at {self.url}, but it does not speak HTTP: {exc}.") from exc
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             raise ServerNotFoundError(f"No server answers at {self.url}: {exc or type(exc).__name__}.") from exc
+
+    def _key_header(self) -> dict[str, str]:
+        return {} if self.api_key is None else {"Authorization": f"Bearer {self.api_key}"}
 
     def _is_local(self) -> bool:
         return httpx.URL(self.url).host in ("127.0.0.1", "localhost", "::1")

@@ -1,0 +1,202 @@
+"""The models of this process: loaded once, found again by the same call, and unloaded when nobody uses them any more.
+
+What `llmapi_kit.kit` calls; knows nothing of servers. Blocking, but for models that are loaded when they are asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llmapi_kit.config import Settings, load_settings
+from llmapi_kit.engines.base import Engine
+from llmapi_kit.engines.lazy import LazyEngine
+from llmapi_kit.engines.loadable import LoadableModel
+from llmapi_kit.engines.loader import ModelLoader
+from llmapi_kit.engines.registry import check_installed, is_light, make_engine, memory_need, options_of, settings_of
+from llmapi_kit.engines.renamed import renamed
+from llmapi_kit.engines.residency import Residency
+from llmapi_kit.errors import ConfigError, ModelError
+from llmapi_kit.model import Model
+from llmapi_kit.models.memory_need import MemoryNeed
+from llmapi_kit.models.spec import ModelSpec, parse_spec
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A model as a call describes it.
+
+    Attributes:
+        spec: which.
+        settings: of its engine.
+        options: for whoever loads it.
+        loader: who loads it; None for the kit.
+        key: the same for the same call.
+    """
+
+    spec: ModelSpec
+    settings: Settings
+    options: Mapping[str, Any]
+    loader: ModelLoader | None
+    key: tuple[object, str]
+
+    def make(self) -> Engine:
+        """Load it."""
+        if self.loader is not None:
+            engine = self.loader.loaded_with(self.spec, self.settings, self.options).make_engine()
+        else:
+            engine = make_engine(self.spec, self.settings, **self.options)
+        return renamed(engine, self.spec.id or engine.info.id)
+
+    def need(self) -> MemoryNeed:
+        """What memory that takes; unknown for what only its loader understands."""
+        try:
+            return memory_need(self.spec, self.settings, **self.options)
+        except ModelError:
+            if self.loader is None:
+                raise
+            return MemoryNeed()
+
+
+def understand(
+    wanted: str | ModelLoader,
+    served_name: str | None = None,
+    given: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> Wanted:
+    """What a call of `load` asks for, as far as that can be told without loading anything.
+
+    Args:
+        wanted: a name, or who loads it.
+        served_name: what clients pass as ``model``; None for the model's own name.
+        given: options and settings; None as a value means not given.
+        defaults: settings, of which those count that the model goes by and that are not given.
+
+    Raises:
+        ModelError: there is no such model, or it can't be served.
+        ConfigError: an argument is not known, or has a value that can't be used.
+        MissingDependencyError: it needs an extra that is not installed.
+    """
+    loader = wanted if isinstance(wanted, ModelLoader) else None
+    spec = loader.spec if loader is not None else parse_spec(wanted) if isinstance(wanted, str) else None
+    if spec is None:
+        raise ConfigError(f"load() takes a model's name or a ModelLoader, not {type(wanted).__name__}.")
+    names, setting_names = options_of(spec), settings_of(spec)
+    values = {name: value for name, value in (defaults or {}).items() if name in setting_names}
+    values |= loader.options if loader is not None else {}
+    values |= {name: value for name, value in (given or {}).items() if value is not None}
+    for name in values:
+        if names is not None and name not in (*names, *setting_names):
+            raise ConfigError(
+                f"load() has no argument {name!r} for {spec.name!r}. It takes {', '.join((*names, *setting_names))}."
+            )
+    if served_name is not None:
+        if not served_name.strip() or not served_name.isprintable():
+            raise ConfigError(f"served_name is {served_name!r}; it must be a name that clients can write.")
+        spec = replace(spec, id=served_name)
+    if loader is None:  # which may need something else
+        check_installed(spec)
+    settings = {name: value for name, value in values.items() if name in setting_names}
+    options = {name: value for name, value in values.items() if name not in setting_names}
+    # A digest, as options may hold a key
+    rest = hashlib.sha256(repr((served_name, sorted(values.items()))).encode()).hexdigest()
+    who = wanted if loader is None else (type(loader), loader.identity)
+    return Wanted(spec, load_settings(**settings), options, loader, (who, rest))
+
+
+class LoadedModels:
+    """Every model that `load` made in this process.
+
+    Args:
+        lock: held while a model is loaded, so that two calls at once load it once.
+    """
+
+    def __init__(self, lock: threading.RLock) -> None:
+        self.residency = Residency()
+        self._lock = lock
+        self._models: dict[tuple[object, str], Model] = {}
+
+    def load(self, wanted: Wanted, *, is_lazy: bool = False, settings: Settings | None = None) -> Model:
+        """The model that the same call made before, or a new one.
+
+        Args:
+            wanted: which.
+            is_lazy: leave loading it to the first request; one that needs no memory of this machine is made at once.
+            settings: how long requests wait for it, and when it is unloaded, if it is loaded by a request.
+
+        Raises:
+            LlmApiKitError: loading it failed.
+        """
+        with self._lock:
+            model = self._known(wanted)
+            if model is None:
+                if is_lazy and not is_light(wanted.spec):
+                    model = self._lazy(wanted, settings or load_settings())
+                else:
+                    model = self._eager(wanted)
+                self._models[wanted.key] = model
+        if isinstance(model.engine, LazyEngine):
+            if settings is not None:
+                model.engine.apply(settings)
+            if not is_lazy:
+                model.engine.load()  # without the lock: it may wait for others
+        return model
+
+    def unload(self, engines: Sequence[Engine], used: Collection[int], drain_s: float = 0.0) -> None:
+        """Close models that no server uses any more, and give their memory back.
+
+        Args:
+            engines: those that a server no longer answers with; whoever made one by hand keeps it.
+            used: ids of engines that others answer with.
+            drain_s: how long they may finish what they are answering.
+        """
+        dropped = {id(engine) for engine in engines} - set(used)
+        models = {key: model for key, model in self._models.items() if id(model.engine) in dropped}
+        try:
+            deadline = time.monotonic() + drain_s
+            while any(_is_busy(model.engine) for model in models.values()) and time.monotonic() < deadline:
+                time.sleep(0.02)
+        finally:  # also when the cell is interrupted meanwhile
+            for key, model in models.items():
+                num_bytes = model.close()
+                self._models.pop(key, None)
+                logger.info("Unloaded %s; %.2f GB of GPU memory given back", model.name, num_bytes / 1e9)
+
+    def close_all(self) -> None:
+        """Close every model."""
+        for model in self._models.values():
+            model.close()
+        self._models.clear()
+
+    def _known(self, wanted: Wanted) -> Model | None:
+        known = self._models.get(wanted.key)
+        if known is None or known.is_closed:
+            return None
+        if known.engine.readiness().ready:
+            return known
+        known.close()  # its engine died or hangs; two would not fit where one is large
+        return None
+
+    def _eager(self, wanted: Wanted) -> Model:
+        is_heavy = not is_light(wanted.spec)
+        with self.residency.turn() if is_heavy else nullcontext():
+            started = time.perf_counter()
+            if is_heavy:
+                self.residency.make_room(wanted.spec.id, wanted.need(), lambda: True, None)
+            return Model(wanted.make(), time.perf_counter() - started)
+
+    def _lazy(self, wanted: Wanted, settings: Settings) -> Model:
+        return Model(LazyEngine(LoadableModel(wanted.spec, wanted.make, wanted.need, self.residency, settings)))
+
+
+def _is_busy(engine: Engine) -> bool:
+    stats = engine.stats()
+    return stats.num_running + stats.num_queued > 0

@@ -1,0 +1,78 @@
+"""Which tokenizer a model gets, and an embedding with a row for each of its tokens.
+
+Knows nothing of files of weights. Part of loading: blocking.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+import transformers
+
+from llmapi_kit.errors import ModelLoadError
+from llmapi_kit.models.hub import TOKENIZER_FILES, find_folder
+from llmapi_kit.models.spec import POCKET_DIR
+
+logger = logging.getLogger(__name__)
+
+
+def load_tokenizer(source: str) -> Any:
+    """The tokenizer of a folder or of a model of the hub; no code that comes with it is run."""
+    return transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+
+
+def load_other_tokenizer(name: str) -> Any:
+    """A tokenizer that does not come with the model's own files.
+
+    Args:
+        name: a folder, ``owner/name`` of the hub, or ``pocket``.
+
+    Raises:
+        ModelNotFoundError: there is none.
+        ModelLoadError: its files are damaged, or are not a tokenizer's.
+    """
+    folder = POCKET_DIR if name == "pocket" else find_folder(name, "tokenizer", TOKENIZER_FILES)
+    try:
+        return load_tokenizer(str(folder))
+    except Exception as exc:  # whatever its files make transformers raise
+        raise ModelLoadError(f"The tokenizer {name} could not be loaded: {type(exc).__name__}: {exc}") from exc
+
+
+def fit_embeddings(model: Any, num_tokens: int, num_trained: int) -> None:
+    """Give the embedding, and the output layer, a row for each token.
+
+    Args:
+        model: a causal language model of transformers.
+        num_tokens: of its tokenizer.
+        num_trained: rows of an embedding that an adapter brings; 0 for none.
+
+    Raises:
+        ModelLoadError: the adapter's embedding has fewer rows than there are tokens.
+    """
+    num_rows = model.get_input_embeddings().weight.shape[0]
+    if 0 < num_trained < num_tokens:
+        raise ModelLoadError(
+            f"The tokenizer has {num_tokens:,} tokens and the adapter's embedding {num_trained:,} rows. Pass the "
+            "tokenizer that the adapter was trained with."
+        )
+    wanted = num_trained or max(num_tokens, num_rows)
+    if wanted == num_rows:
+        return
+    model.resize_token_embeddings(wanted, mean_resizing=False)
+    if wanted > num_rows:
+        # Rows that nothing trained are all alike and never the likeliest, and the same at each load
+        with torch.no_grad():
+            for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+                layer.weight[num_rows:] = layer.weight[:num_rows].mean(0)
+    logger.log(
+        logging.INFO if num_trained else logging.WARNING,
+        "The embedding has %s rows now, not %s: the tokenizer has %s tokens. %s",
+        f"{wanted:,}",
+        f"{num_rows:,}",
+        f"{num_tokens:,}",
+        "The adapter brings the rows."
+        if num_trained
+        else "Nothing trained the new rows, so these tokens mean nothing.",
+    )

@@ -1,0 +1,109 @@
+"""What a session may set: a client's `settings` when it starts one, by what its bot does.
+
+Checked when the session starts, and kept with it as it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llmapi_kit.errors import InvalidRequestError
+from llmapi_kit.sampling.parameters import SamplingParams
+from llmapi_kit.sessions.bots import Bot, Kind
+
+
+class SessionSettings(BaseModel):
+    """Settings of every bot."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    model: str | None = Field(None, description="A model of this server that can do what the bot needs.")
+
+    @property
+    def system_prompt(self) -> str | None:
+        """What the conversation begins with; None for the bot's own."""
+        return None
+
+    def sampling(self, defaults: Mapping[str, float]) -> SamplingParams:
+        """How a reply is made; what is not set comes from `defaults`, the model's own.
+
+        Raises:
+            InvalidRequestError: a value is out of range; names it.
+        """
+        return SamplingParams(**defaults)  # type: ignore[arg-type]
+
+
+class TextSettings(SessionSettings):
+    """Settings of a bot that writes; ranges as in the OpenAI API."""
+
+    system: str | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+
+    @property
+    def system_prompt(self) -> str | None:
+        """See `SessionSettings.system_prompt`."""
+        return self.system
+
+    def sampling(self, defaults: Mapping[str, float]) -> SamplingParams:
+        """See `SessionSettings.sampling`."""
+        values: dict[str, Any] = {**defaults, **self.model_dump(exclude_none=True, exclude={"model", "system", "stop"})}
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return SamplingParams(**values, stop=stop)
+
+
+class EmbeddingSettings(SessionSettings):
+    """Settings of a bot that embeds."""
+
+
+class ImageSettings(SessionSettings):
+    """Settings of a bot that draws; which values there are is the model's to say."""
+
+    size: str = Field("", pattern=r"^(|[1-9][0-9]{1,3}x[1-9][0-9]{1,3})$")
+    quality: str = Field("", max_length=64)
+    style: str = Field("", max_length=64)
+
+
+KINDS: Mapping[Kind, type[SessionSettings]] = {
+    "chat": TextSettings,
+    "completion": TextSettings,
+    "echo": TextSettings,
+    "embedding": EmbeddingSettings,
+    "image": ImageSettings,
+}
+
+
+def read_settings(bot: Bot, given: Mapping[str, Any]) -> SessionSettings:
+    """A session's settings.
+
+    Raises:
+        InvalidRequestError: one is unknown or has a value that can't be used; names it.
+    """
+    kind = KINDS[bot.kind]
+    try:
+        settings = kind.model_validate(dict(given))
+    except ValidationError as exc:
+        problem = exc.errors()[0]
+        name = ".".join(["settings", *(str(part) for part in problem["loc"] if part not in ("str", "list[str]"))])
+        if problem["type"] == "extra_forbidden":
+            known = ", ".join(kind.model_fields)
+            raise InvalidRequestError(
+                f"{name[:100]} is not a setting of the bot {bot.type!r}. It takes: {known}.", param=name[:100]
+            ) from exc
+        raise InvalidRequestError(f"{name}: {problem['msg']}.", param=name) from exc
+    try:
+        settings.sampling({})
+    except InvalidRequestError as exc:
+        raise InvalidRequestError(f"settings.{exc}", param=f"settings.{exc.param}") from exc
+    return settings

@@ -1,0 +1,39 @@
+"""A live server without a model, and clients of it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from llmapi_kit.config import load_settings
+from llmapi_kit.engines.mock import MockEngine
+from llmapi_kit.server.handle import Server
+
+KEY = "sk-llmapi-client-0123456789abcdef"
+
+
+@pytest.fixture
+def serve():
+    """Makes live servers, which this machine's clients find; stopped at the end."""
+    made = []
+
+    def make(*engines, **settings):
+        server = Server(
+            engines or (MockEngine(),), host="127.0.0.1", port=0, api_key=KEY, settings=load_settings(**settings)
+        )
+        server.start()
+        made.append(server)
+        return server
+
+    yield make
+    for server in made:
+        server.stop(0)
+
+
+def wait_until(condition, timeout_s=15):
+    """Wait for something another thread or process does."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.005)

@@ -1,0 +1,38 @@
+"""The contract of engines, on those that compute here."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import replace
+
+from llmapi_kit.config import Settings
+from llmapi_kit.engines.lazy import LazyEngine
+from llmapi_kit.engines.loadable import LoadableModel
+from llmapi_kit.engines.residency import Residency
+from llmapi_kit.models.memory_need import MemoryNeed
+from llmapi_kit.models.spec import ModelSpec
+from llmapi_kit.testing import EngineContract
+
+from .conftest import make_local
+
+
+def make_slow_local():
+    """A local engine whose steps take long enough to be interrupted."""
+    pause = threading.Event()
+    engine = make_local(before_step=lambda items: pause.wait(0.003))
+    engine.info = replace(engine.info, capabilities=("chat", "completions", "embeddings"))
+    return engine
+
+
+class TestLocalEngine(EngineContract):
+    def make_engine(self):
+        return make_slow_local()
+
+
+class TestLazyLocalEngine(EngineContract):
+    def make_engine(self):
+        spec = ModelSpec("fake", "fake", "folder")
+        engine = LazyEngine(LoadableModel(spec, make_slow_local, MemoryNeed, Residency(), Settings()))
+        asyncio.run(engine.prepare())
+        return engine
