@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import psutil
 
 from llmapi_kit.config import Settings
-from llmapi_kit.errors import ModelLoadError
+from llmapi_kit.errors import ModelLoadError, ModelTooLargeError
 
 MIN_LENGTH = 256
 DEFAULT_MAX_LENGTH = 8192
@@ -75,7 +75,7 @@ def plan_slots(
     As many slots as asked for, each as long as asked for, if they fit; else fewer slots; else shorter ones.
 
     Raises:
-        ModelLoadError: not even one short slot fits.
+        ModelTooLargeError: not even one short slot fits.
     """
     share, limit = (GPU_KV_SHARE, free_bytes) if on_gpu else (CPU_KV_SHARE, CPU_KV_LIMIT)
     budget = settings.kv_memory or min(int(free_bytes * share), limit)
@@ -86,7 +86,7 @@ def plan_slots(
     if fitting < 1:
         max_length = budget // bytes_per_token
         if max_length < MIN_LENGTH:
-            raise ModelLoadError(
+            raise ModelTooLargeError(
                 f"The KV cache needs {bytes_per_token * MIN_LENGTH / 2**20:.0f} MiB for the shortest request, and "
                 f"{budget / 2**20:.0f} MiB may be used. Free memory, set LLMAPI_KIT_KV_MEMORY, or take a smaller model."
             )

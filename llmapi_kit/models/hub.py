@@ -14,7 +14,7 @@ import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-from llmapi_kit.errors import ModelLoadError, ModelNotFoundError, UnsupportedModelError
+from llmapi_kit.errors import ModelLoadError, ModelNotFoundError, ModelTooLargeError, UnsupportedModelError
 from llmapi_kit.models.spec import HUB_ID
 
 TIMEOUT_S = 10
@@ -47,7 +47,7 @@ def check_hub_model(name: str, free_memory_bytes: int) -> None:
             f"{free_disk / 2**30:,.1f} GiB free. Free some, or set HF_HOME to a folder on a larger disk."
         )
     if weights_bytes > free_memory_bytes:
-        raise ModelLoadError(
+        raise ModelTooLargeError(
             f"{name} has {weights_bytes / 2**30:,.1f} GiB of weights, and {free_memory_bytes / 2**30:,.1f} GiB of "
             "memory are free. Choose a smaller or a quantised model."
         )

@@ -107,7 +107,8 @@ class CompletionStore:
 
         def work(connection: Connection) -> StoredCompletion | None:
             self._lock(connection, owner)
-            for stored in _load(connection, _one(owner, completion_id)):
+            # for update: who deletes it meanwhile has to wait
+            for stored in _load(connection, _one(owner, completion_id).with_for_update()):
                 updated = replace(stored, metadata=dict(metadata))
                 values = {"metadata": encode(updated.metadata), "size_bytes": updated.size_bytes}
                 connection.execute(update(tables.completions).where(completions.id == completion_id).values(values))

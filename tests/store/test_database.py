@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from llmapi_kit.errors import StoreError, StoreUnavailableError
+from llmapi_kit.store import connecting
 from llmapi_kit.store.database import MAX_WAITING, Database
 from llmapi_kit.store.place import parse_place
 
@@ -201,6 +202,23 @@ def test_a_sqlite_file_that_another_program_locks_is_said_and_works_again(open_d
     other.execute("COMMIT")
     other.close()
     assert database.run_sync(lambda connection: 1) == 1
+
+
+def test_a_new_sqlite_file_that_another_program_writes_to_is_opened_once_that_is_done(
+    open_database, tmp_path, monkeypatch
+):
+    other = sqlite3.connect(tmp_path / "x.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")  # SQLite does not wait for it by itself where the journal is to be changed
+    tried = threading.Event()
+    monkeypatch.setattr(connecting.time, "sleep", lambda seconds: tried.set())
+    opened = []
+    opener = threading.Thread(target=lambda: opened.append(open_database(f"sqlite:///{tmp_path}/x.sqlite")))
+    opener.start()
+    assert tried.wait(DEADLINE_S)
+    other.execute("COMMIT")
+    opener.join(DEADLINE_S)
+    other.close()
+    assert opened[0].run_sync(lambda connection: 1) == 1
 
 
 def test_a_lock_of_postgres_that_another_holds_is_waited_for_or_said(open_database, postgres):

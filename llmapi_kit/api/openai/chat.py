@@ -14,7 +14,8 @@ from starlette.responses import JSONResponse, Response
 
 from llmapi_kit.api.openai.answer_schemas import ChatCompletion, ChatCompletionChunk
 from llmapi_kit.api.openai.chat_body import ChatBody
-from llmapi_kit.api.openai.generation import Answer, Chunks, Generation, frame, start
+from llmapi_kit.api.openai.gathering import Answer
+from llmapi_kit.api.openai.generation import Chunks, Generation, frame, start
 from llmapi_kit.api.openai.stored import check_store, store_completion
 from llmapi_kit.api.openapi import answers, examples
 from llmapi_kit.api.routes import KeyedRoute
