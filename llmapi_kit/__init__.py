@@ -24,7 +24,18 @@ if TYPE_CHECKING:
     from llmapi_kit.notebook.doctor import doctor
 
 
-__all__ = ["LlmApiKitError", "__version__", "connect", "doctor", "launch", "load", "run", "serve_engine", "servers", "stop_all"]
+__all__ = [
+    "LlmApiKitError",
+    "__version__",
+    "connect",
+    "doctor",
+    "launch",
+    "load",
+    "run",
+    "serve_engine",
+    "servers",
+    "stop_all",
+]
 
 _HOMES = {
     "LlmApiKitError": "llmapi_kit.errors",

@@ -55,7 +55,8 @@ class Settings(BaseSettings):
         max_stall_s: how long the prefill of a new prompt may hold up running streams in one step, about.
         default_max_tokens: most tokens of an answer where a request does not say; 0 goes on to the end of the context.
         max_queue: requests that may wait for a slot; 0 is four times the slots, at most 128.
-        idle_unload_s: after how long without a request a model that was loaded when it was asked for is unloaded; 0 never.
+        idle_unload_s: after how long without a request a model that was loaded when it was asked for is unloaded; 0
+            for never.
         load_wait_s: how long a request waits for its model to load before it is told to come back.
         max_body_bytes: size of a request's body, counted as received.
         max_json_depth: nesting of a request's JSON.

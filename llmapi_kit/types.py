@@ -308,7 +308,8 @@ class EngineStats:
         """These, with everything counted that `past` has counted: of an engine that took another one's place."""
         counters = [f.name for f in fields(self) if f.name.startswith("num_") and f.name not in _GAUGES]
         sums = {name: getattr(self, name) + getattr(past, name) for name in (*counters, "load_s")}
-        return replace(self, **sums, ttft=self.ttft.plus(past.ttft), inter_token=self.inter_token.plus(past.inter_token))
+        ttft, inter_token = self.ttft.plus(past.ttft), self.inter_token.plus(past.inter_token)
+        return replace(self, **sums, ttft=ttft, inter_token=inter_token)
 
     def summary(self) -> dict[str, float]:
         """The counters by name; of latencies the median and the 99th percentile, in seconds."""

@@ -8,6 +8,12 @@ from textwrap import dedent
 GROUP = "llmapi_kit.engines"
 
 
+def without_collecting_garbage(monkeypatch):
+    """Close models without a collection each, which takes most of a second in a process that has torch."""
+    for module in ("model", "engines.loadable"):
+        monkeypatch.setattr(f"llmapi_kit.{module}.release_memory", lambda: 0)
+
+
 def add_package(monkeypatch, folder, package, code, *, entries):
     """Make a package that can be imported, with entry points.
 

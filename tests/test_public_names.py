@@ -6,7 +6,18 @@ import llmapi_kit as kit
 
 pytestmark = pytest.mark.kernel
 
-PUBLIC = ["LlmApiKitError", "__version__", "connect", "doctor", "launch", "load", "run", "serve_engine", "servers", "stop_all"]
+PUBLIC = [
+    "LlmApiKitError",
+    "__version__",
+    "connect",
+    "doctor",
+    "launch",
+    "load",
+    "run",
+    "serve_engine",
+    "servers",
+    "stop_all",
+]
 
 
 def test_the_public_names_are_these():

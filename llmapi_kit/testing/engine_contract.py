@@ -59,7 +59,7 @@ class EngineContract:
     # What to override
 
     def make_engine(self) -> Engine:
-        """A fresh engine, which the test closes. What it answers depends on the question; a long one gets ten tokens."""
+        """A fresh engine; the test closes it. Its answer depends on the question; to a long one it has ten tokens."""
         raise NotImplementedError("override make_engine()")
 
     def request(self, engine: Engine, text: str = "one two three", *, n: int = 1, **sampling: Any) -> GenerationRequest:
@@ -125,7 +125,7 @@ class EngineContract:
                 assert events[-1].reason == "stop", events[-1]
 
     def test_n_answers_each_have_their_end(self, engine: Engine) -> None:
-        request = self.request(engine, n=3, max_tokens=self.limit(5), temperature=1.0)
+        request = self.request(engine, n=3, max_tokens=self.limit(5))
         if not self.can("n", "n", engine, request):
             return
         events = self.ask(engine, request)

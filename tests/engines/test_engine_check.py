@@ -12,6 +12,7 @@ from llmapi_kit.engines.lazy import LazyEngine
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.types import EngineInfo
+from tests.plugin_packages import without_collecting_garbage
 
 from .lazy_models import Machine
 
@@ -19,7 +20,8 @@ pytestmark = pytest.mark.kernel
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays():
+def nothing_stays(monkeypatch):
+    without_collecting_garbage(monkeypatch)
     yield
     kit.stop_all()
 

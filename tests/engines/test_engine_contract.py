@@ -14,12 +14,10 @@ from .lazy_models import Machine
 
 pytestmark = pytest.mark.kernel
 
-SLOW = {"reply": None, "delay_s": 0.002}
-
 
 class TestMockEngine(EngineContract):
     def make_engine(self):
-        return MockEngine(delay_s=0.005, num_tokens=180)
+        return MockEngine(delay_s=0.002, num_tokens=180)
 
 
 class TestRenamedEngine(EngineContract):

@@ -20,8 +20,9 @@ pytestmark = pytest.mark.kernel
 
 
 @pytest.fixture
-def machine():
+def machine(monkeypatch):
     made = Machine()
+    monkeypatch.setattr("llmapi_kit.engines.loadable.release_memory", made.release_memory)
     yield made
     made.close()
 
@@ -94,6 +95,17 @@ def test_it_is_loaded_again_after_it_was_unloaded(machine):
     assert answer(engine) == "I am a"
     stats = engine.stats()
     assert (stats.num_loads, stats.num_unloads, stats.num_finished) == (2, 1, 2)
+
+
+def test_memory_is_given_back_after_each_unload_and_each_failed_load(machine):
+    engine = machine.model("a")
+    answer(engine)
+    engine.unload()
+    assert machine.num_releases == 1
+    broken = machine.model("b", error=lambda: ModelLoadError("no"))
+    with pytest.raises(EngineUnavailableError):
+        answer(broken)
+    asyncio.run(wait_until(lambda: machine.num_releases == 2))
 
 
 def test_embedding_and_tokenizing_load_it_too(machine):

@@ -14,12 +14,14 @@ from llmapi_kit.engines.loader import ModelLoader
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ConfigError, InvalidRequestError, ModelNotFoundError, UnsupportedModelError
 from llmapi_kit.models.spec import POCKET_DIR, ModelSpec, parse_spec
+from tests.plugin_packages import without_collecting_garbage
 
 QUESTION = "What is the capital of France?"
 
 
 @pytest.fixture(autouse=True)
 def nothing_stays(monkeypatch):
+    without_collecting_garbage(monkeypatch)
     monkeypatch.setenv("LLMAPI_KIT_NATIVE", "false")
     yield
     kit.stop_all()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from dataclasses import replace
 
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.lazy import LazyEngine
@@ -14,15 +12,7 @@ from llmapi_kit.models.memory_need import MemoryNeed
 from llmapi_kit.models.spec import ModelSpec
 from llmapi_kit.testing import EngineContract
 
-from .conftest import make_local
-
-
-def make_slow_local():
-    """A local engine whose steps take long enough to be interrupted."""
-    pause = threading.Event()
-    engine = make_local(before_step=lambda items: pause.wait(0.003))
-    engine.info = replace(engine.info, capabilities=("chat", "completions", "embeddings"))
-    return engine
+from .conftest import make_slow_local
 
 
 class TestLocalEngine(EngineContract):

@@ -11,7 +11,7 @@ from llmapi_kit.config import load_settings
 from llmapi_kit.engines.registry import make_engine
 from llmapi_kit.errors import ConfigError, ModelLoadError, ModelNotFoundError
 from llmapi_kit.models.spec import parse_spec
-from tests.plugin_packages import add_package
+from tests.plugin_packages import add_package, without_collecting_garbage
 
 from .conftest import ask, collect
 
@@ -32,7 +32,8 @@ GOOD = """
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays():
+def nothing_stays(monkeypatch):
+    without_collecting_garbage(monkeypatch)
     yield
     kit.stop_all()
 

@@ -21,9 +21,10 @@ LONG = {"num_tokens": 1_000_000, "delay_s": 0.001}
 
 
 @pytest.fixture
-def machine():
+def machine(monkeypatch):
     """Room for two."""
     made = Machine(size=2)
+    monkeypatch.setattr("llmapi_kit.engines.loadable.release_memory", made.release_memory)
     yield made
     made.close()
 

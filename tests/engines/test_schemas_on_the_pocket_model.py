@@ -46,21 +46,29 @@ async def answer(engine, schema, seed):
     return text, events[-1].reason == "stop"
 
 
-@settings(max_examples=200 // BATCH, derandomize=True)
-@given(batch=st.lists(schemas(), min_size=BATCH, max_size=BATCH))
-def test_every_complete_answer_validates(engine, batch):
-    # At most four grammars may wait to be compiled: more at once are refused
-    async def main():
-        turns = asyncio.Semaphore(4)
+def test_every_complete_answer_validates(engine):
+    """Most are complete, taken together: in a single batch chance may have it otherwise."""
+    completed = []
 
-        async def one(schema, seed):
-            async with turns:
-                return await answer(engine, schema, seed)
+    @settings(max_examples=200 // BATCH, derandomize=True)
+    @given(batch=st.lists(schemas(), min_size=BATCH, max_size=BATCH))
+    def check(batch):
+        # At most four grammars may wait to be compiled: more at once are refused
+        async def main():
+            turns = asyncio.Semaphore(4)
 
-        return await asyncio.gather(*(one(schema, seed) for seed, schema in enumerate(batch)))
+            async def one(schema, seed):
+                async with turns:
+                    return await answer(engine, schema, seed)
 
-    answers = asyncio.run(main())
-    for schema, (text, is_complete) in zip(batch, answers, strict=True):
-        if is_complete:
-            jsonschema.Draft202012Validator(schema).validate(json.loads(text, parse_float=Decimal))
-    assert sum(is_complete for _, is_complete in answers) >= BATCH // 2
+            return await asyncio.gather(*(one(schema, seed) for seed, schema in enumerate(batch)))
+
+        answers = asyncio.run(main())
+        for schema, (text, is_complete) in zip(batch, answers, strict=True):
+            if is_complete:
+                jsonschema.Draft202012Validator(schema).validate(json.loads(text, parse_float=Decimal))
+        completed.extend(is_complete for _, is_complete in answers)
+
+    check()
+    assert len(completed) >= 200
+    assert sum(completed) >= len(completed) // 2

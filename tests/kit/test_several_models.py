@@ -12,7 +12,7 @@ import pytest
 import llmapi_kit as kit
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ConfigError, ModelNotFoundError
-from tests.plugin_packages import add_package
+from tests.plugin_packages import add_package, without_collecting_garbage
 
 pytestmark = pytest.mark.kernel
 
@@ -37,6 +37,13 @@ BACK_END = """
             raise RuntimeError("no such weights")
         return Mine(f"I am {name}", name=name, **options)
 """
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(monkeypatch):
+    without_collecting_garbage(monkeypatch)
+    yield
+    kit.stop_all()
 
 
 @pytest.fixture

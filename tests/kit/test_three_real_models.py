@@ -115,7 +115,6 @@ def test_200_requests_over_three_models_with_room_for_two(monkeypatch, tmp_path,
     inner = [weakref.ref(each._model._engine) for each in lazy.values() if each._model._engine is not None]
     kit.stop_all()
     lazy.clear()
-    del server
     gc.collect()
     assert [each() for each in (*seen_engines, *inner)] == [None] * len((*seen_engines, *inner))
     stayed = [thread for thread in set(threading.enumerate()) - threads_before if thread.is_alive()]

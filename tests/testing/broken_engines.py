@@ -34,7 +34,7 @@ class Broken(MockEngine):
 
 class Contract(EngineContract):
     __test__ = False
-    deadline_s = 1.0
+    deadline_s = 0.5
     num_examples = 5
     broken: type[Engine] = Broken
 
