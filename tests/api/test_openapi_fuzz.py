@@ -56,7 +56,7 @@ SESSIONS = {("post", f"/v1/chat/{call}") for call in ("start", "ask", "end")}  #
 STORED = "/v1/chat/completions/{completion_id}"
 ASKED = (
     *("/v1/chat/completions", STORED, f"{STORED}/messages"),
-    *("/v1/models", "/v1/models/{model}", "/healthz", "/readyz", "/version", "/metrics", EVENTS),
+    *("/v1/models", "/v1/models/{model}", "/healthz", "/readyz", "/version", "/metrics", "/v1/usage", EVENTS),
 )
 
 
