@@ -32,7 +32,7 @@ REQUIREMENTS = (
 )
 MARK = re.compile(r"pytest\.mark\.kernel\b")
 INSTALL_TIMEOUT_S = 900
-TEST_TIMEOUT_S = 600
+TEST_TIMEOUT_S = 1800
 
 
 def main() -> int:
