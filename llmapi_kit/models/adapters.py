@@ -152,6 +152,7 @@ def apply_adapter(model: Any, adapter: Adapter, *, is_merged: bool = True) -> An
         if result.unexpected_keys or missing:
             raise _mismatch(adapter, f"{[*result.unexpected_keys, *missing][0]} has no counterpart")
         return tuner.merge_and_unload(safe_merge=True) if is_merged else model
+    # What peft and torch raise, each in its place, for a module or a tensor they can't take
     except (RuntimeError, ValueError, TypeError, KeyError, NotImplementedError) as exc:
         raise _mismatch(adapter, str(exc)) from exc
 

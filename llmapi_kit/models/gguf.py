@@ -145,7 +145,7 @@ def _read(model: GgufModel, stored: str, dtype: torch.dtype) -> torch.Tensor:
     else:
         try:
             values = dequantize(raw.reshape(*place.shape[:-1], -1), GGMLQuantizationType[place.kind])
-        except NotImplementedError as exc:
+        except NotImplementedError as exc:  # what gguf raises for a format that it knows and can't unpack
             raise UnsupportedModelError(
                 f"{model.header.path.name}: weights in {place.kind} can't be read. Take a file in another format, "
                 "such as Q8_0, Q6_K or Q4_K_M."

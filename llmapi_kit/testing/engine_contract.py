@@ -60,7 +60,7 @@ class EngineContract:
 
     def make_engine(self) -> Engine:
         """A fresh engine; the test closes it. Its answer depends on the question; to a long one it has ten tokens."""
-        raise NotImplementedError("override make_engine()")
+        raise NotImplementedError("override make_engine()")  # which engine it is, only whoever inherits knows
 
     def request(self, engine: Engine, text: str = "one two three", *, n: int = 1, **sampling: Any) -> GenerationRequest:
         """A question; a conversation where the engine holds one."""

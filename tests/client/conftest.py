@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from llmapi_kit.config import load_settings
@@ -29,11 +27,3 @@ def serve():
     yield make
     for server in made:
         server.stop(0)
-
-
-def wait_until(condition, timeout_s=15):
-    """Wait for something another thread or process does."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.005)

@@ -14,8 +14,7 @@ import time
 import pytest
 
 from llmapi_kit.engines.mock import MockEngine
-
-from .conftest import wait_until
+from tests.api.conftest import wait_until
 
 pytestmark = pytest.mark.kernel
 

@@ -20,8 +20,9 @@ from llmapi_kit.errors import (
     ServerNotFoundError,
     SessionGoneError,
 )
+from tests.api.conftest import wait_until
 
-from .conftest import KEY, wait_until
+from .conftest import KEY
 
 pytestmark = pytest.mark.kernel
 

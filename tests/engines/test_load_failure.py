@@ -14,7 +14,7 @@ pytestmark = pytest.mark.kernel
     ("text", "told"),
     [
         ("/srv/secret/models/x/config.json can't be read", "…/config.json can't be read"),
-        ("file '/root/.cache/hub/x.bin': no", "file '…/x.bin': no"),
+        ("file '/var/cache/hub/x.bin': no", "file '…/x.bin': no"),
         ("see ~/models/private/x", "see …/x"),
         (r"C:\Users\ann\x.gguf is damaged", "…/x.gguf is damaged"),
         ("hf_abcdefgh1234 was refused", "… was refused"),

@@ -73,7 +73,7 @@ class Chunks:
                 self._waited_s = 0.0
                 while await self._part(LAST_PART_S) is not None:
                     pass
-        except Exception:  # it is closed one way or the other
+        except Exception:  # the answer is complete; only whether the connection can be kept was left to find out
             self._has_ended = False
         finally:
             if self._task is not None:
