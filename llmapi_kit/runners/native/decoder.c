@@ -243,79 +243,139 @@ typedef struct {
     float *out;
 } Row;
 
-/* Rows of one slot and one key head over their past, each itself included. Keys and values are loaded once for all
-   rows; sums go in `chains`, as one would wait for itself. `scores` has room for rows x scores_length. */
-INLINE void attend(const int rows, const int chains, const Model *model, const Layer *layer, const Strides *s,
-                   const stored *keys, const stored *values, const Row *row, float *scores, long scores_length) {
-    const long size = model->head_dim;
-    long last = 0, first = model->max_length, firsts[MAX_ROWS];
+/* Memory of a thread for rows that attend together, `length` and `width` floats a row. */
+typedef struct {
+    float *scores, *sums;
+    long length, width;
+} Scratch;
+
+/* The switch over a number of rows, 1 to MAX_ROWS; more chains where there are few, as a sum waits for itself. */
+#define EACH_COUNT(rows, CASE) \
+    switch (rows) { CASE(1, 4) CASE(2, 4) CASE(3, 2) CASE(4, 2) }
+
+/* Scores of rows over a block of LANES positions. Keys are loaded once for all of them. */
+INLINE void score(const int rows, const int chains, const stored *keys, long size, const Row *row, long offset,
+                  float scaling, float *scores, long length) {
+    vec dots[MAX_ROWS][MAX_CHAINS] = {0};
+    long i = 0;
+    for (; i + chains <= size; i += chains)
+#pragma GCC unroll 4
+        for (int j = 0; j < chains; j++) {
+            const vec key = load(keys + (i + j) * LANES);
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; r++) dots[r][j] += key * row[r].query[offset + i + j];
+        }
+    for (; i < size; i++)
+        for (int r = 0; r < rows; r++) dots[r][0] += load(keys + i * LANES) * row[r].query[offset + i];
+#pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
-        const long position = row[r].position;
-        firsts[r] = layer->window && position >= layer->window ? position - layer->window + 1 : 0;
-        first = firsts[r] < first ? firsts[r] : first;
-        last = position > last ? position : last;
+        for (int j = 1; j < chains; j++) dots[r][0] += dots[r][j];
+        *(vec *)(scores + r * length) = dots[r][0] * scaling;
+    }
+}
+
+/* Adds the values at `from` to `to` of a block, weighted, to the rows' sums. */
+INLINE void mix(const int rows, const int chains, const stored *values, long width, long from, long to,
+                const float *weights, long length, float *sums) {
+    for (long column = 0; column < width; column += LANES) {
+        vec mixed[MAX_ROWS][MAX_CHAINS] = {0};
+        long i = from;
+        for (; i + chains <= to; i += chains)
+#pragma GCC unroll 4
+            for (int j = 0; j < chains; j++) {
+                const vec value = load(values + (i + j) * width + column);
+#pragma GCC unroll 4
+                for (int r = 0; r < rows; r++) mixed[r][j] += value * weights[r * length + i + j];
+            }
+        for (; i < to; i++)
+            for (int r = 0; r < rows; r++)
+                mixed[r][0] += load(values + i * width + column) * weights[r * length + i];
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            for (int j = 1; j < chains; j++) mixed[r][0] += mixed[r][j];
+            *(vec *)(sums + r * width + column) += mixed[r][0];
+        }
+    }
+}
+
+/* Scores from `begin` to `end` become weights, all 0 but from `first` to `last`; returns what to multiply them by. */
+static float soften(float *scores, long begin, long first, long last, long end) {
+    for (long at = begin; at < first; at++) scores[at] = -1e30f;
+    for (long at = last + 1; at < end; at++) scores[at] = -1e30f;
+    vec highest = splat(-1e30f), sums = {0};
+    for (long at = begin; at < end; at += LANES) highest = larger(*(vec *)(scores + at), highest);
+    float peak = highest[0];
+    for (int i = 1; i < LANES; i++) peak = highest[i] > peak ? highest[i] : peak;
+    for (long at = begin; at < end; at += LANES) {
+        const vec weight = exponential(*(vec *)(scores + at) - peak);
+        *(vec *)(scores + at) = weight;
+        sums += weight;
+    }
+    return 1.0f / total(sums);
+}
+
+/* First position that a token sees. */
+static long first_seen(const Layer *layer, long position) {
+    return layer->window && position >= layer->window ? position - layer->window + 1 : 0;
+}
+
+INLINE void fetch(const stored *from, long size) {
+    for (long i = 0; i < size; i += 64 / (long)sizeof(stored)) __builtin_prefetch(from + i);
+}
+
+/* Rows of one slot over their past, each itself included: the `num_rows` given, of the first of `heads` key heads, and
+   those as many queries further on of each other head. Block after block through all heads, so that memory is read in
+   one go; with several heads, what comes next is fetched meanwhile, at the end what lies at `next`. */
+static void attend(const Model *model, const Layer *layer, const Strides *s, long heads, const stored *keys,
+                   const stored *next, long num_rows, const Row *row, Scratch scratch) {
+    const stored *values = keys + model->kv_heads * s->head;
+    const long size = model->head_dim, step = model->heads / model->kv_heads * size;
+    long last = 0, first = model->max_length;
+    for (long r = 0; r < num_rows; r++) {
+        const long seen = first_seen(layer, row[r].position);
+        first = seen < first ? seen : first;
+        last = row[r].position > last ? row[r].position : last;
     }
     const long begin = first / LANES * LANES, end = PADDED(last + 1, LANES);
     for (long at = begin; at < end; at += LANES) {
         const stored *block = keys + at / LANES * s->block;
-        vec dots[MAX_ROWS][MAX_CHAINS] = {0};
-        long i = 0;
-        for (; i + chains <= size; i += chains)
-#pragma GCC unroll 4
-            for (int j = 0; j < chains; j++) {
-                const vec key = load(block + (i + j) * LANES);
-#pragma GCC unroll 4
-                for (int r = 0; r < rows; r++) dots[r][j] += key * row[r].query[i + j];
+        const stored *ahead = at + LANES < end ? block + s->block : values + begin / LANES * s->block;
+        for (long h = 0; h < heads; h++) {
+            if (heads > 1) fetch(ahead + h * s->head, LANES * size);
+            for (long r = 0; r < num_rows; r += MAX_ROWS) {
+                float *scores = scratch.scores + (h * num_rows + r) * scratch.length + at;
+#define SCORE(rows, chains) \
+    case rows: \
+        score(rows, chains, block + h * s->head, size, row + r, h * step, layer->scaling, scores, scratch.length); \
+        break;
+                EACH_COUNT(num_rows - r < MAX_ROWS ? num_rows - r : MAX_ROWS, SCORE)
             }
-        for (; i < size; i++)
-            for (int r = 0; r < rows; r++) dots[r][0] += load(block + i * LANES) * row[r].query[i];
-#pragma GCC unroll 4
-        for (int r = 0; r < rows; r++) {
-            for (int j = 1; j < chains; j++) dots[r][0] += dots[r][j];
-            *(vec *)(scores + r * scores_length + at) = dots[r][0] * layer->scaling;
         }
     }
-    float scales[MAX_ROWS];
-    for (int r = 0; r < rows; r++) {
-        float *own = scores + r * scores_length;
-        for (long at = begin; at < firsts[r]; at++) own[at] = -1e30f;
-        for (long at = row[r].position + 1; at < end; at++) own[at] = -1e30f;
-        vec highest = splat(-1e30f), sums = {0};
-        for (long at = begin; at < end; at += LANES) highest = larger(*(vec *)(own + at), highest);
-        float peak = highest[0];
-        for (int i = 1; i < LANES; i++) peak = highest[i] > peak ? highest[i] : peak;
-        for (long at = begin; at < end; at += LANES) {
-            const vec weight = exponential(*(vec *)(own + at) - peak);
-            *(vec *)(own + at) = weight;
-            sums += weight;
-        }
-        scales[r] = 1.0f / total(sums);
+    float scales[heads * num_rows];
+    for (long i = 0; i < heads * num_rows; i++) {
+        const long position = row[i % num_rows].position;
+        scales[i] = soften(scratch.scores + i * scratch.length, begin, first_seen(layer, position), position, end);
     }
-    for (long column = 0; column < size; column += LANES) {
-        vec mixed[MAX_ROWS][MAX_CHAINS] = {0};
-        for (long at = begin; at < end; at += LANES) {
-            const stored *block = values + at / LANES * s->block + column;
-            const long to = last + 1 - at < LANES ? last + 1 - at : LANES;
-            long i = first > at ? first - at : 0;
-            for (; i + chains <= to; i += chains)
-#pragma GCC unroll 4
-                for (int j = 0; j < chains; j++) {
-                    const vec value = load(block + (i + j) * s->values_width);
-#pragma GCC unroll 4
-                    for (int r = 0; r < rows; r++) mixed[r][j] += value * scores[r * scores_length + at + i + j];
-                }
-            for (; i < to; i++)
-                for (int r = 0; r < rows; r++)
-                    mixed[r][0] += load(block + i * s->values_width) * scores[r * scores_length + at + i];
+    memset(scratch.sums, 0, heads * num_rows * scratch.width * sizeof(float));
+    for (long at = begin; at < end; at += LANES) {
+        const stored *block = values + at / LANES * s->block;
+        const stored *ahead = at + LANES < end ? block + s->block : next;
+        const long from = first > at ? first - at : 0, to = last + 1 - at < LANES ? last + 1 - at : LANES;
+        for (long h = 0; h < heads; h++) {
+            if (heads > 1) fetch(ahead + h * s->head, LANES * size);
+            for (long r = 0; r < num_rows; r += MAX_ROWS) {
+                const float *weights = scratch.scores + (h * num_rows + r) * scratch.length + at;
+                float *sums = scratch.sums + (h * num_rows + r) * scratch.width;
+#define MIX(rows, chains) \
+    case rows: mix(rows, chains, block + h * s->head, scratch.width, from, to, weights, scratch.length, sums); break;
+                EACH_COUNT(num_rows - r < MAX_ROWS ? num_rows - r : MAX_ROWS, MIX)
+            }
         }
-        for (int r = 0; r < rows; r++) {
-            for (int j = 1; j < chains; j++) mixed[r][0] += mixed[r][j];
-            const vec all = mixed[r][0] * scales[r];
-            if (column + LANES <= size)
-                *(vec *)(row[r].out + column) = all;
-            else
-                for (long i = 0; column + i < size; i++) row[r].out[column + i] = all[i];
-        }
+    }
+    for (long i = 0; i < heads * num_rows; i++) {
+        float *out = row[i % num_rows].out + i / num_rows * step;
+        for (long j = 0; j < size; j++) out[j] = scratch.sums[i * scratch.width + j] * scales[i];
     }
 }
 
@@ -353,7 +413,8 @@ static void activate(const float *gate, long size, float *out) {
 }
 
 typedef struct {
-    long x, h, qkv, gate_up, scores; /* floats a row */
+    long x, h, qkv, gate_up, scores, sums; /* floats a row */
+    long rows;                             /* that a thread attends with at once */
 } Widths;
 
 static Widths widths_of(const Model *model) {
@@ -365,13 +426,15 @@ static Widths widths_of(const Model *model) {
     w.qkv = PADDED(both, PANEL);
     w.gate_up = PADDED(2 * model->inner, PANEL);
     w.scores = PADDED(model->max_length, LANES) + 2 * LANES;
+    w.sums = PADDED(model->head_dim, LANES);
+    w.rows = model->heads > MAX_ROWS ? model->heads : MAX_ROWS;
     return w;
 }
 
 /* Floats of working memory that a step of so many tokens needs. */
 int64_t work_size(const Model *model, int64_t num_tokens, int64_t num_threads) {
     const Widths w = widths_of(model);
-    return num_tokens * (w.h + w.qkv + w.gate_up) + num_threads * MAX_ROWS * w.scores;
+    return num_tokens * (w.h + w.qkv + w.gate_up) + num_threads * w.rows * (w.scores + w.sums);
 }
 
 /* Elements of memory that a slot takes, and from its start to position `length`. */
@@ -393,7 +456,8 @@ static void run(Team *team, int index, void *arguments) {
     const long n = step.num_tokens, size = model->head_dim, queries = model->heads * size;
     const long group = model->heads / model->kv_heads, logits_width = PADDED(model->vocab, PANEL);
     float *x = step.x, *h = step.work, *qkv = h + n * w.h, *gate_up = qkv + n * w.qkv;
-    float *scores = gate_up + n * w.gate_up + index * MAX_ROWS * w.scores;
+    float *own = gate_up + n * w.gate_up + index * w.rows * (w.scores + w.sums);
+    const Scratch scratch = {own, own + w.rows * w.scores, w.scores, w.sums};
     SHARED(team, t, n, 4) embed(model, step.tokens[t], x + t * w.x, w.x);
     barrier(team);
     for (long l = 0; l < model->num_layers; l++) {
@@ -408,23 +472,30 @@ static void run(Team *team, int index, void *arguments) {
         SHARED(team, t, n, 4)
             place(model, layer, &s, memory + step.slots[t] * s.slot, qkv + t * w.qkv, step.positions[t]);
         barrier(team);
-        SHARED(team, i, n * model->kv_heads, 1) {
-            const long t = i % n, kv_head = i / n; /* a head's past stays in the cache for the next tokens */
+        /* Tokens alone in their slot: all heads at once, if that leaves enough to share. Neighbours: head after head,
+           whose past stays in the cache for all of them. */
+        const long at_once = team->num_active == 1 || n >= 4 * team->num_active ? model->kv_heads : 1;
+        long begin = 0, end = 0; /* of a slot's tokens */
+        SHARED(team, i, n * model->kv_heads, at_once) {
+            while (i >= end * model->kv_heads)
+                for (begin = end++; end < n && step.slots[end] == step.slots[begin];) end++;
+            const long inside = i - begin * model->kv_heads, kv_head = inside / (end - begin);
+            const long t = begin + inside % (end - begin), span = end - begin == 1 ? at_once : 1;
+            if (kv_head % span) continue;
             const long num_rows = group * run_length(step.slots, step.positions, n, t);
             const stored *keys = memory + step.slots[t] * s.slot + kv_head * s.head;
-            const stored *values = keys + model->kv_heads * s.head;
-            Row rows[MAX_ROWS];
-            int filled = 0;
+            const stored *next = keys;
+            if (end < n)
+                next = memory + step.slots[end] * s.slot + first_seen(layer, step.positions[end]) / LANES * s.block;
+            Row rows[num_rows + 1];
             for (long r = 0; r < num_rows; r++) {
                 const long at = t + r / group, head = kv_head * group + r % group;
-                rows[filled++] = (Row){qkv + at * w.qkv + head * size, step.positions[at], h + at * w.h + head * size};
-                if (filled == MAX_ROWS) {
-                    attend(MAX_ROWS, 2, model, layer, &s, keys, values, rows, scores, w.scores);
-                    filled = 0;
-                }
+                rows[r] = (Row){qkv + at * w.qkv + head * size, step.positions[at], h + at * w.h + head * size};
             }
-            for (int r = 0; r < filled; r++)
-                attend(1, MAX_CHAINS, model, layer, &s, keys, values, rows + r, scores, w.scores);
+            const long together = end - begin == 1 ? num_rows : MAX_ROWS;
+            for (long r = 0; r < num_rows; r += together)
+                attend(model, layer, &s, span, keys, next, num_rows - r < together ? num_rows - r : together, rows + r,
+                       scratch);
         }
         barrier(team);
         if (DEPTH > 1) {

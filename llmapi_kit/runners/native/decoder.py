@@ -235,7 +235,10 @@ def _untouched(shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray[Any, 
     of attention over 1,600 positions.
     """
     count = shape[0] * shape[1]
-    pages = mmap.mmap(-1, max(1, count * dtype.itemsize))
+    num_bytes = max(1, count * dtype.itemsize)
+    # Shared memory, which is Python's default, gets no large pages
+    flags = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
+    pages = mmap.mmap(-1, num_bytes, **flags)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without them
             pages.madvise(mmap.MADV_HUGEPAGE)
