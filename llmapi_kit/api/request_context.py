@@ -5,8 +5,6 @@ Pure ASGI, because Starlette's BaseHTTPMiddleware hides that a client left.
 
 from __future__ import annotations
 
-import secrets
-
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,6 +12,7 @@ from llmapi_kit.api.errors import error_response
 from llmapi_kit.api.routes import host_name
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.errors import ForbiddenError
+from llmapi_kit.ids import random_hex
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
@@ -35,7 +34,7 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = "req_" + secrets.token_hex(12)
+        request_id = "req_" + random_hex(24)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

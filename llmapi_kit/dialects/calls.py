@@ -5,12 +5,12 @@ Knows no format. The reader of a format says when a call begins and what to add 
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 
 from llmapi_kit.dialects.base import Function
 from llmapi_kit.dialects.text_stream import TextStream
+from llmapi_kit.ids import random_hex
 from llmapi_kit.types import ToolCallDelta
 
 
@@ -31,7 +31,7 @@ class Calls:
 
     def begin(self, name: str) -> None:
         """A call of this function begins, whether it is offered or not."""
-        self._put(ToolCallDelta(self.num_begun, id=f"call_{secrets.token_hex(12)}", name=name))
+        self._put(ToolCallDelta(self.num_begun, id=f"call_{random_hex(24)}", name=name))
         self.num_begun += 1
 
     def add(self, arguments: str) -> None:

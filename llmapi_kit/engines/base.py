@@ -6,12 +6,12 @@ and any event loop; `generate` runs on the caller's loop.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from llmapi_kit.errors import InvalidRequestError
+from llmapi_kit.ids import random_hex
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Embedded, EngineInfo, EngineStats, Event, GeneratedImage, ImageRequest, Readiness
 
@@ -76,7 +76,7 @@ class GenerationRequest:
     has_generation_prompt: bool = True
     cache_salt: str = ""
     affinity: str = ""
-    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    id: str = field(default_factory=lambda: random_hex(16))
 
     def __post_init__(self) -> None:
         if (self.messages is None) == (self.prompt is None):

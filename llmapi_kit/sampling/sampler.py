@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -49,14 +49,10 @@ class SamplerRow:
     prompt_ids: Sequence[int]
     index: int = 0
     num_drawn: int = 0
-    _seed: bytes = field(init=False)
+    _seed: bytes = b""  # set when a number is drawn for the first time
     _seen: torch.Tensor | None = None  # (vocab,) bool: in prompt or answer
     _counts: torch.Tensor | None = None  # (vocab,) how often in the answer
     _bias: tuple[torch.Tensor, torch.Tensor] | None = None  # ids, values
-
-    def __post_init__(self) -> None:
-        seed = self.params.seed
-        self._seed = secrets.token_bytes(16) if seed is None else seed.to_bytes(16, "little", signed=True)
 
     def is_plain_greedy(self) -> bool:
         """Whether the argmax of the raw logits is the answer, and nothing else is asked for."""
@@ -65,6 +61,9 @@ class SamplerRow:
 
     def uniform(self) -> float:
         """The random number in [0, 1) of the token about to be chosen."""
+        if not self._seed:
+            seed = self.params.seed
+            self._seed = secrets.token_bytes(16) if seed is None else seed.to_bytes(16, "little", signed=True)
         counter = self.num_drawn.to_bytes(8, "little") + self.index.to_bytes(4, "little")
         digest = hashlib.blake2b(self._seed + counter, digest_size=8).digest()
         return (int.from_bytes(digest, "little") >> 11) / 2**53

@@ -248,10 +248,11 @@ class GenerationBody(DecodingBody):
 def _extras(body: BaseModel, prefix: str = "") -> list[tuple[str, Any]]:
     """(path, value) of every field that no schema lists, in this object and the ones within."""
     found = [(prefix + name, value) for name, value in (body.model_extra or {}).items()]
-    for name in type(body).model_fields:
-        value = getattr(body, name)
-        for i, part in enumerate(value if isinstance(value, list) else [value]):
-            if isinstance(part, BaseModel):
-                index = f"{i}." if isinstance(value, list) else ""
-                found += _extras(part, f"{prefix}{name}.{index}")
+    for name, value in body.__dict__.items():  # most of sixty fields are None, and every request comes through here
+        if isinstance(value, BaseModel):
+            found += _extras(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            for i, part in enumerate(value):
+                if isinstance(part, BaseModel):
+                    found += _extras(part, f"{prefix}{name}.{i}.")
     return found

@@ -6,7 +6,6 @@ Runs on the server's event loop. Knows engines and events; the two endpoints bri
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -21,6 +20,7 @@ from llmapi_kit.api.timed_events import TimedEvents
 from llmapi_kit.engines.base import Engine, GenerationRequest
 from llmapi_kit.engines.many import generate_many
 from llmapi_kit.errors import RequestError, StoreError
+from llmapi_kit.ids import random_hex
 from llmapi_kit.store.counts import Counts
 from llmapi_kit.types import Accepted, Delta, Failed, Finished
 
@@ -238,7 +238,7 @@ async def start(state: ApiState, engine: Engine, requests: Sequence[GenerationRe
 
 def new_id(prefix: str) -> str:
     """An id of 24 hexadecimal digits that sorts by when it was made: nanoseconds first, then chance."""
-    return f"{prefix}{time.time_ns():016x}{secrets.token_hex(4)}"
+    return f"{prefix}{time.time_ns():016x}{random_hex(8)}"
 
 
 def frame(body: object) -> bytes:
