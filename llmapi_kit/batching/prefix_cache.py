@@ -75,10 +75,8 @@ class PrefixCache:
         free = [i for i, slot in enumerate(self._slots) if not slot.is_busy]
         if not free:
             return None
-        shared = [0] * len(self._slots)
-        if self._is_enabled and is_reusing:
-            shared = [common_prefix(slot.tokens, prompt[:-1]) if slot.salt == salt else 0 for slot in self._slots]
-        placement = self._choose(free, shared)
+        reusable = prompt[:-1] if self._is_enabled and is_reusing else ()
+        placement = self._choose(free, reusable, salt)
         self._take(placement, prompt, salt)
         return placement
 
@@ -98,11 +96,10 @@ class PrefixCache:
         if not self._is_enabled:
             held.tokens = []
 
-    def _choose(self, free: list[int], shared: list[int]) -> Placement:
-        best = max(range(len(shared)), key=lambda i: (shared[i], i in free, -i))
-        length = shared[best]
+    def _choose(self, free: list[int], prompt: Sequence[int], salt: str) -> Placement:
+        best, length = self._longest_shared(prompt, salt)
         # A conversation goes on in its own slot. What is mostly something else is left for its owner.
-        if best in free and length and 2 * length >= len(self._slots[best].tokens):
+        if length and best in free and 2 * length >= len(self._slots[best].tokens):
             return Placement(best, length)
         others = [i for i in free if i != best or not length] or free
         # Empty slots first, the lowest of them: neighbouring slots attend without a copy. Then the longest unused.
@@ -110,8 +107,24 @@ class PrefixCache:
         if target == best:
             return Placement(best, length)
         if length < MIN_SHARED:
-            return Placement(target, shared[target])
+            slot = self._slots[target]
+            return Placement(target, common_prefix(slot.tokens, prompt) if slot.salt == salt else 0)
         return Placement(target, length, copy_from=best)
+
+    def _longest_shared(self, prompt: Sequence[int], salt: str) -> tuple[int, int]:
+        """The slot that shares most of a prompt, a free one rather than a busy one, and how much.
+
+        Where both go on, less than `MIN_SHARED` counts for nothing: prompts of a template all begin alike.
+        """
+        best, length = 0, 0
+        for i, slot in enumerate(self._slots):
+            size = min(MIN_SHARED, len(slot.tokens), len(prompt))
+            if slot.salt != salt or slot.tokens[:size] != prompt[:size]:
+                continue
+            shared = common_prefix(slot.tokens, prompt)
+            if shared > length or (shared == length and self._slots[best].is_busy and not slot.is_busy):
+                best, length = i, shared
+        return best, length
 
     def _take(self, placement: Placement, prompt: Sequence[int], salt: str) -> None:
         slot = self._slots[placement.slot]

@@ -18,6 +18,8 @@ from llmapi_kit.runners.base import StepItem
 
 # Smaller chunks would take longer in all than they spare the streams.
 MIN_CHUNK = 16
+# Prompt tokens in a step while several prompts wait: the first of them need not wait for the last.
+SHARED_STEP = 256
 # Logits of every token of a chunk are as wide as the vocabulary.
 MAX_SCORED_CHUNK = 64
 
@@ -116,6 +118,8 @@ class Scheduler:
             if not request.num_uncomputed_prompt and not request.is_parked
         ]
         budget = self._prefill_budget(len(plan)) if plan else self.step_tokens
+        if sum(request.num_uncomputed_prompt > 0 for request in self.running) > 1:
+            budget = min(budget, SHARED_STEP)
         for request in self.running:
             remaining = request.num_uncomputed_prompt
             if not remaining or request.is_parked or (budget <= 0 and plan):
@@ -146,10 +150,14 @@ class Scheduler:
         """Whether a running request is computing a prefix that this one shares, and is not there yet."""
         if not self._has_prefix_cache or not request.can_reuse_prefix:
             return False
+        prompt = request.prompt_ids[:-1]
+        if len(prompt) < MIN_SHARED:
+            return False
         for other in self.running:
-            if other.num_uncomputed_prompt and not other.is_parked and other.cache_salt == request.cache_salt:
-                shared = common_prefix(other.prompt_ids, request.prompt_ids[:-1])
-                if other.num_computed < shared and shared >= MIN_SHARED:
+            if other.is_parked or not other.num_uncomputed_prompt or other.cache_salt != request.cache_salt:
+                continue
+            if other.prompt_ids[:MIN_SHARED] == prompt[:MIN_SHARED]:
+                if other.num_computed < common_prefix(other.prompt_ids, prompt):
                     return True
         return False
 
