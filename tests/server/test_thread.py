@@ -1,6 +1,7 @@
 """The server's thread: it says why it did not start, leaves nothing behind, and tells when it has died."""
 
 import asyncio
+import gc
 import importlib.util
 import signal
 import socket
@@ -52,6 +53,29 @@ def raise_at_start(monkeypatch, act):
         await act()
 
     monkeypatch.setattr(uvicorn.Server, "startup", startup)
+
+
+@pytest.fixture
+def thresholds():
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)
+
+
+@pytest.mark.usefixtures("thresholds")
+def test_cycles_are_looked_for_rarely(make_thread):
+    gc.set_threshold(700, 10, 10)
+    make_thread().start(DEADLINE_S)
+    assert gc.get_threshold()[:2] == (10_000, 20)
+
+
+@pytest.mark.usefixtures("thresholds")
+@pytest.mark.parametrize("own", [(50_000, 30, 60), (0, 10, 10)])
+def test_a_collector_that_is_set_rarer_or_off_stays_so(make_thread, own):
+    gc.set_threshold(*own)
+    own = gc.get_threshold()  # some Pythons have no third threshold
+    make_thread().start(DEADLINE_S)
+    assert gc.get_threshold() == own
 
 
 def test_it_answers_when_start_returns(make_thread):
