@@ -33,7 +33,7 @@ class AnswerWriter:
 
     def advance(self, request: Request, choice: Sampled) -> list[Event]:
         """Take the next token. The last event is a `Finished` if it ends the answer."""
-        events = self.begin(request)
+        events = [] if request.echo is None else self.begin(request)
         request.output_ids.append(choice.token_id)
         params = request.params
         ends = choice.token_id in params.stop_token_ids or (choice.token_id in self._eos_ids and not params.ignore_eos)

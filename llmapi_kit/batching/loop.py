@@ -27,7 +27,7 @@ from llmapi_kit.runners.base import Logits, Runner, StepItem
 from llmapi_kit.sampling.masks import MaskWorker
 from llmapi_kit.sampling.sampler import sample
 from llmapi_kit.sampling.scoring import best_continuations, score
-from llmapi_kit.types import Embedded, EngineStats, Event, Failed, Finished, Readiness
+from llmapi_kit.types import Delta, Embedded, EngineStats, Event, Failed, Finished, Readiness
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +166,6 @@ class BatchingLoop:
             self._runner.start()
             while self._take_in():
                 self._step()
-                self._hand_over()
         except BaseException as exc:
             logger.exception("The engine's thread died")
             with self._wake:
@@ -189,6 +188,7 @@ class BatchingLoop:
                     self._stats.num_cancelled += 1
                 if self._scheduler.running or self._scheduler.waiting:
                     return True
+                self._hand_over()
                 self._wake.wait()
 
     def _step(self) -> None:
@@ -196,6 +196,7 @@ class BatchingLoop:
         for source, target, length in self._scheduler.admit():
             self._runner.copy_prefix(source, target, length)
         plan = self._scheduler.schedule()
+        self._hand_over()
         self._step_started = time.monotonic()
         try:
             self._compute(plan)
@@ -230,7 +231,7 @@ class BatchingLoop:
             logits, searching = self._set_apart(plan, logits)
         sampled = sample(logits, [request.row for request in wanting], masks) if wanting else []
         for request, item in plan:
-            if request.num_uncomputed_prompt:
+            if item.start < len(request.prompt_ids):
                 self._stats.num_prompt_tokens += len(item.tokens)
             self._scheduler.computed(request, item)
         now = time.monotonic()
@@ -339,6 +340,8 @@ class BatchingLoop:
         if request.is_done:
             return
         self._outbox.append((request, event))
+        if isinstance(event, Delta):
+            return
         if isinstance(event, Failed):
             self._stats.num_failed += 1
         elif isinstance(event, Finished | Embedded):
@@ -359,6 +362,10 @@ class BatchingLoop:
                 self._runner.free(slot)
 
     def _hand_over(self) -> None:
+        """Give the events of the last step away: when nothing is left to do in Python before the next one.
+
+        Whoever gets them wants the GIL at once. In the middle of this thread's work it would keep it for a while.
+        """
         outbox, self._outbox = self._outbox, []
         if outbox:
             self._deliver(outbox)
@@ -389,5 +396,6 @@ class BatchingLoop:
 
 def _samples(request: Request, item: StepItem) -> bool:
     """Whether the request gets a token from this item's logits: not where they score, or go to a beam search."""
-    is_whole = item.start + len(item.tokens) >= len(request.prompt_ids)
-    return item.wants_logits and is_whole and request.beams is None and not request.has_no_answer
+    if not item.wants_logits or request.beams is not None or request.has_no_answer:
+        return False
+    return item.start + len(item.tokens) >= len(request.prompt_ids)

@@ -50,6 +50,7 @@ class Request:
         is_done: its terminal event was given out; there is never another one.
         enqueued_at: `time.monotonic()` when it was made.
         last_token_at: `time.monotonic()` of its latest token; 0 before the first.
+        has_no_answer: whether it ends with its prompt.
     """
 
     id: str
@@ -76,10 +77,12 @@ class Request:
     is_done: bool = False
     enqueued_at: float = field(default_factory=time.monotonic)
     last_token_at: float = 0.0
+    has_no_answer: bool = field(init=False)
     stops: StopMatcher = field(init=False)
     row: SamplerRow = field(init=False)
 
     def __post_init__(self) -> None:
+        self.has_no_answer = self.is_embedding or self.max_new_tokens == 0
         self.stops = StopMatcher(self.params.stop)
         self.row = SamplerRow(self.params, self.prompt_ids, self.index)
         if self.beams is not None and not self.beams.members:
@@ -99,11 +102,6 @@ class Request:
     def num_slots(self) -> int:
         """Slots it needs at once."""
         return self.beams.num_beams if self.beams is not None else 1
-
-    @property
-    def has_no_answer(self) -> bool:
-        """Whether it ends with its prompt."""
-        return self.is_embedding or self.max_new_tokens == 0
 
     @property
     def last_index(self) -> int:

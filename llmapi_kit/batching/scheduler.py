@@ -112,18 +112,21 @@ class Scheduler:
 
     def schedule(self) -> list[tuple[Request, StepItem]]:
         """What the next step computes; empty when there is nothing to do."""
-        plan = [
-            (request, StepItem(_slot(request), request.num_computed, request.output_ids[-1:], True))
-            for request in self.running
-            if not request.num_uncomputed_prompt and not request.is_parked
-        ]
-        budget = self._prefill_budget(len(plan)) if plan else self.step_tokens
-        if sum(request.num_uncomputed_prompt > 0 for request in self.running) > 1:
-            budget = min(budget, SHARED_STEP)
+        plan: list[tuple[Request, StepItem]] = []
+        prefilling: list[Request] = []
         for request in self.running:
-            remaining = request.num_uncomputed_prompt
-            if not remaining or request.is_parked or (budget <= 0 and plan):
+            if request.num_computed < len(request.prompt_ids):
+                prefilling.append(request)
+            elif not request.is_parked:
+                item = StepItem(_slot(request), request.num_computed, request.output_ids[-1:], True)
+                plan.append((request, item))
+        budget = self._prefill_budget(len(plan)) if plan else self.step_tokens
+        if len(prefilling) > 1:
+            budget = min(budget, SHARED_STEP)
+        for request in prefilling:
+            if request.is_parked or (budget <= 0 and plan):
                 continue
+            remaining = request.num_uncomputed_prompt
             size = min(remaining, max(budget, 1), MAX_SCORED_CHUNK if request.scores_prompt else remaining)
             chunk = request.prompt_ids[request.num_computed : request.num_computed + size]
             plan.append((request, _prefill(request, chunk, is_last=size == remaining)))

@@ -140,7 +140,7 @@ class ModelLoader:
             grammars=grammars,
             max_queue=settings.max_queue or min(128, 4 * plan.num_slots),
             settings=settings,
-            prepare_messages=self.prepare_messages,
+            prepare_messages=None if _is_inherited(self.prepare_messages) else self.prepare_messages,
         )
 
     @classmethod
@@ -160,6 +160,11 @@ class ModelLoader:
         copied = copy.copy(self)
         copied.spec, copied.settings, copied.options = spec, settings, dict(options)
         return copied
+
+
+def _is_inherited(step: Any) -> bool:
+    """Whether a loader's step is `ModelLoader`'s own, not one of a subclass or set on the loader."""
+    return getattr(step, "__func__", None) is getattr(ModelLoader, step.__name__)
 
 
 def _dialect(tokenizer: Any) -> Dialect:

@@ -1,7 +1,7 @@
 """A model in this process: chat template and tokenizer in front, batching loop behind.
 
-Knows nothing of HTTP. Templating and tokenizing run in worker threads, generation on the loop's own thread, so the
-event loop of whoever asks is never held up.
+Knows nothing of HTTP. Templating and tokenizing run in worker threads unless the prompt is short, generation on the
+loop's own thread, so the event loop of whoever asks is not held up.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ from llmapi_kit.types import Accepted, Delta, Embedded, EngineInfo, EngineStats,
 if TYPE_CHECKING:
     from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
     from llmapi_kit.sampling.matcher import Matcher
+
+# Characters and messages of a prompt that is made on the event loop: templating and tokenizing it takes less than half a
+# millisecond. A thread would cost more than that, as it and the server's wait for each other's GIL.
+QUICK_LENGTH = 1000
+QUICK_MESSAGES = 10
 
 
 class TextCodec(Protocol):
@@ -143,7 +148,10 @@ class LocalEngine:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """See `Engine.generate`."""
-        prompt, candidates = await asyncio.to_thread(self._prepare, request)
+        if self._is_quick(request):
+            prompt, candidates = self._prepare(request)
+        else:
+            prompt, candidates = await asyncio.to_thread(self._prepare, request)
         if (constraint := prompt.constraint or request.sampling.constraint) is not None:
             matcher = await self._compile(constraint)
             for candidate in candidates:
@@ -239,8 +247,18 @@ class LocalEngine:
         if self._grammars is not None:
             self._grammars.close()
 
+    def _is_quick(self, request: GenerationRequest) -> bool:
+        """Whether preparing it takes less than handing it to a thread: a short text, to be answered in plain words."""
+        messages = request.messages or ()
+        if self._prepare_messages is not None or request.tools is not None or request.template_options:
+            return False
+        if len(messages) > QUICK_MESSAGES or any("tool_calls" in each for each in messages):
+            return False
+        texts = (request.prompt, request.suffix, *(each.get("content") for each in messages))
+        return sum(len(text or "") for text in texts) <= QUICK_LENGTH
+
     def _prepare(self, request: GenerationRequest) -> tuple[Prompt, list[Request]]:
-        """Everything that can be refused or takes long; runs in a worker thread."""
+        """Everything that can be refused or takes long; for a worker thread, but where it is quick."""
         prompt = self._build(request)
         sampling = request.sampling
         max_new_tokens = self._max_new_tokens(request, prompt.ids)

@@ -1,6 +1,6 @@
 """From a request to its prompt: template, tools, reasoning options, fill-in, and what the answer must look like.
 
-Knows nothing of queues or slots. Runs in worker threads.
+Knows nothing of queues or slots. Runs in worker threads, and on the event loop for short prompts.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
@@ -20,8 +21,7 @@ from llmapi_kit.sampling.masks import NO_MASKS, Masks
 from llmapi_kit.sampling.parameters import SamplingParams
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
+class Sampled(NamedTuple):
     """One chosen token.
 
     Attributes:
@@ -43,21 +43,25 @@ class SamplerRow:
         params: the request's parameters.
         prompt_ids: the prompt, which repetition_penalty counts as seen.
         index: which of several answers it makes; each draws other numbers from the same seed.
+
+    Attributes:
+        is_plain_greedy: whether the argmax of the raw logits is the answer, and nothing else is asked for.
     """
 
     params: SamplingParams
     prompt_ids: Sequence[int]
     index: int = 0
     num_drawn: int = 0
+    is_plain_greedy: bool = field(init=False)
     _seed: bytes = b""  # set when a number is drawn for the first time
     _seen: torch.Tensor | None = None  # (vocab,) bool: in prompt or answer
     _counts: torch.Tensor | None = None  # (vocab,) how often in the answer
     _bias: tuple[torch.Tensor, torch.Tensor] | None = None  # ids, values
 
-    def is_plain_greedy(self) -> bool:
-        """Whether the argmax of the raw logits is the answer, and nothing else is asked for."""
+    def __post_init__(self) -> None:
         params = self.params
-        return params.is_greedy and not params.has_penalties and not params.logit_bias and params.logprobs is None
+        adjusts = params.has_penalties or bool(params.logit_bias)
+        self.is_plain_greedy = params.is_greedy and not adjusts and params.logprobs is None
 
     def uniform(self) -> float:
         """The random number in [0, 1) of the token about to be chosen."""
@@ -115,7 +119,7 @@ def sample(logits: torch.Tensor, rows: Sequence[SamplerRow], masks: Masks = NO_M
     Returns:
         One `Sampled` a row, in order. The rows have counted their tokens.
     """
-    if not masks.rows and all(row.is_plain_greedy() for row in rows):
+    if not masks.rows and all(row.is_plain_greedy for row in rows):
         return [Sampled(token_id) for token_id in _argmax(logits)]
     raw = logits.float()
     scores = raw.clone()

@@ -85,6 +85,24 @@ def test_a_slow_prefill_holds_up_running_streams_for_a_bounded_time(bench):
     assert max(len(items[0].tokens) for items in b.runner.steps) == 512  # nobody is held up
 
 
+def test_prompts_that_wait_together_share_smaller_steps_so_that_the_first_is_answered_soon(bench):
+    has_begun, all_are_there = threading.Event(), threading.Event()
+
+    def hold(items):
+        has_begun.set()
+        assert all_are_there.wait(DEADLINE_S)
+
+    b = bench(num_slots=3, max_length=1000, step_tokens=512, before_step=hold)
+    first = b.submit([1], max_tokens=1)
+    assert has_begun.wait(DEADLINE_S)
+    others = [b.submit([i] * 400, max_tokens=1) for i in (2, 3)]
+    all_are_there.set()
+    for request in (first, *others):
+        b.result(request)
+    # the first is alone, so is what is left of the last
+    assert [sum(len(item.tokens) for item in items) for items in b.runner.steps] == [1, 256, 256, 288]
+
+
 def test_end_of_turn_token_ends_the_answer_and_is_not_shown(bench):
     b = bench(answer_length=5)
     text, end = b.result(b.submit([9, 8], max_tokens=50))

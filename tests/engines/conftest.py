@@ -47,14 +47,15 @@ class WordCodec:
         return ByteDetokenizer(self.token_bytes)
 
 
-def make_local(*, max_queue=128, settings=None, **runner_options):
+def make_local(*, max_queue=128, settings=None, prepare_messages=None, **runner_options):
     """A local engine over the fake runner."""
     from llmapi_kit.engines.local import LocalEngine  # it needs torch, which the kernel tests beside do without
     from llmapi_kit.runners.fake_runner import FakeRunner
 
     runner = FakeRunner(**{"max_length": 200, **runner_options})
     info = EngineInfo(id="fake", context_length=runner.max_length, created=1)
-    engine = LocalEngine(info, runner, WordCodec(), max_queue=max_queue, settings=settings or Settings())
+    options = {"max_queue": max_queue, "settings": settings or Settings(), "prepare_messages": prepare_messages}
+    engine = LocalEngine(info, runner, WordCodec(), **options)
     engine.test_runner = runner
     return engine
 

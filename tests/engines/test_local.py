@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from llmapi_kit.engines.base import GenerationRequest
+from llmapi_kit.engines.base import GenerationRequest, ToolUse
 from llmapi_kit.engines.channel import Channel
 from llmapi_kit.errors import ContextLengthError, InvalidRequestError, QueueFullError
 from llmapi_kit.sampling.parameters import SamplingParams
@@ -62,6 +62,50 @@ def test_without_max_tokens_the_context_is_the_limit(local):
 )
 def test_token_ids_outside_the_vocabulary_and_empty_prompts_are_refused(local, request_, param):
     assert refused(local(), request_).param == param
+
+
+def call(arguments):
+    return {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+
+
+@pytest.mark.parametrize(
+    ("request_", "is_quick"),
+    [
+        (ask("a b c", max_tokens=1), True),
+        (GenerationRequest(prompt="a b c", sampling=SamplingParams(max_tokens=1)), True),
+        (GenerationRequest(prompt=[1, 2, 3], sampling=SamplingParams(max_tokens=1)), True),
+        (ask("word " * 201, max_tokens=1), False),
+        (GenerationRequest(prompt="word " * 201, sampling=SamplingParams(max_tokens=1)), False),
+        (GenerationRequest(prompt="a", suffix="b" * 1000, sampling=SamplingParams(max_tokens=1)), False),
+        (GenerationRequest(messages=[{"role": "user", "content": "a"}] * 11), False),
+        (GenerationRequest(messages=[{"role": "assistant", "content": None, "tool_calls": [call("{}")]}]), False),
+        (replace(ask("a"), template_options={"x": 1}), False),
+        (replace(ask("a"), tools=ToolUse([])), False),
+    ],
+)
+def test_short_prompts_are_made_on_the_event_loop_and_others_in_a_worker_thread(local, monkeypatch, request_, is_quick):
+    engine = local(max_length=500)
+    threads = []
+
+    def build(request):
+        threads.append(threading.current_thread())
+        raise InvalidRequestError("seen")
+
+    monkeypatch.setattr(engine, "_build", build)
+    refused(engine, request_)
+    assert [thread is threading.current_thread() for thread in threads] == [is_quick]
+
+
+def test_steps_of_ones_own_before_the_template_run_in_a_worker_thread(local):
+    threads = []
+
+    def prepare(messages):
+        threads.append(threading.current_thread())
+        return messages
+
+    asyncio.run(collect(local(prepare_messages=prepare).generate(ask("a b c", max_tokens=1))))
+    assert len(threads) == 1
+    assert threads[0] is not threading.current_thread()
 
 
 def test_a_full_queue_refuses(local):

@@ -150,8 +150,9 @@ INLINE weight_vec load_weights(const stored *from) { return load(from); }
 INLINE vec multiply_add(vec sum, weight_vec weights, const float *x) { return sum + weights * *x; }
 #endif
 
+/* `ahead` is fetched meanwhile, `stride` bytes further with each step; 0 for nothing. */
 INLINE void tile(const int rows, const float *x, long x_stride, const stored *panel, long depth, const float *bias,
-                 int adds, float *out, long out_stride) {
+                 int adds, float *out, long out_stride, const char *ahead, long stride) {
     vec sums[ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int m = 0; m < rows; m++)
@@ -161,6 +162,7 @@ INLINE void tile(const int rows, const float *x, long x_stride, const stored *pa
                               : bias ? *(const vec *)(bias + v * LANES) : (vec){0};
     for (long k = 0; k < depth / DEPTH; k++, panel += PANEL * DEPTH) {
         weight_vec weights[VECTORS];
+        if (stride) __builtin_prefetch(ahead + k * stride, 0, 2);
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; v++) weights[v] = load_weights(panel + v * LANES * DEPTH);
 #pragma GCC unroll 8
@@ -174,22 +176,29 @@ INLINE void tile(const int rows, const float *x, long x_stride, const stored *pa
         for (int v = 0; v < VECTORS; v++) *(vec *)(out + m * out_stride + v * LANES) = sums[m][v];
 }
 
-/* out (rows, width) = x (rows, depth), rounded, times packed weights, or added to what is there; in whole panels. */
+/* out (rows, width) = x (rows, depth), rounded, times packed weights, or added to what is there; in whole panels.
+   Weights that come from beyond the caches would keep the arithmetic waiting: beside each group of rows a part of the
+   panel after this one is fetched. With one group there is nothing to gain. */
 static void multiply(Team *team, long rows, const float *x, long x_stride, const stored *packed, long depth, long width,
                      const float *bias, int adds, float *out, long out_stride) {
-    SHARED(team, n, width / PANEL, 1) {
+    const long num_panels = width / PANEL, groups = (rows + ROWS - 1) / ROWS;
+    const long stride = groups > 1 ? PANEL * DEPTH * (long)sizeof(stored) / groups : 0;
+    SHARED(team, n, num_panels, 1) {
         const stored *panel = packed + n * PANEL * depth;
         const float *own_bias = bias ? bias + n * PANEL : 0;
-        for (long m = 0; m < rows; m += ROWS) {
+        const long next = n + team->num_active < num_panels ? n + team->num_active : n;
+        const char *ahead = (const char *)(packed + next * PANEL * depth);
+        for (long m = 0; m < rows; m += ROWS, ahead += depth / DEPTH * stride) {
             const float *from = x + m * x_stride;
             float *to = out + m * out_stride + n * PANEL;
-#define CASE(count) case count: tile(count, from, x_stride, panel, depth, own_bias, adds, to, out_stride); break;
+#define CASE(count) \
+    case count: tile(count, from, x_stride, panel, depth, own_bias, adds, to, out_stride, ahead, stride); break;
             switch (rows - m) {
                 CASE(1) CASE(2) CASE(3) CASE(4) CASE(5)
 #if ROWS > 6
                 CASE(6) CASE(7)
 #endif
-                default: tile(ROWS, from, x_stride, panel, depth, own_bias, adds, to, out_stride);
+                default: tile(ROWS, from, x_stride, panel, depth, own_bias, adds, to, out_stride, ahead, stride);
             }
         }
     }

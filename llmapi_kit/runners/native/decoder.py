@@ -27,8 +27,10 @@ from llmapi_kit.runners.lean_decoder import LeanDecoder
 from llmapi_kit.runners.native.compiler import load_library
 
 DEFINES: dict[torch.dtype, tuple[str, ...]] = {torch.float32: (), torch.bfloat16: ("STORED_BFLOAT16",)}
-# Multiplications in a step from which sharing it pays for waking the other threads
+# Multiplications in a step from which sharing it pays for waking the other threads, and how many more for each prompt
+# in it: prompts come in bursts, while the server's thread needs a core to read them
 SHARED_FROM = 200_000_000
+SHARED_PER_PROMPT = 80_000_000
 _POINTER, _SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
@@ -93,6 +95,7 @@ class NativeDecoder:
         number = np.float32 if model.dtype == torch.float32 else np.uint16
         self._memory = _untouched((num_slots, self._slot_size), np.dtype(number))
         self._model.memory = self._memory.ctypes.data
+        self._logits = torch.empty(num_slots, self._padded(self.vocab_size))
         self._reserve(1)
         self._team = self._library.team_start(num_threads)
         if not self._team:
@@ -118,9 +121,9 @@ class NativeDecoder:
         """Compute items.
 
         Returns:
-            Logits (num_wanted, vocab) as `Runner.step` says; the normed last hidden states (T, hidden) of all tokens
-            in the items' order, which the next step overwrites; and the items with `wants_mean`, each with the row of
-            its first token.
+            Logits (num_wanted, vocab) as `Runner.step` says and the normed last hidden states (T, hidden) of all tokens
+            in the items' order, both of which the next step overwrites; and the items with `wants_mean`, each with the
+            row of its first token.
         """
         pooled: list[tuple[StepItem, int]] = []
         tokens, positions, slots, wanted = array("q"), array("q"), array("q"), array("q")
@@ -135,16 +138,20 @@ class NativeDecoder:
                 end = len(tokens)
                 wanted.extend(range(end - num if item.wants_every else end - 1, end))
         num_tokens, num_wanted, num_seen = len(tokens), len(wanted), sum(positions)
+        num_prompts = sum(len(item.tokens) > 1 for item in items)
+        work = num_tokens * self._num_weights + num_seen * self._width
         # C would read and write beyond its memory
         if not (0 <= min(tokens) <= max(tokens) < self.vocab_size and max(positions) < self._model.max_length):
             raise IndexError(f"a token is not below {self.vocab_size} or a position not below {self._model.max_length}")
         if num_tokens > self._capacity:
             self._reserve(num_tokens)
-        logits = torch.empty(num_wanted, self._padded(self.vocab_size))
+        logits = self._logits
+        if num_wanted > len(logits):  # scored prompts
+            logits = torch.empty(num_wanted, logits.shape[1])
         self._library.step(
             self._model,
             self._team,
-            self._num_threads if num_tokens * self._num_weights + num_seen * self._width >= SHARED_FROM else 1,
+            self._num_threads if work >= SHARED_FROM + num_prompts * SHARED_PER_PROMPT else 1,
             num_tokens,
             tokens.buffer_info()[0],
             positions.buffer_info()[0],
@@ -155,7 +162,7 @@ class NativeDecoder:
             logits.data_ptr(),
             self._work.data_ptr(),
         )
-        return logits[:, : self.vocab_size], self._states[:num_tokens, : self._hidden], pooled
+        return logits[:num_wanted, : self.vocab_size], self._states[:num_tokens, : self._hidden], pooled
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Copy the first positions of a slot to another, in every layer."""

@@ -21,6 +21,7 @@ def prompts():
 
 def test_several_threads_compute_what_one_does(monkeypatch):
     monkeypatch.setattr(decoder, "SHARED_FROM", 0)
+    monkeypatch.setattr(decoder, "SHARED_PER_PROMPT", 0)
     alone, shared = make(), make(num_threads=3)
     items = [StepItem(slot, 0, ids, True, wants_every=True) for slot, ids in enumerate(prompts())]
     later = [StepItem(slot, len(ids), [9], True) for slot, ids in enumerate(prompts())]
@@ -56,9 +57,11 @@ def test_kv_memory_takes_room_only_where_it_was_written():
     assert sum(each.num_bytes for each in (long, *kept)) > 4 * grown
 
 
-def test_logits_stay_as_they_are_in_the_next_step():
-    made = make()
-    first = made.step([StepItem(0, 0, [5], True)])[0]
-    copy = first.clone()
-    made.step([StepItem(0, 1, [7], True)])
-    assert torch.equal(first, copy)
+def test_a_step_that_wants_less_than_the_one_before_gives_its_own_logits_only():
+    made, fresh = make(), make()
+    made.step([StepItem(slot, 0, [5 + slot], True) for slot in range(2)])
+    items = [StepItem(0, 1, [7], False), StepItem(1, 1, [8], True)]
+    fresh.step([StepItem(slot, 0, [5 + slot], True) for slot in range(2)])
+    logits = made.step(items)[0]
+    assert logits.shape == (1, made.vocab_size)
+    assert torch.equal(logits, fresh.step(items)[0])
