@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # Read by huggingface_hub when it is first imported, so before any test
@@ -13,6 +14,12 @@ import pytest
 # Timing is never asserted, by Hypothesis neither: a busy machine is no bug.
 hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
+
+
+def pytest_collection_finish():
+    """What has been imported by now stays: the many full collections to come need not look through it."""
+    gc.collect()
+    gc.freeze()
 
 
 PREFIXES = ("LLMAPI_KIT_", "NGROK_", "OPENAI_", "HF_TOKEN")

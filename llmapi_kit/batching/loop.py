@@ -196,7 +196,7 @@ class BatchingLoop:
         for source, target, length in self._scheduler.admit():
             self._runner.copy_prefix(source, target, length)
         plan = self._scheduler.schedule()
-        self._hand_over()
+        self._hand_over()  # now, with little left to do in Python: whoever gets them wants the GIL at once
         self._step_started = time.monotonic()
         try:
             self._compute(plan)
@@ -362,10 +362,7 @@ class BatchingLoop:
                 self._runner.free(slot)
 
     def _hand_over(self) -> None:
-        """Give the events of the last step away: when nothing is left to do in Python before the next one.
-
-        Whoever gets them wants the GIL at once. In the middle of this thread's work it would keep it for a while.
-        """
+        """Give the events of the last step away."""
         outbox, self._outbox = self._outbox, []
         if outbox:
             self._deliver(outbox)

@@ -159,9 +159,9 @@ class Scheduler:
         for other in self.running:
             if other.is_parked or not other.num_uncomputed_prompt or other.cache_salt != request.cache_salt:
                 continue
-            if other.prompt_ids[:MIN_SHARED] == prompt[:MIN_SHARED]:
-                if other.num_computed < common_prefix(other.prompt_ids, prompt):
-                    return True
+            begins_alike = other.prompt_ids[:MIN_SHARED] == prompt[:MIN_SHARED]  # which is found out sooner
+            if begins_alike and other.num_computed < common_prefix(other.prompt_ids, prompt):
+                return True
         return False
 
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
     from llmapi_kit.sampling.matcher import Matcher
 
-# Characters and messages of a prompt that is made on the event loop: templating and tokenizing it takes less than half a
-# millisecond. A thread would cost more than that, as it and the server's wait for each other's GIL.
+# Characters and messages of a prompt that is made on the event loop: templating and tokenizing it takes half a
+# millisecond at most. A thread would cost more than that, as it and the server's wait for each other's GIL.
 QUICK_LENGTH = 1000
 QUICK_MESSAGES = 10
 

@@ -198,7 +198,7 @@ class _Server(uvicorn.Server):
 
 
 def _collect_rarely() -> None:
-    """Raise the garbage collector's thresholds, for the whole process. Higher ones stay, and so does one that is off."""
+    """Raise the garbage collector's thresholds, for the whole process. Higher ones stay; a collector off stays off."""
     thresholds = gc.get_threshold()
     if thresholds[0]:
         gc.set_threshold(*map(max, thresholds, COLLECT_AFTER))
