@@ -8,11 +8,12 @@ import signal
 
 # Read by huggingface_hub when it is first imported, so before any test
 os.environ["HF_HUB_OFFLINE"] = "1"
-# A job that a shell runs in the background ignores Ctrl-C, and so would all programs that tests start and interrupt
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import pytest
+
+# A job that a shell runs in the background ignores Ctrl-C, and so would all programs that tests start and interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Timing is never asserted, by Hypothesis neither: a busy machine is no bug.
 hypothesis.settings.register_profile("project", deadline=None)
