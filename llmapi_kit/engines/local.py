@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
     from llmapi_kit.sampling.matcher import Matcher
 
-# Characters and messages of a prompt that is made on the event loop: templating and tokenizing it takes half a
-# millisecond at most. A thread would cost more than that, as it and the server's wait for each other's GIL.
-QUICK_LENGTH = 1000
-QUICK_MESSAGES = 10
+# Characters and messages of a prompt that is made on the event loop: templating and tokenizing it takes about a
+# millisecond at most. A thread costs as much, as it and the server's wait for each other's GIL.
+QUICK_LENGTH = 3000
+QUICK_MESSAGES = 30
 
 
 class TextCodec(Protocol):
