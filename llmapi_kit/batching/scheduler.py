@@ -115,17 +115,19 @@ class Scheduler:
         plan: list[tuple[Request, StepItem]] = []
         prefilling: list[Request] = []
         for request in self.running:
+            if request.is_parked:
+                continue
             if request.num_computed < len(request.prompt_ids):
                 prefilling.append(request)
-            elif not request.is_parked:
+            else:
                 item = StepItem(_slot(request), request.num_computed, request.output_ids[-1:], True)
                 plan.append((request, item))
         budget = self._prefill_budget(len(plan)) if plan else self.step_tokens
         if len(prefilling) > 1:
             budget = min(budget, SHARED_STEP)
         for request in prefilling:
-            if request.is_parked or (budget <= 0 and plan):
-                continue
+            if budget <= 0 and plan:
+                break
             remaining = request.num_uncomputed_prompt
             size = min(remaining, max(budget, 1), MAX_SCORED_CHUNK if request.scores_prompt else remaining)
             chunk = request.prompt_ids[request.num_computed : request.num_computed + size]
