@@ -16,20 +16,13 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 PINNED_ON = "3.11"  # the Python that constraints.txt was made on
-REQUIREMENTS = (
-    "pytest",
-    "pytest-timeout",
-    "hypothesis",
-    "ipykernel",
-    "nbclient",
-    "nest-asyncio",
-    "uvloop; sys_platform != 'win32'",
-)
+REQUIREMENTS = ("pytest", "pytest-timeout", "hypothesis", "nbclient", "uvloop; sys_platform != 'win32'")
 MARK = re.compile(r"pytest\.mark\.kernel\b")
 INSTALL_TIMEOUT_S = 900
 TEST_TIMEOUT_S = 1800
@@ -107,7 +100,7 @@ def install(interpreter: str, folder: Path) -> str | None:
         return problem
     constraints = folder / "constraints.txt"
     constraints.write_text(constraints_for(folder.name.removeprefix(".venv-")))
-    pip = (python_of(folder), "-m", "pip", "install", "-q", "-c", str(constraints), "-e", ".", *REQUIREMENTS)
+    pip = (python_of(folder), "-m", "pip", "install", "-q", "-c", str(constraints), "-e", ".", *REQUIREMENTS, ipykernel())
     if (problem := run_quietly(*pip)) is not None:
         return problem
     stamp.write_text(wanted)
@@ -131,6 +124,13 @@ def constraints_for(version: str) -> str:
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     is_older = [int(part) for part in version.split(".")] < [int(part) for part in PINNED_ON.split(".")]
     return pins.replace("==", "<=") if is_older else pins
+
+
+def ipykernel() -> str:
+    """The kernel as the package's extra asks for it, without the rest of JupyterLab."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    return next(str(each) for each in extras["notebook"] if each.startswith("ipykernel"))
 
 
 def fingerprint() -> str:

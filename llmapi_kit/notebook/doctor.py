@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
+from packaging.requirements import Requirement
 
 from llmapi_kit.config import load_settings
 from llmapi_kit.errors import LlmApiKitError
@@ -28,9 +28,6 @@ DEFAULT_PORT = 8000
 MIN_MEMORY, MIN_DISK = 1 * env.GIB, 2 * env.GIB
 POCKET_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 OPTIONAL_GROUPS = {"torch": "local models", "notebook": "notebooks"}  # extras, and what they are for
-# Only ">=" is understood, which is all the kit's own metadata uses
-REQUIREMENT = re.compile(r"([\w.-]+)(?:\[[\w,-]+\])?(?:>=([\d.]+))?")
-RELEASE = re.compile(r"\d+(?:\.\d+)*")
 
 
 def doctor() -> Report:
@@ -62,20 +59,21 @@ def check_python() -> Iterator[Check]:
 
 def check_packages() -> Iterator[Check]:
     """What the kit requires is installed, in the versions it asks for."""
-    requirements = importlib.metadata.requires("llmapi-kit") or []
-    required: dict[str, list[str]] = {}
-    for text in requirements:
-        extra = re.search(r"extra\s*==\s*['\"](\w+)['\"]", text)
-        required.setdefault(extra.group(1) if extra else "", []).append(text.partition(";")[0].strip())
+    requirements = [Requirement(text) for text in importlib.metadata.requires("llmapi-kit") or []]
+    always = [each for each in requirements if each.marker is None or each.marker.evaluate({"extra": ""})]
     for group in ("", *OPTIONAL_GROUPS):
-        problems = [problem for text in required.get(group, []) if (problem := _find_problem(text))]
+        required = always
+        if group:
+            of_group = [each for each in requirements if each.marker and each.marker.evaluate({"extra": group})]
+            required = [each for each in of_group if each not in always]
+        problems = [problem for each in required if (problem := _find_problem(each))]
         label = f"Packages for {OPTIONAL_GROUPS[group]}" if group else "Packages"
         package = f"llmapi-kit[{group}]" if group else "llmapi-kit"
         if problems:
             command = f'Install them: pip install --upgrade "{package}"'
             yield Check("warn" if group else "fail", label, ", ".join(problems), command)
         else:
-            yield Check("ok", label, f"all {len(required.get(group, []))} are installed")
+            yield Check("ok", label, f"all {len(required)} are installed")
 
 
 def check_torch() -> Iterator[Check]:
@@ -209,20 +207,11 @@ def _enough(name: str, free: int, needed: int, advice: str) -> Check:
     return Check("warn", name, f"{text}; {needed / env.GIB:.0f} GiB or more is better", advice)
 
 
-def _find_problem(requirement: str) -> str | None:
-    """What is wrong with one requirement such as ``httpx>=0.27``; None if nothing is."""
-    match = REQUIREMENT.match(requirement)
-    if match is None:
-        return None
-    name, floor = match.groups()
-    version = env.version_of(name)
+def _find_problem(requirement: Requirement) -> str | None:
+    """What is wrong with what is installed for one requirement; None if nothing is."""
+    version = env.version_of(requirement.name)
     if version is None:
-        return f"{name} is missing"
-    if floor and _release(version) < _release(floor):
-        return f"{name} {version} is older than {floor}"
+        return f"{requirement.name} is missing"
+    if not requirement.specifier.contains(version, prereleases=True):
+        return f"{requirement.name} is {version}, wanted is {requirement.specifier}"
     return None
-
-
-def _release(version: str) -> tuple[int, ...]:
-    match = RELEASE.match(version)
-    return tuple(int(part) for part in match.group().split(".")) if match else ()
