@@ -16,8 +16,9 @@ import shutil
 import subprocess
 import sys
 import time
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
@@ -100,7 +101,8 @@ def install(interpreter: str, folder: Path) -> str | None:
         return problem
     constraints = folder / "constraints.txt"
     constraints.write_text(constraints_for(folder.name.removeprefix(".venv-")))
-    pip = (python_of(folder), "-m", "pip", "install", "-q", "-c", str(constraints), "-e", ".", *REQUIREMENTS, ipykernel())
+    packages = ("-e", ".", *REQUIREMENTS, ipykernel())
+    pip = (python_of(folder), "-m", "pip", "install", "-q", "-c", str(constraints), *packages)
     if (problem := run_quietly(*pip)) is not None:
         return problem
     stamp.write_text(wanted)
