@@ -98,23 +98,23 @@ INLINE float total(vec values) {
 }
 
 INLINE vec larger(vec a, vec b) {
-    const ivec is_a = a > b;
-    return (vec)(((ivec)a & is_a) | ((ivec)b & ~is_a));
+    vec most;
+    for (int i = 0; i < LANES; i++) most[i] = a[i] > b[i] ? a[i] : b[i];
+    return most;
 }
 
-/* e^x to about 1e-7: x = n ln 2 + r, a polynomial in r, n added to the exponent. */
+/* e^x for x up to 88, to about 1e-7: x / ln 2 = n + r, a polynomial of 2^r, n added to the exponent. */
 INLINE vec exponential(vec x) {
-    const vec magic = splat(12582912.0f);
-    x = -larger(-larger(x, splat(-87.0f)), splat(-88.0f));
-    const vec shifted = x * 1.44269504f + magic, n = shifted - magic;
-    const vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    return (vec)((ivec)p + (((ivec)shifted - (ivec)magic) << 23));
+    const vec magic = splat(12582912.0f); /* leaves n in the lowest bits of a sum; its own are shifted out */
+    x = larger(x, splat(-87.0f));
+    const vec shifted = x * 1.44269504f + magic, r = x * 1.44269504f - (shifted - magic);
+    vec p = r * 1.5345812426e-4f + 1.3399930904e-3f;
+    p = p * r + 9.6184890717e-3f;
+    p = p * r + 5.5503286421e-2f;
+    p = p * r + 2.4022646248e-1f;
+    p = p * r + 6.9314718246e-1f;
+    p = p * r + 1.0f;
+    return (vec)((ivec)p + ((ivec)shifted << 23));
 }
 
 static void normalise(const float *x, const float *weight, long size, float epsilon, float *out) {
@@ -216,7 +216,7 @@ static Strides strides_of(const Model *model) {
     s.values_width = PADDED(model->head_dim, LANES);
     s.head = LANES * (model->head_dim > s.values_width ? model->head_dim : s.values_width);
     s.layer = 2 * model->kv_heads * s.head;
-    s.block = model->num_layers * s.layer;
+    s.block = model->num_layers * s.layer + s.head; /* no power of two, or a head's blocks would share few cache lines */
     s.slot = PADDED(model->max_length, LANES) / LANES * s.block;
     return s;
 }
@@ -252,9 +252,9 @@ typedef struct {
     float *out;
 } Row;
 
-/* Memory of a thread for rows that attend together, `length` and `width` floats a row. */
+/* Memory of a thread for rows that attend together, `length` and `width` floats a row; of queries, ROWS rows. */
 typedef struct {
-    float *scores, *sums;
+    float *scores, *sums, *queries;
     long length, width;
 } Scratch;
 
@@ -388,12 +388,88 @@ static void attend(const Model *model, const Layer *layer, const Strides *s, lon
     }
 }
 
-/* How many tokens from t on attend together: neighbours of a slot, up to a position that is a multiple of MAX_ROWS.
+/* Scores of ROWS rows over blocks of keys, `stride` apart. */
+INLINE void score_run(const int blocks, const float *queries, const stored *keys, long stride, long size, float *scores,
+                      long length) {
+    vec dots[ROWS][VECTORS] = {0};
+    for (long i = 0; i < size; i++) {
+        vec key[VECTORS];
+#pragma GCC unroll 2
+        for (int b = 0; b < blocks; b++) key[b] = load(keys + b * stride + i * LANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 2
+            for (int b = 0; b < blocks; b++) dots[r][b] += key[b] * queries[r * size + i];
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 2
+        for (int b = 0; b < blocks; b++) *(vec *)(scores + r * length + b * LANES) = dots[r][b];
+}
+
+/* Sums of the values from `first` to `last`, weighted, of ROWS rows in some columns. */
+INLINE void mix_run(const int columns, const stored *values, long stride, long first, long last, const Scratch *scratch,
+                    float *sums) {
+    const long width = scratch->width, length = scratch->length;
+    vec mixed[ROWS][VECTORS] = {0};
+    for (long at = first / LANES * LANES; at <= last; at += LANES, values += stride) {
+        const long from = first > at ? first - at : 0, to = last + 1 - at < LANES ? last + 1 - at : LANES;
+        const float *weights = scratch->scores + at;
+        for (long i = from; i < to; i++) {
+            vec value[VECTORS];
+#pragma GCC unroll 2
+            for (int c = 0; c < columns; c++) value[c] = load(values + i * width + c * LANES);
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 2
+                for (int c = 0; c < columns; c++) mixed[r][c] += value[c] * weights[r * length + i];
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 2
+        for (int c = 0; c < columns; c++) *(vec *)(sums + r * width + c * LANES) = mixed[r][c];
+}
+
+/* As `attend` with one head, for up to ROWS rows: all sums stay in registers. Missing rows are the last one again.
+   Keys and values that are not in the near caches yet are fetched beside the arithmetic. */
+static void attend_run(const Model *model, const Layer *layer, const Strides *s, const stored *keys, int is_near,
+                       long num_rows, const Row *row, Scratch scratch) {
+    const stored *values = keys + model->kv_heads * s->head;
+    const long size = model->head_dim, last = row[num_rows - 1].position, first = first_seen(layer, row[0].position);
+    const long begin = first / LANES * LANES, end = PADDED(last + 1, LANES);
+    for (long r = 0; r < ROWS; r++)
+        for (long i = 0; i < size; i++)
+            scratch.queries[r * size + i] = row[r < num_rows ? r : num_rows - 1].query[i] * layer->scaling;
+    long at = begin;
+    for (; at + LANES < end; at += 2 * LANES) {
+        for (long i = at / LANES; !is_near && i < at / LANES + 2; i++) {
+            fetch(values + i * s->block, s->head);
+            if ((i + 2) * LANES < end) fetch(keys + (i + 2) * s->block, s->head);
+        }
+        score_run(2, scratch.queries, keys + at / LANES * s->block, s->block, size, scratch.scores + at, scratch.length);
+    }
+    if (at < end)
+        score_run(1, scratch.queries, keys + at / LANES * s->block, 0, size, scratch.scores + at, scratch.length);
+    float scales[ROWS];
+    for (long r = 0; r < num_rows; r++)
+        scales[r] = soften(scratch.scores + r * scratch.length, begin, first_seen(layer, row[r].position),
+                           row[r].position, end);
+    const stored *from = values + begin / LANES * s->block;
+    long column = 0;
+    for (; column + LANES < scratch.width; column += 2 * LANES)
+        mix_run(2, from + column, s->block, first, last, &scratch, scratch.sums + column);
+    if (column < scratch.width) mix_run(1, from + column, s->block, first, last, &scratch, scratch.sums + column);
+    for (long r = 0; r < num_rows; r++)
+        for (long i = 0; i < size; i++) row[r].out[i] = scratch.sums[r * scratch.width + i] * scales[r];
+}
+
+/* How many tokens from t on attend together: neighbours of a slot, up to a position that is a multiple of ROWS.
    0 where t is not the first of them. */
 static long run_length(const int64_t *slots, const int64_t *positions, long num_tokens, long t) {
-    if (t && slots[t] == slots[t - 1] && positions[t] % MAX_ROWS) return 0;
+    if (t && slots[t] == slots[t - 1] && positions[t] % ROWS) return 0;
     long length = 1;
-    while (t + length < num_tokens && slots[t + length] == slots[t] && positions[t + length] % MAX_ROWS) length++;
+    while (t + length < num_tokens && slots[t + length] == slots[t] && positions[t + length] % ROWS) length++;
     return length;
 }
 
@@ -416,7 +492,7 @@ static void activate(const float *gate, long size, float *out) {
     long i = 0;
     for (; i + LANES <= size; i += LANES) {
         const vec g = *(const vec *)(gate + i);
-        *(vec *)(out + i) = g / (1.0f + exponential(-g)) * *(const vec *)(up + i);
+        *(vec *)(out + i) = g / (1.0f + exponential(-larger(g, splat(-88.0f)))) * *(const vec *)(up + i);
     }
     for (; i < size; i++) out[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
@@ -436,14 +512,19 @@ static Widths widths_of(const Model *model) {
     w.gate_up = PADDED(2 * model->inner, PANEL);
     w.scores = PADDED(model->max_length, LANES) + 2 * LANES;
     w.sums = PADDED(model->head_dim, LANES);
-    w.rows = model->heads > MAX_ROWS ? model->heads : MAX_ROWS;
+    w.rows = model->heads > ROWS ? model->heads : ROWS;
     return w;
+}
+
+/* Floats of working memory of a thread. */
+static long own_size(const Model *model, const Widths *w) {
+    return w->rows * (w->scores + w->sums) + ROWS * model->head_dim;
 }
 
 /* Floats of working memory that a step of so many tokens needs. */
 int64_t work_size(const Model *model, int64_t num_tokens, int64_t num_threads) {
     const Widths w = widths_of(model);
-    return num_tokens * (w.h + w.qkv + w.gate_up) + num_threads * w.rows * (w.scores + w.sums);
+    return num_tokens * (w.h + w.qkv + w.gate_up) + num_threads * own_size(model, &w);
 }
 
 /* Elements of memory that a slot takes, and from its start to position `length`. */
@@ -465,8 +546,8 @@ static void run(Team *team, int index, void *arguments) {
     const long n = step.num_tokens, size = model->head_dim, queries = model->heads * size;
     const long group = model->heads / model->kv_heads, logits_width = PADDED(model->vocab, PANEL);
     float *x = step.x, *h = step.work, *qkv = h + n * w.h, *gate_up = qkv + n * w.qkv;
-    float *own = gate_up + n * w.gate_up + index * w.rows * (w.scores + w.sums);
-    const Scratch scratch = {own, own + w.rows * w.scores, w.scores, w.sums};
+    float *own = gate_up + n * w.gate_up + index * own_size(model, &w), *sums = own + w.rows * w.scores;
+    const Scratch scratch = {own, sums, sums + w.rows * w.sums, w.scores, w.sums};
     SHARED(team, t, n, 4) embed(model, step.tokens[t], x + t * w.x, w.x);
     barrier(team);
     for (long l = 0; l < model->num_layers; l++) {
@@ -484,6 +565,7 @@ static void run(Team *team, int index, void *arguments) {
         /* Tokens alone in their slot: all heads at once, if that leaves enough to share. Neighbours: head after head,
            whose past stays in the cache for all of them. */
         const long at_once = team->num_active == 1 || n >= 4 * team->num_active ? model->kv_heads : 1;
+        const stored *near = 0; /* keys that this thread was at before */
         long begin = 0, end = 0; /* of a slot's tokens */
         SHARED(team, i, n * model->kv_heads, at_once) {
             while (i >= end * model->kv_heads)
@@ -501,10 +583,13 @@ static void run(Team *team, int index, void *arguments) {
                 const long at = t + r / group, head = kv_head * group + r % group;
                 rows[r] = (Row){qkv + at * w.qkv + head * size, step.positions[at], h + at * w.h + head * size};
             }
-            const long together = end - begin == 1 ? num_rows : MAX_ROWS;
-            for (long r = 0; r < num_rows; r += together)
-                attend(model, layer, &s, span, keys, next, num_rows - r < together ? num_rows - r : together, rows + r,
-                       scratch);
+            if (end - begin == 1) {
+                attend(model, layer, &s, span, keys, next, num_rows, rows, scratch);
+                continue;
+            }
+            for (long r = 0; r < num_rows; r += ROWS, near = keys)
+                attend_run(model, layer, &s, keys, keys == near, num_rows - r < ROWS ? num_rows - r : ROWS, rows + r,
+                           scratch);
         }
         barrier(team);
         if (DEPTH > 1) {
