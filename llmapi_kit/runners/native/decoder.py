@@ -151,7 +151,7 @@ class NativeDecoder:
         self._library.step(
             self._model,
             self._team,
-            self._num_threads if work >= SHARED_FROM + num_prompts * SHARED_PER_PROMPT else 1,
+            self._num_threads if work >= SHARED_FROM + max(0, num_prompts - 1) * SHARED_PER_PROMPT else 1,
             num_tokens,
             tokens.buffer_info()[0],
             positions.buffer_info()[0],
