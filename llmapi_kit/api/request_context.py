@@ -5,7 +5,6 @@ Pure ASGI, because Starlette's BaseHTTPMiddleware hides that a client left.
 
 from __future__ import annotations
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmapi_kit.api.errors import error_response
@@ -34,11 +33,11 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = "req_" + random_hex(24)
+        request_id = b"req_" + random_hex(24).encode()
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
             await send(message)
 
         hosts = self._state.hosts

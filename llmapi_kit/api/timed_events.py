@@ -83,5 +83,7 @@ class TimedEvents:
         return Failed(self._error)
 
     def _arm(self, timeout_s: float, what: str) -> asyncio.TimerHandle:
-        message = f"The request {what} within {timeout_s:g} s, so it was stopped."
-        return self._loop.call_later(timeout_s, self.fail, RequestTimeoutError(message))
+        return self._loop.call_later(timeout_s, self._time_out, timeout_s, what)
+
+    def _time_out(self, timeout_s: float, what: str) -> None:
+        self.fail(RequestTimeoutError(f"The request {what} within {timeout_s:g} s, so it was stopped."))

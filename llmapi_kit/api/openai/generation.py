@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from llmapi_kit.api.errors import error_body, from_store
 from llmapi_kit.api.openai.gathering import Answer, Gathering
-from llmapi_kit.api.sse import DONE
+from llmapi_kit.api.sse import DONE, LastFrame
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.api.timed_events import TimedEvents
 from llmapi_kit.engines.base import Engine, GenerationRequest
@@ -125,16 +125,17 @@ class Generation:
     ) -> AsyncGenerator[bytes, None]:
         """SSE frames; the last one says that it is complete, or why it failed.
 
+        Frames that have nothing to wait for come together: what opens the stream with the first piece, what ends an
+        answer with what ends the stream. Each part is a call of the system here, and one where it is read.
+
         Args:
             chunks: their JSON.
             include_usage: send the usage.
             on_complete: awaited with the whole answers before the last frame; not if it failed or the client left.
         """
         gathering = None if on_complete is None else Gathering(self.num_answers)
+        ready = b"".join(chunks.first(index) or b"" for index in range(self.num_answers))
         try:
-            for index in range(self.num_answers):
-                if (first := chunks.first(index)) is not None:
-                    yield first
             async for event in self.events:
                 if gathering is not None:
                     gathering.add(event)
@@ -145,25 +146,27 @@ class Generation:
                     if event.text or event.logprobs or event.reasoning or event.tool_calls:
                         piece = chunks.delta(event)
                         if piece is not None:
-                            yield piece
+                            yield ready + piece
+                            ready = b""
                 elif isinstance(event, Finished):
-                    if (last := chunks.last(event)) is not None:
-                        yield last
+                    ready += chunks.last(event) or b""
                     self._finished.append(event)
+                    if ready and len(self._finished) < self.num_answers:
+                        yield ready
+                        ready = b""
                 elif isinstance(event, Failed):
                     self._has_failed = True
-                    yield chunks.failed(event.error)
+                    yield LastFrame(ready + chunks.failed(event.error))
                     return
             if on_complete is not None and gathering is not None:
                 try:
                     await on_complete(gathering.complete())
                 except StoreError as exc:
-                    yield chunks.failed(from_store(exc))
+                    yield LastFrame(ready + chunks.failed(from_store(exc)))
                     return
-            if include_usage and (usage := chunks.usage(self.usage())) is not None:
-                yield usage
-            if (end := chunks.end()) is not None:
-                yield end
+            if include_usage:
+                ready += chunks.usage(self.usage()) or b""
+            yield LastFrame(ready + (chunks.end() or b""))
         except Exception:
             self._has_failed = True
             raise
