@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import socket
 import threading
 
 import httpx
@@ -171,6 +173,35 @@ def test_a_quiet_stream_is_kept_alive_by_comments(serve, http, local_engine):
         gate.open()
         rest = [line for line in lines if line.startswith("data: ")]
     assert rest[-1] == "data: [DONE]"
+
+
+def test_a_prompt_that_takes_long_is_no_reader_that_stalls(serve, http, local_engine):
+    gate = Gate()
+    server = serve(local_engine(before_step=gate), keep_alive_s=0.05, stalled_reader_s=0.2)
+    with http(server).stream("POST", CHAT, json=chat(stream=True, max_tokens=2)) as response:
+        lines = response.iter_lines()
+        comments = (line for line in lines if line.startswith(":"))
+        assert [next(comments) for _ in range(8)] == [": keep-alive"] * 8, "for longer than a reader may stall"
+        gate.open()
+        rest = [line for line in lines if line.startswith("data: ")]
+    assert rest[-1] == "data: [DONE]"
+
+
+def test_frames_that_wait_for_nothing_come_together(serve):
+    server = serve(MockEngine("word", num_tokens=3, delay_s=0.02))
+    body = json.dumps(chat(stream=True, stream_options={"include_usage": True})).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {KEY}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(head.encode() + body)
+        answer = connection.makefile("rb").read()
+    parts = re.findall(rb"\r\n[0-9a-f]+\r\n(data: .*?\n\n)(?=\r\n)", answer, re.DOTALL)  # as they were sent
+    assert len(parts) == 4
+    assert b'"role":"assistant"' in parts[0] and b"word" in parts[0]
+    assert all(part.count(b"data: ") == 1 for part in parts[1:3])
+    assert b'"finish_reason":"length"' in parts[3] or b'"finish_reason":"stop"' in parts[3]
+    assert b'"usage":{' in parts[3] and parts[3].endswith(b"data: [DONE]\n\n")
+    assert answer.endswith(b"\r\n0\r\n\r\n")
 
 
 def test_32_streams_at_once_each_get_their_own_answer(serve, local_engine):

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import random
+
 import psutil
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.native import decoder
@@ -30,6 +33,44 @@ def test_several_threads_compute_what_one_does(monkeypatch):
         assert torch.equal(got[0], expected[0])
         assert torch.equal(got[1], expected[1])
     shared.close()
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_any_shape_in_any_chunks_gives_the_models_own_logits(seed):
+    """Heads narrower and wider than the processor's vectors, in groups of any size, with and without a window."""
+    source = random.Random(seed)
+    torch.manual_seed(seed)
+    kv_heads, group = source.choice([1, 2, 3]), source.choice([1, 2, 3, 7, 8])
+    shape = {
+        "vocab_size": VOCAB,
+        "hidden_size": kv_heads * group * source.choice([2, 4, 6]),
+        "intermediate_size": source.choice([40, 96]),
+        "num_hidden_layers": 2,
+        "num_attention_heads": kv_heads * group,
+        "num_key_value_heads": kv_heads,
+        "head_dim": (8, 16, 24, 32, 40, 48, 80, 128)[seed % 8],
+        "max_position_embeddings": 512,
+        "initializer_range": 0.2,
+    }
+    if seed % 3:
+        model = LlamaForCausalLM(LlamaConfig(**shape)).eval()
+    else:
+        model = MistralForCausalLM(MistralConfig(**shape, sliding_window=source.choice([7, 33]))).eval()
+    length = source.randint(20, 200)
+    ids, others = ([source.randrange(VOCAB) for _ in range(length)] for _ in range(2))
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).logits[0]
+    native = NativeDecoder(model, num_slots=3, max_length=length, num_threads=1)
+    got, at, other_at = [], 0, 0
+    while at < length:
+        chunk, other = ids[at : at + source.choice([1, 2, 5, 9, 40])], others[other_at : other_at + 3]
+        items = [StepItem(1, at, chunk, True, wants_every=True)]
+        if other and source.random() < 0.5:
+            items.insert(source.choice([0, 1]), StepItem(2, other_at, other, False))
+            other_at += len(other)
+        got.append(native.step(items)[0].clone())
+        at += len(chunk)
+    torch.testing.assert_close(torch.cat(got), expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
 
 
 def test_a_slots_answer_does_not_depend_on_what_runs_beside_it():
