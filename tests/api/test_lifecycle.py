@@ -197,10 +197,12 @@ def test_frames_that_wait_for_nothing_come_together(serve):
         answer = connection.makefile("rb").read()
     parts = re.findall(rb"\r\n[0-9a-f]+\r\n(data: .*?\n\n)(?=\r\n)", answer, re.DOTALL)  # as they were sent
     assert len(parts) == 4
-    assert b'"role":"assistant"' in parts[0] and b"word" in parts[0]
+    assert b'"role":"assistant"' in parts[0]
+    assert b"word" in parts[0]
     assert all(part.count(b"data: ") == 1 for part in parts[1:3])
     assert b'"finish_reason":"length"' in parts[3] or b'"finish_reason":"stop"' in parts[3]
-    assert b'"usage":{' in parts[3] and parts[3].endswith(b"data: [DONE]\n\n")
+    assert b'"usage":{' in parts[3]
+    assert parts[3].endswith(b"data: [DONE]\n\n")
     assert answer.endswith(b"\r\n0\r\n\r\n")
 
 
