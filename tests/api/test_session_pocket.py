@@ -46,7 +46,7 @@ def test_a_streamed_reply_is_the_whole_one(api):
     whole = api.ask(api.start("chatgpt", **settings), "What is the capital of France?")["reply"]
     *pieces, last, _ = api.stream(api.start("chatgpt", **settings), "What is the capital of France?")
     assert "".join(piece["delta"] for piece in pieces) == last["reply"] == whole
-    assert len(pieces) > 1
+    assert pieces  # how many depends on how busy the machine is: what has piled up is sent as one
 
 
 def test_a_completion_bot_continues_and_an_embedding_bot_embeds(api):
