@@ -63,6 +63,16 @@ def test_versions_that_are_not_wanted_are_named_beside_what_is(monkeypatch):
     assert (notebook.level, notebook.text) == ("warn", "ipykernel is 7.3.1, wanted is !=7.3.*,>=6.29")
 
 
+@pytest.mark.parametrize(
+    ("version", "level"), [("6.31.0", "ok"), ("7.0.1", "warn"), ("7.3.0", "warn"), ("7.4.0", "ok")]
+)
+def test_kernels_that_stop_showing_output_are_left_out(monkeypatch, version, level):
+    real = environment.version_of
+    monkeypatch.setattr(environment, "version_of", lambda name: version if name == "ipykernel" else real(name))
+    *_, notebook = doctor_module.check_packages()
+    assert notebook.level == level
+
+
 def test_missing_torch_is_a_warning(monkeypatch):
     monkeypatch.setattr(environment, "version_of", lambda name: None)
     assert only(doctor_module.check_torch()).level == "warn"

@@ -28,7 +28,7 @@ from llmapi_kit.runners.native.compiler import load_library
 
 DEFINES: dict[torch.dtype, tuple[str, ...]] = {torch.float32: (), torch.bfloat16: ("STORED_BFLOAT16",)}
 # Multiplications in a step from which sharing it pays for waking the other threads, and how many more for each prompt
-# in it: prompts come in bursts, while the server's thread needs a core to read them
+# in it but the first: several come in a burst, while the server's thread needs a core to read the rest
 SHARED_FROM = 200_000_000
 SHARED_PER_PROMPT = 80_000_000
 _POINTER, _SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
