@@ -29,6 +29,7 @@ THINKS = (
 )
 OPENS = "{# <think> </think> #}" + TURN + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
 HELLO = [{"role": "user", "content": "Hello!"}]
+DIGIT = {"type": "json_schema", "json_schema": {"name": "digit", "schema": {"type": "integer"}}}
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
 
 
@@ -151,3 +152,18 @@ def test_the_assistants_last_message_can_be_gone_on_with_and_echoed(saying):
     assert echoed.usage == plain.usage
     closed = create(messages=begun, extra_body={"add_generation_prompt": False})
     assert closed.usage.prompt_tokens > plain.usage.prompt_tokens
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "thought"),
+    [(THINKS, "<think>Hm.</think>4", "Hm."), (OPENS, "Hm.</think>4", "Hm."), (THINKS, "4", None)],
+)
+def test_a_schema_holds_the_answer_and_not_the_reasoning_before_it(saying, template, text, thought):
+    answer = saying(template, text)(response_format=DIGIT, max_tokens=60).choices[0].message
+    assert (answer.content, getattr(answer, "reasoning_content", None)) == ("4", thought)
+
+
+def test_thinking_is_not_asked_for_by_what_switches_it_off(saying):
+    plain = saying("{% for m in messages %}{{ m.content }}{% endfor %}", "It is 4.")
+    for extra in ({"chat_template_kwargs": {"enable_thinking": False}}, {"reasoning_effort": "minimal"}):
+        assert plain(extra_body=extra).choices[0].message.content == "It is 4."
