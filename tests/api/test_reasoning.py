@@ -14,6 +14,7 @@ from llmapi_kit.dialects import dialect_of
 from llmapi_kit.engines.local import LocalEngine
 from llmapi_kit.models.spec import POCKET_DIR
 from llmapi_kit.runners.fake_runner import FakeRunner
+from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
 from llmapi_kit.sampling.tokenizer import ModelTokenizer
 from llmapi_kit.types import EngineInfo
 
@@ -60,7 +61,9 @@ def saying(tmp_path):
         ids = codec.encode(text + "<|im_end|>", add_special_tokens=False)
         info = EngineInfo(id="scripted", context_length=600, created=1)
         settings = load_settings(prefix_cache="off")  # the script starts over where a prompt ends
-        engine = LocalEngine(info, ScriptedRunner(ids, len(tokenizer)), codec, dialect=dialect, settings=settings)
+        runner = ScriptedRunner(ids, len(tokenizer))
+        grammars = GrammarCompiler(codec, runner.vocab_size, codec.eos_ids)
+        engine = LocalEngine(info, runner, codec, dialect=dialect, grammars=grammars, settings=settings)
         manager = serving(tmp_path, engine)
         opened.append(manager)
         client = manager.__enter__().client(max_retries=0)

@@ -219,12 +219,13 @@ MESSAGES: Sequence[tuple[str, str, Row]] = (
 FIELDS: Mapping[str, Mapping[str, Row]] = {"chat": {**BOTH, **CHAT}, "completions": {**BOTH, **COMPLETIONS}}
 
 _VLLM_BOTH = {
-    "allowed_token_ids", "bad_words", "best_of", "cache_salt", "early_stopping", "guided_choice",
-    "guided_decoding_backend", "guided_grammar", "guided_json", "guided_regex", "guided_whitespace_pattern",
-    "ignore_eos", "include_stop_str_in_output", "kv_transfer_params", "length_penalty", "logits_processors", "min_p",
-    "min_tokens", "priority", "prompt_logprobs", "repetition_penalty", "request_id", "return_token_ids",
-    "return_tokens_as_token_ids", "skip_special_tokens", "spaces_between_special_tokens", "stop_token_ids", "structural_tag", "structured_outputs",
-    "top_k", "truncate_prompt_tokens", "use_beam_search", "vllm_xargs", "add_special_tokens",
+    "add_special_tokens", "allowed_token_ids", "bad_words", "best_of", "cache_salt", "early_stopping",
+    "guided_choice", "guided_decoding_backend", "guided_grammar", "guided_json", "guided_regex",
+    "guided_whitespace_pattern", "ignore_eos", "include_stop_str_in_output", "kv_transfer_params",
+    "length_penalty", "logits_processors", "min_p", "min_tokens", "priority", "prompt_logprobs",
+    "repetition_penalty", "request_id", "return_token_ids", "return_tokens_as_token_ids", "skip_special_tokens",
+    "spaces_between_special_tokens", "stop_token_ids", "structural_tag", "structured_outputs", "top_k",
+    "truncate_prompt_tokens", "use_beam_search", "vllm_xargs",
 }  # fmt: skip
 _VLLM_CHAT = {
     "add_generation_prompt", "chat_template", "chat_template_content_format", "chat_template_kwargs",
