@@ -1,4 +1,4 @@
-"""A pytest plugin for ``tools/gpu_check.py``: ends the output with a line of JSON, and lets a skipped test fail the run.
+"""A pytest plugin for ``tools/gpu_check.py``: prints a line of JSON at the end; a skipped test fails the run.
 
 Passed as ``-p tests.gpu.report``. What tests give to `record_property` is in it.
 """
