@@ -5,13 +5,15 @@
 
 "use strict";
 
+// Next to the page's folder, whatever slash or proxy's path the page's own address has
+const DOCUMENT = new URL("../openapi.json", document.currentScript.src);
 const PLACEHOLDER = "YOUR_API_KEY";
 const form = document.getElementById("ask");
 const input = document.getElementById("key");
 const problem = document.getElementById("problem");
 
 async function fetchDocument(key) {
-  const response = await fetch("openapi.json", {
+  const response = await fetch(DOCUMENT, {
     headers: { Authorization: `Bearer ${key}` },
     cache: "no-store",
     credentials: "omit",
@@ -28,7 +30,8 @@ function withKey(request, key) {
 }
 
 function start(spec, key) {
-  const schemes = Object.keys(spec.components.securitySchemes);
+  const known = Object.entries(spec.components.securitySchemes);
+  const schemes = known.filter(([, scheme]) => scheme.in !== "header").map(([name]) => name); // one header has the key
   const ui = SwaggerUIBundle({
     domNode: document.getElementById("viewer"),
     spec,

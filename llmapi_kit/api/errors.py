@@ -54,7 +54,7 @@ def from_validation(errors: Sequence[Any]) -> InvalidRequestError:
     # Of a union, pydantic adds the name of the variant that failed last; the field is what comes before it.
     named = [part for part in location if (part.isidentifier() and part not in TYPES) or part.isdigit()]
     param = ".".join(named) or None
-    if problem["type"] == "missing":
+    if problem["type"] == "missing" and param is not None:
         return InvalidRequestError(f"The field {param} is missing.", param=param)
     value = "" if isinstance(problem.get("input"), dict | list) else f" (got {str(problem.get('input'))[:80]!r})"
     message = str(problem["msg"]).removeprefix("Value error, ")
