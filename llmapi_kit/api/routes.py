@@ -287,7 +287,7 @@ async def _key_in_body(request: StrictRequest) -> str | None:
 def _object(body: Any) -> dict[str, Any]:
     if not isinstance(body, dict):
         kind = JSON_KINDS[type(body)]
-        raise InvalidRequestError(f"The body is {kind}; send a JSON object, such as {{\"model\": …}}.")
+        raise InvalidRequestError(f'The body is {kind}; send a JSON object, such as {{"model": …}}.')
     return body
 
 

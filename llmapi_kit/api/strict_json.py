@@ -28,7 +28,7 @@ def parse_json(body: bytes, max_depth: int) -> Any:
     """Parse JSON.
 
     Raises:
-        InvalidRequestError: it is not JSON in UTF-8, is nested too deep, or has numbers or text that JSON does not know.
+        InvalidRequestError: it is not JSON in UTF-8, is nested too deep, or has numbers or text that JSON has not.
     """
     if not body.strip():
         raise InvalidRequestError("The body is empty; send a JSON object.")

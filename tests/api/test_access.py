@@ -17,7 +17,7 @@ from llmapi_kit.engines.catalog import Catalog
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.store.store import open_store
 
-from .conftest import KEY, chat, error_of, serving
+from .conftest import KEY, all_routes, chat, error_of, path_of, serving
 
 pytestmark = pytest.mark.kernel
 
@@ -33,22 +33,10 @@ def untouchable(tmp_path_factory):
         yield made
 
 
-def routes():
-    settings = Settings(database_url="sqlite://")
-    store = open_store(settings)
-    app = create_app(ApiState(Catalog([MockEngine()]), KeyCheck(KEY), settings, store))._app
-    store.close()
-    return [(method, route) for route in app.routes for method in route.methods]
-
-
-ROUTES = routes()
+ROUTES = all_routes()
 BODY_KEYED = [(method, route) for method, route in ROUTES if isinstance(route, BodyKeyedRoute)]
 KEYED = [each for each in ROUTES if isinstance(each[1], KeyedRoute) and each not in BODY_KEYED]
 TOKENED = [(method, route) for method, route in ROUTES if isinstance(route, TokenRoute)]
-
-
-def path_of(route):
-    return re.sub(r"\{[^}]*\}", "mock", route.path)
 
 
 HEALTH = ("/healthz", "/health", "/v1/health", "/ping")

@@ -197,7 +197,8 @@ def test_a_header_for_the_key_decides_before_the_body(api):
 
 
 def test_a_key_in_the_body_may_be_escaped_and_is_none_inside_of_something_else(api):
-    escaped = '{"bot_type": "mock", "apikey" :\n"%s"}' % KEY.replace("k", "\\u006b")
+    key = KEY.replace("k", "\\u006b")
+    escaped = f'{{"bot_type": "mock", "apikey" :\n"{key}"}}'
     assert api.http.post("/v1/chat/start", content=escaped).json()["code"] == 0
     inside = {"bot_type": "mock", "settings": {"apikey": KEY}}
     assert api.http.post("/v1/chat/start", json=inside).status_code == 401
