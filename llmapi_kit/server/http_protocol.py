@@ -20,6 +20,7 @@ from llmapi_kit.api.errors import error_body
 from llmapi_kit.errors import HeadersTooLargeError, InvalidRequestError, RequestError
 
 MAX_HEADER_BYTES = 16_384
+MAX_URL_BYTES = 65_535  # the parser's own limit, which it tells as a mistake in the address
 UPGRADE_HEADERS = (b"upgrade", b"http2-settings")
 
 
@@ -49,6 +50,14 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._is_in_head = True
         self._num_header_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the address came."""
+        super().on_url(url)
+        if len(self.url) > MAX_URL_BYTES:
+            raise InvalidRequestError(
+                f"The address has more than {MAX_URL_BYTES:,} bytes, the most this server takes. Send it as a body."
+            )
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header is complete."""

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import http.client
-import re
 
 import pytest
 from fastapi import FastAPI
 
-from llmapi_kit.api.app import check_routes, create_app
+from llmapi_kit.api.app import check_routes
 from llmapi_kit.api.auth import KeyCheck
 from llmapi_kit.api.routes import BodyKeyedRoute, KeyedRoute, LocalPageRoute, PublicRoute, TokenRoute
-from llmapi_kit.api.state import ApiState
-from llmapi_kit.config import Settings
-from llmapi_kit.engines.catalog import Catalog
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.store.store import open_store
 
 from .conftest import KEY, all_routes, chat, error_of, path_of, serving
 
