@@ -169,7 +169,19 @@ def test_there_is_no_cors_header(serve, http):
 
 def test_unknown_paths_answer_404_in_the_error_shape(serve, http):
     assert error_of(http(serve()).get("/v1/nothing"), 404)["code"] == "not_found"
-    error_of(http(serve()).delete("/v1/chat/completions"), 405)
+
+
+def test_a_method_that_a_path_does_not_take_is_a_405_that_names_those_it_does(untouchable, http):
+    client = http(untouchable)
+    for path, allowed in {
+        "/v1/chat/completions": "GET, HEAD, POST",
+        "/v1/chat/completions/x/": "DELETE, GET, HEAD, POST",
+        "/v1/completions": "POST",
+        "/health": "GET, HEAD",
+    }.items():
+        response = client.patch(path)
+        error_of(response, 405)
+        assert response.headers["allow"] == allowed
 
 
 def test_what_tells_of_the_server_is_closed_to_the_tunnel(serve, http):

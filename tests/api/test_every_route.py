@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from llmapi_kit.api.routes import BodyKeyedRoute, KeyedRoute, TokenRoute
 from llmapi_kit.engines.mock import MockEngine
 
+from .byte_bodies import ODD_BYTES, mutated
 from .conftest import KEY, all_routes, chat, path_of, serving
 
 pytestmark = pytest.mark.kernel
@@ -181,9 +182,6 @@ def test_an_empty_body_is_said_to_be_empty(client, method, route):
     assert "The body is empty; send a JSON object" in response.text
 
 
-ODD_BYTES = [b"\xed\xa0\xbd", b"\xff", b"\x00", rb"\ud83d", rb"\ud83d\u0041", b"\xc0\xaf", b"\xf4\x90\x80\x80"]
-
-
 @pytest.mark.parametrize(("method", "route"), WITH_BODY, ids=str)
 def test_a_text_that_is_none_is_the_clients_mistake(client, method, route):
     """Half a surrogate, which JSON's parser lets pass, was a 500."""
@@ -192,20 +190,6 @@ def test_a_text_that_is_none_is_the_clients_mistake(client, method, route):
         response = client.request(method, path_of(route), content=body)
         assert response.status_code < 500
         assert has_failed(response), response.text
-
-
-MARKS = [b"[", b"]", b"{", b"}", b'"', b",", b":", b"\\", b"e", b"-", b"null", b"true"]
-
-
-@st.composite
-def mutated(draw, body):
-    """A body with some bytes cut out, put in or repeated."""
-    odd = st.one_of(st.sampled_from([*ODD_BYTES, b"1e999", *MARKS]), st.binary(min_size=1, max_size=4))
-    for _ in range(draw(st.integers(1, 4))):
-        begin = draw(st.integers(0, len(body)))
-        end = min(len(body), begin + draw(st.sampled_from([0, 0, 1, 2, 20])))
-        body = body[:begin] + draw(odd) + body[end:]
-    return body
 
 
 @pytest.mark.parametrize(("method", "route"), WITH_BODY, ids=str)
