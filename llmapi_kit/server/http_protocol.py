@@ -9,6 +9,7 @@ Source: RFC 9110, section 7.8 (upgrades); RFC 9112, sections 3.2.2 (whole addres
 
 from __future__ import annotations
 
+import contextlib
 import http
 import json
 from typing import Any
@@ -93,6 +94,8 @@ class HttpProtocol(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as exc:
                 data = self._head_without_upgrade() + data[exc.args[0] :]
                 self.parser = httptools.HttpRequestParser(self)
+                with contextlib.suppress(AttributeError):  # before httptools 0.6.3; as uvicorn sets it
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def _head_without_upgrade(self) -> bytes:
         """The head of the request, as it is without what offers to upgrade."""

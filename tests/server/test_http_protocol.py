@@ -124,7 +124,7 @@ def test_an_upgrade_is_ignored_where_the_body_comes_in_chunks(wire):
 
 def test_an_upgraded_request_that_wants_the_connection_closed_gets_it(wire):
     connection = wire()
-    connection.ask(more=H2C.replace(b"Upgrade, ", b"close, Upgrade, "))
+    connection.send(connection.request(more=H2C.replace(b"Upgrade, ", b"close, Upgrade, ")) + b"and more")
     status, headers = connection.head()
     assert (status, headers["connection"]) == (200, "close")
     assert content_of(connection.rest()) == "to be or not"
