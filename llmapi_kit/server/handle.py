@@ -23,15 +23,15 @@ from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.catalog import Catalog
 from llmapi_kit.errors import ConfigError, ServerError
 from llmapi_kit.server import log_buffer
+from llmapi_kit.server.place import LOOPBACK, check_key, warn_of_short_key
 from llmapi_kit.server.registry import Registry, ServerRecord
 from llmapi_kit.server.thread import ServerThread
-from llmapi_kit.tunnels import open_tunnel
-from llmapi_kit.tunnels.base import Tunnel, TunnelSettings, TunnelStatus
+from llmapi_kit.tunnels import open_tunnel, tunnel_settings
+from llmapi_kit.tunnels.base import Tunnel, TunnelStatus
 
 logger = logging.getLogger(__name__)
 
 DAY_S = 86400
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Server:
@@ -50,8 +50,8 @@ class Server:
 
     Raises:
         PortInUseError: the port is taken.
-        ConfigError: no key on an address that others can reach, or the address can't be bound, or there can be no
-            database where the settings say.
+        ConfigError: no key, or a short one, on an address that others can reach, or the address can't be bound, or
+            there can be no database where the settings say.
         StoreError: the database can't be used.
     """
 
@@ -66,8 +66,8 @@ class Server:
         aliases: Mapping[str, str] | None = None,
         default: str | None = None,
     ) -> None:
-        if api_key is None and host not in LOOPBACK:
-            raise ConfigError(f"Without an API key the server binds 127.0.0.1 only, not {host}.")
+        check_key(api_key, host)
+        warn_of_short_key(api_key)
         self.api_key = api_key
         self.settings = settings
         self._tunnel: Tunnel | None = None
@@ -210,16 +210,17 @@ class Server:
 
         Raises:
             TunnelError: it did not open; nothing is left behind.
-            ConfigError: the server has no key.
+            ConfigError: the server has no key, or a short one; or an option is unknown.
         """
         with self._lock:
             if self.api_key is None:
                 raise ConfigError("There is no tunnel without an API key: everybody could use the model.")
+            check_key(self.api_key, self.host, kind)
             if not self.is_running:
                 raise ServerError(f"The server is {self._state_in_words()}.")
-            self.close_tunnel()
             state_dir = self.settings.folder("tunnels")
-            settings = TunnelSettings(state_dir=state_dir, instance=self._state.instance, **options)
+            settings = tunnel_settings(**options, state_dir=state_dir, instance=self._state.instance)
+            self.close_tunnel()
             tunnel = open_tunnel(kind, port=self.port, settings=settings)
             try:
                 url = tunnel.start()
