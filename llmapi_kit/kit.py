@@ -59,6 +59,11 @@ def load(name: str | ModelLoader, *, served_name: str | None = None, lazy: bool 
         ModelLoadError: it does not load, or does not fit.
         UnsupportedModelError: it can't be served, with the reason.
         ConfigError: an argument is not known.
+
+    Examples:
+        >>> model = kit.load("mock")
+        >>> model.ask("Hello!")
+        'Hello!'
     """
     return _models.load(understand(name, served_name, options), is_lazy=lazy)
 
@@ -106,6 +111,12 @@ def launch(
         TunnelError: the tunnel did not open; a server that this call started is stopped again.
         ConfigError: arguments that do not go together.
         ModelError: a model can't be loaded; of several, a name means nothing.
+
+    Examples:
+        >>> server = kit.launch(kit.load("mock"), port=0)
+        >>> server.models
+        ['mock']
+        >>> server.stop()
     """
     if api_key is False and (tunnel or host not in LOOPBACK):
         raise ConfigError("api_key=False works on this machine only: no tunnel, no other host than 127.0.0.1.")
@@ -150,6 +161,13 @@ def serve_engine(engine: Engine, **options: Any) -> Server:
 
     Raises:
         ConfigError: it lacks something that an engine has; the message names it all.
+
+    Examples:
+        >>> from llmapi_kit.engines.mock import MockEngine
+        >>> server = kit.serve_engine(MockEngine(reply="Always this.", name="mine"), port=0)
+        >>> server.models
+        ['mine']
+        >>> server.stop()
     """
     check_engine(engine)
     return launch(engine, **options)
@@ -166,6 +184,13 @@ def connect(url: str | None = None, api_key: str | None = None) -> RemoteServer:
         ServerNotFoundError: nothing runs, or nothing answers at the url.
         AuthenticationError: the key is missing or refused.
         ConfigError: the url is none.
+
+    Examples:
+        >>> server = kit.launch(kit.load("mock"), port=0)
+        >>> remote = kit.connect()
+        >>> remote.models()
+        ['mock']
+        >>> server.stop()
     """
     registry = Registry(load_settings())
     records = registry.running()
@@ -181,12 +206,26 @@ def connect(url: str | None = None, api_key: str | None = None) -> RemoteServer:
 
 
 def servers() -> list[ServerRecord]:
-    """The servers that run on this machine for this user, the newest first."""
+    """The servers that run on this machine for this user, the newest first.
+
+    Examples:
+        >>> server = kit.launch(kit.load("mock"), port=0)
+        >>> [record.models for record in kit.servers()]
+        [('mock',)]
+        >>> server.stop()
+    """
     return Registry(load_settings()).running()
 
 
 def stop_all(drain_s: float = 0.0) -> None:
-    """Stop every server of this process and unload every model."""
+    """Stop every server of this process and unload every model.
+
+    Examples:
+        >>> server = kit.launch(kit.load("mock"), port=0)
+        >>> kit.stop_all()
+        >>> server.is_running
+        False
+    """
     with _lock:
         for identity, server in list(_servers.items()):
             _stop(identity, server, keep=(), drain_s=drain_s)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import types
 
+import openai
 import pytest
 import typer
 
@@ -54,11 +55,13 @@ def runnable(page, language):
     return [block for block in blocks(page, language) if block.reason is None]
 
 
-def with_blocks(language, word=""):
-    return [page for page in PAGES if page != WITH_ITS_OWN_TESTS and any(word in b.code for b in runnable(page, language))]
+def pages_with(language, word=""):
+    """The pages with a block in a language that has this word in it."""
+    pages = [page for page in PAGES if page != WITH_ITS_OWN_TESTS]
+    return [page for page in pages if any(word in block.code for block in runnable(page, language))]
 
 
-@pytest.mark.parametrize("page", with_blocks("python"))
+@pytest.mark.parametrize("page", pages_with("python"))
 def test_python_of_a_page_runs_from_top_to_end(page, reader, monkeypatch):
     module = types.ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
@@ -68,11 +71,13 @@ def test_python_of_a_page_runs_from_top_to_end(page, reader, monkeypatch):
             exec(compile(code, ROOT / page, "exec"), module.__dict__)
     finally:
         for value in vars(module).values():
-            if isinstance(value, Server):
+            if isinstance(value, openai.OpenAI):
+                value.close()
+            elif isinstance(value, Server):
                 value.stop(0)
 
 
-@pytest.mark.parametrize("page", with_blocks("bash", "curl "))
+@pytest.mark.parametrize("page", pages_with("bash", "curl "))
 def test_what_a_page_asks_with_curl_is_answered(page, reader):
     for block in runnable(page, "bash"):
         if "curl " not in block.code:
