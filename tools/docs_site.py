@@ -25,6 +25,7 @@ logger = logging.getLogger("mkdocs.plugins.docs_site")
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
+DAY_S = 86400
 # What the site has besides the files in docs/: its name there, and where it is.
 ELSEWHERE = {
     "contributing.md": "CONTRIBUTING.md",
@@ -119,9 +120,10 @@ def default_of(name: str) -> str:
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, int | float):
-        return f"{value:,}"
+        days = f" ({value / DAY_S:g} days)" if name.endswith("_s") and value >= DAY_S else ""
+        return f"{value:,}{days}"
     if isinstance(value, tuple):
-        return f"`{','.join(value)}`" if value else ""
+        return ", ".join(f"`{part}`" for part in value)
     return f"`{value}`" if isinstance(value, str) and value else ""
 
 
