@@ -53,7 +53,7 @@ class Prompt:
         ids: token ids, at least one.
         echo: the prompt's text, where it is to be given out.
         parsers: one an answer, for reasoning and tool calls; empty where the text is the answer.
-        constraint: what a forced tool call must match.
+        constraint: what the answer must match, tool calls and reasoning considered; None for what the request says.
     """
 
     ids: list[int]
@@ -133,7 +133,7 @@ class PromptBuilder:
             )
             for _ in range(request.n)
         ]
-        return Prompt(ids, echo, parsers, self._call_constraint(tools, starts_in_reasoning) if tools else None)
+        return Prompt(ids, echo, parsers, self._constraint(tools, request.sampling.constraint, starts_in_reasoning))
 
     def _encode(self, text: str) -> list[int]:
         return self._codec.encode(text, add_special_tokens=False)
@@ -182,19 +182,31 @@ class PromptBuilder:
             param="reasoning_effort",
         )
 
-    def _call_constraint(self, tools: ToolUse, starts_in_reasoning: bool) -> Constraint | None:
+    def _constraint(
+        self, tools: ToolUse | None, answer: Constraint | None, starts_in_reasoning: bool
+    ) -> Constraint | None:
         """What the answer must match, so that a call that has to come does, and strict ones follow their schema."""
         added_tokens = self._codec.added_tokens
-        if not (tools.is_required or tools.forced):
-            return self._dialect.strict_constraint(
-                tools.tools, added_tokens=added_tokens, starts_in_reasoning=starts_in_reasoning
+        if tools is not None and (tools.is_required or tools.forced):
+            return self._dialect.call_constraint(
+                tools.tools,
+                forced=tools.forced or None,
+                parallel=tools.is_parallel,
+                added_tokens=added_tokens,
+                starts_in_reasoning=starts_in_reasoning,
             )
-        return self._dialect.call_constraint(
-            tools.tools,
-            forced=tools.forced or None,
-            parallel=tools.is_parallel,
-            added_tokens=added_tokens,
-            starts_in_reasoning=starts_in_reasoning,
+        if answer is not None:
+            return self._dialect.answer_constraint(
+                answer,
+                tools.tools if tools else (),
+                parallel=tools is None or tools.is_parallel,
+                added_tokens=added_tokens,
+                starts_in_reasoning=starts_in_reasoning,
+            )
+        if tools is None:
+            return None
+        return self._dialect.strict_constraint(
+            tools.tools, added_tokens=added_tokens, starts_in_reasoning=starts_in_reasoning
         )
 
 
