@@ -32,7 +32,7 @@ check: $(VENV)/.installed docs ## Lint, types, import direction, stripped notebo
 	$(BIN)/nbstripout --keep-id --verify $(NOTEBOOKS)/*.ipynb
 
 docs: $(VENV)/.installed ## Build the documentation into build/site
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 notebooks: $(VENV)/.installed ## Run every notebook in a real kernel, twice
 	$(BIN)/python -m pytest tests/notebooks
