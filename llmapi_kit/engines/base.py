@@ -15,6 +15,10 @@ from llmapi_kit.ids import random_hex
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Embedded, EngineInfo, EngineStats, Event, GeneratedImage, ImageRequest, Readiness
 
+# Variables of chat templates that switch thinking on and off, and efforts that a model which doesn't think makes.
+THINKING_SWITCHES = ("enable_thinking", "thinking")
+LEAST_EFFORTS = ("none", "minimal")
+
 Message = Mapping[str, Any]
 Tool = Mapping[str, Any]
 
@@ -121,6 +125,11 @@ class GenerationRequest:
                     "answer. Leave one of the two out.",
                     param=param,
                 )
+
+
+def switches_thinking_off(name: str, value: object) -> bool:
+    """Whether a variable of the chat template asks for nothing where the model doesn't think anyway."""
+    return name in THINKING_SWITCHES and value is False
 
 
 @runtime_checkable

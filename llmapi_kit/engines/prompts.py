@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmapi_kit.dialects import Dialect, ReplyParser, messages_for_template
-from llmapi_kit.engines.base import GenerationRequest, ToolUse
+from llmapi_kit.engines.base import (
+    LEAST_EFFORTS,
+    THINKING_SWITCHES,
+    GenerationRequest,
+    ToolUse,
+    switches_thinking_off,
+)
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.sampling.constraints import Constraint
 from llmapi_kit.sampling.encoding_cache import EncodingCache
@@ -156,14 +162,14 @@ class PromptBuilder:
 
     def _template_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         own = self._codec.template_variables - OWN_OPTIONS - PROVIDED
-        for name in given:
-            if name not in own:
+        for name, value in given.items():
+            if name not in own and not switches_thinking_off(name, value):
                 names = f"Those it reads are: {', '.join(sorted(own))}." if own else "It reads none."
                 raise UnsupportedFieldError(
-                    f"This model's chat template does not read the variable {name[:80]!r}. {names}",
+                    f"chat_template_kwargs has {name[:80]!r}, which this model's chat template does not read. {names}",
                     param=f"chat_template_kwargs.{name[:80]}",
                 )
-        return dict(given)
+        return {name: value for name, value in given.items() if name in own}
 
     def _reasoning(self, effort: str | None) -> dict[str, Any]:
         """The template's variables for an effort. Some templates know degrees, some an on and off."""
@@ -172,10 +178,10 @@ class PromptBuilder:
         variables = self._codec.template_variables
         if "reasoning_effort" in variables:
             return {"reasoning_effort": effort}
-        for switch in ("enable_thinking", "thinking"):
+        for switch in THINKING_SWITCHES:
             if switch in variables:
                 return {switch: effort != "none"}
-        if effort == "none" and self._dialect.reasoning is None:
+        if effort in LEAST_EFFORTS and self._dialect.reasoning is None:
             return {}
         raise UnsupportedFieldError(
             "This model's chat template has no setting for how long to think; leave reasoning_effort out.",

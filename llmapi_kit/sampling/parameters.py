@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from llmapi_kit.errors import InvalidRequestError
 from llmapi_kit.sampling.constraints import Constraint
@@ -23,8 +24,8 @@ MAX_TOP_LOGPROBS = 20
 class SamplingParams:
     """How the next token is chosen and when to stop.
 
-    The order is that of the field: bias and penalties on the logits, temperature, then top_k, top_p, min_p and typical_p
-    on what is left. Temperature 0 is greedy, whatever the other four say.
+    The order is that of the field: bias and penalties on the logits, temperature, then top_k, top_p, min_p and
+    typical_p on what is left. Temperature 0 is greedy, whatever the other four say.
 
     Attributes:
         max_tokens: at most this many new tokens; None means up to the end of the context, 0 that the prompt is
@@ -35,8 +36,8 @@ class SamplingParams:
         top_k: keep the k most likely tokens; 0 keeps all.
         top_p: keep the fewest tokens whose probabilities add up to this; above 0, at most 1.
         min_p: drop tokens less likely than this share of the most likely one; 0 to 1.
-        typical_p: keep the tokens whose information is nearest to the entropy, until their probabilities add up to this;
-            above 0, at most 1, which is off. Source: Meister et al. 2023, "Locally Typical Sampling".
+        typical_p: keep the tokens whose information is nearest to the entropy, until their probabilities add up to
+            this; above 0, at most 1, which is off. Source: Meister et al. 2023, "Locally Typical Sampling".
         repetition_penalty: divides the logits of tokens seen in prompt or answer; 1 is off.
             Source: Keskar et al. 2019, "CTRL", section 4.1.
         presence_penalty: subtracted once from every token already in the answer; -2 to 2.
@@ -128,6 +129,25 @@ class SamplingParams:
     def has_penalties(self) -> bool:
         """Whether tokens already seen change the logits."""
         return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+
+
+def with_off_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as clients send them, in the words of `SamplingParams`.
+
+    ``top_k: -1`` keeps all tokens (vLLM, SGLang), ``top_p: 0`` is greedy, ``seed: -1`` is no seed (vLLM, llama.cpp),
+    and an empty stop string is none.
+    """
+    read = dict(values)
+    if read.get("top_k") == -1:
+        read["top_k"] = 0
+    if read.get("top_p") == 0:
+        read |= {"top_p": 1.0, "temperature": 0.0}
+    if read.get("seed") == -1:
+        del read["seed"]
+    if "stop" in read:
+        stop = read["stop"]
+        read["stop"] = tuple(text for text in ((stop,) if isinstance(stop, str) else stop or ()) if text)
+    return read
 
 
 def _check(name: str, value: float, low: float, high: float, *, above_low: bool = False) -> None:
