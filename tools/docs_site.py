@@ -6,6 +6,7 @@ Hooks of mkdocs, which calls them by name; see ``mkdocs.yml``. A page that can't
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import re
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from llmapi_kit.api.openai.neutral_values import ANYTHING, NEUTRAL
 from llmapi_kit.cli import app
 from llmapi_kit.config import Settings
 
@@ -39,6 +41,7 @@ FENCED = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\[(?P<text>[^\]\n]*)\]\((?P<target>[^)\s#]*)(?P<anchor>#[^)\s]*)?\)")
 SETTINGS = re.compile(r"<!-- settings until (\w+) -->")
 FLAGS = re.compile(r"<!-- flags of (\w+) -->")
+NEUTRAL_VALUES = "<!-- values that ask for nothing -->"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -52,6 +55,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Fill in the tables, and point links to where things are in the site."""
     source = ROOT / ELSEWHERE.get(page.file.src_uri, f"docs/{page.file.src_uri}")
     markdown = FLAGS.sub(lambda found: flags_table(found[1]), fill_in_settings(markdown))
+    markdown = markdown.replace(NEUTRAL_VALUES, neutral_values_table())
     parts = FENCED.split(markdown)
     parts[::2] = [LINK.sub(lambda link: site_link(link, source), text) for text in parts[::2]]
     return "".join(parts)
@@ -138,6 +142,17 @@ def range_of(name: str) -> str:
     if lowest is None:
         return ""
     return f"{lowest:,} or more" if highest is None else f"{lowest:,} to {highest:,}"
+
+
+def neutral_values_table() -> str:
+    """The fields that are accepted with a value that asks for nothing, as Markdown."""
+    rows = [f"| `{path}` | {in_words(values)} |" for path, values in sorted(NEUTRAL.items())]
+    return "\n".join(["| Field | Value |", "|---|---|", *rows])
+
+
+def in_words(values: tuple[object, ...]) -> str:
+    """Values as JSON, or that any will do."""
+    return "any" if values == (ANYTHING,) else " or ".join(f"`{json.dumps(value)}`" for value in values)
 
 
 def flags_table(command: str) -> str:

@@ -7,7 +7,6 @@ import re
 import httpx
 import pytest
 
-from llmapi_kit.api.openai.bodies import NEUTRAL
 from llmapi_kit.engines.mock import MockEngine
 from tests.api.conftest import KEY, serving
 
@@ -71,7 +70,3 @@ def test_fields_of_objects_within_are_named(path, document):
     names = set(nested(document, bodies(document)[path], set()))
     assert {name for name in names if f"`{name}`" not in PAGE} == set()
     assert "include_usage" in names or path != CHAT
-
-
-def test_values_that_ask_for_nothing_are_named():
-    assert [name for name in NEUTRAL if f"`{name}`" not in PAGE] == []

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import mkdocs.config
 import pytest
 
+from llmapi_kit.api.openai.neutral_values import NEUTRAL
 from llmapi_kit.config import Settings
 
 from .pages import ROOT
@@ -70,6 +71,12 @@ def test_every_setting_and_flag_is_on_the_page_of_settings(site):
     flags = {"--base-model", "--tunnel", "--load-in-8bit", "--bot"}
     assert {name for name in {*Settings.model_fields, *flags} if f"<code>{name}</code>" not in page} == set()
     assert "<td>1 to 1,024</td>" in page
+
+
+def test_every_value_that_asks_for_nothing_is_on_the_page_of_fields(site):
+    page = (site / "api.html").read_text()
+    assert {name for name in NEUTRAL if f"<code>{name}</code>" not in page} == set()
+    assert '<td><code>verbosity</code></td>\n<td><code>"medium"</code></td>' in page.replace("&quot;", '"')
 
 
 def test_the_reference_has_signatures_and_examples(site):
