@@ -198,8 +198,8 @@ class Server:
 
         Examples:
             >>> server = kit.launch(kit.load("mock"), port=0)
-            >>> for line in server.logs(3):
-            ...     print(line)
+            >>> len(server.logs(3)) <= 3
+            True
             >>> server.stop()
         """
         return self._logs.lines(num)
