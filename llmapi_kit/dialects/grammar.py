@@ -139,7 +139,7 @@ def call_object(grammar: Grammar, function: Function, key: str) -> str:
 def _call_schema(function: Function, key: str) -> dict[str, Any]:
     """The schema of a call as a JSON object. Definitions move to the top, where references look for them."""
     arguments = arguments_schema(function)
-    definitions = {name: arguments.pop(name) for name in ("$defs", "definitions") if name in arguments}
+    definitions: dict[str, Any] = {name: arguments.pop(name) for name in ("$defs", "definitions") if name in arguments}
     return {
         "type": "object",
         "properties": {"name": {"const": function.name}, key: arguments},
