@@ -6,7 +6,11 @@ NOTEBOOKS := notebooks
 DEMO_EXIT ?=
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help demo lab serve test check docs notebooks bench format clean
+=======
+.PHONY: help demo lab serve test check notebooks bench gpu-check format clean
+>>>>>>> main
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +43,10 @@ notebooks: $(VENV)/.installed ## Run every notebook in a real kernel, twice
 
 bench: $(VENV)/.installed ## Measure this server beside others
 	$(BIN)/python -m benchmarks.serving
+
+# Without an environment here: the Python that has torch. GPU_CHECK=--install installs what it lacks.
+gpu-check: ## Check the kit on a GPU, in under 7 minutes (GPU_CHECK=--install)
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,python3) tools/gpu_check.py $(GPU_CHECK)
 
 format: $(VENV)/.installed ## Format the code and strip the notebooks
 	$(BIN)/ruff check --fix-only .
