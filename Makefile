@@ -6,11 +6,7 @@ NOTEBOOKS := notebooks
 DEMO_EXIT ?=
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help demo lab serve test check docs notebooks bench format clean
-=======
-.PHONY: help demo lab serve test check notebooks bench gpu-check format clean
->>>>>>> main
+.PHONY: help demo lab serve test check docs notebooks bench gpu-check format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

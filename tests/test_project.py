@@ -82,7 +82,7 @@ def test_files_stay_short():
 
 def test_makefile_help_lists_the_targets():
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ("demo", "lab", "serve", "test", "check", "docs", "notebooks", "bench"):
+    for target in ("demo", "lab", "serve", "test", "check", "docs", "notebooks", "bench", "gpu-check"):
         assert f"make {target}" in shown
 
 
