@@ -60,6 +60,11 @@ def load(name: str | ModelLoader, *, served_name: str | None = None, lazy: bool 
         ModelLoadError: it does not load, or does not fit.
         UnsupportedModelError: it can't be served, with the reason.
         ConfigError: an argument is not known.
+
+    Examples:
+        >>> model = kit.load("mock")
+        >>> model.ask("Hello!")
+        'Hello!'
     """
     return _models.load(understand(name, served_name, options), is_lazy=lazy)
 
@@ -109,6 +114,12 @@ def launch(
         ModelError: a model can't be loaded; of several, a name means nothing.
 
     What can be told before a model is loaded, `check_launch` tells then.
+
+    Examples:
+        >>> server = kit.launch(kit.load("mock"), port=0)
+        >>> server.models
+        ['mock']
+        >>> server.stop()
     """
     limits = load_settings(**settings)
     place = Place(host=host, port=port, api_key=api_key, tunnel=tunnel, tunnel_options=tunnel_options or {})
@@ -189,6 +200,13 @@ def serve_engine(engine: Engine, **options: Any) -> Server:
 
     Raises:
         ConfigError: it lacks something that an engine has; the message names it all.
+
+    Examples:
+        >>> from llmapi_kit.engines.mock import MockEngine
+        >>> server = kit.serve_engine(MockEngine(reply="Always this.", name="mine"), port=0)
+        >>> server.models
+        ['mine']
+        >>> server.stop()
     """
     check_engine(engine)
     return launch(engine, **options)
@@ -205,6 +223,13 @@ def connect(url: str | None = None, api_key: str | None = None) -> RemoteServer:
         ServerNotFoundError: nothing runs, or nothing answers at the url.
         AuthenticationError: the key is missing or refused.
         ConfigError: the url is none.
+
+    Examples:
+        >>> server = kit.launch(kit.load("mock"), port=0)
+        >>> remote = kit.connect()
+        >>> remote.models()
+        ['mock']
+        >>> server.stop()
     """
     registry = Registry(load_settings())
     records = registry.running()
@@ -220,12 +245,26 @@ def connect(url: str | None = None, api_key: str | None = None) -> RemoteServer:
 
 
 def servers() -> list[ServerRecord]:
-    """The servers that run on this machine for this user, the newest first."""
+    """The servers that run on this machine for this user, the newest first.
+
+    Examples:
+        >>> server = kit.launch(kit.load("mock"), port=0)
+        >>> [record.models for record in kit.servers()]
+        [('mock',)]
+        >>> server.stop()
+    """
     return Registry(load_settings()).running()
 
 
 def stop_all(drain_s: float = 0.0) -> None:
-    """Stop every server of this process and unload every model."""
+    """Stop every server of this process and unload every model.
+
+    Examples:
+        >>> server = kit.launch(kit.load("mock"), port=0)
+        >>> kit.stop_all()
+        >>> server.is_running
+        False
+    """
     with _lock:
         for identity, server in list(_servers.items()):
             _stop(identity, server, keep=(), drain_s=drain_s)
