@@ -28,7 +28,7 @@ from llmapi_kit.server.registry import Registry, ServerRecord
 
 logger = logging.getLogger(__name__)
 
-Loadable = str | ModelLoader | Model | Engine
+Loadable = str | os.PathLike[str] | ModelLoader | Model | Engine
 LOCK_AT_EXIT_S = 2.0
 
 _lock = threading.RLock()
@@ -36,7 +36,9 @@ _models = LoadedModels(_lock)
 _servers: dict[str, Server] = {}  # by name of the launch
 
 
-def load(name: str | ModelLoader, *, served_name: str | None = None, lazy: bool = False, **options: Any) -> Model:
+def load(
+    name: str | os.PathLike[str] | ModelLoader, *, served_name: str | None = None, lazy: bool = False, **options: Any
+) -> Model:
     """Load a model. The same call again returns the model that is loaded already.
 
     Args:
@@ -198,7 +200,7 @@ def _engines(loadables: Sequence[Loadable], limits: Settings, given: Mapping[str
     wanted = {
         index: understand(each, defaults=given)
         for index, each in enumerate(loadables)
-        if isinstance(each, str | ModelLoader)
+        if isinstance(each, str | os.PathLike | ModelLoader)
     }
     taken = {name for each in wanted.values() for name in settings_of(each.spec)}
     for name in given:
@@ -207,7 +209,7 @@ def _engines(loadables: Sequence[Loadable], limits: Settings, given: Mapping[str
     for each in loadables:
         if isinstance(each, Model) and each.is_closed:
             raise ConfigError(f"The model {each.name!r} was closed. Load it again: kit.load({each.name!r}).")
-        if not isinstance(each, str | ModelLoader | Model | Engine):
+        if not isinstance(each, str | os.PathLike | ModelLoader | Model | Engine):
             raise ConfigError(
                 f"launch() takes a model's name, what load() returned, or an engine, not {type(each).__name__}."
             )
