@@ -169,9 +169,9 @@ def check_model(spec: ModelSpec, options: Mapping[str, Any]) -> None:
     if spec.kind in LOCAL_KINDS:
         check_load_options(spec, options)
     if spec.kind == "folder" and spec.path is not None:
+        check_architecture(read_json(spec.path / CONFIG), spec.name)
         is_own = options.get("tokenizer") is None and options.get("lora") is None
         check_files(spec.path, has_tokenizer=is_own)
-        check_architecture(read_json(spec.path / CONFIG), spec.name)
     if spec.kind == "gguf" and spec.path is not None:
         from llmapi_kit.models.gguf_header import check_gguf_begin
 

@@ -53,9 +53,11 @@ def check_size(config: Any, folder: Path, name: str) -> None:
     declared = sum(parameter.numel() for parameter in model.parameters())
     stored = sum(torch.Size(shape).numel() for shape in shapes.values())
     if declared > MAX_RATIO * stored:
+        missing = [key for key, _ in model.named_parameters() if key not in shapes]
+        detail = f": {len(missing):,} of its tensors are missing ({_few(missing)})" if missing else ""
         raise ModelLoadError(
-            f"{name}: {CONFIG} describes a model of {declared:,} parameters, and the weights have {stored:,}. They do "
-            "not belong together, or files of weights are missing."
+            f"{name}: {CONFIG} describes a model of {declared:,} parameters, and the weights have {stored:,}{detail}. "
+            "They do not belong together, or files of weights are missing."
         )
 
 

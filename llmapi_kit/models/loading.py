@@ -175,8 +175,8 @@ def _check_model(spec: ModelSpec, source: str, *, has_tokenizer: bool) -> Any:
     """The configuration, of a model whose files look right and that can be served."""
     if spec.path is None:
         return read_config(source, spec.name)
-    check_files(spec.path, has_tokenizer=has_tokenizer)
     config = read_config(spec.path, spec.name)
+    check_files(spec.path, has_tokenizer=has_tokenizer)
     check_size(config, spec.path, spec.name)
     return config
 

@@ -51,7 +51,7 @@ def list_of(kind, count, values=b""):
 
 
 HOSTILE = {
-    "another format": ({"magic": b"PK\3\4"}, "not a GGUF file"),
+    "another format": ({"magic": b"PK\3\4"}, "a ZIP archive"),
     "a big-endian file": ({"version": 3 << 24}, "version"),
     "an old version": ({"version": 1}, "version 1"),
     "a later version": ({"version": 4}, "version 4"),
