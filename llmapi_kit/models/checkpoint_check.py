@@ -93,12 +93,15 @@ def check_loaded(model: Any, info: Mapping[str, Collection[Any]], name: str) -> 
 def quiet_report() -> Iterator[None]:
     """Keep transformers' own table of missing weights off the screen: `check_loaded` says what matters of it."""
     logger = logging.getLogger("transformers.modeling_utils")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger.addFilter(is_shown)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.removeFilter(is_shown)
 
 
 def _count(keys: Collection[Any], one: str, many: str) -> str:

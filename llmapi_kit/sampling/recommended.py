@@ -39,7 +39,7 @@ def checked(key: str, value: Any) -> float:
         InvalidRequestError: no request could have it.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidRequestError(f"{key} is {str(value)[:80]!r}; it must be a number.", param=key)
+        raise InvalidRequestError(f"{key} is {repr(value)[:80]}; it must be a number.", param=key)
     number: float = value
     if key == "top_k":
         if isinstance(number, float) and not number.is_integer():

@@ -303,6 +303,23 @@ def test_an_odd_gguf_file_says_what_it_is(content, words, tmp_path):
         kit.load(path)
 
 
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_pointer_in_place_of_an_adapters_file_says_so(name, odd, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    for each in ("adapter_config.json", "adapter_model.safetensors"):
+        written(each, POINTER if each == name else "{}")(adapter)
+    with pytest.raises(ModelLoadError, match=rf"{name} is a Git LFS pointer"):
+        kit.load(odd, device="cpu", lora=adapter)
+
+
+def test_another_tokenizer_stands_in_for_one_that_is_a_pointer(odd):
+    written("tokenizer.json", POINTER)(odd)
+    assert len(load_model(parse_spec(odd), device="cpu", tokenizer="pocket").tokenizer) == 3072
+    with pytest.raises(ModelLoadError, match=r"tokenizer\.json is a Git LFS pointer"):
+        kit.load("pocket", device="cpu", tokenizer=odd)
+
+
 def test_what_a_library_raises_becomes_an_error_of_the_kit(odd, monkeypatch):
     def fail(*arguments, **options):
         raise AttributeError("no such thing")
