@@ -46,7 +46,10 @@ def read_recommended(source: str, config: Any) -> Recommended:
     Raises:
         ModelLoadError: the file is there and damaged.
     """
-    path = cached_file(source, NAME, _raise_exceptions_for_missing_entries=False)
+    try:
+        path = cached_file(source, NAME, _raise_exceptions_for_missing_entries=False)
+    except OSError:  # the hub can't be reached, and the file is not in its cache
+        path = None
     values = read_json(Path(path)) if path else {}
     own = config.get_text_config()
     eos_ids = _token_ids(values.get("eos_token_id"), own.vocab_size, NAME)
