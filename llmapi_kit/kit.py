@@ -37,29 +37,40 @@ _models = LoadedModels(_lock)
 _servers: dict[str, Server] = {}  # by name of the launch
 
 
-def load(name: str | ModelLoader, *, served_name: str | None = None, lazy: bool = False, **options: Any) -> Model:
+def load(
+    name: str | os.PathLike[str] | ModelLoader, *, served_name: str | None = None, lazy: bool = False, **options: Any
+) -> Model:
     """Load a model. The same call again returns the model that is loaded already.
 
     Args:
         name: ``pocket`` (ships with the kit), ``mock``, a folder with a Hugging Face model, a GGUF file, a hub name
-            such as ``Qwen/Qwen3-0.6B``, ``plugin:name`` for a back end that another package brings, or a loader of your
-            own: see `llmapi_kit.engines.loader.ModelLoader`.
+            such as ``Qwen/Qwen3-0.6B``, a provider's model such as ``openai:gpt-…``, ``ollama:llama3.2`` or
+            ``openai+https://host/v1#model``, ``plugin:name`` for a back end that another package brings, or a loader of
+            your own: see `llmapi_kit.engines.loader.ModelLoader`. A `pathlib.Path` is a folder or a file.
         served_name: what clients pass as ``model``; the model's own name unless given.
         lazy: return at once, and load it when it is first asked something.
-        options: ``device`` (``cpu``, ``cuda`` or ``cuda:0``; the first GPU where there is one), ``dtype``
+        options: all of them are looked at before anything is loaded. For every model: ``fallback`` (a name, what
+            `load` returned, an engine, or a list of these: who answers when this one can't). For models that run here:
+            ``device`` (``cpu``, ``cuda`` or ``cuda:0``; the first GPU where there is one), ``dtype``
             (``float32``, ``bfloat16`` or ``float16``; float32 on a CPU, the model's own on a GPU), ``lora`` (a folder
             or a hub name: an adapter that is merged into the weights), ``tokenizer`` (a folder or a hub name, for
             another than the adapter's or the model's), ``quantize`` (``8bit``, on a GPU), ``sampling`` (such as
             ``{"temperature": 0.7}``, where a request does not say) and settings of the engine: ``max_slots``,
             ``context_length``, ``kv_memory``, ``num_threads``, ``native``, ``compile``, ``step_tokens``,
-            ``default_max_tokens``, ``max_queue``, ``prefix_cache``; see `llmapi_kit.config.Settings`. Back ends that
-            other packages bring have options of their own.
+            ``default_max_tokens``, ``max_queue``, ``prefix_cache``. For a provider's model: ``api_key`` (one or
+            several; its environment variable unless given), ``base_url``, ``sampling``, and settings:
+            ``first_token_timeout_s``, ``upstream_connect_s``, ``upstream_answer_s``, ``upstream_silence_s``,
+            ``upstream_retries``, ``upstream_retry_s``. See `llmapi_kit.config.Settings` for the settings. Back ends
+            that other packages bring have options of their own.
 
     Raises:
-        ModelNotFoundError: there is no such model.
+        ModelNotFoundError: there is no such model, adapter or tokenizer.
         ModelLoadError: it does not load, or does not fit.
         UnsupportedModelError: it can't be served, with the reason.
-        ConfigError: an argument is not known.
+        ConfigError: an argument is not known, or has a value that can't be used.
+        MissingDependencyError: a package that it needs is not installed.
+
+    No other exception comes out of a model's files, whatever they are.
 
     Examples:
         >>> model = kit.load("mock")

@@ -5,6 +5,7 @@ Loads nothing, knows no servers and imports no torch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from llmapi_kit.errors import ConfigError
 from llmapi_kit.loaded import Wanted, understand
 from llmapi_kit.model import Model
 
-Loadable = str | ModelLoader | Model | Engine
+Loadable = str | os.PathLike[str] | ModelLoader | Model | Engine
 Servable = Wanted | Model | Engine
 
 
@@ -52,7 +53,7 @@ def understand_all(
 
 
 def _understand(each: object, options: Mapping[str, Any], settings: Mapping[str, Any]) -> Servable:
-    if isinstance(each, str | ModelLoader):
+    if isinstance(each, str | os.PathLike | ModelLoader):
         others = {name: value for name, value in options.items() if name != "served_name"}
         return understand(each, options.get("served_name"), others, settings)
     if isinstance(each, Model) and each.is_closed:
