@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -210,7 +211,7 @@ def raw(data, kind="text/event-stream", step=None):
     return behave
 
 
-STREAM = b"".join(map(event, GOOD))
+STREAM = b"".join(map(event, GOOD[1:]))
 WHOLE = {**message(content="one two"), "usage": USAGE["usage"]}
 FRAMES = {
     "no space after the colon": raw(STREAM.replace(b"data: ", b"data:")),
@@ -241,6 +242,20 @@ def test_a_stream_is_read_however_it_is_framed(upstream, what):
     text, seen = run(engine)
     check_events(seen)
     assert (text, seen[-1]) == ("one two", Finished("stop", 7, 3))
+
+
+def test_after_a_reason_that_was_wrong_there_is_time_again(upstream, monkeypatch):
+    monkeypatch.setattr("llmapi_kit.engines.upstream.answering.USAGE_S", 0.1)
+
+    async def pausing(asked, writer):
+        writer.write(head(Connection="close") + event(chunk("one", finish="stop")) + event(chunk(" ", finish="stop")))
+        await writer.drain()
+        await asyncio.sleep(0.3)
+        writer.write(event(chunk("two", finish="stop")))
+        return "close"
+
+    _, engine = upstream(pausing)
+    assert run(engine)[0] == "one two"
 
 
 def in_choice(error):
