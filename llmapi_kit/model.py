@@ -16,7 +16,7 @@ from typing import Any
 from llmapi_kit.engines.base import Engine, GenerationRequest, Message
 from llmapi_kit.engines.lazy import LazyEngine
 from llmapi_kit.memory import release_memory
-from llmapi_kit.sampling.parameters import SamplingParams
+from llmapi_kit.sampling.parameters import SamplingParams, with_off_values
 from llmapi_kit.types import Delta, EngineInfo, EngineStats, Event, Failed
 
 
@@ -67,7 +67,7 @@ class Model:
         """
         if isinstance(self.engine, LazyEngine):
             self.engine.load()  # only then is it known what it can do
-        params = SamplingParams(**{**self.info.defaults, **sampling})
+        params = SamplingParams(**with_off_values({**self.info.defaults, **sampling}))
         if isinstance(prompt, str) and "chat" not in self.info.capabilities:
             request = GenerationRequest(prompt=prompt, sampling=params)
         else:

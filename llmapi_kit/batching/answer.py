@@ -5,7 +5,7 @@ Knows nothing of slots, steps or models. Engine thread only; what it remembers o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 from llmapi_kit.batching.beam_search import BeamSearch, Hypothesis
 from llmapi_kit.batching.request import Request
@@ -14,15 +14,23 @@ from llmapi_kit.sampling.sampler import Sampled
 from llmapi_kit.types import Delta, Event, Finished, FinishReason, TokenLogprob
 
 
+class TokenBytes(Protocol):
+    """The bytes that a token adds to a text."""
+
+    def __call__(self, token_id: int, *, skip_special_tokens: bool = True) -> bytes:
+        """Empty for a special token that is skipped."""
+        ...
+
+
 class AnswerWriter:
     """Writes the answers of one model.
 
     Args:
         eos_ids: tokens that end an answer.
-        token_bytes: bytes of a token id, for logprobs.
+        token_bytes: see `BatchingLoop`.
     """
 
-    def __init__(self, eos_ids: frozenset[int], token_bytes: Callable[[int], bytes]) -> None:
+    def __init__(self, eos_ids: frozenset[int], token_bytes: TokenBytes) -> None:
         self._eos_ids = eos_ids
         self._token_bytes = token_bytes
 
@@ -39,8 +47,12 @@ class AnswerWriter:
         ends = choice.token_id in params.stop_token_ids or (choice.token_id in self._eos_ids and not params.ignore_eos)
         reason: FinishReason | None = "stop" if ends else None
         text, is_stopped = "", False
-        if not ends:
-            text, is_stopped = request.stops.feed(request.detokenizer.feed(choice.token_id))
+        if ends and params.include_stop_str_in_output:
+            text = request.stops.flush() + request.detokenizer.feed(choice.token_id)
+        elif not ends:
+            text = request.detokenizer.feed(choice.token_id)
+            if len(request.output_ids) > params.min_tokens:
+                text, is_stopped = request.stops.feed(text)
             is_complete = is_stopped or (request.matcher is not None and request.matcher.is_finished)
             reason = "stop" if is_complete else "length" if request.is_at_limit else None
         if reason is not None and not is_stopped:
@@ -51,7 +63,7 @@ class AnswerWriter:
             else:
                 text += request.stops.flush()
         if not ends or text:
-            logprobs = () if ends or choice.logprob is None else (self._logprob(choice),)
+            logprobs = () if ends or choice.logprob is None else (self._logprob(request, choice),)
             events.append(Delta(text, 0 if ends else 1, logprobs, request.index))
         if reason is not None:
             events.append(self.finished(request, reason))
@@ -64,8 +76,8 @@ class AnswerWriter:
         text, request.echo = request.echo, None
         logprobs: tuple[TokenLogprob, ...] = ()
         if request.scores_prompt:
-            first = self._entry(request.prompt_ids[0], None)
-            scored = (self._logprob(request.prompt_scores[i]) for i in range(1, len(request.prompt_ids)))
+            first = self._entry(request, request.prompt_ids[0], None)
+            scored = (self._logprob(request, request.prompt_scores[i]) for i in range(1, len(request.prompt_ids)))
             logprobs = (first, *scored)
         return [Delta(text, 0, logprobs, request.index)]
 
@@ -92,11 +104,11 @@ class AnswerWriter:
         shown = hypothesis.token_ids[:-1] if hypothesis.is_ended else hypothesis.token_ids
         return "".join(map(detokenizer.feed, shown)) + detokenizer.flush()
 
-    def _logprob(self, choice: Sampled) -> TokenLogprob:
-        own = self._entry(choice.token_id, choice.logprob)
-        top = tuple(self._entry(token_id, logprob) for token_id, logprob in choice.top)
+    def _logprob(self, request: Request, choice: Sampled) -> TokenLogprob:
+        own = self._entry(request, choice.token_id, choice.logprob)
+        top = tuple(self._entry(request, token_id, logprob) for token_id, logprob in choice.top)
         return TokenLogprob(own.token_id, own.text, own.raw, own.logprob, top)
 
-    def _entry(self, token_id: int, logprob: float | None) -> TokenLogprob:
-        raw = self._token_bytes(token_id)
+    def _entry(self, request: Request, token_id: int, logprob: float | None) -> TokenLogprob:
+        raw = self._token_bytes(token_id, skip_special_tokens=request.params.skip_special_tokens)
         return TokenLogprob(token_id, raw.decode("utf-8", errors="replace"), raw, logprob)

@@ -28,7 +28,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """A complete answer: mean log-probability a token, ids with the one that ended it, and whether one did."""
+    """A complete answer: log-probability by length, ids with the one that ended it, and whether one did."""
 
     score: float
     token_ids: Sequence[int]
@@ -48,14 +48,17 @@ class BeamSearch:
     Args:
         num_beams: hypotheses kept at each step; at least 2.
         num_answers: how many of the best are wanted; at most num_beams.
+        length_penalty: an answer's log-probability is divided by its length to the power of this; above 0 it favours
+            long answers.
 
     Attributes:
         members: one request a beam, the leader first; empty until `begin`.
     """
 
-    def __init__(self, num_beams: int, num_answers: int = 1) -> None:
+    def __init__(self, num_beams: int, num_answers: int = 1, *, length_penalty: float = 1.0) -> None:
         self.num_beams = num_beams
         self.num_answers = num_answers
+        self._length_penalty = length_penalty
         self.members: list[Request] = []
         self._beams: list[_Beam] = []
         self._finished: list[Hypothesis] = []
@@ -95,7 +98,7 @@ class BeamSearch:
                 going_on.append(candidate)
             elif rank < self.num_beams:  # what is behind them is there to replace those that ended
                 token_ids = [*self._beams[candidate.beam].token_ids, candidate.token_id]
-                self._finished.append(Hypothesis(candidate.score / length, token_ids, ends))
+                self._finished.append(Hypothesis(self._rank(candidate.score, length), token_ids, ends))
         self._finished = sorted(self._finished, key=lambda each: each.score, reverse=True)[: self.num_beams]
         return self._fork(going_on[: self.num_beams])
 
@@ -104,12 +107,16 @@ class BeamSearch:
         """Whether nothing goes on, or nothing that does can still be better than what is complete."""
         if not self._beams:
             return True
-        best = self._beams[0].score / len(self._beams[0].token_ids) if self._beams[0].token_ids else 0.0
+        length = len(self._beams[0].token_ids)
+        best = self._rank(self._beams[0].score, length) if length else 0.0
         return len(self._finished) == self.num_beams and best <= self._finished[-1].score
 
     def answers(self) -> list[Hypothesis]:
         """The best complete answers, best first."""
         return self._finished[: self.num_answers]
+
+    def _rank(self, score: float, length: int) -> float:
+        return float(score / length**self._length_penalty)
 
     def _fork(self, going_on: Sequence[Candidate]) -> list[tuple[Request, Request]]:
         """Give each continuation a request: its parent's own, or, where that is taken, one whose beam has died."""

@@ -83,7 +83,7 @@ class Request:
 
     def __post_init__(self) -> None:
         self.has_no_answer = self.is_embedding or self.max_new_tokens == 0
-        self.stops = StopMatcher(self.params.stop)
+        self.stops = StopMatcher(self.params.stop, is_included=self.params.include_stop_str_in_output)
         self.row = SamplerRow(self.params, self.prompt_ids, self.index)
         if self.beams is not None and not self.beams.members:
             self.beams.begin(self)

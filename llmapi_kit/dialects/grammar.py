@@ -14,7 +14,8 @@ from typing import Any
 
 from llmapi_kit.dialects.base import Function, Json
 from llmapi_kit.errors import InvalidRequestError
-from llmapi_kit.sampling.grammar_source import JSON_OPTIONS, check_schema
+from llmapi_kit.sampling.constraints import Constraint
+from llmapi_kit.sampling.grammar_source import JSON_OPTIONS, check_schema, lark_text
 
 # As chat templates write JSON, so models are not led off what they were trained on.
 JSON_STYLE = {
@@ -53,6 +54,10 @@ class Grammar:
     def json(self, schema: Json) -> str:
         """An expression for JSON that follows the schema."""
         return self.rule(f"%json {json.dumps({**schema, 'x-guidance': JSON_STYLE})}")
+
+    def nested(self, constraint: Constraint) -> str:
+        """An expression for what another constraint allows; its rules keep their names to themselves."""
+        return self.rule(f"%lark {{\n{lark_text(constraint)}\n}}")
 
     def marker(self, text: str) -> str:
         """An expression for a marker: its own token where it has one, else its text."""

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmapi_kit.batching.beam_search import BeamSearch
@@ -86,11 +87,11 @@ class TextCodec(Protocol):
         """The text of token ids, special tokens included."""
         ...
 
-    def token_bytes(self, token_id: int) -> bytes:
-        """The bytes a token stands for; empty for special tokens."""
+    def token_bytes(self, token_id: int, *, skip_special_tokens: bool = True) -> bytes:
+        """The bytes a token stands for; empty for special tokens that are skipped."""
         ...
 
-    def detokenizer(self) -> Detokenizer:
+    def detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """A fresh one for one answer."""
         ...
 
@@ -153,6 +154,11 @@ class LocalEngine:
         else:
             prompt, candidates = await asyncio.to_thread(self._prepare, request)
         if (constraint := prompt.constraint or request.sampling.constraint) is not None:
+            if request.sampling.min_tokens:
+                raise InvalidRequestError(
+                    f"min_tokens does not go with {constraint.param}, which says when the answer is complete.",
+                    param="min_tokens",
+                )
             matcher = await self._compile(constraint)
             for candidate in candidates:
                 candidate.matcher = matcher.clone()
@@ -269,20 +275,23 @@ class LocalEngine:
                 f"num_beams is {request.num_beams}; this model has room for {self._num_slots} at once.",
                 param="num_beams",
             )
-        beams = BeamSearch(request.num_beams, request.n) if request.num_beams > 1 else None
+        beams = None
+        if request.num_beams > 1:
+            beams = BeamSearch(request.num_beams, request.n, length_penalty=request.length_penalty)
+        detokenizer = partial(self._codec.detokenizer, skip_special_tokens=sampling.skip_special_tokens)
         candidates = [
             Request(
                 id=request.id,
                 prompt_ids=prompt.ids,
                 params=sampling,
                 max_new_tokens=max_new_tokens,
-                detokenizer=self._codec.detokenizer(),
+                detokenizer=detokenizer(),
                 index=index,
                 cache_salt=request.cache_salt if self._is_cache_per_key else "",
                 echo=prompt.echo,
                 scores_prompt=request.echo and request.prompt is not None and sampling.logprobs is not None,
                 beams=beams,
-                detokenizers=[self._codec.detokenizer() for _ in range(request.n)] if beams else (),
+                detokenizers=[detokenizer() for _ in range(request.n)] if beams else (),
             )
             for index in range(1 if beams else max(request.n, request.best_of))
         ]
@@ -327,8 +336,9 @@ class LocalEngine:
         param = "messages" if request.messages is not None else "prompt"
         room = self._max_length - len(prompt_ids)
         wanted = request.sampling.max_tokens
-        if room < (0 if wanted == 0 else 1) or (wanted or 0) > room:
-            asked = f" and {wanted} for the answer" if wanted and room >= 1 else ""
+        least = request.sampling.min_tokens if wanted is None else wanted
+        if room < (0 if wanted == 0 else 1) or least > room:
+            asked = f" and {least} for the answer" if least and room >= 1 else ""
             raise ContextLengthError(
                 f"This model's context is {self._max_length} tokens; the request needs {len(prompt_ids)} for the "
                 f"prompt{asked}. Shorten the {param} or ask for fewer tokens.",
@@ -336,7 +346,7 @@ class LocalEngine:
             )
         if wanted is not None:
             return wanted
-        return min(room, self._default_max_tokens or room)
+        return min(room, max(least, self._default_max_tokens or room))
 
     def _deliver(self, outbox: Outbox) -> None:
         """Engine thread: all events of a step, one wake-up for each event loop."""

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmapi_kit.dialects import Dialect, ReplyParser, messages_for_template
-from llmapi_kit.engines.base import GenerationRequest, ToolUse
+from llmapi_kit.engines.base import (
+    LEAST_EFFORTS,
+    THINKING_SWITCHES,
+    GenerationRequest,
+    ToolUse,
+    switches_thinking_off,
+)
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.sampling.constraints import Constraint
 from llmapi_kit.sampling.encoding_cache import EncodingCache
@@ -53,7 +59,7 @@ class Prompt:
         ids: token ids, at least one.
         echo: the prompt's text, where it is to be given out.
         parsers: one an answer, for reasoning and tool calls; empty where the text is the answer.
-        constraint: what a forced tool call must match.
+        constraint: what the answer must match, tool calls and reasoning considered; None for what the request says.
     """
 
     ids: list[int]
@@ -133,7 +139,7 @@ class PromptBuilder:
             )
             for _ in range(request.n)
         ]
-        return Prompt(ids, echo, parsers, self._call_constraint(tools, starts_in_reasoning) if tools else None)
+        return Prompt(ids, echo, parsers, self._constraint(tools, request.sampling.constraint, starts_in_reasoning))
 
     def _encode(self, text: str) -> list[int]:
         return self._codec.encode(text, add_special_tokens=False)
@@ -156,14 +162,14 @@ class PromptBuilder:
 
     def _template_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         own = self._codec.template_variables - OWN_OPTIONS - PROVIDED
-        for name in given:
-            if name not in own:
+        for name, value in given.items():
+            if name not in own and not switches_thinking_off(name, value):
                 names = f"Those it reads are: {', '.join(sorted(own))}." if own else "It reads none."
                 raise UnsupportedFieldError(
-                    f"This model's chat template does not read the variable {name[:80]!r}. {names}",
+                    f"chat_template_kwargs has {name[:80]!r}, which this model's chat template does not read. {names}",
                     param=f"chat_template_kwargs.{name[:80]}",
                 )
-        return dict(given)
+        return {name: value for name, value in given.items() if name in own}
 
     def _reasoning(self, effort: str | None) -> dict[str, Any]:
         """The template's variables for an effort. Some templates know degrees, some an on and off."""
@@ -172,29 +178,41 @@ class PromptBuilder:
         variables = self._codec.template_variables
         if "reasoning_effort" in variables:
             return {"reasoning_effort": effort}
-        for switch in ("enable_thinking", "thinking"):
+        for switch in THINKING_SWITCHES:
             if switch in variables:
                 return {switch: effort != "none"}
-        if effort == "none" and self._dialect.reasoning is None:
+        if effort in LEAST_EFFORTS and self._dialect.reasoning is None:
             return {}
         raise UnsupportedFieldError(
             "This model's chat template has no setting for how long to think; leave reasoning_effort out.",
             param="reasoning_effort",
         )
 
-    def _call_constraint(self, tools: ToolUse, starts_in_reasoning: bool) -> Constraint | None:
+    def _constraint(
+        self, tools: ToolUse | None, answer: Constraint | None, starts_in_reasoning: bool
+    ) -> Constraint | None:
         """What the answer must match, so that a call that has to come does, and strict ones follow their schema."""
         added_tokens = self._codec.added_tokens
-        if not (tools.is_required or tools.forced):
-            return self._dialect.strict_constraint(
-                tools.tools, added_tokens=added_tokens, starts_in_reasoning=starts_in_reasoning
+        if tools is not None and (tools.is_required or tools.forced):
+            return self._dialect.call_constraint(
+                tools.tools,
+                forced=tools.forced or None,
+                parallel=tools.is_parallel,
+                added_tokens=added_tokens,
+                starts_in_reasoning=starts_in_reasoning,
             )
-        return self._dialect.call_constraint(
-            tools.tools,
-            forced=tools.forced or None,
-            parallel=tools.is_parallel,
-            added_tokens=added_tokens,
-            starts_in_reasoning=starts_in_reasoning,
+        if answer is not None:
+            return self._dialect.answer_constraint(
+                answer,
+                tools.tools if tools else (),
+                parallel=tools is None or tools.is_parallel,
+                added_tokens=added_tokens,
+                starts_in_reasoning=starts_in_reasoning,
+            )
+        if tools is None:
+            return None
+        return self._dialect.strict_constraint(
+            tools.tools, added_tokens=added_tokens, starts_in_reasoning=starts_in_reasoning
         )
 
 

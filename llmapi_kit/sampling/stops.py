@@ -11,15 +11,17 @@ from collections.abc import Sequence
 class StopMatcher:
     """Finds the first stop string in text that arrives in pieces.
 
-    Text that may be the start of a stop string is held back until it is clear; the stop string itself and what
-    follows it never come out. Not thread-safe.
+    Text that may be the start of a stop string is held back until it is clear; what follows the stop string never comes
+    out. Not thread-safe.
 
     Args:
         stops: the stop strings, none of them empty.
+        is_included: whether the stop string itself comes out.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, is_included: bool = False) -> None:
         self._stops = tuple(stops)
+        self._is_included = is_included
         self._held = ""
 
     def feed(self, text: str) -> tuple[str, bool]:
@@ -27,10 +29,11 @@ class StopMatcher:
         if not self._stops:
             return text, False
         held = self._held + text
-        found = [at for at in (held.find(stop) for stop in self._stops) if at >= 0]
+        found = [(at, at + len(stop)) for stop in self._stops if (at := held.find(stop)) >= 0]
         if found:
             self._held = ""
-            return held[: min(found)], True
+            start, end = min(found)
+            return held[: end if self._is_included else start], True
         keep = max(_overlap(held, stop) for stop in self._stops)
         self._held = held[len(held) - keep :]
         return held[: len(held) - keep], False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jinja2
@@ -133,15 +133,19 @@ class ModelTokenizer:
         with self._lock:
             return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=False))
 
-    def token_bytes(self, token_id: int) -> bytes:
-        """The bytes a token stands for; empty for special tokens that are not shown and ids without a token."""
+    def token_bytes(self, token_id: int, *, skip_special_tokens: bool = True) -> bytes:
+        """The bytes a token stands for; empty for special tokens that are skipped and ids without a token."""
+        if skip_special_tokens and token_id in self._hidden_ids:
+            return b""
         if self._byte_table is not None:
             return self._byte_table.get(token_id, b"")
-        return self._decode([token_id]).encode()
+        return self.decode([token_id]).encode()
 
-    def detokenizer(self) -> Detokenizer:
+    def detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """A fresh one for one answer."""
-        return WindowDetokenizer(self._decode) if self._byte_table is None else ByteDetokenizer(self.token_bytes)
+        if self._byte_table is None:
+            return WindowDetokenizer(self._decode if skip_special_tokens else self.decode)
+        return ByteDetokenizer(partial(self.token_bytes, skip_special_tokens=skip_special_tokens))
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self.decode([token_id for token_id in ids if token_id not in self._hidden_ids])
@@ -155,9 +159,7 @@ class ModelTokenizer:
         added = {i: str(token) for i, token in self._tokenizer.added_tokens_decoder.items()}
         table: dict[int, bytes] = {}
         for token, token_id in self._tokenizer.get_vocab().items():
-            if token_id in self._hidden_ids:
-                table[token_id] = b""
-            elif token_id in added:
+            if token_id in added:
                 table[token_id] = added[token_id].encode()
             else:
                 table[token_id] = b"".join(alphabet.get(char, char.encode()) for char in token)

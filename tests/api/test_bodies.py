@@ -36,7 +36,7 @@ BOTH = [
     ("functions", [{}]),
     ("modalities", ["audio"]),
     ("temprature", 0.5),
-    ("prediction", {"type": "content", "content": "x"}),
+    ("web_search_options", {}),
     # refused by the mock engine, which has no model
     ("num_beams", 4),
     ("guided_regex", "a+"),
@@ -94,8 +94,8 @@ def test_a_value_that_asks_for_nothing_is_accepted(post, extra):
 
 
 def test_fields_inside_messages_and_options_are_refused_by_path(post):
-    named = {"messages": [{"role": "user", "content": "x", "name": "bob"}]}
-    assert error_of(post(CHAT, named), 400)["param"] == "messages.0.name"
+    named = {"messages": [{"role": "user", "content": "x", "weight": 1}]}
+    assert error_of(post(CHAT, named), 400)["param"] == "messages.0.weight"
     options = chat(stream=True, stream_options={"include_obfuscation": True})
     assert error_of(post(CHAT, options), 400)["param"] == "stream_options.include_obfuscation"
 
@@ -120,7 +120,8 @@ CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{
         (chat(tools=[{"type": "function", "function": {"name": "a b"}}]), "tools.0.function.name"),
         (chat(tools=[TOOL, TOOL]), "tools.1.function.name"),
         (chat(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "g"}}), "tool_choice"),
-        (chat(tools=[TOOL], response_format={"type": "json_object"}), "response_format"),
+        (chat(response_format={"type": "text", "json_schema": {"name": "x"}}), "response_format.json_schema"),
+        (chat(structured_outputs={"regex": "a", "json": {}}), "structured_outputs.regex"),
         (chat(tool_choice="required"), "tool_choice"),
         (chat(response_format={"type": "json_schema"}), "response_format.json_schema.schema"),
         (chat(response_format={"type": "json_object"}, guided_regex="a"), "response_format"),
@@ -140,10 +141,13 @@ CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{
         (chat(n=17), "n"),
         (chat(best_of=2), "best_of"),
         (chat(max_tokens=1.5), "max_tokens"),
-        (chat(max_tokens=5, max_completion_tokens=6), "max_completion_tokens"),
-        (chat(max_completion_tokens=-1), "max_completion_tokens"),
-        (chat(stop=["a"] * 5), "stop"),
-        (chat(stop=""), "stop"),
+        (chat(max_completion_tokens=-2), "max_completion_tokens"),
+        (chat(repeat_penalty=1.1, repetition_penalty=1.2), "repeat_penalty"),
+        (chat(stop=["a"] * 17), "stop"),
+        (chat(min_tokens=5, max_tokens=4), "min_tokens"),
+        (chat(num_beams=2, min_tokens=1), "min_tokens"),
+        (chat(num_beams=2, length_penalty=11), "length_penalty"),
+        (chat(length_penalty=2), "length_penalty"),
         (chat(stream="yes"), "stream"),
         (chat(stream_options={"include_usage": True}), "stream_options"),
         (chat(logprobs=3), "logprobs"),

@@ -40,10 +40,10 @@ class WordCodec:
     def decode(self, token_ids):
         return " ".join(self._words.get(token_id, f"<{token_id}>") for token_id in token_ids)
 
-    def token_bytes(self, token_id):
+    def token_bytes(self, token_id, *, skip_special_tokens=True):
         return f"<{token_id}>".encode()
 
-    def detokenizer(self):
+    def detokenizer(self, *, skip_special_tokens=True):
         return ByteDetokenizer(self.token_bytes)
 
 

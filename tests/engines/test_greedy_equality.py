@@ -31,10 +31,10 @@ class IdCodec:
         self.eos_ids = frozenset(eos_ids)
         self.boundaries = frozenset()
 
-    def token_bytes(self, token_id):
+    def token_bytes(self, token_id, *, skip_special_tokens=True):
         return f"{token_id} ".encode()
 
-    def detokenizer(self):
+    def detokenizer(self, *, skip_special_tokens=True):
         return ByteDetokenizer(self.token_bytes)
 
 

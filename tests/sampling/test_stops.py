@@ -36,6 +36,12 @@ def test_earliest_of_several_stops_wins():
     assert feed_all(["two", "one"], ["zero one two"]) == ("zero ", True)
 
 
+def test_the_stop_string_comes_out_where_it_is_included():
+    matcher = StopMatcher(["END", "EN"], is_included=True)
+    assert [matcher.feed(piece) for piece in ("abc E", "ND more")] == [("abc ", False), ("EN", True)]
+    assert StopMatcher(["one", "two"], is_included=True).feed("two one") == ("two", True)
+
+
 def test_without_stops_everything_passes_at_once():
     assert StopMatcher([]).feed("x") == ("x", False)
 

@@ -11,7 +11,7 @@ from llmapi_kit.api.openai.bodies import Strict
 from llmapi_kit.api.openai.embeddings import MAX_INPUTS
 from llmapi_kit.api.openapi import Sent
 from llmapi_kit.errors import InvalidRequestError
-from llmapi_kit.sampling.parameters import SamplingParams
+from llmapi_kit.sampling.parameters import SamplingParams, with_off_values
 
 MAX_LENGTH = 4096
 TOP_P = 0.7
@@ -72,7 +72,7 @@ class GlmChatBody(GlmBody):
             "top_p": TOP_P if self.top_p is None else self.top_p,
             "temperature": TEMPERATURE if self.temperature is None else self.temperature,
         }
-        return SamplingParams(**{**defaults, **own})  # type: ignore[arg-type]
+        return SamplingParams(**with_off_values({**defaults, **own}))
 
 
 class GlmStreamBody(GlmChatBody):

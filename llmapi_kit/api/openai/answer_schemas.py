@@ -20,6 +20,10 @@ FINISH_REASON = (
     "provider's filter cut it."
 )
 CREATED = "Unix time in seconds."
+CHUNK_USAGE = (
+    "With stream_options.include_usage: of the request, on the last chunk, and null before; with "
+    "continuous_usage_stats: what was used so far."
+)
 
 
 class PromptDetails(Sent):
@@ -34,12 +38,17 @@ class CompletionDetails(Sent):
     reasoning_tokens: int = Field(description="Tokens of reasoning_content.")
 
 
-class Usage(Sent):
-    """What a request took."""
+class UsageSoFar(Sent):
+    """What a request has taken up to a chunk."""
 
     prompt_tokens: int
     completion_tokens: int = Field(description="Of all answers, and of candidates that best_of dropped.")
     total_tokens: int
+
+
+class Usage(UsageSoFar):
+    """What a request took."""
+
     prompt_tokens_details: PromptDetails
     completion_tokens_details: CompletionDetails | None = None
 
@@ -86,6 +95,7 @@ class AssistantMessage(Sent):
     role: Literal["assistant"]
     content: str | None = Field(description="Null where there are only tool calls.")
     refusal: None
+    annotations: list[dict[str, object]] = Field(description="None; OpenAI's answers have the field.", max_length=0)
     reasoning_content: str | None = Field(None, description="What a reasoning model thought before.")
     tool_calls: list[MessageToolCall] | None = None
 
@@ -108,6 +118,7 @@ class ChatCompletion(Sent):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    service_tier: Literal["default"] | None = Field(None, description="Where the request named a tier.")
     metadata: dict[str, str] | None = Field(None, description="Where it was stored.")
 
 
@@ -153,7 +164,8 @@ class ChatCompletionChunk(Sent):
     created: int = Field(description=CREATED)
     model: str
     choices: list[ChatChunkChoice] = Field(description="Empty on the chunk with the usage.")
-    usage: Usage | None = Field(None, description="On the last chunk, with stream_options.include_usage.")
+    usage: Usage | UsageSoFar | None = Field(None, description=CHUNK_USAGE)
+    service_tier: Literal["default"] | None = Field(None, description="Where the request named a tier.")
 
 
 class CompletionLogprobs(Sent):
@@ -195,7 +207,7 @@ class CompletionChunk(Sent):
     created: int = Field(description=CREATED)
     model: str
     choices: list[CompletionChoice] = Field(description="Empty on the chunk with the usage.")
-    usage: Usage | None = Field(None, description="On the last chunk, with stream_options.include_usage.")
+    usage: Usage | UsageSoFar | None = Field(None, description=CHUNK_USAGE)
 
 
 class EmbeddingUsage(Sent):

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from llmapi_kit.api.openai.answer_schemas import ChatCompletion, ChatCompletionChunk
 from llmapi_kit.api.openai.chat_body import ChatBody
 from llmapi_kit.api.openai.gathering import Answer
-from llmapi_kit.api.openai.generation import Chunks, Generation, frame, start
+from llmapi_kit.api.openai.generation import Chunks, ChunkUsage, Generation, frame, start
 from llmapi_kit.api.openai.stored import check_store, store_completion
 from llmapi_kit.api.openapi import answers, examples
 from llmapi_kit.api.routes import KeyedRoute
@@ -56,7 +56,7 @@ async def create_chat_completion(body: ChatBody, request: Request) -> Response:
             await store_completion(state, body, _completion(generation, answers, body))
 
         frames = generation.stream(
-            ChatChunks(generation), include_usage=body.includes_usage, on_complete=store if body.store else None
+            ChatChunks(generation, body), include_usage=body.includes_usage, on_complete=store if body.store else None
         )
         return EventStream(frames, state.settings, on_end=generation.close)
     answers = await while_connected(request.receive, generation.collect(), on_end=generation.close)
@@ -69,12 +69,14 @@ async def create_chat_completion(body: ChatBody, request: Request) -> Response:
 class ChatChunks(Chunks):
     """Chunks of a stream. What stays the same in every chunk is built once."""
 
-    def __init__(self, generation: Generation) -> None:
+    def __init__(self, generation: Generation, body: ChatBody) -> None:
+        self._usage = ChunkUsage(generation, body.stream_options)
         self._base: dict[str, Any] = {
             "id": generation.id,
             "object": "chat.completion.chunk",
             "created": generation.created,
             "model": generation.model,
+            **_service_tier(body),
         }
         head = json.dumps(self._base, ensure_ascii=False, separators=(",", ":"))[:-1]
         self._before = [
@@ -88,7 +90,7 @@ class ChatChunks(Chunks):
 
     def delta(self, delta: Delta) -> bytes:
         """A piece of the answer."""
-        if not (delta.logprobs or delta.reasoning or delta.tool_calls):
+        if not (delta.logprobs or delta.reasoning or delta.tool_calls or self._usage.is_there):
             return (self._before[delta.index] + _quote(delta.text) + self._after).encode()
         body: dict[str, Any] = {}
         if delta.reasoning:
@@ -109,7 +111,12 @@ class ChatChunks(Chunks):
 
     def _choice(self, index: int, delta: object, *, logprobs: object = None, finish_reason: str | None = None) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        return frame({**self._base, "choices": [choice]})
+        return frame({**self._base, "choices": [choice], **self._usage.field()})
+
+
+def _service_tier(body: ChatBody) -> dict[str, Any]:
+    """For those who asked for a tier: there is one."""
+    return {} if body.service_tier is None else {"service_tier": "default"}
 
 
 def _completion(generation: Generation, answers: list[Answer], body: ChatBody) -> dict[str, Any]:
@@ -129,6 +136,7 @@ def _completion(generation: Generation, answers: list[Answer], body: ChatBody) -
         "model": generation.model,
         "choices": choices,
         "usage": generation.usage(),
+        **_service_tier(body),
     }
     if body.store:
         completion["metadata"] = body.metadata or {}
@@ -136,7 +144,7 @@ def _completion(generation: Generation, answers: list[Answer], body: ChatBody) -
 
 
 def _message(answer: Answer) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None, "annotations": []}
     if answer.reasoning:
         message["reasoning_content"] = answer.reasoning
     if answer.tool_calls:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from llmapi_kit.api.errors import error_body, from_store
+from llmapi_kit.api.openai.bodies import StreamOptions
 from llmapi_kit.api.openai.gathering import Answer, Gathering
 from llmapi_kit.api.sse import DONE, LastFrame
 from llmapi_kit.api.state import ApiState
@@ -53,6 +54,25 @@ class Chunks(Protocol):
     def end(self) -> bytes | None:
         """The frame that ends a complete one, or None."""
         return DONE
+
+
+class ChunkUsage:
+    """The field `usage` of a stream's chunks, as `stream_options` asks for it.
+
+    Without `include_usage` there is none. With it, chunks have it and say null, but for the last one, which has no
+    choices. With `continuous_usage_stats` each says what was used so far.
+    """
+
+    def __init__(self, generation: Generation, options: StreamOptions | None) -> None:
+        self._generation = generation
+        self._is_continuous = bool(options and options.continuous_usage_stats)
+        self.is_there = self._is_continuous or bool(options and options.include_usage)
+
+    def field(self) -> dict[str, Any]:
+        """What a chunk made now has of it."""
+        if not self.is_there:
+            return {}
+        return {"usage": self._generation.usage_so_far() if self._is_continuous else None}
 
 
 @dataclass(slots=True)
@@ -191,6 +211,15 @@ class Generation:
         if self._num_reasoning_tokens:
             usage["completion_tokens_details"] = {"reasoning_tokens": self._num_reasoning_tokens}
         return usage
+
+    def usage_so_far(self) -> dict[str, int]:
+        """What a generation that still runs has taken."""
+        made = self._num_made
+        return {
+            "prompt_tokens": self.num_prompt_tokens,
+            "completion_tokens": made,
+            "total_tokens": self.num_prompt_tokens + made,
+        }
 
     def _count(self) -> None:
         """Count the generation once, however it ended."""
