@@ -23,7 +23,8 @@ from tests.api.conftest import KEY, serving
 FOLDER = Path(__file__).parent
 ENVIRONMENTS = FOLDER.parents[1] / ".venv-clients"
 SHORT = "pydantic_ai"
-TIMEOUT_S = 170
+TIMEOUT_S = 500  # guidellm starts several processes, each of which imports torch
+pytestmark = pytest.mark.timeout(TIMEOUT_S + 60)
 
 PARIS = "The capital of France is Paris."
 SUNNY = "It is 18 degrees and sunny in Paris."
@@ -103,6 +104,7 @@ EXPECTED = {
         "agent_stream": all_have_called,
         "code_agent": is_thought_and_code,
     },
+    "guidellm": dict.fromkeys(("chat", "chat_of_a_length", "completions_of_a_length"), [4, [], True]),
     "ai_sdk": {
         f"{provider}_{step}": expected
         for provider in ("compatible", "openai")

@@ -89,11 +89,8 @@ async def agent_twice():
 
 @step
 async def agent_stream():
-    pieces = []
-    async for event in agent(model_client_stream=True).run_stream(task=FRANCE):
-        if isinstance(event, ModelClientStreamingChunkEvent):
-            pieces.append(event.content)
-    return pieces
+    events = agent(model_client_stream=True).run_stream(task=FRANCE)
+    return [event.content async for event in events if isinstance(event, ModelClientStreamingChunkEvent)]
 
 
 @step
@@ -113,10 +110,8 @@ async def tool_and_type():
 @step
 async def tool_and_type_stream():
     made = agent(tools=[strict_tool()], output_content_type=Person, model_client_stream=True)
-    last = None
-    async for last in made.run_stream(task=WEATHER):
-        pass
-    return [list(called), type(last.messages[-1].content).__name__]
+    *_, result = [event async for event in made.run_stream(task=WEATHER)]
+    return [list(called), type(result.messages[-1].content).__name__]
 
 
 @step

@@ -105,9 +105,7 @@ async def tool_and_native_output():
 @step
 async def typed_stream():
     async with agent(output_type=NativeOutput(Person)).run_stream(PERSON) as result:
-        last = None
-        async for last in result.stream_output(debounce_by=None):
-            pass
+        *_, last = [output async for output in result.stream_output(debounce_by=None)]
     return last.model_dump()
 
 
