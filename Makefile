@@ -6,7 +6,7 @@ NOTEBOOKS := notebooks
 DEMO_EXIT ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab serve test test-clients check notebooks bench format clean
+.PHONY: help demo lab serve test test-clients check notebooks bench gpu-check format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ notebooks: $(VENV)/.installed ## Run every notebook in a real kernel, twice
 
 bench: $(VENV)/.installed ## Measure this server beside others
 	$(BIN)/python -m benchmarks.serving
+
+# Without an environment here: the Python that has torch. GPU_CHECK=--install installs what it lacks.
+gpu-check: ## Check the kit on a GPU, in under 7 minutes (GPU_CHECK=--install)
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,python3) tools/gpu_check.py $(GPU_CHECK)
 
 format: $(VENV)/.installed ## Format the code and strip the notebooks
 	$(BIN)/ruff check --fix-only .

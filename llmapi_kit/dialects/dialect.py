@@ -129,7 +129,7 @@ class Dialect:
             InvalidRequestError: a schema can't be guaranteed in this form.
             UnsupportedFieldError: how this model writes calls is not known.
         """
-        grammar = Grammar(added_tokens)
+        grammar = Grammar(added_tokens, has_json_beside=self.calls is not None and self.calls.is_bare)
         start = grammar.nested(answer)
         if tools:
             functions = _held_if_strict(functions_of(tools))

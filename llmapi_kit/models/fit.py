@@ -82,16 +82,17 @@ def plan_slots(
     max_length = settings.context_length or min(context_length or DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH)
     if context_length:
         max_length = min(max_length, context_length)
-    fitting = budget // (bytes_per_token * max_length)
+    num_spare = int(on_gpu)  # a slot more is allocated there, which rows that decode nothing write to
+    fitting = budget // (bytes_per_token * max_length) - num_spare
     if fitting < 1:
-        max_length = budget // bytes_per_token
+        max_length = budget // (bytes_per_token * (1 + num_spare))
         if max_length < MIN_LENGTH:
             raise ModelTooLargeError(
                 f"The KV cache needs {bytes_per_token * MIN_LENGTH / 2**20:.0f} MiB for the shortest request, and "
                 f"{budget / 2**20:.0f} MiB may be used. Free memory, set LLMAPI_KIT_KV_MEMORY, or take a smaller model."
             )
     num_slots = max(1, min(fitting, settings.max_slots))
-    return SlotPlan(num_slots, max_length, num_slots * max_length * bytes_per_token)
+    return SlotPlan(num_slots, max_length, (num_slots + num_spare) * max_length * bytes_per_token)
 
 
 def free_memory(device: str) -> int:

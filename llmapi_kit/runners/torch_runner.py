@@ -87,12 +87,7 @@ class TorchRunner:
         self._bucketed: BucketedDecoder | None = None
         self._self_check(expected)
         if is_bucketed and self._lean is not None:
-            self._bucketed = self._make_bucketed(self._lean, is_compiled)
-            try:
-                self._self_check(expected)
-            except UnsupportedModelError as exc:  # it passed without, so it can be served without
-                logger.warning("Decoding steps run neither compiled nor recorded: %s", exc)
-                self._bucketed = None
+            self._choose_bucketed(self._lean, is_compiled, expected)
 
     @property
     def kv_bytes(self) -> int:
@@ -175,7 +170,23 @@ class TorchRunner:
         self._pooled.clear()
         self._model = self._lean = self._native = self._bucketed = None
 
-    def _make_bucketed(self, lean: LeanDecoder, is_compiled: bool) -> BucketedDecoder:
+    def _choose_bucketed(self, lean: LeanDecoder, is_compiled: bool, expected: torch.Tensor) -> None:
+        """Decode through fixed shapes with the first attention that passes the self-check, or not at all."""
+        for has_varlen in (True, False):
+            self._bucketed = self._make_bucketed(lean, is_compiled, has_varlen)
+            try:
+                self._self_check(expected)
+            except UnsupportedModelError as exc:  # it passed without fixed shapes, so it can be served without
+                problem = exc
+            else:
+                return
+            if self._bucketed.attention == "sdpa":
+                break
+            logger.warning("Decoding goes through SDPA, not through variable-length attention: %s", problem)
+        logger.warning("Decoding steps run neither compiled nor recorded: %s", problem)
+        self._bucketed = None
+
+    def _make_bucketed(self, lean: LeanDecoder, is_compiled: bool, has_varlen: bool) -> BucketedDecoder:
         num_threads = torch.get_num_threads()
         torch.set_num_threads(self._num_threads)  # another number would compile anew, on the first request
         try:
@@ -185,6 +196,7 @@ class TorchRunner:
                 num_slots=self.num_slots,
                 compiler=functools.partial(torch.compile, dynamic=True) if is_compiled else None,
                 is_recorded=self._device.type == "cuda",
+                has_varlen=has_varlen,
             )
         finally:
             torch.set_num_threads(num_threads)

@@ -104,7 +104,7 @@ EXPECTED = {
         "agent_stream": all_have_called,
         "code_agent": is_thought_and_code,
     },
-    "guidellm": dict.fromkeys(("chat", "chat_of_a_length", "completions_of_a_length"), [4, [], True]),
+    "guidellm": {step: [4, [], True] for step in ("chat", "chat_of_a_length", "completions_of_a_length")},
     "ai_sdk": {
         f"{provider}_{step}": expected
         for provider in ("compatible", "openai")

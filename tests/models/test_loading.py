@@ -144,6 +144,13 @@ def test_memory_becomes_slots_then_shorter_slots(budget, slots, length):
     assert plan.kv_bytes <= budget
 
 
+@pytest.mark.parametrize("num_that_fit", [1, 2, 7])
+def test_on_a_gpu_the_slot_that_is_allocated_beside_them_is_counted_too(num_that_fit):
+    plan = plan_slots(100, 1000, num_that_fit * 1000 * 100, True, Settings())
+    allocated = (plan.num_slots + 1) * plan.max_length * 100
+    assert plan.kv_bytes == allocated <= 0.8 * num_that_fit * 1000 * 100
+
+
 def test_too_little_memory_for_the_shortest_request_is_an_error():
     with pytest.raises(ModelLoadError, match="LLMAPI_KIT_KV_MEMORY"):
         plan_slots(100, 1000, 10**12, False, Settings(kv_memory=100 * 100))
