@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -178,3 +179,11 @@ def test_every_step_of_a_program_is_looked_at(results, client):
 
 def test_every_program_has_its_expectations():
     assert {path.parent.name for path in FOLDER.glob("*/program.*")} == set(EXPECTED)
+
+
+def test_clients_are_pinned():
+    pinned = re.compile(r"[\w.-]+(\[\w+\])?==[\d.]+")
+    lines = [line for path in FOLDER.glob("*/requirements.txt") for line in path.read_text().splitlines()]
+    assert [line for line in lines if not pinned.fullmatch(line)] == []
+    for path in FOLDER.glob("*/package.json"):
+        assert all(re.fullmatch(r"[\d.]+", version) for version in json.loads(path.read_text())["dependencies"].values())

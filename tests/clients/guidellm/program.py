@@ -35,7 +35,10 @@ def measure(name, route, *, num_tokens=None, **options):
         "outputs": [{"kind": "json", "path": f"{name}-report.json"}],
     }
     Path(f"{name}.json").write_text(json.dumps({"spec": spec}))
-    subprocess.run([GUIDELLM, "run", "-c", f"{name}.json", "--disable-console"], check=True, stdout=subprocess.DEVNULL)
+    command = [GUIDELLM, "run", "-c", f"{name}.json", "--disable-console"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
+    if done.returncode:
+        raise RuntimeError(done.stderr[-1500:])
     requests = json.loads(Path(f"{name}-report.json").read_text())["benchmarks"][0]["requests"]
     lengths = [each["output_metrics"]["text_tokens"] for each in requests["successful"]]
     has_length = all(length == num_tokens if num_tokens else length > 0 for length in lengths)
