@@ -186,4 +186,5 @@ def test_clients_are_pinned():
     lines = [line for path in FOLDER.glob("*/requirements.txt") for line in path.read_text().splitlines()]
     assert [line for line in lines if not pinned.fullmatch(line)] == []
     for path in FOLDER.glob("*/package.json"):
-        assert all(re.fullmatch(r"[\d.]+", version) for version in json.loads(path.read_text())["dependencies"].values())
+        versions = json.loads(path.read_text())["dependencies"].values()
+        assert all(re.fullmatch(r"[\d.]+", version) for version in versions)
