@@ -6,7 +6,7 @@ NOTEBOOKS := notebooks
 DEMO_EXIT ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab serve test test-clients check notebooks bench gpu-check format clean
+.PHONY: help demo lab serve test test-clients check docs notebooks bench gpu-check format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,12 +28,15 @@ test-clients: $(VENV)/.installed $(VENV)/.programs ## Run agents and tools that 
 	$(BIN)/python tools/client_environments.py
 	$(BIN)/python -m pytest -m '' tests/clients
 
-check: $(VENV)/.installed ## Lint, types, import direction, stripped notebooks
+check: $(VENV)/.installed docs ## Lint, types, import direction, stripped notebooks, docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/nbstripout --keep-id --verify $(NOTEBOOKS)/*.ipynb
+
+docs: $(VENV)/.installed ## Build the documentation into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 notebooks: $(VENV)/.installed ## Run every notebook in a real kernel, twice
 	$(BIN)/python -m pytest tests/notebooks

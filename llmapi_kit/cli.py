@@ -110,10 +110,15 @@ def serve(
         str, typer.Option(help="Address to bind; 0.0.0.0 lets the network in.", rich_help_panel=SERVER)
     ] = "127.0.0.1",
     tunnel: Annotated[str | None, typer.Option(help="'ngrok' for a public URL.", rich_help_panel=SERVER)] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="A file of yours that holds the key to ask for.", rich_help_panel=SERVER)
+    ] = None,
+    api_key: Annotated[str | None, typer.Option("--api-key", hidden=True)] = None,
 ) -> None:
     """Serve models until Ctrl-C.
 
-    The key is random, or LLMAPI_KIT_API_KEY from the environment; it is written to a file that only you can read.
+    The key is random, that of --api-key-file, or LLMAPI_KIT_API_KEY from the environment; it is written to a file that
+    only you can read.
 
     Without a model, MODEL_PATH, MODEL_NAME and MODEL_TYPE in the environment choose one.
     """
@@ -121,6 +126,7 @@ def serve(
         from llmapi_kit import kit
         from llmapi_kit.notebook.snippets import curl_snippet
         from llmapi_kit.serve_options import ServeFlags, understand_flags
+        from llmapi_kit.server.place import Place
 
         # Otherwise warnings would only be in the server's own buffer
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -141,15 +147,18 @@ def serve(
             default=default,
             max_slots=max_slots,
             context_length=context_length,
+            api_key=api_key,
+            api_key_file=api_key_file,
         )
         options = understand_flags(flags)
+        place = Place(host=host, port=port, api_key=options.api_key, tunnel=tunnel)
+        kit.check_launch(options.models, place, options=options.load, **options.launch)
         is_one = len(options.models) == 1
         print(f"{'Loading' if is_one else 'Serving'} {', '.join(options.models)} ...", flush=True)
         loaded = [kit.load(model, lazy=not is_one, **options.load) for model in options.models]
-        key = os.environ.get("LLMAPI_KIT_API_KEY") or None
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: done.set())
-        server = kit.launch(loaded, port=port, host=host, tunnel=tunnel, api_key=key, **options.launch)
+        server = kit.launch(loaded, port=port, host=host, tunnel=tunnel, api_key=options.api_key, **options.launch)
         print(server)
         print(f"  key in  {server.key_file}\n")
         print(f"{curl_snippet(server.url, server.key_file, loaded[0].name)}\n\nServing until Ctrl-C.", flush=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -17,17 +18,28 @@ from typing import Any
 from llmapi_kit.config import Settings, load_settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.lazy import LazyEngine
+from llmapi_kit.engines.load_failure import load_error
 from llmapi_kit.engines.loadable import LoadableModel
 from llmapi_kit.engines.loader import ModelLoader
-from llmapi_kit.engines.registry import check_installed, is_light, make_engine, memory_need, options_of, settings_of
+from llmapi_kit.engines.registry import (
+    check_model,
+    check_sampling,
+    is_light,
+    make_engine,
+    memory_need,
+    options_of,
+    settings_of,
+)
 from llmapi_kit.engines.renamed import renamed
 from llmapi_kit.engines.residency import Residency
-from llmapi_kit.errors import ConfigError, ModelError
+from llmapi_kit.errors import ConfigError, LlmApiKitError, ModelError
 from llmapi_kit.model import Model
 from llmapi_kit.models.memory_need import MemoryNeed
-from llmapi_kit.models.spec import ModelSpec, parse_spec
+from llmapi_kit.models.spec import ModelSpec, name_of, parse_spec
 
 logger = logging.getLogger(__name__)
+
+PLACES = ("lora", "tokenizer")  # options that may be paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +76,14 @@ class Wanted:
             if self.loader is None:
                 raise
             return MemoryNeed()
+        except LlmApiKitError:
+            raise
+        except Exception as exc:  # whatever a configuration makes of the library that reads it
+            raise load_error(self.spec.name, exc) from exc
 
 
 def understand(
-    wanted: str | ModelLoader,
+    wanted: str | os.PathLike[str] | ModelLoader,
     served_name: str | None = None,
     given: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
@@ -75,7 +91,7 @@ def understand(
     """What a call of `load` asks for, as far as that can be told without loading anything.
 
     Args:
-        wanted: a name, or who loads it.
+        wanted: a name, a path, or who loads it.
         served_name: what clients pass as ``model``; None for the model's own name.
         given: options and settings; None as a value means not given.
         defaults: settings, of which those count that the model goes by and that are not given.
@@ -85,10 +101,10 @@ def understand(
         ConfigError: an argument is not known, or has a value that can't be used.
         MissingDependencyError: it needs an extra that is not installed.
     """
+    if not isinstance(wanted, str | os.PathLike | ModelLoader):
+        raise ConfigError(f"load() takes a model's name, a path or a ModelLoader, not {type(wanted).__name__}.")
     loader = wanted if isinstance(wanted, ModelLoader) else None
-    spec = loader.spec if loader is not None else parse_spec(wanted) if isinstance(wanted, str) else None
-    if spec is None:
-        raise ConfigError(f"load() takes a model's name or a ModelLoader, not {type(wanted).__name__}.")
+    spec = wanted.spec if isinstance(wanted, ModelLoader) else parse_spec(wanted)
     names, setting_names = options_of(spec), settings_of(spec)
     values = {name: value for name, value in (defaults or {}).items() if name in setting_names}
     values |= loader.options if loader is not None else {}
@@ -99,17 +115,21 @@ def understand(
                 f"load() has no argument {name!r} for {spec.name!r}. It takes {', '.join((*names, *setting_names))}."
             )
     if served_name is not None:
-        if not served_name.strip() or not served_name.isprintable():
+        if not isinstance(served_name, str) or not served_name.strip() or not served_name.isprintable():
             raise ConfigError(f"served_name is {served_name!r}; it must be a name that clients can write.")
         spec = replace(spec, id=served_name)
-    if loader is None:  # which may need something else
-        check_installed(spec)
+    values |= {name: name_of(values[name]) for name in PLACES if isinstance(values.get(name), os.PathLike)}
     settings = {name: value for name, value in values.items() if name in setting_names}
     options = {name: value for name, value in values.items() if name not in setting_names}
+    checked_settings = load_settings(**settings)
+    if loader is None:
+        check_model(spec, options)
+    else:  # which may need something else, and read other files
+        check_sampling(spec, options.get("sampling"))
     # A digest, as options may hold a key
     rest = hashlib.sha256(repr((served_name, sorted(values.items()))).encode()).hexdigest()
-    who = wanted if loader is None else (type(loader), loader.identity)
-    return Wanted(spec, load_settings(**settings), options, loader, (who, rest))
+    who = spec.name if loader is None else (type(loader), loader.identity)
+    return Wanted(spec, checked_settings, options, loader, (who, rest))
 
 
 class LoadedModels:

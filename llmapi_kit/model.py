@@ -64,6 +64,12 @@ class Model:
         Raises:
             RequestError: the request can't be served.
             ModelError: it had to be loaded first, and that failed.
+
+        Examples:
+            >>> for piece in kit.load("mock").stream("Hello there!"):
+            ...     print(repr(piece))
+            'Hello'
+            ' there!'
         """
         if isinstance(self.engine, LazyEngine):
             self.engine.load()  # only then is it known what it can do
@@ -80,11 +86,23 @@ class Model:
                 yield event.text
 
     def ask(self, prompt: str | Sequence[Message], **sampling: Any) -> str:
-        """The whole answer; see `stream`."""
+        """The whole answer; see `stream`.
+
+        Examples:
+            >>> kit.load("mock").ask("Hello there!", max_tokens=1)
+            'Hello'
+        """
         return "".join(self.stream(prompt, **sampling))
 
     def stats(self) -> EngineStats:
-        """A snapshot of its counters."""
+        """A snapshot of its counters.
+
+        Examples:
+            >>> model = kit.load("mock", served_name="counted")
+            >>> _ = model.ask("Hello!")
+            >>> model.stats().num_finished
+            1
+        """
         return self.engine.stats()
 
     def close(self) -> int:
@@ -92,6 +110,12 @@ class Model:
 
         Returns:
             Bytes of GPU memory given back to the system.
+
+        Examples:
+            >>> model = kit.load("mock", served_name="short-lived")
+            >>> _ = model.close()
+            >>> model.is_closed
+            True
         """
         self._is_closed = True
         self.engine.close()

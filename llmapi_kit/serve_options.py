@@ -6,14 +6,22 @@ name. Loads nothing and imports no torch.
 
 from __future__ import annotations
 
+import logging
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.models.environment import environment_model
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_MODEL = "pocket"
+KEY_VARIABLE = "LLMAPI_KIT_API_KEY"
+MAX_KEY_FILE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +44,8 @@ class ServeFlags:
         default: the model that answers where none is named.
         max_slots: requests at once.
         context_length: most tokens of a request.
+        api_key: refused, but for what to do instead.
+        api_key_file: that holds the key.
     """
 
     models: Sequence[str] = ()
@@ -53,6 +63,8 @@ class ServeFlags:
     default: str | None = None
     max_slots: int | None = None
     context_length: int | None = None
+    api_key: str | None = field(default=None, repr=False)
+    api_key_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +75,21 @@ class ServeOptions:
         models: names for `kit.load`.
         load: its other arguments.
         launch: further arguments of `kit.launch`.
+        api_key: the key to ask for; None for a random one.
     """
 
     models: Sequence[str]
     load: Mapping[str, Any]
     launch: Mapping[str, Any] = field(default_factory=dict)
+    api_key: str | None = field(default=None, repr=False)
 
 
 def understand_flags(flags: ServeFlags, environ: Mapping[str, str] | None = None) -> ServeOptions:
     """Turn flags into arguments. With no model among them the environment may name one; else it is the pocket model.
+
+    Args:
+        flags: as given.
+        environ: the environment; None for this process's.
 
     Raises:
         ConfigError: flags that contradict each other, or can't be followed; the message names them.
@@ -106,7 +124,8 @@ def understand_flags(flags: ServeFlags, environ: Mapping[str, str] | None = None
         if found:
             load = {"served_name": found.served_name, **found.options, **load}
     launch = {"aliases": _aliases(flags.aliases), "default": flags.default}
-    return ServeOptions(models, load, {key: value for key, value in launch.items() if value})
+    launch = {key: value for key, value in launch.items() if value}
+    return ServeOptions(models, load, launch, _api_key(flags, os.environ if environ is None else environ))
 
 
 def _device(flags: ServeFlags) -> str | None:
@@ -151,3 +170,43 @@ def _aliases(pairs: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"--alias names {name!r} twice.")
         aliases[name] = model
     return aliases
+
+
+def _api_key(flags: ServeFlags, environ: Mapping[str, str]) -> str | None:
+    """The key, from where no other user of the machine reads it."""
+    if flags.api_key is not None:
+        raise ConfigError(
+            "--api-key is not taken: every user of this machine can read a command line, and the shell keeps it. Set "
+            f"{KEY_VARIABLE} in the environment, or put the key into a file of yours and pass --api-key-file FILE; "
+            "without either, a random key is made."
+        )
+    if flags.api_key_file is not None:
+        return read_key_file(flags.api_key_file)
+    return environ.get(KEY_VARIABLE) or None
+
+
+def read_key_file(path: Path) -> str:
+    """The key in a file; line ends after it are not part of it. Warns where other users can read the file.
+
+    Raises:
+        ConfigError: there is none, or no file that can be read. The message does not contain the key.
+    """
+    try:
+        with path.expanduser().open("rb") as file:
+            content = file.read(MAX_KEY_FILE_BYTES + 1)
+            mode = os.fstat(file.fileno()).st_mode
+    except OSError as exc:
+        raise ConfigError(f"The key file {path} can't be read: {exc.strerror or exc}.") from exc
+    if len(content) > MAX_KEY_FILE_BYTES:
+        raise ConfigError(f"The key file {path} has more than {MAX_KEY_FILE_BYTES} bytes; it must hold the key only.")
+    try:
+        key = content.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise ConfigError(f"The key file {path} is no text; it must hold the key only.") from None
+    if not key:
+        raise ConfigError(f"The key file {path} is empty; it must hold the key.")
+    if len(key.splitlines()) > 1:
+        raise ConfigError(f"The key file {path} has several lines; it must hold the key only.")
+    if os.name == "posix" and stat.S_ISREG(mode) and mode & stat.S_IROTH:
+        logger.warning("Every user of this machine can read the key file %s. Run: chmod 600 %s", path, path)
+    return key

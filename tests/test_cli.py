@@ -17,10 +17,28 @@ COMMAND = [sys.executable, "-m", "llmapi_kit"]
 
 
 @pytest.fixture
-def serving():
+def options():
+    """Further ones for `serve`."""
+    return []
+
+
+@pytest.fixture
+def key_file_options(options, tmp_path):
+    """One that names a file with a short key."""
+    file = tmp_path / "key"
+    file.write_text("secret-12\n")
+    file.chmod(0o600)
+    options += ["--api-key-file", str(file)]
+
+
+@pytest.fixture
+def serving(options):
     """A `serve mock` process on a free port: (process, url, key file, what it printed)."""
     process = subprocess.Popen(
-        [*COMMAND, "serve", "mock", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*COMMAND, "serve", "mock", "--port", "0", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     lines = []
     for line in process.stdout:
@@ -44,6 +62,14 @@ def test_serve_answers_with_its_key_and_shows_none(serving):
     assert os.stat(key_file).st_mode & 0o777 == 0o600
     answer = httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"}, trust_env=False)
     assert answer.json()["data"][0]["id"] == "mock"
+
+
+def test_serve_takes_the_key_from_a_file_and_warns_of_a_short_one(key_file_options, serving):
+    _, url, _, shown = serving
+    answer = httpx.get(f"{url}/v1/models", headers={"x-api-key": "secret-12"}, trust_env=False)
+    assert answer.status_code == 200
+    assert "The API key has 9 characters" in shown
+    assert "secret-12" not in shown
 
 
 def test_the_curl_line_that_serve_prints_works_when_pasted(serving):
@@ -88,12 +114,16 @@ def test_chat_without_a_server_says_what_to_do():
     [
         (["serve", "no-such-model"], "There is no model"),
         (["serve", "mock", "--port", "99999"], "0 (any free port) to 65535"),
+        (["serve", "mock", "--api-key", "secret"], "--api-key-file"),
+        (["serve", "pocket", "--default", "other"], "default is 'other', which is none of the models: pocket"),
     ],
 )
 def test_mistakes_are_one_line_and_status_1(arguments, message):
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert message in done.stderr
+    assert "secret" not in done.stderr
+    assert "Loading" not in done.stdout, "it is told before a model is loaded"
     assert "Traceback" not in done.stderr
 
 

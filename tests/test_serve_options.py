@@ -166,3 +166,60 @@ def test_help_names_every_flag_of_the_demo():
     )
     for flag in ("--base-model", "--lora-model", "--tokenizer-path", "--gpus", "--load-in-8bit", "--only-cpu"):
         assert flag in done.stdout
+
+
+KEY = "a-key-of-this-team"
+
+
+def test_no_key_is_taken_from_the_command_line_and_the_message_says_what_to_do():
+    with pytest.raises(ConfigError, match=r"LLMAPI_KIT_API_KEY in the environment, .* --api-key-file FILE") as caught:
+        understood(api_key=KEY)
+    assert KEY not in str(caught.value)
+    assert KEY not in repr(ServeFlags(api_key=KEY))
+
+
+@pytest.mark.parametrize("content", [KEY, f"{KEY}\n", f"{KEY}\r\n", f"\ufeff{KEY}\n\n"])
+def test_a_file_holds_the_key_and_line_ends_are_not_part_of_it(tmp_path, caplog, content):
+    file = tmp_path / "key"
+    file.write_bytes(content.encode())
+    file.chmod(0o640)
+    options = understood({"LLMAPI_KIT_API_KEY": "of-the-environment"}, api_key_file=file)
+    assert options.api_key == KEY
+    assert KEY not in repr(options)
+    assert not caplog.records
+
+
+def test_the_environment_may_have_the_key():
+    assert understood({"LLMAPI_KIT_API_KEY": KEY}).api_key == KEY
+    assert understood({"LLMAPI_KIT_API_KEY": ""}).api_key is None
+
+
+def test_a_key_file_that_everybody_can_read_is_warned_of(tmp_path, caplog):
+    file = tmp_path / "key"
+    file.write_text(KEY)
+    file.chmod(0o644)
+    assert understood(api_key_file=file).api_key == KEY
+    assert f"chmod 600 {file}" in caplog.text
+    assert KEY not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "can't be read: No such file"),
+        (b"", "is empty"),
+        (b"\n\n", "is empty"),
+        (b"one\ntwo\n", "has several lines"),
+        (b"\xff\xfe", "is no text"),
+        (b"x" * 5000, "more than 4096 bytes"),
+    ],
+)
+def test_a_key_file_that_holds_no_key_is_refused(tmp_path, content, problem):
+    file = tmp_path / "key"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError, match=problem) as caught:
+        understood(api_key_file=file)
+    assert str(file) in str(caught.value)
+    with pytest.raises(ConfigError, match="can't be read"):
+        understood(api_key_file=tmp_path)

@@ -39,6 +39,7 @@ def create_app(state: ApiState) -> ASGIApp:
         docs_url=None,  # llmapi_kit.api.docs has a page that asks for the key
         redoc_url=None,
         openapi_url=None,  # added below, behind the key
+        redirect_slashes=False,  # a slash at the end is no other path, see RequestContext
     )
     app.state.api = state
     errors.install(app)

@@ -14,9 +14,11 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-METHODS = ("GET", "POST", "DELETE")
+from llmapi_kit.api.auth import KEY_HEADERS
+
+METHODS = ("GET", "HEAD", "POST", "DELETE")
 # The last one skips the page that free ngrok tunnels show to browsers
-HEADERS = ("Authorization", "Content-Type", "ngrok-skip-browser-warning")
+HEADERS = ("Authorization", *KEY_HEADERS, "Content-Type", "ngrok-skip-browser-warning")
 READABLE = ("x-request-id", "Retry-After")
 
 

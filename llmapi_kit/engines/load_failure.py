@@ -9,7 +9,7 @@ import re
 import time
 from dataclasses import dataclass, field
 
-from llmapi_kit.errors import EngineUnavailableError, LlmApiKitError, ModelTooLargeError
+from llmapi_kit.errors import EngineUnavailableError, LlmApiKitError, ModelLoadError, ModelTooLargeError
 
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 60.0
@@ -62,6 +62,18 @@ def load_failure(name: str, path: str | None, exc: BaseException, before: LoadFa
     if isinstance(exc, ModelTooLargeError):  # there may be room in a moment, and finding out is cheap
         pause_s = 0.0
     return LoadFailure(f"The model {name!r} could not be loaded: {reason}", pause_s)
+
+
+def load_error(name: str, exc: Exception) -> ModelLoadError:
+    """What another library raised while a model was loaded, as an error of the kit.
+
+    Args:
+        name: the model's.
+        exc: none of the kit's own.
+    """
+    if isinstance(exc, MemoryError) or type(exc).__name__ == "OutOfMemoryError":  # torch's, which need not be there
+        return ModelTooLargeError(f"{name} does not fit: {exc}")
+    return ModelLoadError(f"{name} could not be loaded: {type(exc).__name__}: {exc}")
 
 
 def without_secrets(text: str, name: str, path: str | None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -42,12 +43,12 @@ class ModelLoader:
         settings: slots, context and memory; those of `kit.load`.
     """
 
-    def __init__(self, name: str, **options: Any) -> None:
+    def __init__(self, name: str | os.PathLike[str], **options: Any) -> None:
         self.spec = self.find(name)
         self.options: dict[str, Any] = options
         self.settings = Settings()
 
-    def find(self, name: str) -> ModelSpec:
+    def find(self, name: str | os.PathLike[str]) -> ModelSpec:
         """What the name means. Override it for what the kit does not know: ``ModelSpec(name, id, "folder", path)``.
 
         Raises:
@@ -94,7 +95,8 @@ class ModelLoader:
             from llmapi_kit.models.fit import free_memory, kv_bytes_per_token, plan_slots
             from llmapi_kit.runners.torch_runner import TorchRunner
             from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
-            from llmapi_kit.sampling.tokenizer import ModelTokenizer
+            from llmapi_kit.sampling.recommended import honoured
+            from llmapi_kit.sampling.tokenizer import ModelTokenizer, check_template
         except ModuleNotFoundError as exc:
             if (exc.name or "").split(".")[0] not in ("torch", "transformers", "jinja2"):
                 raise
@@ -102,6 +104,7 @@ class ModelLoader:
         settings = self.settings
         loaded = self.load_weights()
         their_tokenizer = self.load_tokenizer(loaded)
+        check_template(their_tokenizer.chat_template, self.spec.name)
         per_token = kv_bytes_per_token(loaded.model.config.get_text_config(), loaded.dtype)
         on_gpu = loaded.device.startswith("cuda")
         plan = plan_slots(per_token, loaded.context_length, free_memory(loaded.device), on_gpu, settings)
@@ -125,7 +128,7 @@ class ModelLoader:
             num_parameters=num_parameters,
             device=loaded.device,
             dtype=loaded.dtype,
-            defaults=loaded.sampling_defaults,
+            defaults=honoured(loaded.sampling_defaults, self.spec.name),
         )
         grammars = GrammarCompiler(their_tokenizer, runner.vocab_size, tokenizer.eos_ids)
         # The first grammar would do it too, but hold up running streams: it takes the GIL for 0.7 s with a large

@@ -7,17 +7,23 @@ from a cell or a worker thread.
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.fallback import FallbackEngine
+from llmapi_kit.engines.load_failure import load_error
 from llmapi_kit.engines.loader import ModelLoader
-from llmapi_kit.errors import ConfigError, InvalidRequestError, MissingDependencyError
+from llmapi_kit.errors import ConfigError, InvalidRequestError, LlmApiKitError, MissingDependencyError
+from llmapi_kit.models.architecture import check_architecture
+from llmapi_kit.models.load_options import check_load_options
 from llmapi_kit.models.memory_need import MemoryNeed, fit_need, folder_need
+from llmapi_kit.models.model_files import CONFIG, check_files, read_json
 from llmapi_kit.models.spec import ModelSpec, parse_spec
 from llmapi_kit.sampling.parameters import SamplingParams
+from llmapi_kit.sampling.recommended import checked
 
 LOCAL_KINDS = ("folder", "hub", "gguf")  # run here, by torch
 LIGHT_KINDS = ("mock", "upstream")  # need no memory to speak of, and are there at once
@@ -43,7 +49,7 @@ SETTINGS_OF_UPSTREAMS = (
     "upstream_retry_s",
 )
 UPSTREAM_OPTIONS = ("api_key", "base_url", "sampling")  # of `make_upstream`
-Fallback = str | Engine | Sequence[str | Engine]
+Fallback = str | os.PathLike[str] | Engine | Sequence[str | os.PathLike[str] | Engine]
 
 
 def make_engine(spec: ModelSpec, settings: Settings, *, fallback: Fallback | None = None, **options: Any) -> Engine:
@@ -63,14 +69,12 @@ def make_engine(spec: ModelSpec, settings: Settings, *, fallback: Fallback | Non
     """
     if fallback is None:
         return _make_one(spec, settings, options)
-    given = list(fallback) if isinstance(fallback, list | tuple) else [fallback]
+    given = fallbacks_of(fallback)
     kept = [each if isinstance(each, Engine) else getattr(each, "engine", None) for each in given]
     engines = [_make_one(spec, settings, options)]
     try:
         for name, engine in zip(given, kept, strict=True):
-            if engine is None and not isinstance(name, str):
-                raise ConfigError(f"fallback has {type(name).__name__}; it takes names of models, and engines.")
-            engines.append(make_engine(parse_spec(str(name)), settings) if engine is None else engine)
+            engines.append(make_engine(parse_spec(name), settings) if engine is None else engine)
         return FallbackEngine(engines, kept=[engine for engine in kept if engine is not None])
     except BaseException:
         for engine in engines:
@@ -79,12 +83,25 @@ def make_engine(spec: ModelSpec, settings: Settings, *, fallback: Fallback | Non
         raise
 
 
+def fallbacks_of(fallback: Any) -> list[Any]:
+    """Who answers when a model can't: names of models, and what has an engine.
+
+    Raises:
+        ConfigError: something else is among them.
+    """
+    given = list(fallback) if isinstance(fallback, list | tuple) else [fallback]
+    for each in given:
+        if not isinstance(each, str | os.PathLike | Engine) and getattr(each, "engine", None) is None:
+            raise ConfigError(f"fallback has {type(each).__name__}; it takes names of models, and engines.")
+    return given
+
+
 def _make_one(spec: ModelSpec, settings: Settings, options: Mapping[str, Any]) -> Engine:
     if spec.kind == "mock":
         from llmapi_kit.engines.mock import MockEngine
 
         return MockEngine(name=spec.id)
-    _check_sampling(options.get("sampling") or {})
+    check_sampling(spec, options.get("sampling"))
     if spec.kind == "upstream":
         from llmapi_kit.engines.upstream.making import make_upstream
 
@@ -94,7 +111,12 @@ def _make_one(spec: ModelSpec, settings: Settings, options: Mapping[str, Any]) -
 
         plugin, _, name = spec.name.partition(":")
         return make_plugin_engine(plugin, name, **options)
-    return ModelLoader.of(spec, settings, options).make_engine()
+    try:
+        return ModelLoader.of(spec, settings, options).make_engine()
+    except LlmApiKitError:
+        raise
+    except Exception as exc:  # whatever a model's files make of the libraries that read them
+        raise load_error(spec.name, exc) from exc
 
 
 def options_of(spec: ModelSpec) -> tuple[str, ...] | None:
@@ -128,6 +150,38 @@ def check_installed(spec: ModelSpec) -> None:
         raise MissingDependencyError("gguf", "gguf", f"Loading {spec.id}")
 
 
+def check_model(spec: ModelSpec, options: Mapping[str, Any]) -> None:
+    """Raise unless a model can be loaded with these options, as far as that can be told at once.
+
+    Looks at names, at places and at the heads of files. Downloads nothing, imports no torch, asks no provider.
+
+    Args:
+        spec: which model.
+        options: for it, as `make_engine` takes them.
+
+    Raises:
+        ConfigError: an option has a value that can't be used.
+        ModelError: the files are not what their names say, or the model is of a kind that can't be served.
+        MissingDependencyError: a package is not installed.
+    """
+    check_installed(spec)
+    check_sampling(spec, options.get("sampling"))
+    if spec.kind in LOCAL_KINDS:
+        check_load_options(spec, options)
+    if spec.kind == "folder" and spec.path is not None:
+        check_architecture(read_json(spec.path / CONFIG), spec.name)
+        is_own = options.get("tokenizer") is None and options.get("lora") is None
+        check_files(spec.path, has_tokenizer=is_own)
+    if spec.kind == "gguf" and spec.path is not None:
+        from llmapi_kit.models.gguf_header import check_gguf_begin
+
+        check_gguf_begin(spec.path)
+    if options.get("fallback") is not None:
+        for each in fallbacks_of(options["fallback"]):
+            if isinstance(each, str | os.PathLike):
+                check_model(parse_spec(each), {})
+
+
 def memory_need(
     spec: ModelSpec, settings: Settings, *, device: str | None = None, dtype: str | None = None, **others: Any
 ) -> MemoryNeed:
@@ -153,9 +207,18 @@ def memory_need(
     return MemoryNeed(place) if folder is None else folder_need(folder, place, dtype, settings)
 
 
-def _check_sampling(defaults: Any) -> None:
-    """Raise `ConfigError` unless every request could be answered with these."""
+def check_sampling(spec: ModelSpec, defaults: Any) -> None:
+    """Raise `ConfigError` unless every request could be answered with these as its own."""
+    if defaults is None:
+        return
+    if not isinstance(defaults, Mapping):
+        raise ConfigError(
+            f"sampling={defaults!r} can't be used: it must be a dictionary such as {{'temperature': 0.7}}."
+        )
     try:
         SamplingParams(**defaults)
-    except (TypeError, InvalidRequestError) as exc:
+        if spec.kind in LOCAL_KINDS:
+            for name, value in defaults.items():
+                checked(name, value)
+    except (TypeError, OverflowError, InvalidRequestError) as exc:
         raise ConfigError(f"sampling={defaults!r} can't be used: {exc}") from exc

@@ -5,15 +5,16 @@ Reads configurations and file sizes; loads no weights. `plan_slots` decides how 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import psutil
 
 from llmapi_kit.config import Settings
-from llmapi_kit.errors import ModelLoadError, ModelTooLargeError
+from llmapi_kit.errors import ModelTooLargeError
+from llmapi_kit.models.architecture import read_config
+from llmapi_kit.models.model_files import weight_files
 
 MIN_LENGTH = 256
 DEFAULT_MAX_LENGTH = 8192
@@ -115,23 +116,18 @@ def check_folder(path: Path, device: str, *, dtype: str | None = None, num_rows:
         added_bytes: of what is loaded beside, such as an adapter.
 
     Raises:
-        ModelLoadError: its config.json is damaged.
+        ModelLoadError: its config.json is damaged, or weights are not there.
+        UnsupportedModelError: it is of a kind that can't be served.
     """
-    try:
-        config = json.loads((path / "config.json").read_text())
-        if not isinstance(config, dict):
-            raise ValueError("it is not a JSON object")
-    except (OSError, ValueError) as exc:
-        raise ModelLoadError(f"{path / 'config.json'} can't be read: {exc}") from exc
-    stored = config.get("dtype") or config.get("torch_dtype") or "float32"
-    weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    config = read_config(path, path.name).get_text_config()
+    stored = str(config.dtype or "float32").removeprefix("torch.")
+    weights = sum(file.stat().st_size for file in weight_files(path))
     weights = int(weights * BYTES.get(dtype or stored, 4) / BYTES.get(stored, 4))
-    num_added = max(0, num_rows - int(config.get("vocab_size") or num_rows))
-    num_matrices = 1 if config.get("tie_word_embeddings") else 2
-    width = int(config.get("hidden_size") or config.get("n_embd") or 0)
-    weights += num_added * num_matrices * width * BYTES.get(dtype or stored, 4)
-    per_token = kv_bytes_per_token(_Attributes(config), stored if dtype in (None, "int8") else dtype)
-    context = int(config.get("max_position_embeddings") or config.get("n_positions") or 0)
+    num_added = max(0, num_rows - config.vocab_size)
+    num_matrices = 1 if config.tie_word_embeddings else 2
+    weights += num_added * num_matrices * config.hidden_size * BYTES.get(dtype or stored, 4)
+    per_token = kv_bytes_per_token(config, stored if dtype in (None, "int8") else dtype)
+    context = int(getattr(config, "max_position_embeddings", None) or 0)
     return check_sizes(weights + added_bytes, per_token, context, device)
 
 
@@ -154,18 +150,3 @@ def check_sizes(weights: int, per_token: int, context: int, device: str) -> Fit:
     if not fits:
         advice += " That is not enough: choose a smaller or a quantised model, or free memory."
     return Fit(weights, per_token, context, free, device, fits, advice)
-
-
-class _Attributes:
-    """A raw config.json read like a configuration object, under GPT-2's names too."""
-
-    ALIASES: ClassVar = {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "hidden_size": "n_embd"}
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self._values = values
-
-    def __getattr__(self, name: str) -> Any:
-        value = self._values.get(name, self._values.get(self.ALIASES.get(name, ""), None))
-        if value is None and name in self.ALIASES:
-            raise AttributeError(name)
-        return value

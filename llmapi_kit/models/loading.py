@@ -7,22 +7,22 @@ Only safetensors and GGUF weights are read, and no code that comes with a model 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
-from transformers.utils.hub import cached_file
 
 from llmapi_kit.errors import ConfigError, LlmApiKitError, MissingDependencyError, ModelLoadError, ModelTooLargeError
+from llmapi_kit.models.architecture import read_config
+from llmapi_kit.models.checkpoint_check import check_loaded, check_size, quiet_report
 from llmapi_kit.models.fit import Fit, check_folder, free_memory
+from llmapi_kit.models.generation_config import Recommended, read_recommended
 from llmapi_kit.models.gguf import GgufModel, check_gguf, load_weights, open_gguf
 from llmapi_kit.models.hub import check_hub_model
+from llmapi_kit.models.load_options import check_device, check_dtype, check_quantize, check_sampling_names
+from llmapi_kit.models.model_files import check_files
 from llmapi_kit.models.spec import ModelSpec
 from llmapi_kit.models.vocabulary import fit_embeddings, load_other_tokenizer, load_tokenizer
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from llmapi_kit.models.adapters import Adapter
 
 PROGRESS_FROM_BYTES = 200_000_000
-SAMPLING_NAMES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class LoadedModel:
         dtype: of the weights, such as ``float32``.
         eos_ids: tokens that end an answer, from the generation configuration.
         context_length: the model's own limit; 0 where it has none.
-        sampling_defaults: what its makers recommend: `temperature`, `top_k`, …
+        sampling_defaults: what its makers recommend: `temperature`, `top_k`, …; not looked at yet, as they wrote it.
     """
 
     model: Any
@@ -64,8 +63,7 @@ def pick_device(device: str | None) -> str:
     """
     if device is None:
         return "cuda:0" if torch.cuda.is_available() else "cpu"
-    if re.fullmatch(r"cpu|cuda(:\d+)?", device) is None:
-        raise ConfigError(f"device={device!r} is not known. Use 'cpu', 'cuda' or 'cuda:0'.")
+    check_device(device)
     if device == "cpu":
         return device
     if not torch.cuda.is_available():
@@ -78,11 +76,9 @@ def pick_device(device: str | None) -> str:
 
 def pick_dtype(dtype: str | None, device: str) -> torch.dtype | str:
     """The type of the weights: as asked for; float32 on a CPU; on a GPU the model's own, or float16 on old cards."""
-    allowed = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    check_dtype(dtype)
     if dtype is not None:
-        if dtype not in allowed:
-            raise ConfigError(f"dtype={dtype!r} is not known. Use one of {', '.join(allowed)}.")
-        return allowed[dtype]
+        return cast(torch.dtype, getattr(torch, dtype))
     if device == "cpu":
         return torch.float32
     return "auto" if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
@@ -95,20 +91,9 @@ def pick_quantization(quantize: str | None, device: str, spec: ModelSpec) -> dic
         ConfigError: it is not known, or not possible on this device.
         MissingDependencyError: the package for it is not installed.
     """
+    check_quantize(quantize, device, spec)
     if quantize is None:
         return {}
-    if quantize != "8bit":
-        raise ConfigError(f"quantize={quantize!r} is not known. Use '8bit', or leave it out.")
-    if spec.kind == "gguf":
-        raise ConfigError(f"quantize={quantize!r} does not go with a GGUF file, whose weights are dequantised.")
-    if device == "cpu":
-        # torch's own 8 bits on a CPU scale a whole batch alike: an answer would depend on those beside it
-        raise ConfigError(
-            f"quantize={quantize!r} needs a GPU: bitsandbytes computes in 8 bits on CUDA only. On a CPU, "
-            "dtype='bfloat16' halves the memory."
-        )
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingDependencyError("bitsandbytes", "quant", f"quantize={quantize!r}")
     config = transformers.BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
     return {"quantization_config": config, "device_map": {"": device}}
 
@@ -143,9 +128,7 @@ def load_model(
         ConfigError: `device`, `dtype` or `quantize` is not known, or can't be had here.
         MissingDependencyError: a package is not installed.
     """
-    for name in sampling or {}:
-        if name not in SAMPLING_NAMES:
-            raise ConfigError(f"sampling has {name!r}; it may have {', '.join(SAMPLING_NAMES)}.")
+    check_sampling_names(sampling)
     device = pick_device(device)
     torch_dtype = pick_dtype(dtype, device)
     quantization = pick_quantization(quantize, device, spec)
@@ -157,16 +140,17 @@ def load_model(
         check_hub_model(spec.name, free_memory(device))
     source = str(spec.path or spec.name)
     try:
-        text = _load_tokenizer(source, tokenizer, adapter, gguf)
+        is_own = tokenizer is None and not (adapter and adapter.has_tokenizer)
+        config = None if gguf is not None else _check_model(spec, source, has_tokenizer=is_own)
+        recommended = read_recommended(source, config) if gguf is None else _recommended_by_gguf(gguf)
+        text = _load_tokenizer(spec, source, tokenizer, adapter, gguf)
         num_trained = adapter.num_embeddings if adapter else 0
         fit = _check_fit(spec, gguf, adapter, max(len(text), num_trained), device, torch_dtype, bool(quantization))
         with _progress(fit is None or fit.weights_bytes >= PROGRESS_FROM_BYTES):
             if gguf is not None:
                 model = load_weights(gguf, cast(torch.dtype, torch_dtype))
             else:
-                model = transformers.AutoModelForCausalLM.from_pretrained(
-                    source, dtype=torch_dtype, trust_remote_code=False, use_safetensors=True, **quantization
-                )
+                model = _load_weights(spec, source, config, recommended, dtype=torch_dtype, **quantization)
         fit_embeddings(model, len(text), num_trained)
         if adapter is not None:
             from llmapi_kit.models.adapters import apply_adapter
@@ -181,13 +165,43 @@ def load_model(
         raise ModelTooLargeError(f"{spec.id} does not fit on {device}: {exc}") from exc
     except Exception as exc:
         raise _explain(spec, exc) from exc
-    eos = model.generation_config.eos_token_id
-    eos_ids = gguf.eos_ids if gguf else () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
-    config = model.config.get_text_config()
-    context = int(getattr(config, "max_position_embeddings", None) or 0)
+    context = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0)
     name = str(model.dtype).removeprefix("torch.")
-    recommended = gguf.sampling_defaults if gguf else _sampling_defaults(source)
-    return LoadedModel(model, text, device, name, eos_ids, context, {**recommended, **(sampling or {})})
+    defaults = {**recommended.sampling, **(sampling or {})}
+    return LoadedModel(model, text, device, name, recommended.eos_ids, context, defaults)
+
+
+def _check_model(spec: ModelSpec, source: str, *, has_tokenizer: bool) -> Any:
+    """The configuration, of a model whose files look right and that can be served."""
+    if spec.path is None:
+        return read_config(source, spec.name)
+    config = read_config(spec.path, spec.name)
+    check_files(spec.path, has_tokenizer=has_tokenizer)
+    check_size(config, spec.path, spec.name)
+    return config
+
+
+def _recommended_by_gguf(gguf: GgufModel) -> Recommended:
+    return Recommended(gguf.sampling_defaults, gguf.eos_ids)
+
+
+def _load_weights(spec: ModelSpec, source: str, config: Any, recommended: Recommended, **options: Any) -> Any:
+    """The model with its weights, all of which came from its files."""
+    own: Any = transformers.GenerationConfig(eos_token_id=list(recommended.eos_ids) or None)  # type: ignore[no-untyped-call]
+    auto: Any = transformers.AutoModelForCausalLM
+    with quiet_report():
+        model, info = auto.from_pretrained(
+            source,
+            config=config,
+            generation_config=own,  # else its file is read again, and what is no use there is an error
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # else they are an error that names none
+            **options,
+        )
+    check_loaded(model, info, spec.name)
+    return model
 
 
 def _find_adapter(lora: str | None) -> Adapter | None:
@@ -202,7 +216,9 @@ def _find_adapter(lora: str | None) -> Adapter | None:
     return find_adapter(lora)
 
 
-def _load_tokenizer(source: str, name: str | None, adapter: Adapter | None, gguf: GgufModel | None) -> Any:
+def _load_tokenizer(
+    spec: ModelSpec, source: str, name: str | None, adapter: Adapter | None, gguf: GgufModel | None
+) -> Any:
     """The tokenizer that was named, else the adapter's, else the model's."""
     if name is not None:
         return load_other_tokenizer(name)
@@ -212,7 +228,7 @@ def _load_tokenizer(source: str, name: str | None, adapter: Adapter | None, gguf
         from llmapi_kit.models.gguf_tokenizer import load_tokenizer as load_from_gguf
 
         return load_from_gguf(gguf.header, gguf.config.vocab_size)
-    return load_tokenizer(source)
+    return load_tokenizer(source, f"The tokenizer of {spec.name}")
 
 
 def _check_fit(
@@ -236,21 +252,6 @@ def _check_fit(
     if not fit.fits:
         raise ModelTooLargeError(f"{spec.id} does not fit. {fit.advice}")
     return fit
-
-
-def _sampling_defaults(source: str) -> dict[str, float]:
-    """What generation_config.json recommends.
-
-    Read from the file, not from the object: there, greedy decoding can't be told from nothing said.
-    """
-    try:
-        path = cached_file(source, "generation_config.json", _raise_exceptions_for_missing_entries=False)
-        config = json.loads(Path(path).read_text()) if path else {}
-    except (OSError, ValueError):
-        return {}
-    if config.get("do_sample") is False:
-        return {"temperature": 0.0}
-    return {name: config[name] for name in SAMPLING_NAMES if isinstance(config.get(name), int | float)}
 
 
 @contextlib.contextmanager

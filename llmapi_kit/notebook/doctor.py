@@ -35,6 +35,11 @@ def doctor() -> Report:
 
     Returns:
         A report; `.ok` is False if something has to be repaired first.
+
+    Examples:
+        >>> report = kit.doctor()
+        >>> [check.name for check in report.checks][:1]
+        ['Python']
     """
     checks: list[Check] = []
     for examine in CHECKS:

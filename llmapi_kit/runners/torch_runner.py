@@ -23,7 +23,7 @@ import torch
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from llmapi_kit.errors import UnsupportedModelError
+from llmapi_kit.errors import LlmApiKitError, ModelLoadError, UnsupportedModelError
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.bucketed_decoder import PAGE, BucketedDecoder
 from llmapi_kit.runners.lean_decoder import LeanDecoder
@@ -54,6 +54,7 @@ class TorchRunner:
 
     Raises:
         UnsupportedModelError: the model can't be run this way; the message says why.
+        ModelLoadError: its weights are no finite numbers.
     """
 
     def __init__(
@@ -224,7 +225,23 @@ class TorchRunner:
                 f"{type(self._model).__name__} failed on a first forward pass: {exc}. "
                 "Only decoder-only text models can be served."
             ) from exc
+        if not bool(torch.isfinite(logits).all()):
+            raise self._not_finite()
         return logits.clone()
+
+    def _not_finite(self) -> LlmApiKitError:
+        """Why the logits are no numbers: the weights, or a number format that is too narrow for the model."""
+        name = type(self._model).__name__
+        broken = [key for key, weight in self._model.named_parameters() if not bool(torch.isfinite(weight).all())]
+        if broken:
+            more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+            return ModelLoadError(
+                f"{name}: the weight {broken[0]}{more} has values that are no finite numbers. Download it again."
+            )
+        dtype = str(self._model.dtype).removeprefix("torch.")
+        return UnsupportedModelError(
+            f"{name} computes numbers that are not finite in {dtype}. Load it with dtype='float32' or 'bfloat16'."
+        )
 
     def _check_ids(self) -> list[int]:
         vocab = int(self._model.get_input_embeddings().num_embeddings)

@@ -15,8 +15,9 @@ from typing import Any
 import jinja2
 import jinja2.ext
 import jinja2.meta
+import jinja2.nodes
 
-from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
+from llmapi_kit.errors import InvalidRequestError, ModelLoadError, UnsupportedFieldError
 from llmapi_kit.sampling.detokenize import ByteDetokenizer, Detokenizer, WindowDetokenizer
 
 # ruff: noqa: RUF001  (a token's name has bars of its own)
@@ -98,13 +99,11 @@ class ModelTokenizer:
         template = self._tokenizer.chat_template
         if not template:
             return frozenset()
-        parse = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse  # noqa: S701 - nothing is rendered
         sources = template.values() if isinstance(template, dict) else [template]
         names: set[str] = set()
         for source in sources:
-            plain = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", source)  # a tag of transformers' own
             try:
-                names |= jinja2.meta.find_undeclared_variables(parse(plain))
+                names |= jinja2.meta.find_undeclared_variables(_parse(source))
             except jinja2.TemplateSyntaxError:
                 names.add("messages")  # rendering it will say what is wrong
         return frozenset(names)
@@ -164,6 +163,31 @@ class ModelTokenizer:
             else:
                 table[token_id] = b"".join(alphabet.get(char, char.encode()) for char in token)
         return table
+
+
+def check_template(template: str | Mapping[str, str] | None, name: str) -> None:
+    """Raise unless a chat template can be rendered at all.
+
+    Args:
+        template: of a tokenizer: one, several by name, or none.
+        name: the model's, for messages.
+
+    Raises:
+        ModelLoadError: it has a mistake in its syntax; the message says where.
+    """
+    for source in template.values() if isinstance(template, Mapping) else [template] if template else []:
+        try:
+            _parse(source)
+        except jinja2.TemplateSyntaxError as exc:
+            raise ModelLoadError(
+                f"The chat template of {name} is damaged at line {exc.lineno}: {exc.message} Mend or remove it: "
+                "chat_template.jinja, or chat_template in tokenizer_config.json."
+            ) from exc
+
+
+def _parse(template: str) -> jinja2.nodes.Template:
+    plain = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", template)  # a tag of transformers' own
+    return jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain)  # noqa: S701 - nothing is rendered
 
 
 def _boundaries(added: Iterable[Any]) -> frozenset[str]:

@@ -23,15 +23,15 @@ from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.catalog import Catalog
 from llmapi_kit.errors import ConfigError, ServerError
 from llmapi_kit.server import log_buffer
+from llmapi_kit.server.place import LOOPBACK, check_key, warn_of_short_key
 from llmapi_kit.server.registry import Registry, ServerRecord
 from llmapi_kit.server.thread import ServerThread
-from llmapi_kit.tunnels import open_tunnel
-from llmapi_kit.tunnels.base import Tunnel, TunnelSettings, TunnelStatus
+from llmapi_kit.tunnels import open_tunnel, tunnel_settings
+from llmapi_kit.tunnels.base import Tunnel, TunnelStatus
 
 logger = logging.getLogger(__name__)
 
 DAY_S = 86400
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Server:
@@ -50,8 +50,8 @@ class Server:
 
     Raises:
         PortInUseError: the port is taken.
-        ConfigError: no key on an address that others can reach, or the address can't be bound, or there can be no
-            database where the settings say.
+        ConfigError: no key, or a short one, on an address that others can reach, or the address can't be bound, or
+            there can be no database where the settings say.
         StoreError: the database can't be used.
     """
 
@@ -66,8 +66,8 @@ class Server:
         aliases: Mapping[str, str] | None = None,
         default: str | None = None,
     ) -> None:
-        if api_key is None and host not in LOOPBACK:
-            raise ConfigError(f"Without an API key the server binds 127.0.0.1 only, not {host}.")
+        check_key(api_key, host)
+        warn_of_short_key(api_key)
         self.api_key = api_key
         self.settings = settings
         self._tunnel: Tunnel | None = None
@@ -161,7 +161,14 @@ class Server:
         return self._thread.cause
 
     def stats(self) -> dict[str, dict[str, float]]:
-        """Counters and latencies of each model; see `llmapi_kit.types.EngineStats`."""
+        """Counters and latencies of each model; see `llmapi_kit.types.EngineStats`.
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0)
+            >>> server.stats()["mock"]["num_running"]
+            0
+            >>> server.stop()
+        """
         return {engine.info.id: engine.stats().summary() for engine in self.engines}
 
     def usage(self, days: int = 30) -> list[dict[str, Any]]:
@@ -172,6 +179,14 @@ class Server:
 
         Raises:
             StoreError: the database does not answer, or the server was stopped.
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0)
+            >>> with server.client() as client:
+            ...     answer = client.completions.create(model="mock", prompt="Hello there!")
+            >>> [(row["model"], row["completion_tokens"]) for row in server.usage()]
+            [('mock', 2)]
+            >>> server.stop()
         """
         end = time.time()
         start = end - end % DAY_S - (days - 1) * DAY_S
@@ -179,15 +194,41 @@ class Server:
         return [{"date": each.date, "model": each.model, **asdict(each.counts)} for each in found]
 
     def logs(self, num: int = 50) -> list[str]:
-        """The latest log lines of this process's servers, as JSON, oldest first."""
+        """The latest log lines of this process's servers, as JSON, oldest first.
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0)
+            >>> len(server.logs(3)) <= 3
+            True
+            >>> server.stop()
+        """
         return self._logs.lines(num)
 
     def client(self, **options: Any) -> Any:
-        """An official OpenAI client for this server, from this machine."""
+        """An official OpenAI client for this server, from this machine.
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0)
+            >>> messages = [{"role": "user", "content": "Hello!"}]
+            >>> with server.client() as client:
+            ...     client.chat.completions.create(model="mock", messages=messages).choices[0].message.content
+            'Hello!'
+            >>> server.stop()
+        """
         return self._remote().client(**options)
 
     def async_client(self, **options: Any) -> Any:
-        """The asynchronous one."""
+        """The asynchronous one.
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0)
+            >>> async def names():
+            ...     async with server.async_client() as client:
+            ...         return [model.id async for model in client.models.list()]
+            >>> kit.run(names())
+            ['mock']
+            >>> server.stop()
+        """
         return self._remote().async_client(**options)
 
     def replace_engines(
@@ -210,16 +251,21 @@ class Server:
 
         Raises:
             TunnelError: it did not open; nothing is left behind.
-            ConfigError: the server has no key.
+            ConfigError: the server has no key, or a short one; or an option is unknown.
+
+        Examples:
+            >>> server.open_tunnel("ngrok", domain="….ngrok.app")  # doctest: +SKIP
+            'https://….ngrok.app'
         """
         with self._lock:
             if self.api_key is None:
                 raise ConfigError("There is no tunnel without an API key: everybody could use the model.")
+            check_key(self.api_key, self.host, kind)
             if not self.is_running:
                 raise ServerError(f"The server is {self._state_in_words()}.")
-            self.close_tunnel()
             state_dir = self.settings.folder("tunnels")
-            settings = TunnelSettings(state_dir=state_dir, instance=self._state.instance, **options)
+            settings = tunnel_settings(**options, state_dir=state_dir, instance=self._state.instance)
+            self.close_tunnel()
             tunnel = open_tunnel(kind, port=self.port, settings=settings)
             try:
                 url = tunnel.start()
@@ -259,6 +305,12 @@ class Server:
 
         Args:
             drain_s: how long running requests may take; None for the setting (5 s).
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0)
+            >>> server.stop(drain_s=0)
+            >>> server.is_running
+            False
         """
         with self._lock:
             self._is_stopped = True

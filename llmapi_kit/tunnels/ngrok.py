@@ -69,7 +69,8 @@ class NgrokTunnel(AgentTunnel):
         """See `Tunnel.kind`."""
         return "ngrok"
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """See `Tunnel.prepare`."""
         if self.settings.ngrok_path is not None:
             self._given_agent = check_agent_path(self.settings.ngrok_path)
         domain = self.settings.domain

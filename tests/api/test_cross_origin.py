@@ -16,7 +16,7 @@ ORIGIN = "https://app.example.com"
 PREFLIGHT = {
     "Authorization": "",
     "Access-Control-Request-Method": "POST",
-    "Access-Control-Request-Headers": "authorization,content-type,ngrok-skip-browser-warning",
+    "Access-Control-Request-Headers": "authorization,x-api-key,api-key,content-type,ngrok-skip-browser-warning",
 }
 FOREIGN = [
     "null",
@@ -54,7 +54,7 @@ def test_a_page_of_a_named_website_may_ask_with_the_key(client):
     allowed = cross_origin_headers(response)
     assert allowed["access-control-allow-origin"] == ORIGIN
     headers = {name.strip().lower() for name in allowed["access-control-allow-headers"].split(",")}
-    assert {"authorization", "content-type", "ngrok-skip-browser-warning"} <= headers
+    assert {"authorization", "x-api-key", "api-key", "content-type", "ngrok-skip-browser-warning"} <= headers
     assert "access-control-allow-credentials" not in allowed
     answer = client.post("/v1/chat/completions", json=chat("hi"), headers={"Origin": ORIGIN})
     assert answer.status_code == 200

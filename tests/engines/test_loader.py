@@ -145,5 +145,5 @@ def test_a_name_that_means_nothing_fails_when_the_loader_is_made():
         Upside("./nowhere")
     with pytest.raises(UnsupportedModelError, match="not loaded from files"):
         Upside("mock")
-    with pytest.raises(ConfigError, match="name or a ModelLoader"):
+    with pytest.raises(ConfigError, match="name, a path or a ModelLoader"):
         kit.load(3)
