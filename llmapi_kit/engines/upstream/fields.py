@@ -63,6 +63,18 @@ def text(container: Mapping[str, Any], name: str) -> str:
     return value
 
 
+def whole_characters(value: str) -> str:
+    """A text that can be sent on: halves of characters, which JSON can have, are joined or marked."""
+    if value.isascii():
+        return value
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def ends_in_half(value: str) -> bool:
+    """Whether a text ends in the first half of a character."""
+    return "\ud800" <= value[-1:] <= "\udbff"
+
+
 def position(container: Mapping[str, Any], default: int | None) -> int | None:
     """The index; some send it as a text, some not at all.
 

@@ -45,6 +45,7 @@ class _Answer:
         reason: why it ended; None while it has not.
         num_pieces: tokens that came, a piece counting as one where nobody says how many it has.
         texts: the pieces of its text.
+        half: of a character, whose other half is to come.
         has_logprobs: whether some came.
         has_deltas: whether its pieces come as `delta`, so that a `message` beside them is the whole of it.
         calls: reads its tool calls.
@@ -53,9 +54,17 @@ class _Answer:
     reason: FinishReason | None = None
     num_pieces: int = 0
     texts: list[str] = field(default_factory=list)
+    half: str = ""
     has_logprobs: bool = False
     has_deltas: bool = False
     calls: ToolCallReader = field(default_factory=ToolCallReader)
+
+    def complete_characters(self, text: str) -> str:
+        """A piece without the half character at its end, which comes with the next one."""
+        text, self.half = self.half + text, ""
+        if fields.ends_in_half(text):
+            text, self.half = text[:-1], text[-1]
+        return fields.whole_characters(text)
 
     def is_repeated_by(self, text: str) -> bool:
         """Whether this is all of its text again."""
@@ -168,7 +177,8 @@ class AnswerReader:
         message = _message(choice, answer)
         text, reasoning = fields.content(message.get("content"))
         text = text or fields.text(choice, "text") or fields.text(message, "refusal")
-        reasoning = reasoning or fields.reasoning(message)
+        text = answer.complete_characters(text)
+        reasoning = fields.whole_characters(reasoning or fields.reasoning(message))
         logprobs = self._logprobs(choice)
         calls = tuple(answer.calls.read(message))
         if (is_last or answer.reason is not None) and text and answer.is_repeated_by(text):
@@ -289,4 +299,6 @@ def _token(entry: Mapping[str, Any], top: tuple[TokenLogprob, ...] = ()) -> Toke
         data = bytes(raw)
     else:
         data = text.encode(errors="replace")
-    return TokenLogprob(UNKNOWN_ID, text, data, None if logprob is None else float(logprob), top)
+    return TokenLogprob(
+        UNKNOWN_ID, fields.whole_characters(text), data, None if logprob is None else float(logprob), top
+    )

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmapi_kit.engines.upstream.fields import MalformedError, mapping, position, sequence, text
+from llmapi_kit.engines.upstream.fields import MalformedError, mapping, position, sequence, text, whole_characters
 from llmapi_kit.types import ToolCallDelta
 
 
@@ -157,9 +157,9 @@ def _piece(entry: Mapping[str, Any]) -> _Piece:
     call_id = entry.get("id")
     return _Piece(
         position(entry, None),
-        str(call_id) if isinstance(call_id, int) else text(entry, "id"),
-        text(function, "name"),
-        _arguments(function),
+        whole_characters(str(call_id) if isinstance(call_id, int) else text(entry, "id")),
+        whole_characters(text(function, "name")),
+        whole_characters(_arguments(function)),
     )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from llmapi_kit.engines.upstream.fields import MalformedError
+from llmapi_kit.engines.upstream.fields import IncompleteError, MalformedError
 from llmapi_kit.errors import InvalidRequestError, QueueFullError, RequestError, UpstreamError
 from llmapi_kit.types import Failed, Finished
 
@@ -66,6 +69,13 @@ TEXTS = {
 def test_a_text_is_read_as_what_it_means(what):
     text, reasoning, gathered, end = read(*TEXTS[what])
     assert (text, reasoning, gathered, end.reason) == ("one two", "", [], "stop")
+
+
+def test_halves_of_a_character_come_together_and_others_are_marked():
+    text, reasoning, gathered, _ = read(
+        chunk("a\ud83d"), chunk("\ude00b"), chunk("\ud83d", reasoning="\ud83d"), calls(call("{}\ude00")), END
+    )
+    assert (text, reasoning, gathered) == ("a\N{GRINNING FACE}b", "\ufffd", [("call_0", "f", "{}\ufffd")])
 
 
 def test_a_text_whose_last_piece_repeats_the_first_loses_nothing():
@@ -287,3 +297,49 @@ def test_an_error_in_place_of_an_answer_is_an_error(upstream, what, how):
 def test_an_error_that_is_null_is_none(upstream):
     _, engine = upstream(events(*({**each, "error": None} for each in GOOD[:-1]), "[DONE]"))
     assert run(engine)[0] == "one two"
+
+
+FIELDS = (
+    *("index", "delta", "message", "content", "text", "type", "tool_calls", "function", "name", "id", "arguments"),
+    *("finish_reason", "logprobs", "tokens", "token", "usage", "choices", "reasoning"),
+)
+ANYTHING = st.recursive(
+    st.sampled_from([None, True, 0, 1, -1, 2.5, "", "x", "{}", "stop", "\ud800", float("nan")]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "index",
+                    "delta",
+                    "message",
+                    "content",
+                    "text",
+                    "type",
+                    "tool_calls",
+                    "function",
+                    "name",
+                    "id",
+                    "arguments",
+                    "finish_reason",
+                    "logprobs",
+                    "tokens",
+                    "token",
+                    "usage",
+                    "choices",
+                    "reasoning",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.lists(ANYTHING | ANYTHING.map(lambda value: {"choices": [value]}) | ANYTHING.map(lambda v: choice(delta=v))))
+def test_whatever_comes_is_read_or_malformed(chunks):
+    with contextlib.suppress(MalformedError, IncompleteError):
+        text, reasoning, gathered, _ = read(*chunks, wants_logprobs=True)
+        json.dumps([text, reasoning, gathered], ensure_ascii=False).encode()
