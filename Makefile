@@ -6,10 +6,10 @@ NOTEBOOKS := notebooks
 DEMO_EXIT ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab serve test check docs notebooks bench gpu-check format clean
+.PHONY: help demo lab serve test test-clients check docs notebooks bench gpu-check format clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## Run notebooks 01-04 on the pocket model and serve (DEMO_EXIT=1 ends by itself)
 	@$(BIN)/python tools/demo.py $(if $(DEMO_EXIT),--exit)
@@ -20,9 +20,13 @@ lab: $(VENV)/.installed ## Open JupyterLab on the notebooks
 serve: $(VENV)/.installed ## Serve the pocket model from a terminal
 	$(BIN)/llmapi-kit serve pocket
 
-test: $(VENV)/.installed $(VENV)/.programs ## Set up what is missing and run all tests, on other Pythons too
+test: $(VENV)/.installed $(VENV)/.programs $(VENV)/.client ## Set up what is missing and run all tests, on other Pythons too
 	$(BIN)/python -m pytest
 	$(BIN)/python tools/other_pythons.py
+
+test-clients: $(VENV)/.installed $(VENV)/.programs ## Run agents and tools that others wrote against the server
+	$(BIN)/python tools/client_environments.py
+	$(BIN)/python -m pytest -m '' tests/clients
 
 check: $(VENV)/.installed docs ## Lint, types, import direction, stripped notebooks, docs
 	$(BIN)/ruff check .
@@ -62,4 +66,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 # Programs that tests run beside Python; CHROMIUM names a Chromium that is not on PATH.
 $(VENV)/.programs: $(VENV)/.installed tools/test_programs.py $(wildcard examples/javascript/package.json)
 	@$(BIN)/python tools/test_programs.py
+	@touch $@
+
+# The one client of tests/clients that `make test` runs
+$(VENV)/.client: $(VENV)/.installed tools/client_environments.py tests/clients/pydantic_ai/requirements.txt
+	@$(BIN)/python tools/client_environments.py pydantic_ai
 	@touch $@

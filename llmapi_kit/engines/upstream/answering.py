@@ -55,9 +55,9 @@ async def begin_answer(
         return WholeAnswer(asker, whole, reader)
     response = await asker.open(key, path, body, patience, asker.settings.upstream_answer_s)
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "text/event-stream":
+    if media_type == "text/html":
         await response.aclose()
-        logger.warning("%s answered with %.60r, not with a stream", asker.translator.provider.name, media_type)
+        logger.warning("%s answered with a page", asker.translator.provider.name)
         raise asker.translator.broken("answered with something that is no stream")
     answer = StreamedAnswer(asker, Chunks(response, patience), reader)
     try:
@@ -96,18 +96,15 @@ class StreamedAnswer:
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """See `Answer.events`."""
-        settings = self._asker.settings
-        limit_s = settings.first_token_timeout_s
+        limit_s = self._asker.settings.first_token_timeout_s
         fault = None
-        deltas = self._first
-        while True:
+        deltas: list[Delta] | None = self._first
+        while deltas is not None:
             for delta in deltas:
-                limit_s = settings.upstream_silence_s
+                limit_s = self._asker.settings.upstream_silence_s
                 yield delta
-            if self._reader.is_complete:
-                break
             try:
-                deltas = self._read(await self._chunks.next(limit_s))
+                deltas = await self._next(limit_s)
             except RequestError:
                 raise
             except Exception as exc:
@@ -115,13 +112,31 @@ class StreamedAnswer:
                 break
         if fault is not None:
             raise fault
-        await self._read_usage()
         for event in _end(self._reader):
             yield event
 
     async def aclose(self) -> None:
         """See `Answer.aclose`."""
         await self._chunks.aclose()
+
+    async def _next(self, limit_s: float) -> list[Delta] | None:
+        """What the next chunk brings; None at the end. Nothing that goes wrong after complete answers spoils them.
+
+        Raises:
+            Exception: it did not come, or is none.
+        """
+        if self._reader.is_complete and not self._reader.went_on:
+            limit_s = LAST_PART_S if self._reader.has_usage else USAGE_S
+        try:
+            chunk = await self._chunks.next(limit_s)
+            if chunk is None and self._reader.is_complete:
+                return None
+            return self._read(chunk)
+        except Exception as exc:
+            if not self._reader.is_complete:
+                raise
+            logger.debug("The end of a stream: %s", type(exc).__name__)
+            return None
 
     def _read(self, chunk: Any) -> list[Delta]:
         """What a chunk brings.
@@ -135,19 +150,7 @@ class StreamedAnswer:
             return []
         if is_error(chunk):
             raise self._asker.translator.in_stream(chunk)
-        return list(self._reader.read(chunk))
-
-    async def _read_usage(self) -> None:
-        """Read on to the end of a stream whose answers are complete. Nothing that goes wrong here spoils them."""
-        try:
-            while True:
-                limit_s = LAST_PART_S if self._reader.has_usage else USAGE_S
-                if (chunk := await self._chunks.next(limit_s)) is None:
-                    return
-                for _ in self._reader.read(chunk):
-                    pass
-        except Exception as exc:
-            logger.debug("The end of a stream: %s", type(exc).__name__)
+        return list(self._reader.read(chunk, is_whole=self._chunks.is_whole))
 
 
 class WholeAnswer:
@@ -157,7 +160,7 @@ class WholeAnswer:
         self._asker = asker
         self._reader = reader
         try:
-            self._deltas = list(reader.read(answer))
+            self._deltas = list(reader.read(answer, is_whole=True))
             self._last = list(_end(reader))
         except ValueError as exc:
             fault = asker.fault_of(exc, 0)

@@ -12,6 +12,7 @@ import httpx
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.upstream.connection import Connection
 from llmapi_kit.engines.upstream.errors import Fault, Translator, is_error
+from llmapi_kit.engines.upstream.fields import IncompleteError, MalformedError
 from llmapi_kit.engines.upstream.key_pool import Key
 from llmapi_kit.engines.upstream.patience import Patience, settle
 from llmapi_kit.engines.upstream.reading import SilentError, read_json
@@ -85,6 +86,10 @@ class Asker:
         if isinstance(exc, SilentError):
             return self.silent(limit_s)
         logger.warning("%s: an answer can't be read: %s", self.translator.provider.name, self.translator.told(exc))
+        if isinstance(exc, MalformedError):
+            return self.translator.unreadable(str(exc))
+        if isinstance(exc, IncompleteError):
+            return self.translator.broken("ended its answer before it was complete")
         if isinstance(exc, ValueError):  # no JSON, or other JSON than it should be
             return self.translator.broken("sent something that is no answer")
         return self.translator.broken("broke off its answer")

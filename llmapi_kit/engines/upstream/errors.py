@@ -7,10 +7,11 @@ of the upstream's headers, address or keys gets into a message; what it said of 
 from __future__ import annotations
 
 import email.utils
+import logging
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,14 +28,25 @@ from llmapi_kit.errors import (
     UpstreamError,
 )
 
-# Who has to change something: our client, whoever looks after the key (at once, or by waiting), or the upstream.
-Blame = Literal["client", "key", "rate", "upstream"]
+logger = logging.getLogger(__name__)
+
+# Who has to change something: our client, whoever looks after the key (at once, or by waiting), or the upstream. An
+# "answer" that can't be read comes from an upstream that works, and would be the same if it were asked for again.
+Blame = Literal["client", "key", "rate", "answer", "upstream"]
 MAX_MESSAGE, MAX_NAME = 500, 100
 DEFAULT_COOL_DOWN_S = 10.0
 _KEY_LIKE = re.compile(r"\b(?:sk|gsk|pk|key|api)-[\w*-]{8,}|Bearer\s+\S+", re.IGNORECASE)
 _CONTEXT = re.compile(
     r"context.{0,20}(?:length|window|size)|(?:maximum|max).{0,10}context|too many tokens|prompt is too long", re.I
 )
+# What an error in a stream is called that has a status elsewhere.
+STATUSES: Mapping[str, int] = {
+    "rate_limit_exceeded": 429,
+    "rate_limit_error": 429,
+    "insufficient_quota": 429,
+    "invalid_api_key": 401,
+    "authentication_error": 401,
+}
 _OUT_OF_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "insufficient_balance")
 
 
@@ -130,9 +142,17 @@ class Translator:
         body = _inner(body)
         said, param, code = self._details(body)
         kind = body.get("type") if isinstance(body, Mapping) else None
+        if (status := _status(body)) is not None:
+            return self.status(status, {}, body)
+        logger.warning("%s: an error in place of an answer: %s", self.provider.name, said or "no reason given")
         if kind == "invalid_request_error" or code == "context_length_exceeded":
             return Fault(self._bad_request(said, param, code), "client")
         return self.broken("failed while it answered")
+
+    def unreadable(self, why: str) -> Fault:
+        """The upstream answers in a way that means nothing here."""
+        name = self.provider.name
+        return Fault(UpstreamError(f"{name} sent an answer that can't be read: {self.scrub(why)}."), "answer")
 
     def broken(self, what: str) -> Fault:
         """The upstream does something else than it should."""
@@ -174,7 +194,30 @@ def _inner(body: object) -> object:
     """What tells of an error, out of what is put around it."""
     if isinstance(body, list) and body:
         body = body[0]
-    return body["error"] if isinstance(body, Mapping) and "error" in body else body
+    if not isinstance(body, Mapping):
+        return body
+    return body.get("error") or next(_errors_of_choices(body), body)
+
+
+def _errors_of_choices(body: Mapping[str, Any]) -> Iterator[Any]:
+    choices = body.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, Mapping) and choice.get("error"):
+            yield choice["error"]
+
+
+def _status(body: object) -> int | None:
+    """The HTTP status that an error in a stream stands for, if it says one: the response's own was 200 by then."""
+    if not isinstance(body, Mapping):
+        return None
+    for name in ("code", "status", "status_code", "type"):
+        value = body.get(name)
+        status = STATUSES.get(value) if isinstance(value, str) else value
+        if status is None and isinstance(value, str) and value.isascii() and value.isdigit():
+            status = int(value)
+        if isinstance(status, int) and 400 <= status < 600:
+            return status
+    return None
 
 
 def advice(provider: Provider) -> str:
@@ -201,4 +244,6 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 def is_error(body: Any) -> bool:
     """Whether JSON is an error in place of an answer."""
-    return isinstance(body, Mapping) and bool(body.get("error"))
+    if not isinstance(body, Mapping):
+        return False
+    return bool(body.get("error")) or body.get("object") == "error" or any(_errors_of_choices(body))

@@ -10,10 +10,11 @@ from typing import Any
 import httpx
 
 from llmapi_kit.engines.upstream.patience import Patience, settle
-from llmapi_kit.engines.upstream.server_events import EventReader
+from llmapi_kit.engines.upstream.server_events import BOM, BodyReader, EventReader
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 DONE = b"[DONE]"
+NOTHING = (b"", b"null")  # what some send to keep a connection alive
 LAST_PART_S = 0.2  # for the end of a response whose stream has ended, so that its connection can be used again
 
 
@@ -22,7 +23,7 @@ class SilentError(Exception):
 
 
 class Chunks:
-    """JSON objects from a stream of server-sent events, one after the other.
+    """JSON objects from a stream of server-sent events, one after the other, or the only one of a JSON body.
 
     Args:
         response: still to be read; closed by `aclose`.
@@ -33,11 +34,16 @@ class Chunks:
         self._response = response
         self._patience = patience
         self._parts = response.aiter_bytes().__aiter__()
-        self._reader = EventReader()
+        self._reader: EventReader | BodyReader | None = None
         self._ready: deque[bytes] = deque()
         self._task: asyncio.Task[bytes | None] | None = None
         self._has_ended = False
         self._waited_s = 0.0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the upstream answered in one piece, though it was asked for a stream."""
+        return isinstance(self._reader, BodyReader)
 
     async def next(self, limit_s: float) -> Any:
         """The next object; None when there are no more.
@@ -50,21 +56,20 @@ class Chunks:
             ValueError: what came is no JSON, or far too large.
             Exception: the connection broke, or the patience was stopped.
         """
-        while not self._ready:
-            if self._has_ended:
-                return None
-            part = await self._part(limit_s)
-            if part is None:
+        while True:
+            while not self._ready:
+                if self._has_ended:
+                    return None
+                self._take(await self._part(limit_s))
+            data = self._ready.popleft().strip()
+            if data in NOTHING:
+                continue
+            self._waited_s = 0.0
+            if data == DONE:
                 self._has_ended = True
-            else:
-                self._ready.extend(self._reader.feed(part))
-        self._waited_s = 0.0
-        data = self._ready.popleft()
-        if data == DONE:
-            self._has_ended = True
-            self._ready.clear()
-            return None
-        return json.loads(data)
+                self._ready.clear()
+                return None
+            return json.loads(data)
 
     async def aclose(self) -> None:
         """Close the response; the connection is kept if nothing is left on it."""
@@ -79,6 +84,18 @@ class Chunks:
             if self._task is not None:
                 await settle(self._task)
             await self._response.aclose()
+
+    def _take(self, part: bytes | None) -> None:
+        """Read a part; None is the end."""
+        if part is None:
+            self._has_ended = True
+            self._ready.extend(self._reader.flush() if self._reader is not None else ())
+            return
+        if self._reader is None:  # what came tells more than its media type: proxies say the wrong one
+            if not (begun := part.removeprefix(BOM).lstrip()):
+                return
+            self._reader = BodyReader() if begun.startswith(b"{") else EventReader()
+        self._ready.extend(self._reader.feed(part))
 
     async def _part(self, limit_s: float) -> bytes | None:
         if self._task is None:

@@ -67,7 +67,7 @@ class Retrying:
                 fault = exc
             pause_s = fault.wait_s if fault.wait_s is not None else _backoff_s(num_pauses)
             can_wait = pause_s <= MAX_PAUSE_S and loop.time() + pause_s <= deadline
-            if fault.blame in ("client", "key") or num_pauses == self._max_retries or not can_wait:
+            if fault.blame in ("client", "key", "answer") or num_pauses == self._max_retries or not can_wait:
                 raise fault.error  # not from the fault, whose frames hold a key
             num_pauses += 1
             logger.info("%s: %s Trying again in %.1f s", self._provider, fault.error.message, pause_s)
@@ -95,7 +95,7 @@ class Retrying:
                 return await self._attempt(send, key)
             except Fault as exc:
                 last = exc
-            if last.blame in ("client", "upstream"):
+            if last.blame in ("client", "answer", "upstream"):
                 raise last
             self._rest(key, last)
             tried.append(key)

@@ -1,7 +1,7 @@
 """From an upstream's chunks to events: text, reasoning, tool calls, logprobs, and how it ended.
 
-A whole answer is read like a chunk that has everything. Believes nothing: a field of another type than it should have
-ends the answer in an error. Runs on the consumer's event loop; knows nothing of connections.
+A whole answer is read like a chunk that has everything. Believes nothing: a field that can't be read as anything ends
+the answer in an error. Runs on the consumer's event loop; knows nothing of connections.
 
 Source: OpenAI API reference, "chat.completion.chunk" and "text_completion"; `reasoning_content` is DeepSeek's, and
 `reasoning` what vLLM, Ollama and OpenRouter call it.
@@ -10,31 +10,31 @@ Source: OpenAI API reference, "chat.completion.chunk" and "text_completion"; `re
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from llmapi_kit.engines.upstream import fields
+from llmapi_kit.engines.upstream.fields import IncompleteError, MalformedError, mapping, sequence
+from llmapi_kit.engines.upstream.tool_calls import ToolCallReader
 from llmapi_kit.engines.upstream.welm import cut_at_stop
-from llmapi_kit.types import Delta, Finished, FinishReason, TokenLogprob, ToolCallDelta
+from llmapi_kit.types import Delta, Finished, FinishReason, TokenLogprob
 
 UNKNOWN_ID = -1
+# In lower case; other names for the end of a turn, its limit and its filter are those of various providers.
 REASONS: Mapping[str, FinishReason] = {
-    "stop": "stop",
-    "length": "length",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "content_filter",
-    # other names for the end of a turn
-    "eos": "stop",
-    "eos_token": "stop",
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "finished": "stop",
-    "max_tokens": "length",
+    **dict.fromkeys(
+        ("stop", "eos", "eos_token", "end_turn", "end", "stop_sequence", "stop_token", "finished", "finish"), "stop"
+    ),
+    **dict.fromkeys(("complete", "completed", "done"), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "max_new_tokens", "max_length"), "length"),
+    **dict.fromkeys(("model_length", "token_limit", "model_context_window_exceeded"), "length"),
+    **dict.fromkeys(("tool_calls", "tool_call", "tool_use", "function_call"), "tool_calls"),
+    **dict.fromkeys(("content_filter", "content_filtered", "safety", "recitation", "blocklist"), "content_filter"),
+    **dict.fromkeys(("prohibited_content", "spii", "sensitive", "refusal"), "content_filter"),
 }
-
-
-class MalformedError(ValueError):
-    """A chunk is not what it should be."""
+NO_REASON = ("", "null", "none")  # what some send in place of null, while the answer goes on
+# A piece that says once more all that came in so many pieces is no piece, but the answer again.
+MIN_PIECES_REPEATED = 3
 
 
 @dataclass(slots=True)
@@ -44,14 +44,31 @@ class _Answer:
     Attributes:
         reason: why it ended; None while it has not.
         num_pieces: tokens that came, a piece counting as one where nobody says how many it has.
+        texts: the pieces of its text.
+        half: of a character, whose other half is to come.
         has_logprobs: whether some came.
-        num_calls: tool calls that have begun.
+        has_deltas: whether its pieces come as `delta`, so that a `message` beside them is the whole of it.
+        calls: reads its tool calls.
     """
 
     reason: FinishReason | None = None
     num_pieces: int = 0
+    texts: list[str] = field(default_factory=list)
+    half: str = ""
     has_logprobs: bool = False
-    num_calls: int = 0
+    has_deltas: bool = False
+    calls: ToolCallReader = field(default_factory=ToolCallReader)
+
+    def complete_characters(self, text: str) -> str:
+        """A piece without the half character at its end, which comes with the next one."""
+        text, self.half = self.half + text, ""
+        if fields.ends_in_half(text):
+            text, self.half = text[:-1], text[-1]
+        return fields.whole_characters(text)
+
+    def is_repeated_by(self, text: str) -> bool:
+        """Whether this is all of its text again."""
+        return len(self.texts) >= MIN_PIECES_REPEATED and text == "".join(self.texts)
 
 
 class AnswerReader:
@@ -67,45 +84,55 @@ class AnswerReader:
         self._answers = [_Answer() for _ in range(num_answers)]
         self._wants_logprobs = wants_logprobs
         self._stop = stop
-        self._usage: Mapping[str, Any] | None = None
+        self._usage = _Usage()
+        self._went_on = False
 
     @property
     def is_complete(self) -> bool:
-        """Whether every answer has ended."""
+        """Whether every answer has ended, as far as its upstream can be believed."""
         return all(answer.reason is not None for answer in self._answers)
+
+    @property
+    def went_on(self) -> bool:
+        """Whether an answer went on after it had ended: this upstream says so in each chunk."""
+        return self._went_on
 
     @property
     def has_usage(self) -> bool:
         """Whether the upstream said how many tokens it took."""
-        return self._usage is not None
+        return bool(self._usage.completion_tokens)
 
-    def read(self, chunk: object) -> Iterator[Delta]:
+    def read(self, chunk: object, *, is_whole: bool = False) -> Iterator[Delta]:
         """What a chunk, or a whole answer, brings.
+
+        Args:
+            chunk: JSON.
+            is_whole: nothing comes after it, so an answer that does not say why it ended has ended well.
 
         Raises:
             MalformedError: it is none.
         """
-        chunk = _mapping(chunk, "a chunk")
-        if isinstance(usage := chunk.get("usage"), Mapping):
-            self._usage = usage
-        for choice in _sequence(chunk.get("choices"), "choices"):
-            yield from self._choice(_mapping(choice, "a choice"))
+        chunk = mapping(chunk, "a chunk")
+        groq = chunk.get("x_groq")
+        self._usage.read(chunk.get("usage") or (groq.get("usage") if isinstance(groq, Mapping) else None))
+        for place, choice in enumerate(sequence(chunk.get("choices"), "choices")):
+            if choice is not None:
+                yield from self._choice(mapping(choice, "a choice"), place, is_whole=is_whole)
 
     def finish(self) -> list[Finished]:
         """How the answers ended, with their tokens: the upstream's figures, or the number of pieces without.
 
         Raises:
-            MalformedError: one has not.
+            IncompleteError: one has not.
         """
-        num_prompt = _count(self._usage, "prompt_tokens")
-        details = (self._usage or {}).get("prompt_tokens_details")
-        num_cached = min(num_prompt, _count(details if isinstance(details, Mapping) else None, "cached_tokens"))
+        usage = self._usage
+        num_cached = min(usage.prompt_tokens, usage.cached_tokens)
         tokens = self._shares()
         finished = []
         for index, answer in enumerate(self._answers):
             if answer.reason is None:
-                raise MalformedError("the stream ended before the answer was complete")
-            finished.append(Finished(answer.reason, num_prompt, tokens[index], num_cached, index))
+                raise IncompleteError("the stream ended before the answer was complete")
+            finished.append(Finished(answer.reason, usage.prompt_tokens, tokens[index], num_cached, index))
         return finished
 
     def uncounted(self) -> list[Delta]:
@@ -119,77 +146,148 @@ class AnswerReader:
     def _shares(self) -> list[int]:
         """The tokens of each answer; the upstream gives their sum only."""
         pieces = [answer.num_pieces for answer in self._answers]
-        if self._usage is None:
+        total = self._usage.completion_tokens
+        if not total:  # an upstream that does not count may say 0
             return pieces
-        total = _count(self._usage, "completion_tokens")
         shares = [total * count // (sum(pieces) or 1) for count in pieces]
         shares[0] += total - sum(shares)
         return shares
 
-    def _choice(self, choice: Mapping[str, Any]) -> Iterator[Delta]:
-        index = choice.get("index", 0)
-        if not isinstance(index, int) or not 0 <= index < len(self._answers):
-            raise MalformedError(f"a choice has the index {index!r:.20}")
+    def _choice(self, choice: Mapping[str, Any], place: int, *, is_whole: bool) -> Iterator[Delta]:
+        index = fields.position(choice, place)
+        if index is None or index >= len(self._answers):
+            raise MalformedError(f"a choice has the index {index}")
         answer = self._answers[index]
+        self._usage.read(choice.get("usage"))
         if self._stop:
             choice = cut_at_stop(choice, self._stop)
-        content = choice.get("delta") or choice.get("message") or choice
-        content = _mapping(content, "a delta")
-        text = _text(content, "content") or _text(choice, "text") or _text(content, "refusal")
-        reasoning = _text(content, "reasoning_content") or _text(content, "reasoning")
-        logprobs = tuple(_logprobs(choice.get("logprobs")))
-        calls = tuple(self._calls(answer, content.get("tool_calls")))
-        if text or reasoning or logprobs or calls:
-            if answer.reason is not None:
-                raise MalformedError("an answer went on after its end")
-            num_tokens = len(logprobs) or 1
-            answer.num_pieces += num_tokens
-            answer.has_logprobs = answer.has_logprobs or bool(logprobs)
-            if self._wants_logprobs and text and not answer.has_logprobs:
-                raise MalformedError("the answer has no logprobs, which were asked for")
-            yield Delta(text, num_tokens, logprobs if self._wants_logprobs else (), index, reasoning, calls)
-        reason = choice.get("finish_reason")
-        if reason is not None and answer.reason is None:
-            if reason not in REASONS:
-                raise MalformedError(f"an answer ended for the reason {reason!r:.40}")
-            answer.reason = "tool_calls" if answer.num_calls and reason == "stop" else REASONS[reason]
+        reason = _reason(choice)
+        delta = self._delta(choice, answer, index, is_last=reason is not None)
+        if delta is not None:
+            self._went_on = self._went_on or answer.reason is not None
+            yield delta
+        if answer.reason is None and (reason := reason or ("stop" if is_whole else None)):
+            missing = tuple(answer.calls.finish())
+            answer.reason = _reason_with_calls(reason, answer.calls.num_calls)
+            if missing:
+                yield Delta("", 0, (), index, "", missing)
 
-    def _calls(self, answer: _Answer, value: object) -> Iterator[ToolCallDelta]:
-        for position, each in enumerate(_sequence(value, "tool_calls")):
-            call = _mapping(each, "a tool call")
-            index = call.get("index", position)
-            function = _mapping(call.get("function") or {}, "a function")
-            if not isinstance(index, int) or not 0 <= index <= answer.num_calls:
-                raise MalformedError(f"a tool call has the index {index!r:.20}")
-            is_first = index == answer.num_calls
-            answer.num_calls += is_first
-            name, call_id = _text(function, "name"), _text(call, "id")
-            if is_first and not name:
-                raise MalformedError("a tool call has no name")
-            yield ToolCallDelta(
-                index,
-                (call_id or f"call_{index}") if is_first else "",
-                name if is_first else "",
-                _text(function, "arguments"),
-            )
+    def _delta(self, choice: Mapping[str, Any], answer: _Answer, index: int, *, is_last: bool) -> Delta | None:
+        """What a choice brings to its answer, and what that means for the answer."""
+        message = _message(choice, answer)
+        text, reasoning = fields.content(message.get("content"))
+        text = text or fields.text(choice, "text") or fields.text(message, "refusal")
+        text = answer.complete_characters(text)
+        reasoning = fields.whole_characters(reasoning or fields.reasoning(message))
+        logprobs = self._logprobs(choice)
+        calls = tuple(answer.calls.read(message))
+        if (is_last or answer.reason is not None) and text and answer.is_repeated_by(text):
+            text, reasoning, logprobs = "", "", ()
+        if not (text or reasoning or logprobs or calls):
+            return None
+        num_tokens = len(logprobs) or 1
+        answer.num_pieces += num_tokens
+        answer.has_logprobs = answer.has_logprobs or bool(logprobs)
+        if text:
+            answer.texts.append(text)
+        if self._wants_logprobs and text and not answer.has_logprobs:
+            raise MalformedError("the answer has no logprobs, which were asked for")
+        return Delta(text, num_tokens, logprobs if self._wants_logprobs else (), index, reasoning, calls)
+
+    def _logprobs(self, choice: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:
+        """Those of a choice; nobody minds what is wrong with them where they were not asked for."""
+        try:
+            return tuple(_logprobs(choice.get("logprobs")))
+        except MalformedError:
+            if self._wants_logprobs:
+                raise
+            return ()
+
+
+@dataclass(slots=True)
+class _Usage:
+    """The tokens that an upstream says it took: the most it said, as it may say it in every chunk, or in parts.
+
+    Attributes:
+        prompt_tokens: of the prompt.
+        cached_tokens: of those, from a cache.
+        completion_tokens: of all answers together; None if it did not say.
+    """
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int | None = None
+
+    def read(self, usage: object) -> None:
+        """Take what can be read of it."""
+        if not isinstance(usage, Mapping):
+            return
+        details = usage.get("prompt_tokens_details")
+        cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
+        self.prompt_tokens = max(self.prompt_tokens, _count(usage, "prompt_tokens", "input_tokens") or 0)
+        self.cached_tokens = max(self.cached_tokens, fields.count(cached) or 0)
+        completion = _count(usage, "completion_tokens", "output_tokens")
+        if completion is not None:
+            self.completion_tokens = max(self.completion_tokens or 0, completion)
+
+
+def _count(usage: Mapping[str, Any], *names: str) -> int | None:
+    return next((count for name in names if (count := fields.count(usage.get(name))) is not None), None)
+
+
+def _message(choice: Mapping[str, Any], answer: _Answer) -> Mapping[str, Any]:
+    """Where a choice has its text and calls: in `delta`, in `message`, or, in the older API, in itself.
+
+    A `message` beside deltas, or after them, is the whole answer once more, and is read only if nothing came before.
+    """
+    delta = mapping(choice.get("delta") or {}, "a delta")
+    if any(value for name, value in delta.items() if name != "role"):
+        answer.has_deltas = True
+        return delta
+    if choice.get("message"):
+        return {} if answer.has_deltas else mapping(choice["message"], "a message")
+    return delta or choice
+
+
+def _reason(choice: Mapping[str, Any]) -> FinishReason | None:
+    """Why an answer ended; None if it has not.
+
+    Raises:
+        MalformedError: for no reason known here.
+    """
+    reason = choice.get("finish_reason")
+    said = reason.strip().lower() if isinstance(reason, str) else ""
+    if reason is None or (isinstance(reason, str) and said in NO_REASON):
+        return None
+    known = REASONS.get(said)
+    if known is None:
+        raise MalformedError(f"it ended for the reason {reason!r:.40}")
+    return known
+
+
+def _reason_with_calls(reason: FinishReason, num_calls: int) -> FinishReason:
+    """Some say "stop" after calls, some "tool_calls" without any."""
+    if reason == "stop" and num_calls:
+        return "tool_calls"
+    return "stop" if reason == "tool_calls" and not num_calls else reason
 
 
 def _logprobs(value: object) -> Iterator[TokenLogprob]:
     """Those of a conversation's chunk, or the four lists of the older API."""
-    if value is None:
+    if not value:
         return
-    found = _mapping(value, "logprobs")
-    for entry in _sequence(found.get("content"), "logprobs.content"):
-        token = _mapping(entry, "a logprob")
-        top = [_token(_mapping(other, "a logprob")) for other in _sequence(token.get("top_logprobs"), "top_logprobs")]
+    found = mapping(value, "logprobs")
+    for entry in sequence(found.get("content"), "logprobs.content"):
+        token = mapping(entry, "a logprob")
+        top = [_token(mapping(other, "a logprob")) for other in sequence(token.get("top_logprobs"), "top_logprobs")]
         yield _token(token, tuple(top))
-    tokens = _sequence(found.get("tokens"), "logprobs.tokens")
-    values = _sequence(found.get("token_logprobs"), "logprobs.token_logprobs")
-    tops = _sequence(found.get("top_logprobs"), "logprobs.top_logprobs") or [None] * len(tokens)
+    tokens = sequence(found.get("tokens"), "logprobs.tokens")
+    values = sequence(found.get("token_logprobs"), "logprobs.token_logprobs")
+    tops = sequence(found.get("top_logprobs"), "logprobs.top_logprobs") or [None] * len(tokens)
     if not len(tokens) == len(values) == len(tops):
         raise MalformedError("the lists of logprobs differ in length")
     for text, logprob, others in zip(tokens, values, tops, strict=True):
-        entries = [{"token": t, "logprob": v} for t, v in _mapping(others or {}, "top_logprobs").items()]
+        entries = [{"token": t, "logprob": v} for t, v in mapping(others or {}, "top_logprobs").items()]
         yield _token({"token": text, "logprob": logprob}, tuple(map(_token, entries)))
 
 
@@ -201,32 +299,6 @@ def _token(entry: Mapping[str, Any], top: tuple[TokenLogprob, ...] = ()) -> Toke
         data = bytes(raw)
     else:
         data = text.encode(errors="replace")
-    return TokenLogprob(UNKNOWN_ID, text, data, None if logprob is None else float(logprob), top)
-
-
-def _mapping(value: object, what: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise MalformedError(f"{what} is {type(value).__name__}, not an object")
-    return value
-
-
-def _sequence(value: object, what: str) -> Sequence[Any]:
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise MalformedError(f"{what} is {type(value).__name__}, not a list")
-    return value
-
-
-def _text(mapping: Mapping[str, Any], name: str) -> str:
-    value = mapping.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise MalformedError(f"{name} is {type(value).__name__}, not a text")
-    return value
-
-
-def _count(usage: Mapping[str, Any] | None, name: str) -> int:
-    value = (usage or {}).get(name)
-    return value if isinstance(value, int) and value >= 0 else 0
+    return TokenLogprob(
+        UNKNOWN_ID, fields.whole_characters(text), data, None if logprob is None else float(logprob), top
+    )

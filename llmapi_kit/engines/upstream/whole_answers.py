@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmapi_kit.engines.upstream.fields import MalformedError
 from llmapi_kit.types import Embedded, GeneratedImage
 
 MAGIC = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"RIFF", "image/webp"), (b"GIF8", "image/gif"))
@@ -20,20 +21,20 @@ def read_vectors(answer: Any, inputs: Sequence[str | Sequence[int]]) -> list[Emb
     """A vector for each input, in order.
 
     Raises:
-        ValueError: it is no such answer.
+        MalformedError: it is no such answer.
     """
     data = _list(answer, "data")
     if len(data) != len(inputs):
-        raise ValueError(f"{len(data)} vectors for {len(inputs)} inputs")
+        raise MalformedError(f"{len(data)} vectors for {len(inputs)} inputs")
     vectors: dict[int, tuple[float, ...]] = {}
     for position, entry in enumerate(data):
         numbers = _list(entry, "embedding")
         if not numbers or not all(isinstance(x, float | int) and math.isfinite(x) for x in numbers):
-            raise ValueError("a vector without numbers")
+            raise MalformedError("a vector without numbers")
         index = entry.get("index")
         vectors[index if isinstance(index, int) else position] = _of_length_one([float(x) for x in numbers])
     if set(vectors) != set(range(len(inputs))) or len({len(vector) for vector in vectors.values()}) != 1:
-        raise ValueError("vectors that do not fit together")
+        raise MalformedError("vectors that do not fit together")
     tokens = _shares(_usage(answer), [len(each) for each in inputs])
     return [Embedded(vectors[index], tokens[index], index) for index in range(len(inputs))]
 
@@ -42,27 +43,27 @@ def read_images(answer: Any) -> list[GeneratedImage]:
     """The pictures.
 
     Raises:
-        ValueError: it is no such answer.
+        MalformedError: it is no such answer.
     """
     images = []
     for entry in _list(answer, "data"):
         if not isinstance(entry, Mapping):
-            raise ValueError("a picture that is no object")
+            raise MalformedError("a picture that is no object")
         prompt = entry.get("revised_prompt")
         revised = prompt if isinstance(prompt, str) else ""
         if isinstance(encoded := entry.get("b64_json"), str) and encoded:
             try:
                 data = base64.b64decode(encoded, validate=True)
             except binascii.Error as exc:
-                raise ValueError("a picture that is no base64") from exc
+                raise MalformedError("a picture that is no base64") from exc
             kind = next((kind for magic, kind in MAGIC if data.startswith(magic)), "application/octet-stream")
             images.append(GeneratedImage(data=data, media_type=kind, revised_prompt=revised))
         elif isinstance(url := entry.get("url"), str) and url.startswith(("https://", "http://", "data:image/")):
             images.append(GeneratedImage(url=url, revised_prompt=revised))
         else:
-            raise ValueError("a picture without data and address")
+            raise MalformedError("a picture without data and address")
     if not images:
-        raise ValueError("no pictures")
+        raise MalformedError("no pictures")
     return images
 
 
@@ -70,11 +71,11 @@ def read_token_ids(answer: Any) -> list[int]:
     """Token ids.
 
     Raises:
-        ValueError: it is no such answer.
+        MalformedError: it is no such answer.
     """
     ids = _list(answer, "tokens")
     if not all(isinstance(token_id, int) for token_id in ids):
-        raise ValueError("token ids that are no numbers")
+        raise MalformedError("token ids that are no numbers")
     return list(ids)
 
 
@@ -82,18 +83,18 @@ def read_prompt(answer: Any) -> str:
     """The text of token ids.
 
     Raises:
-        ValueError: it is no such answer.
+        MalformedError: it is no such answer.
     """
     text = answer.get("prompt") if isinstance(answer, Mapping) else None
     if not isinstance(text, str):
-        raise ValueError("no text")
+        raise MalformedError("no text")
     return text
 
 
 def _list(answer: Any, name: str) -> list[Any]:
     value = answer.get(name) if isinstance(answer, Mapping) else None
     if not isinstance(value, list):
-        raise ValueError(f"{name} is no list")
+        raise MalformedError(f"{name} is no list")
     return value
 
 

@@ -105,8 +105,12 @@ BROKEN = {
     "an error in the middle": (events(chunk("one"), {"error": {"message": f"key {CANARY}"}}), UpstreamError),
     "an unknown end": (events(chunk("one"), chunk(finish="exploded")), UpstreamError),
     "a call without a name": (events(chunk("a"), chunk(tool_calls=[{"index": 0, "function": {}}])), UpstreamError),
-    "a call out of order": (
-        events(chunk("a"), chunk(tool_calls=[{"index": 4, "function": {"name": "f"}}])),
+    "a call whose name never comes": (
+        events(chunk("a"), chunk(tool_calls=[{"index": 0, "id": "a"}]), chunk(finish="stop")),
+        UpstreamError,
+    ),
+    "more of a call that never began": (
+        events(chunk("a"), chunk(tool_calls=[{"index": 4, "function": {"arguments": "{"}}]), chunk(finish="stop")),
         UpstreamError,
     ),
 }
@@ -234,7 +238,7 @@ def test_a_stream_that_hangs_after_its_answers_ends_well(upstream, monkeypatch):
 
 def test_usage_that_is_none_does_not_spoil_an_answer(upstream):
     _, engine = upstream(events(*GOOD[:4], {"choices": [], "usage": {"prompt_tokens": "many"}}))
-    assert run(engine)[1][-1] == Finished("stop", 0, 0)
+    assert run(engine)[1][-1] == Finished("stop", 0, 2)
 
 
 def test_tokens_that_no_piece_stood_for_are_counted(upstream):
