@@ -60,7 +60,7 @@ def make_engine(spec: ModelSpec, settings: Settings, *, fallback: Fallback | Non
         settings: slots, context and memory.
         fallback: who answers when it can't: names of models, or engines, which stay open when this one is closed.
         options: of `llmapi_kit.models.loading.load_model`, for models that run here; of
-            `llmapi_kit.engines.upstream.making.make_upstream`, for a provider's.
+            `llmapi_kit.engines.upstream.factory.make_upstream`, for a provider's.
 
     Raises:
         ModelError: it can't be loaded or served.
@@ -103,7 +103,7 @@ def _make_one(spec: ModelSpec, settings: Settings, options: Mapping[str, Any]) -
         return MockEngine(name=spec.id)
     check_sampling(spec, options.get("sampling"))
     if spec.kind == "upstream":
-        from llmapi_kit.engines.upstream.making import make_upstream
+        from llmapi_kit.engines.upstream.factory import make_upstream
 
         return make_upstream(spec, settings, **options)
     if spec.kind == "plugin":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmapi_kit.engines.upstream.stream import AnswerReader
+from llmapi_kit.engines.upstream.stream_parser import AnswerReader
 
 from .faulty import chunk
 

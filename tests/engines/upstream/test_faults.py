@@ -132,7 +132,7 @@ def test_what_fails_before_the_answer_is_refused(upstream, what):
 
 @pytest.mark.parametrize("what", BROKEN)
 def test_what_fails_later_ends_the_answer(upstream, what, monkeypatch):
-    monkeypatch.setattr("llmapi_kit.engines.upstream.answering.BELIEVED_AFTER_S", 0.1)
+    monkeypatch.setattr("llmapi_kit.engines.upstream.response.BELIEVED_AFTER_S", 0.1)
     behaviour, kind = BROKEN[what]
     limits = {"first_token_timeout_s": 2} if behaviour is hang_after_headers else {}
     _, engine = upstream(behaviour, upstream_silence_s=SHORT_S, **limits)
@@ -231,7 +231,7 @@ def test_without_usage_the_pieces_are_counted(upstream):
 
 
 def test_a_stream_that_hangs_after_its_answers_ends_well(upstream, monkeypatch):
-    monkeypatch.setattr("llmapi_kit.engines.upstream.answering.USAGE_S", 0.1)
+    monkeypatch.setattr("llmapi_kit.engines.upstream.response.USAGE_S", 0.1)
     _, engine = upstream(events(*GOOD[:4], then=hang))
     assert run(engine)[1][-1] == Finished("stop", 0, 2)
 

@@ -255,7 +255,7 @@ def test_a_stream_is_read_however_it_is_framed(upstream, what):
 
 
 def test_after_a_reason_that_was_wrong_there_is_time_again(upstream, monkeypatch):
-    monkeypatch.setattr("llmapi_kit.engines.upstream.answering.USAGE_S", 0.1)
+    monkeypatch.setattr("llmapi_kit.engines.upstream.response.USAGE_S", 0.1)
 
     async def pausing(asked, writer):
         writer.write(head(Connection="close") + event(chunk("one", finish="stop")) + event(chunk(" ", finish="stop")))

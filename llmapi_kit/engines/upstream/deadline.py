@@ -10,7 +10,7 @@ import contextlib
 from typing import Any
 
 
-class Patience:
+class Deadline:
     """Waits for an upstream until a limit passes or somebody stops it. Make it on the event loop that waits."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Patience:
             self._stopped.set_result(None)
 
 
-async def settle(task: asyncio.Future[Any]) -> None:
+async def cancel_and_wait(task: asyncio.Future[Any]) -> None:
     """Cancel a task and wait until it has cleaned up."""
     if not task.done():
         task.cancel()

@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 
-from llmapi_kit.engines.upstream.patience import Patience, settle
-from llmapi_kit.engines.upstream.server_events import BOM, BodyReader, EventReader
+from llmapi_kit.engines.upstream.deadline import Deadline, cancel_and_wait
+from llmapi_kit.engines.upstream.sse_parser import BOM, BodyReader, EventReader
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 DONE = b"[DONE]"
@@ -27,12 +27,12 @@ class Chunks:
 
     Args:
         response: still to be read; closed by `aclose`.
-        patience: waits for it.
+        deadline: waits for it.
     """
 
-    def __init__(self, response: httpx.Response, patience: Patience) -> None:
+    def __init__(self, response: httpx.Response, deadline: Deadline) -> None:
         self._response = response
-        self._patience = patience
+        self._deadline = deadline
         self._parts = response.aiter_bytes().__aiter__()
         self._reader: EventReader | BodyReader | None = None
         self._ready: deque[bytes] = deque()
@@ -54,7 +54,7 @@ class Chunks:
         Raises:
             SilentError: it did not come in time.
             ValueError: what came is no JSON, or far too large.
-            Exception: the connection broke, or the patience was stopped.
+            Exception: the connection broke, or the deadline was stopped.
         """
         while True:
             while not self._ready:
@@ -82,7 +82,7 @@ class Chunks:
             self._has_ended = False
         finally:
             if self._task is not None:
-                await settle(self._task)
+                await cancel_and_wait(self._task)
             await self._response.aclose()
 
     def _take(self, part: bytes | None) -> None:
@@ -102,7 +102,7 @@ class Chunks:
             self._task = asyncio.ensure_future(self._read())
         loop = asyncio.get_running_loop()
         began = loop.time()
-        is_there = await self._patience.wait(self._task, limit_s - self._waited_s)
+        is_there = await self._deadline.wait(self._task, limit_s - self._waited_s)
         self._waited_s += loop.time() - began
         if not is_there:
             raise SilentError
@@ -116,21 +116,21 @@ class Chunks:
             return None
 
 
-async def read_json(response: httpx.Response, patience: Patience, limit_s: float) -> Any:
+async def read_json(response: httpx.Response, deadline: Deadline, limit_s: float) -> Any:
     """The whole body of a response as JSON; closes it.
 
     Raises:
         SilentError: it did not come in time.
         ValueError: it is no JSON, or far too large.
-        Exception: the connection broke, or the patience was stopped.
+        Exception: the connection broke, or the deadline was stopped.
     """
     task = asyncio.ensure_future(_read_all(response))
     try:
-        if not await patience.wait(task, limit_s):
+        if not await deadline.wait(task, limit_s):
             raise SilentError
         return json.loads(task.result())
     finally:
-        await settle(task)
+        await cancel_and_wait(task)
         await response.aclose()
 
 

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 # Who has to change something: our client, whoever looks after the key (at once, or by waiting), or the upstream. An
 # "answer" that can't be read comes from an upstream that works, and would be the same if it were asked for again.
-Blame = Literal["client", "key", "rate", "answer", "upstream"]
+FaultOwner = Literal["client", "key", "rate", "answer", "upstream"]
 MAX_MESSAGE, MAX_NAME = 500, 100
 DEFAULT_COOL_DOWN_S = 10.0
 _KEY_LIKE = re.compile(r"\b(?:sk|gsk|pk|key|api)-[\w*-]{8,}|Bearer\s+\S+", re.IGNORECASE)
@@ -50,7 +50,7 @@ STATUSES: Mapping[str, int] = {
 _OUT_OF_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "insufficient_balance")
 
 
-class Fault(Exception):  # noqa: N818 - it carries an error, and is none for clients
+class UpstreamFault(Exception):  # noqa: N818 - it carries an error, and is none for clients
     """A request to an upstream failed.
 
     Attributes:
@@ -59,7 +59,7 @@ class Fault(Exception):  # noqa: N818 - it carries an error, and is none for cli
         wait_s: how long the upstream asks to wait; None where it does not say.
     """
 
-    def __init__(self, error: RequestError, blame: Blame, wait_s: float | None = None) -> None:
+    def __init__(self, error: RequestError, blame: FaultOwner, wait_s: float | None = None) -> None:
         super().__init__(error.message)
         self.error = error
         self.blame = blame
@@ -80,7 +80,7 @@ class Translator:
     model: str
     scrub: Callable[[str], str]
 
-    def exception(self, exc: Exception) -> Fault:
+    def exception(self, exc: Exception) -> UpstreamFault:
         """What a request raised before it was answered."""
         if isinstance(exc, openai.APIStatusError):
             return self.status(exc.status_code, exc.response.headers, exc.body)
@@ -90,24 +90,24 @@ class Translator:
             return self.broken("can't be reached")
         return self.broken(f"could not be asked ({type(exc).__name__})")
 
-    def status(self, status: int, headers: Mapping[str, str], body: object) -> Fault:
+    def status(self, status: int, headers: Mapping[str, str], body: object) -> UpstreamFault:
         """A response that is none of success."""
         name = self.provider.name
         said, param, code = self._details(body)
         wait_s = retry_after_s(headers)
         if status == 402 or (status == 429 and code in _OUT_OF_MONEY):
-            return Fault(self._refused("The account behind its API key has nothing left to spend."), "key")
+            return UpstreamFault(self._refused("The account behind its API key has nothing left to spend."), "key")
         if status == 429:
             error: RequestError = QueueFullError(
                 f"{name} limits the rate of requests. Try again later.",
                 code="upstream_rate_limited",
                 retry_after_s=max(1.0, wait_s if wait_s is not None else DEFAULT_COOL_DOWN_S),
             )
-            return Fault(error, "rate", wait_s)
+            return UpstreamFault(error, "rate", wait_s)
         if status in (401, 403):
-            return Fault(self._refused(f"It refuses this server's API key (HTTP {status})."), "key")
+            return UpstreamFault(self._refused(f"It refuses this server's API key (HTTP {status})."), "key")
         if status == 404:
-            return Fault(
+            return UpstreamFault(
                 UpstreamError(
                     f"{name} knows no model {self.model!r}, or has no such API. Whoever runs this server has to check "
                     "the model's name and the base URL.",
@@ -116,11 +116,11 @@ class Translator:
                 "client",  # no other key and no retry would help
             )
         if status == 413:
-            return Fault(BodyTooLargeError(f"{name} finds the request too large."), "client")
+            return UpstreamFault(BodyTooLargeError(f"{name} finds the request too large."), "client")
         if status in (400, 422):
-            return Fault(self._bad_request(said, param, code), "client")
+            return UpstreamFault(self._bad_request(said, param, code), "client")
         if status < 400:
-            return Fault(
+            return UpstreamFault(
                 UpstreamError(
                     f"{name} answers with a redirection (HTTP {status}), which is not followed, as the key would go "
                     "along. Whoever runs this server has to set its final base URL."
@@ -128,16 +128,16 @@ class Translator:
                 "client",
             )
         error = UpstreamError(f"{name} failed (HTTP {status}). Try again later.", retry_after_s=wait_s)
-        return Fault(error, "upstream", wait_s)
+        return UpstreamFault(error, "upstream", wait_s)
 
-    def told(self, exc: Exception) -> str:
+    def redacted(self, exc: Exception) -> str:
         """What went wrong, for the log: for whoever looks after the key, without the key."""
         if isinstance(exc, openai.APIStatusError):
             return f"HTTP {exc.status_code}: {self._details(exc.body)[0] or 'no reason given'}"
         cause = exc.__cause__
         return type(exc).__name__ + (f" ({type(cause).__name__})" if cause is not None else "")
 
-    def in_stream(self, body: object) -> Fault:
+    def in_stream(self, body: object) -> UpstreamFault:
         """An error that came where a piece of the answer should."""
         body = _inner(body)
         said, param, code = self._details(body)
@@ -146,21 +146,21 @@ class Translator:
             return self.status(status, {}, body)
         logger.warning("%s: an error in place of an answer: %s", self.provider.name, said or "no reason given")
         if kind == "invalid_request_error" or code == "context_length_exceeded":
-            return Fault(self._bad_request(said, param, code), "client")
+            return UpstreamFault(self._bad_request(said, param, code), "client")
         return self.broken("failed while it answered")
 
-    def unreadable(self, why: str) -> Fault:
+    def unreadable(self, why: str) -> UpstreamFault:
         """The upstream answers in a way that means nothing here."""
         name = self.provider.name
-        return Fault(UpstreamError(f"{name} sent an answer that can't be read: {self.scrub(why)}."), "answer")
+        return UpstreamFault(UpstreamError(f"{name} sent an answer that can't be read: {self.scrub(why)}."), "answer")
 
-    def broken(self, what: str) -> Fault:
+    def broken(self, what: str) -> UpstreamFault:
         """The upstream does something else than it should."""
-        return Fault(UpstreamError(f"{self.provider.name} {what}. Try again later."), "upstream")
+        return UpstreamFault(UpstreamError(f"{self.provider.name} {what}. Try again later."), "upstream")
 
-    def silent(self, message: str) -> Fault:
+    def silent(self, message: str) -> UpstreamFault:
         """The upstream takes too long."""
-        return Fault(RequestTimeoutError(message), "upstream")
+        return UpstreamFault(RequestTimeoutError(message), "upstream")
 
     def _refused(self, why: str) -> UpstreamError:
         return UpstreamError(

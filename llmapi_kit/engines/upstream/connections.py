@@ -85,7 +85,7 @@ class Connection:
         http_client = openai.DefaultAsyncHttpxClient(
             follow_redirects=False,  # the key would go along
             trust_env=host not in LOOPBACK,  # no proxy stands between us and this machine
-            timeout=openai.Timeout(None, connect=self._connect_s),  # the other limits are `Patience`'s
+            timeout=openai.Timeout(None, connect=self._connect_s),  # the other limits are `Deadline`'s
             event_hooks={"request": [self._drop_headers(key)]},
         )
         options: dict[str, Any] = {"api_key": key.reveal() or "none", "max_retries": 0, "http_client": http_client}

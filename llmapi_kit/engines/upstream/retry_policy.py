@@ -14,10 +14,10 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from llmapi_kit.engines.upstream.circuit import Circuit
-from llmapi_kit.engines.upstream.errors import DEFAULT_COOL_DOWN_S, Fault
+from llmapi_kit.engines.upstream.circuit_breaker import Circuit
+from llmapi_kit.engines.upstream.deadline import Deadline
+from llmapi_kit.engines.upstream.faults import DEFAULT_COOL_DOWN_S, UpstreamFault
 from llmapi_kit.engines.upstream.key_pool import Key, KeyPool
-from llmapi_kit.engines.upstream.patience import Patience
 from llmapi_kit.errors import RequestError
 
 logger = logging.getLogger(__name__)
@@ -46,54 +46,54 @@ class Retrying:
         self._max_retries = max_retries
         self._deadline_s = deadline_s
 
-    async def run(self, send: Callable[[Key], Awaitable[T]], *, affinity: str, patience: Patience) -> T:
+    async def run(self, send: Callable[[Key], Awaitable[T]], *, affinity: str, deadline: Deadline) -> T:
         """What `send` returns for the first key that works.
 
         Args:
-            send: asks the upstream with a key; raises `Fault`.
+            send: asks the upstream with a key; raises `UpstreamFault`.
             affinity: see `KeyPool.pick`.
-            patience: waits between attempts.
+            deadline: waits between attempts.
 
         Raises:
             RequestError: none worked.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._deadline_s
+        give_up_at = loop.time() + self._deadline_s
         num_pauses = 0
         while True:
             try:
                 return await self._round(send, affinity)
-            except Fault as exc:
+            except UpstreamFault as exc:
                 fault = exc
             pause_s = fault.wait_s if fault.wait_s is not None else _backoff_s(num_pauses)
-            can_wait = pause_s <= MAX_PAUSE_S and loop.time() + pause_s <= deadline
+            can_wait = pause_s <= MAX_PAUSE_S and loop.time() + pause_s <= give_up_at
             if fault.blame in ("client", "key", "answer") or num_pauses == self._max_retries or not can_wait:
                 raise fault.error  # not from the fault, whose frames hold a key
             num_pauses += 1
             logger.info("%s: %s Trying again in %.1f s", self._provider, fault.error.message, pause_s)
-            await patience.pause(pause_s)
+            await deadline.pause(pause_s)
 
     async def _round(self, send: Callable[[Key], Awaitable[T]], affinity: str) -> T:
         """Try each key once, until one works or it is not the key's fault.
 
         Raises:
-            Fault: why the last one did not.
+            UpstreamFault: why the last one did not.
             RequestError: none can be used now.
         """
         tried: list[Key] = []
-        last: Fault | None = None
+        last: UpstreamFault | None = None
         while True:
             try:
                 key = self._keys.pick(affinity, tried)
             except RequestError as exc:
-                raise last or Fault(exc, "rate" if exc.status == 429 else "key", exc.retry_after_s) from None
+                raise last or UpstreamFault(exc, "rate" if exc.status == 429 else "key", exc.retry_after_s) from None
             if key is None:
                 if last is None:
                     raise RuntimeError("a pool without keys")
                 raise last
             try:
                 return await self._attempt(send, key)
-            except Fault as exc:
+            except UpstreamFault as exc:
                 last = exc
             if last.blame in ("client", "answer", "upstream"):
                 raise last
@@ -104,7 +104,7 @@ class Retrying:
         with self._circuit.attempt() as attempt:
             try:
                 result = await send(key)
-            except Fault as exc:
+            except UpstreamFault as exc:
                 if exc.blame == "upstream":
                     attempt.failed()
                 else:
@@ -113,7 +113,7 @@ class Retrying:
             attempt.answered()
             return result
 
-    def _rest(self, key: Key, fault: Fault) -> None:
+    def _rest(self, key: Key, fault: UpstreamFault) -> None:
         if fault.blame == "key":
             logger.error("%s, %s: %s", self._provider, key.label, fault.error.message)
             self._keys.quarantine(key)

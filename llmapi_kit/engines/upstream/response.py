@@ -9,12 +9,12 @@ import logging
 from collections.abc import AsyncGenerator, Iterable
 from typing import Any, Protocol
 
-from llmapi_kit.engines.upstream.asking import Asker
-from llmapi_kit.engines.upstream.errors import is_error
+from llmapi_kit.engines.upstream.client import UpstreamClient
+from llmapi_kit.engines.upstream.deadline import Deadline
+from llmapi_kit.engines.upstream.faults import is_error
 from llmapi_kit.engines.upstream.key_pool import Key
-from llmapi_kit.engines.upstream.patience import Patience
-from llmapi_kit.engines.upstream.reading import LAST_PART_S, Chunks, SilentError
-from llmapi_kit.engines.upstream.stream import AnswerReader
+from llmapi_kit.engines.upstream.response_reader import LAST_PART_S, Chunks, SilentError
+from llmapi_kit.engines.upstream.stream_parser import AnswerReader
 from llmapi_kit.errors import RequestError
 from llmapi_kit.types import Delta, Event
 
@@ -25,14 +25,14 @@ BELIEVED_AFTER_S = 1.0
 USAGE_S = 5.0  # between the last piece and the usage
 
 
-class Answer(Protocol):
+class UpstreamAnswer(Protocol):
     """What was accepted. Close it whatever happens."""
 
     def events(self) -> AsyncGenerator[Event, None]:
         """`Delta`, then `Finished`.
 
         Raises:
-            Fault: it ended in an error.
+            UpstreamFault: it ended in an error.
         """
         ...
 
@@ -42,24 +42,24 @@ class Answer(Protocol):
 
 
 async def begin_answer(
-    asker: Asker, key: Key, path: str, body: dict[str, Any], patience: Patience, reader: AnswerReader
-) -> Answer:
+    client: UpstreamClient, key: Key, path: str, body: dict[str, Any], deadline: Deadline, reader: AnswerReader
+) -> UpstreamAnswer:
     """Ask for an answer and wait until it has begun well.
 
     Raises:
-        Fault: it has not.
-        RequestError: the patience was stopped.
+        UpstreamFault: it has not.
+        RequestError: the deadline was stopped.
     """
     if not body.get("stream"):
-        whole = await asker.ask(key, path, body, patience, asker.settings.total_timeout_s)
-        return WholeAnswer(asker, whole, reader)
-    response = await asker.open(key, path, body, patience, asker.settings.upstream_answer_s)
+        whole = await client.ask(key, path, body, deadline, client.settings.total_timeout_s)
+        return WholeAnswer(client, whole, reader)
+    response = await client.open(key, path, body, deadline, client.settings.upstream_answer_s)
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "text/html":
         await response.aclose()
-        logger.warning("%s answered with a page", asker.translator.provider.name)
-        raise asker.translator.broken("answered with something that is no stream")
-    answer = StreamedAnswer(asker, Chunks(response, patience), reader)
+        logger.warning("%s answered with a page", client.translator.provider.name)
+        raise client.translator.broken("answered with something that is no stream")
+    answer = StreamedAnswer(client, Chunks(response, deadline), reader)
     try:
         await answer.begin()
     except BaseException:
@@ -71,8 +71,8 @@ async def begin_answer(
 class StreamedAnswer:
     """An answer that comes piece by piece."""
 
-    def __init__(self, asker: Asker, chunks: Chunks, reader: AnswerReader) -> None:
-        self._asker = asker
+    def __init__(self, client: UpstreamClient, chunks: Chunks, reader: AnswerReader) -> None:
+        self._client = client
         self._chunks = chunks
         self._reader = reader
         self._first: list[Delta] = []
@@ -81,7 +81,7 @@ class StreamedAnswer:
         """Wait for the first chunk, for a moment.
 
         Raises:
-            Fault: it is none.
+            UpstreamFault: it is none.
         """
         try:
             self._first = self._read(await self._chunks.next(BELIEVED_AFTER_S))
@@ -91,24 +91,24 @@ class StreamedAnswer:
         except RequestError:
             raise
         except Exception as exc:
-            fault = self._asker.fault_of(exc, BELIEVED_AFTER_S)
+            fault = self._client.fault_of(exc, BELIEVED_AFTER_S)
         raise fault
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """See `Answer.events`."""
-        limit_s = self._asker.settings.first_token_timeout_s
+        """See `UpstreamAnswer.events`."""
+        limit_s = self._client.settings.first_token_timeout_s
         fault = None
         deltas: list[Delta] | None = self._first
         while deltas is not None:
             for delta in deltas:
-                limit_s = self._asker.settings.upstream_silence_s
+                limit_s = self._client.settings.upstream_silence_s
                 yield delta
             try:
                 deltas = await self._next(limit_s)
             except RequestError:
                 raise
             except Exception as exc:
-                fault = self._asker.fault_of(exc, limit_s)
+                fault = self._client.fault_of(exc, limit_s)
                 break
         if fault is not None:
             raise fault
@@ -116,7 +116,7 @@ class StreamedAnswer:
             yield event
 
     async def aclose(self) -> None:
-        """See `Answer.aclose`."""
+        """See `UpstreamAnswer.aclose`."""
         await self._chunks.aclose()
 
     async def _next(self, limit_s: float) -> list[Delta] | None:
@@ -142,34 +142,34 @@ class StreamedAnswer:
         """What a chunk brings.
 
         Raises:
-            Fault: it is an error.
+            UpstreamFault: it is an error.
             ValueError: it is no chunk, or the stream ended too early.
         """
         if chunk is None:
             self._reader.finish()  # raises
             return []
         if is_error(chunk):
-            raise self._asker.translator.in_stream(chunk)
+            raise self._client.translator.in_stream(chunk)
         return list(self._reader.read(chunk, is_whole=self._chunks.is_whole))
 
 
 class WholeAnswer:
     """An answer that came in one piece."""
 
-    def __init__(self, asker: Asker, answer: Any, reader: AnswerReader) -> None:
-        self._asker = asker
+    def __init__(self, client: UpstreamClient, answer: Any, reader: AnswerReader) -> None:
+        self._client = client
         self._reader = reader
         try:
             self._deltas = list(reader.read(answer, is_whole=True))
             self._last = list(_end(reader))
         except ValueError as exc:
-            fault = asker.fault_of(exc, 0)
+            fault = client.fault_of(exc, 0)
         else:
             return
         raise fault
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """See `Answer.events`."""
+        """See `UpstreamAnswer.events`."""
         for event in (*self._deltas, *self._last):
             yield event
 
