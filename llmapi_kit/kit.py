@@ -19,11 +19,11 @@ from llmapi_kit.client import RemoteServer, normalise_url
 from llmapi_kit.config import Settings, load_settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.engine_check import check_engine
-from llmapi_kit.engines.loader import ModelLoader
 from llmapi_kit.errors import PortInUseError, ServerNotFoundError
-from llmapi_kit.loaded import LoadedModels, Wanted, understand
+from llmapi_kit.loading.loaded_models import LoadedModels, LoadRequest, resolve
+from llmapi_kit.loading.loader import ModelLoader
+from llmapi_kit.loading.servable import Loadable, Servable, resolve_all
 from llmapi_kit.model import Model
-from llmapi_kit.servable import Loadable, Servable, understand_all
 from llmapi_kit.server.handle import Server
 from llmapi_kit.server.place import Place
 from llmapi_kit.server.registry import Registry, ServerRecord
@@ -46,7 +46,7 @@ def load(
         name: ``pocket`` (ships with the kit), ``mock``, a folder with a Hugging Face model, a GGUF file, a hub name
             such as ``Qwen/Qwen3-0.6B``, a provider's model such as ``openai:gpt-…``, ``ollama:llama3.2`` or
             ``openai+https://host/v1#model``, ``plugin:name`` for a back end that another package brings, or a loader of
-            your own: see `llmapi_kit.engines.loader.ModelLoader`. A `pathlib.Path` is a folder or a file.
+            your own: see `llmapi_kit.loading.loader.ModelLoader`. A `pathlib.Path` is a folder or a file.
         served_name: what clients pass as ``model``; the model's own name unless given.
         lazy: return at once, and load it when it is first asked something.
         options: all of them are looked at before anything is loaded. For every model: ``fallback`` (a name, what
@@ -77,7 +77,7 @@ def load(
         >>> model.ask("Hello!")
         'Hello!'
     """
-    return _models.load(understand(name, served_name, options), is_lazy=lazy)
+    return _models.load(resolve(name, served_name, options), is_lazy=lazy)
 
 
 def launch(
@@ -191,7 +191,7 @@ def check_launch(
     """
     given = settings or {}
     limits = load_settings(**given)
-    found = understand_all(model, options=options or {}, settings=given, aliases=aliases, default=default)
+    found = resolve_all(model, options=options or {}, settings=given, aliases=aliases, default=default)
     with _lock:
         _forget_stopped()
         old = _servers.get(name or str(place.port))
@@ -286,7 +286,8 @@ def _engines(wanted: Sequence[Servable], limits: Settings) -> list[Engine]:
     """The engines of what `launch` was given; of several models, those given by name are loaded later."""
     is_lazy = len(wanted) > 1
     there = [
-        _models.load(each, is_lazy=is_lazy, settings=limits) if isinstance(each, Wanted) else each for each in wanted
+        _models.load(each, is_lazy=is_lazy, settings=limits) if isinstance(each, LoadRequest) else each
+        for each in wanted
     ]
     return [each.engine if isinstance(each, Model) else each for each in there]
 

@@ -14,8 +14,8 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 
 from llmapi_kit.engines.base import Engine, GenerationRequest, Message
-from llmapi_kit.engines.lazy import LazyEngine
-from llmapi_kit.memory import release_memory
+from llmapi_kit.loading.lazy_engine import LazyEngine
+from llmapi_kit.loading.memory_release import release_memory
 from llmapi_kit.sampling.parameters import SamplingParams, with_off_values
 from llmapi_kit.types import Delta, EngineInfo, EngineStats, Event, Failed
 

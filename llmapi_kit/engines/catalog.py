@@ -10,8 +10,8 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 
 from llmapi_kit.engines.base import Engine
-from llmapi_kit.engines.lazy import LazyEngine
 from llmapi_kit.errors import ConfigError, EngineUnavailableError, NotFoundError
+from llmapi_kit.loading.lazy_engine import LazyEngine
 
 
 class Catalog:

@@ -24,7 +24,7 @@ def check_load_options(spec: ModelSpec, options: Mapping[str, Any]) -> None:
 
     Args:
         spec: which model.
-        options: of `llmapi_kit.models.loading.load_model`; None as a value means not given.
+        options: of `llmapi_kit.models.weights.load_model`; None as a value means not given.
 
     Raises:
         ConfigError: a value can't be used.

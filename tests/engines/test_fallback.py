@@ -11,7 +11,6 @@ from llmapi_kit.config import load_settings
 from llmapi_kit.engines.base import Engine, ImageEngine
 from llmapi_kit.engines.fallback import FallbackEngine
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.engines.registry import make_engine
 from llmapi_kit.errors import (
     ConfigError,
     ContextLengthError,
@@ -24,6 +23,7 @@ from llmapi_kit.errors import (
     UnsupportedFieldError,
     UpstreamError,
 )
+from llmapi_kit.loading.sources import make_engine
 from llmapi_kit.models.spec import parse_spec
 from llmapi_kit.testing import EngineContract
 from llmapi_kit.types import Accepted, Delta, Failed, ImageRequest, Readiness

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from llmapi_kit import kit
-from llmapi_kit.engines import registry
 from llmapi_kit.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
-from llmapi_kit.loaded import understand
+from llmapi_kit.loading import sources
+from llmapi_kit.loading.loaded_models import resolve
 from llmapi_kit.models.spec import parse_spec
 
 WRONG = {
@@ -43,8 +43,8 @@ def nothing_loads(monkeypatch):
     def fail(*arguments, **options):
         raise AssertionError("something was loaded")
 
-    monkeypatch.setattr("llmapi_kit.engines.loader.ModelLoader.make_engine", fail)
-    monkeypatch.setattr("llmapi_kit.loaded.memory_need", fail)
+    monkeypatch.setattr("llmapi_kit.loading.loader.ModelLoader.make_engine", fail)
+    monkeypatch.setattr("llmapi_kit.loading.loaded_models.memory_need", fail)
 
 
 @pytest.mark.parametrize("lazy", [False, True], ids=["at once", "later"])
@@ -91,10 +91,10 @@ def test_a_path_is_a_folder_and_no_other_name(tmp_path, monkeypatch):
 
 def test_a_path_names_what_its_text_names():
     folder = parse_spec("pocket").path
-    by_path, by_text = understand(folder), understand(str(folder))
+    by_path, by_text = resolve(folder), resolve(str(folder))
     assert by_path.key == by_text.key
     assert (by_path.spec.id, by_path.spec.path) == ("pocket", folder)
-    assert understand("pocket", given={"tokenizer": folder}).options == {"tokenizer": str(folder)}
+    assert resolve("pocket", given={"tokenizer": folder}).options == {"tokenizer": str(folder)}
 
 
 def test_a_path_is_loaded_and_launched():
@@ -110,7 +110,7 @@ def test_a_path_is_loaded_and_launched():
 
 def test_looking_at_a_model_imports_no_torch():
     code = (
-        "import sys; from llmapi_kit.loaded import understand; understand('pocket', given={'device': 'cpu'}); "
+        "import sys; from llmapi_kit.loading.loaded_models import resolve; resolve('pocket', given={'device': 'cpu'}); "
         "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
@@ -118,6 +118,6 @@ def test_looking_at_a_model_imports_no_torch():
 
 
 def test_the_documentation_of_load_names_every_option():
-    names = {*registry.LOCAL_OPTIONS, *registry.SETTINGS_OF_MODELS}
-    names |= {*registry.UPSTREAM_OPTIONS, *registry.SETTINGS_OF_UPSTREAMS, "fallback"}
+    names = {*sources.LOCAL_OPTIONS, *sources.SETTINGS_OF_MODELS}
+    names |= {*sources.UPSTREAM_OPTIONS, *sources.SETTINGS_OF_UPSTREAMS, "fallback"}
     assert [name for name in sorted(names) if f"``{name}``" not in kit.load.__doc__] == []

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from llmapi_kit.errors import ModelError, ModelLoadError, ModelNotFoundError, UnsupportedModelError
 from llmapi_kit.models.adapters import apply_adapter, find_adapter
-from llmapi_kit.models.loading import load_model
 from llmapi_kit.models.spec import parse_spec
+from llmapi_kit.models.weights import load_model
 from tests.models.lora_files import pocket, save_adapter, set_config, tiny
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from llmapi_kit.errors import ModelLoadError
 from llmapi_kit.models.generation_config import read_recommended
-from llmapi_kit.models.loading import load_model
 from llmapi_kit.models.spec import parse_spec
+from llmapi_kit.models.weights import load_model
 from tests.models.odd_folders import make_small
 
 VOCAB, OWN = 100, 7

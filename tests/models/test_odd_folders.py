@@ -11,8 +11,8 @@ import torch
 
 from llmapi_kit import kit
 from llmapi_kit.errors import LlmApiKitError, ModelLoadError, ModelNotFoundError, UnsupportedModelError
-from llmapi_kit.models.loading import load_model
 from llmapi_kit.models.spec import parse_spec
+from llmapi_kit.models.weights import load_model
 from tests.models.odd_folders import (
     EMBEDDING,
     INDEX,

@@ -19,8 +19,8 @@ from llmapi_kit.models.memory_need import MemoryNeed
 GIB = 2**30
 
 
-class Resident(Protocol):
-    """A model in memory that may be unloaded. All but `id`, and `unload`, under the residency's lock."""
+class Evictable(Protocol):
+    """A model in memory that may be unloaded. All but `id`, and `unload`, under the model_memory's lock."""
 
     @property
     def id(self) -> str:
@@ -42,11 +42,11 @@ class Resident(Protocol):
         """Whether it is answering nothing."""
         ...
 
-    def hold(self) -> None:
+    def pause(self) -> None:
         """Let new requests wait, so that it becomes idle."""
         ...
 
-    def release(self) -> None:
+    def resume(self) -> None:
         """Go on with those that wait."""
         ...
 
@@ -55,21 +55,21 @@ class Resident(Protocol):
         ...
 
 
-class Residency:
+class ModelMemory:
     """The models of a process that are loaded when they are asked for, and unloaded for one another.
 
     Args:
         free_bytes: memory free on a device.
 
     Attributes:
-        changed: the lock of all its residents, and the sign that one became idle, went or came.
+        changed: the lock of all its models, and the sign that one became idle, went or came.
     """
 
     def __init__(self, free_bytes: Callable[[str], int] = free_memory) -> None:
         self.changed = threading.Condition(threading.Lock())
         self._free_bytes = free_bytes
         self._turn = threading.Lock()
-        self._residents: list[Resident] = []
+        self._models: list[Evictable] = []
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -77,18 +77,18 @@ class Residency:
         with self._turn:
             yield
 
-    def add(self, resident: Resident) -> None:
+    def add(self, resident: Evictable) -> None:
         """A model was loaded; under the lock."""
-        self._residents.append(resident)
+        self._models.append(resident)
         self.changed.notify_all()
 
-    def remove(self, resident: Resident) -> None:
+    def remove(self, resident: Evictable) -> None:
         """A model is out of use; under the lock."""
-        if resident in self._residents:
-            self._residents.remove(resident)
+        if resident in self._models:
+            self._models.remove(resident)
         self.changed.notify_all()
 
-    def make_room(self, name: str, need: MemoryNeed, is_wanted: Callable[[], bool], patience_s: float | None) -> None:
+    def make_room(self, name: str, need: MemoryNeed, is_wanted: Callable[[], bool], timeout_s: float | None) -> None:
         """Unload models until there is room for another, least recently used first; in the turn of that one.
 
         Those that are answering are waited for; the one that is next to go takes no new requests meanwhile.
@@ -97,13 +97,13 @@ class Residency:
             name: what is to be loaded, for messages.
             need: what it takes.
             is_wanted: whether it still is; under the lock.
-            patience_s: how long to wait for those that are answering; None leaves them alone.
+            timeout_s: how long to wait for those that are answering; None leaves them alone.
 
         Raises:
             ModelTooLargeError: it would not fit if all were unloaded, or they went on answering for too long.
         """
-        deadline = time.monotonic() + (patience_s or 0)
-        held: Resident | None = None
+        deadline = time.monotonic() + (timeout_s or 0)
+        held: Evictable | None = None
         try:
             while (free := self._free_bytes(need.device)) < need.wanted_bytes:
                 with self.changed:
@@ -112,7 +112,7 @@ class Residency:
                         return  # loading it will tell whether the little there is suffices
                     self._check(name, need, free, others)
                     victim = next((each for each in others if each.is_idle), None)
-                    if victim is None and patience_s is None:
+                    if victim is None and timeout_s is None:
                         return
                     if victim is None:
                         held = self._hold(others[0], held)
@@ -127,7 +127,7 @@ class Residency:
         finally:
             if held is not None:
                 with self.changed:
-                    held.release()
+                    held.resume()
 
     def unload_one(self, device: str) -> bool:
         """Unload the model that was idle for longest; whether there was one. In a turn."""
@@ -139,12 +139,12 @@ class Residency:
         close()
         return True
 
-    def _others(self, device: str) -> list[Resident]:
+    def _others(self, device: str) -> list[Evictable]:
         """What might go from a device, or from any, in the order in which it would."""
-        there = [each for each in self._residents if not device or each.need.device == device]
+        there = [each for each in self._models if not device or each.need.device == device]
         return sorted(there, key=lambda each: each.last_used)
 
-    def _check(self, name: str, need: MemoryNeed, free: int, others: list[Resident]) -> None:
+    def _check(self, name: str, need: MemoryNeed, free: int, others: list[Evictable]) -> None:
         could_free = sum(each.need.most_bytes for each in others)
         is_known = all(each.need.most_bytes for each in others)
         if is_known and free + could_free < need.least_bytes:
@@ -154,22 +154,22 @@ class Residency:
                 "quantised model."
             )
 
-    def _hold(self, resident: Resident, held: Resident | None) -> Resident:
+    def _hold(self, resident: Evictable, held: Evictable | None) -> Evictable:
         """Let one become idle, and no longer the one before."""
         if held is not resident:
             if held is not None:
-                held.release()
-            resident.hold()
+                held.resume()
+            resident.pause()
         return resident
 
-    def _wait(self, others: list[Resident], is_wanted: Callable[[], bool], deadline: float) -> bool:
+    def _wait(self, others: list[Evictable], is_wanted: Callable[[], bool], deadline: float) -> bool:
         """Wait until one is idle or gone, or nobody wants the other any more; whether that came about in time."""
 
         def can_go_on() -> bool:
-            return not is_wanted() or any(each.is_idle or each not in self._residents for each in others)
+            return not is_wanted() or any(each.is_idle or each not in self._models for each in others)
 
         return self.changed.wait_for(can_go_on, max(0.0, deadline - time.monotonic()))
 
 
-def _names(residents: list[Resident]) -> str:
-    return ", ".join(repr(each.id) for each in residents)
+def _names(models: list[Evictable]) -> str:
+    return ", ".join(repr(each.id) for each in models)

@@ -1,6 +1,6 @@
 """A model that is loaded when somebody enters, and can be unloaded when nobody is in.
 
-The state machine behind `llmapi_kit.engines.lazy.LazyEngine`; knows nothing of requests or event loops. A load runs in
+The state machine behind `llmapi_kit.loading.lazy_engine.LazyEngine`; knows nothing of requests or event loops. A load runs in
 a thread of its own. All methods may be called from any thread; only `load`, `unload` and `close` block.
 
     unloaded -> loading -> loaded -> unloading -> unloaded        any -> closed
@@ -19,10 +19,10 @@ from typing import Literal
 
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
-from llmapi_kit.engines.load_failure import LoadFailure, load_failure
-from llmapi_kit.engines.residency import Residency
 from llmapi_kit.errors import EngineUnavailableError, ModelLoadError, ModelTooLargeError
-from llmapi_kit.memory import release_memory
+from llmapi_kit.loading.load_failure import LoadFailure, load_failure
+from llmapi_kit.loading.memory_release import release_memory
+from llmapi_kit.loading.model_memory import ModelMemory
 from llmapi_kit.models.memory_need import MemoryNeed
 from llmapi_kit.models.spec import ModelSpec
 from llmapi_kit.types import EngineInfo, EngineStats, Readiness
@@ -34,7 +34,7 @@ DEFAULT_RETRY_S = 10.0
 
 
 @dataclass(eq=False, slots=True)
-class Visit:
+class Lease:
     """Somebody who needs the engine: waits for it, is in, or was told why not.
 
     Attributes:
@@ -53,14 +53,14 @@ class Visit:
     cause: Exception | None = None
 
 
-class LoadableModel:
-    """See the module. A `llmapi_kit.engines.residency.Resident` while it is loaded.
+class LazyModel:
+    """See the module. A `llmapi_kit.loading.model_memory.Evictable` while it is loaded.
 
     Args:
         spec: what is loaded.
         make: loads it; called once for each time that it is loaded.
         find_need: what memory that takes; called before.
-        residency: the models it shares the memory with.
+        model_memory: the models it shares the memory with.
         settings: `load_wait_s` and `idle_unload_s`; see `apply`.
 
     Attributes:
@@ -75,7 +75,7 @@ class LoadableModel:
         spec: ModelSpec,
         make: Callable[[], Engine],
         find_need: Callable[[], MemoryNeed],
-        residency: Residency,
+        model_memory: ModelMemory,
         settings: Settings,
     ) -> None:
         self.id = spec.id
@@ -85,13 +85,13 @@ class LoadableModel:
         self._spec = spec
         self._make = make
         self._find_need = find_need
-        self._residency = residency
-        self._lock = residency.changed  # held to read and write what follows
+        self._residency = model_memory
+        self._lock = model_memory.changed  # held to read and write what follows
         self._settings = settings
         self._state: Literal["unloaded", "loading", "loaded", "unloading", "closed"] = "unloaded"
         self._engine: Engine | None = None
         self._num_in = 0
-        self._waiting: list[Visit] = []
+        self._waiting: list[Lease] = []
         self._is_held = False
         self._failure: LoadFailure | None = None
         self._past = EngineStats()
@@ -103,46 +103,46 @@ class LoadableModel:
         """How long a visitor should wait."""
         return self._settings.load_wait_s
 
-    def enter(self, wake: Callable[[], bool]) -> Visit:
-        """Ask for the engine; `wake` is called when there is an answer, if there is none at once. Then `leave`."""
-        visit = Visit(wake)
+    def acquire(self, wake: Callable[[], bool]) -> Lease:
+        """Ask for the engine; `wake` is called when there is an answer, if there is none at once. Then `release`."""
+        lease = Lease(wake)
         with self._lock:
             self.last_used = time.monotonic()
             if self._state == "closed":
-                visit.is_settled = True
+                lease.is_settled = True
             elif self._state == "loaded" and not self._is_held:
-                self._let_in(visit)
+                self._let_in(lease)
             elif self._state == "unloaded" and self._failure is not None and self._failure.pause_left_s:
-                visit.is_settled, visit.failure = True, self._failure
+                lease.is_settled, lease.failure = True, self._failure
             else:
-                self._waiting.append(visit)
+                self._waiting.append(lease)
                 if self._state == "unloaded":
                     self._start_load()
-        return visit
+        return lease
 
-    def leave(self, visit: Visit) -> None:
-        """End a visit, settled or not; exactly once."""
+    def release(self, lease: Lease) -> None:
+        """End a lease, settled or not; exactly once."""
         with self._lock:
-            if visit in self._waiting:
-                self._waiting.remove(visit)
-            elif visit.engine is not None:
+            if lease in self._waiting:
+                self._waiting.remove(lease)
+            elif lease.engine is not None:
                 self._num_in -= 1
                 self.last_used = time.monotonic()
                 if self._num_in == 0:
                     self._lock.notify_all()
 
-    def engine_of(self, visit: Visit) -> Engine:
+    def engine_of(self, lease: Lease) -> Engine:
         """The engine a visitor got.
 
         Raises:
             EngineUnavailableError: none, with the reason; or it is not loaded yet, with when to come back.
         """
         with self._lock:
-            if visit.engine is not None:
-                return visit.engine
-            if visit.failure is not None:
-                raise visit.failure.error()
-            if visit.is_settled:
+            if lease.engine is not None:
+                return lease.engine
+            if lease.failure is not None:
+                raise lease.failure.error()
+            if lease.is_settled:
                 raise self._closed()
             raise EngineUnavailableError(
                 f"The model {self.id!r} is still loading after {self.load_wait_s:g} s. Ask again in a moment.",
@@ -163,15 +163,15 @@ class LoadableModel:
             done.set()
             return True
 
-        visit = self.enter(wake)
+        lease = self.acquire(wake)
         try:
-            if not visit.is_settled:
+            if not lease.is_settled:
                 done.wait()
-            if visit.cause is not None:
-                raise visit.cause
-            self.engine_of(visit)
+            if lease.cause is not None:
+                raise lease.cause
+            self.engine_of(lease)
         finally:
-            self.leave(visit)
+            self.release(lease)
 
     def unload(self) -> bool:
         """Unload it unless somebody is in or waits, and say whether that was done. Blocks for some seconds at most."""
@@ -226,25 +226,25 @@ class LoadableModel:
             stats.num_queued += len(self._waiting)
             return stats
 
-    # As a `Resident`: with the lock held, but for what `detach` returns
+    # As a `Evictable`: with the lock held, but for what `detach` returns
 
     @property
     def is_idle(self) -> bool:
-        """See `Resident.is_idle`."""
+        """See `Evictable.is_idle`."""
         return self._num_in == 0
 
-    def hold(self) -> None:
-        """See `Resident.hold`."""
+    def pause(self) -> None:
+        """See `Evictable.pause`."""
         self._is_held = True
 
-    def release(self) -> None:
-        """See `Resident.release`."""
+    def resume(self) -> None:
+        """See `Evictable.resume`."""
         self._is_held = False
         if self._state == "loaded":
             self._let_in(*self._waiting)
 
     def detach(self) -> Callable[[], None]:
-        """See `Resident.detach`."""
+        """See `Evictable.detach`."""
         engine, self._engine = self._engine, None
         if engine is None:
             raise RuntimeError(f"{self.id} is not loaded")
@@ -343,23 +343,23 @@ class LoadableModel:
         self._failure = load_failure(self._spec.name, path, cause, self._failure)
         self._state = "unloaded"
         self._past.num_failed_loads += 1
-        for visit in self._waiting:
-            visit.failure, visit.cause = self._failure, cause
+        for lease in self._waiting:
+            lease.failure, lease.cause = self._failure, cause
         self._settle(*self._waiting)
 
-    def _let_in(self, *visits: Visit) -> None:
-        for visit in visits:
-            visit.engine = self._engine
+    def _let_in(self, *leases: Lease) -> None:
+        for lease in leases:
+            lease.engine = self._engine
             self._num_in += 1
-        self._settle(*visits)
+        self._settle(*leases)
 
-    def _settle(self, *visits: Visit) -> None:
-        for visit in visits:
-            visit.is_settled = True
-            if visit in self._waiting:
-                self._waiting.remove(visit)
-                if not visit.wake() and visit.engine is not None:  # it will never leave
-                    visit.engine = None
+    def _settle(self, *leases: Lease) -> None:
+        for lease in leases:
+            lease.is_settled = True
+            if lease in self._waiting:
+                self._waiting.remove(lease)
+                if not lease.wake() and lease.engine is not None:  # it will never leave
+                    lease.engine = None
                     self._num_in -= 1
 
     def _closed(self) -> EngineUnavailableError:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.kernel
 @pytest.fixture
 def machine(monkeypatch):
     made = Machine()
-    monkeypatch.setattr("llmapi_kit.engines.loadable.release_memory", made.release_memory)
+    monkeypatch.setattr("llmapi_kit.loading.lazy_model.release_memory", made.release_memory)
     yield made
     made.close()
 
@@ -236,7 +236,7 @@ def test_a_failed_load_is_told_to_all_who_wait_and_tried_again_after_a_pause(mac
     assert len(errors) == 1, "within the pause nothing is loaded"
     assert engine.stats().num_failed_loads == 1
 
-    monkeypatch.setattr("llmapi_kit.engines.load_failure.LoadFailure.pause_left_s", 0.0)
+    monkeypatch.setattr("llmapi_kit.loading.load_failure.LoadFailure.pause_left_s", 0.0)
     assert engine.readiness().ready
     assert answer(engine) == "I am a"
     assert engine.readiness().reason == ""

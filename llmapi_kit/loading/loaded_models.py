@@ -17,11 +17,14 @@ from typing import Any
 
 from llmapi_kit.config import Settings, load_settings
 from llmapi_kit.engines.base import Engine
-from llmapi_kit.engines.lazy import LazyEngine
-from llmapi_kit.engines.load_failure import load_error
-from llmapi_kit.engines.loadable import LoadableModel
-from llmapi_kit.engines.loader import ModelLoader
-from llmapi_kit.engines.registry import (
+from llmapi_kit.engines.renamed import renamed
+from llmapi_kit.errors import ConfigError, LlmApiKitError, ModelError
+from llmapi_kit.loading.lazy_engine import LazyEngine
+from llmapi_kit.loading.lazy_model import LazyModel
+from llmapi_kit.loading.load_failure import load_error
+from llmapi_kit.loading.loader import ModelLoader
+from llmapi_kit.loading.model_memory import ModelMemory
+from llmapi_kit.loading.sources import (
     check_model,
     check_sampling,
     is_light,
@@ -30,9 +33,6 @@ from llmapi_kit.engines.registry import (
     options_of,
     settings_of,
 )
-from llmapi_kit.engines.renamed import renamed
-from llmapi_kit.engines.residency import Residency
-from llmapi_kit.errors import ConfigError, LlmApiKitError, ModelError
 from llmapi_kit.model import Model
 from llmapi_kit.models.memory_need import MemoryNeed
 from llmapi_kit.models.spec import ModelSpec, name_of, parse_spec
@@ -43,7 +43,7 @@ PLACES = ("lora", "tokenizer")  # options that may be paths
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class LoadRequest:
     """A model as a call describes it.
 
     Attributes:
@@ -82,12 +82,12 @@ class Wanted:
             raise load_error(self.spec.name, exc) from exc
 
 
-def understand(
+def resolve(
     wanted: str | os.PathLike[str] | ModelLoader,
     served_name: str | None = None,
     given: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
-) -> Wanted:
+) -> LoadRequest:
     """What a call of `load` asks for, as far as that can be told without loading anything.
 
     Args:
@@ -129,7 +129,7 @@ def understand(
     # A digest, as options may hold a key
     rest = hashlib.sha256(repr((served_name, sorted(values.items()))).encode()).hexdigest()
     who = spec.name if loader is None else (type(loader), loader.identity)
-    return Wanted(spec, checked_settings, options, loader, (who, rest))
+    return LoadRequest(spec, checked_settings, options, loader, (who, rest))
 
 
 class LoadedModels:
@@ -140,11 +140,11 @@ class LoadedModels:
     """
 
     def __init__(self, lock: threading.RLock) -> None:
-        self.residency = Residency()
+        self.model_memory = ModelMemory()
         self._lock = lock
         self._models: dict[tuple[object, str], Model] = {}
 
-    def load(self, wanted: Wanted, *, is_lazy: bool = False, settings: Settings | None = None) -> Model:
+    def load(self, wanted: LoadRequest, *, is_lazy: bool = False, settings: Settings | None = None) -> Model:
         """The model that the same call made before, or a new one.
 
         Args:
@@ -196,7 +196,7 @@ class LoadedModels:
             model.close()
         self._models.clear()
 
-    def _known(self, wanted: Wanted) -> Model | None:
+    def _known(self, wanted: LoadRequest) -> Model | None:
         known = self._models.get(wanted.key)
         if known is None or known.is_closed:
             return None
@@ -205,16 +205,16 @@ class LoadedModels:
         known.close()  # its engine died or hangs; two would not fit where one is large
         return None
 
-    def _eager(self, wanted: Wanted) -> Model:
+    def _eager(self, wanted: LoadRequest) -> Model:
         is_heavy = not is_light(wanted.spec)
-        with self.residency.turn() if is_heavy else nullcontext():
+        with self.model_memory.turn() if is_heavy else nullcontext():
             started = time.perf_counter()
             if is_heavy:
-                self.residency.make_room(wanted.spec.id, wanted.need(), lambda: True, None)
+                self.model_memory.make_room(wanted.spec.id, wanted.need(), lambda: True, None)
             return Model(wanted.make(), time.perf_counter() - started)
 
-    def _lazy(self, wanted: Wanted, settings: Settings) -> Model:
-        return Model(LazyEngine(LoadableModel(wanted.spec, wanted.make, wanted.need, self.residency, settings)))
+    def _lazy(self, wanted: LoadRequest, settings: Settings) -> Model:
+        return Model(LazyEngine(LazyModel(wanted.spec, wanted.make, wanted.need, self.model_memory, settings)))
 
 
 def _is_busy(engine: Engine) -> bool:

@@ -11,17 +11,17 @@ from typing import Any
 
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.catalog import check_names
-from llmapi_kit.engines.loader import ModelLoader
-from llmapi_kit.engines.registry import SETTINGS_OF_MODELS, settings_of
 from llmapi_kit.errors import ConfigError
-from llmapi_kit.loaded import Wanted, understand
+from llmapi_kit.loading.loaded_models import LoadRequest, resolve
+from llmapi_kit.loading.loader import ModelLoader
+from llmapi_kit.loading.sources import SETTINGS_OF_MODELS, settings_of
 from llmapi_kit.model import Model
 
 Loadable = str | os.PathLike[str] | ModelLoader | Model | Engine
-Servable = Wanted | Model | Engine
+Servable = LoadRequest | Model | Engine
 
 
-def understand_all(
+def resolve_all(
     model: Loadable | Sequence[Loadable],
     *,
     options: Mapping[str, Any],
@@ -43,8 +43,8 @@ def understand_all(
         ConfigError: something is no model, or an argument or a name does not go with the models.
     """
     loadables = [model] if isinstance(model, str | Model) or not isinstance(model, Sequence) else list(model)
-    found = [_understand(each, options, settings) for each in loadables]
-    taken = {name for each in found if isinstance(each, Wanted) for name in settings_of(each.spec)}
+    found = [_resolve(each, options, settings) for each in loadables]
+    taken = {name for each in found if isinstance(each, LoadRequest) for name in settings_of(each.spec)}
     for name in settings:
         if name in SETTINGS_OF_MODELS and name not in taken:
             raise ConfigError(f"{name} is a setting of models that are loaded here: pass it to kit.load().")
@@ -52,10 +52,10 @@ def understand_all(
     return found
 
 
-def _understand(each: object, options: Mapping[str, Any], settings: Mapping[str, Any]) -> Servable:
+def _resolve(each: object, options: Mapping[str, Any], settings: Mapping[str, Any]) -> Servable:
     if isinstance(each, str | os.PathLike | ModelLoader):
         others = {name: value for name, value in options.items() if name != "served_name"}
-        return understand(each, options.get("served_name"), others, settings)
+        return resolve(each, options.get("served_name"), others, settings)
     if isinstance(each, Model) and each.is_closed:
         raise ConfigError(f"The model {each.name!r} was closed. Load it again: kit.load({each.name!r}).")
     if not isinstance(each, Model | Engine):
@@ -66,6 +66,6 @@ def _understand(each: object, options: Mapping[str, Any], settings: Mapping[str,
 
 
 def _name_of(each: Servable) -> str:
-    if isinstance(each, Wanted):
+    if isinstance(each, LoadRequest):
         return each.spec.id
     return each.name if isinstance(each, Model) else each.info.id

@@ -24,7 +24,7 @@ LONG = {"num_tokens": 1_000_000, "delay_s": 0.001}
 def machine(monkeypatch):
     """Room for two."""
     made = Machine(size=2)
-    monkeypatch.setattr("llmapi_kit.engines.loadable.release_memory", made.release_memory)
+    monkeypatch.setattr("llmapi_kit.loading.lazy_model.release_memory", made.release_memory)
     yield made
     made.close()
 

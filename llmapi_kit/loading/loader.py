@@ -21,7 +21,7 @@ from llmapi_kit.models.spec import ModelSpec, parse_spec
 from llmapi_kit.types import EngineInfo
 
 if TYPE_CHECKING:
-    from llmapi_kit.models.loading import LoadedModel
+    from llmapi_kit.models.weights import LoadedModel
     from llmapi_kit.sampling.tokenizer import ModelTokenizer
 
 Self = TypeVar("Self", bound="ModelLoader")
@@ -65,7 +65,7 @@ class ModelLoader:
         Raises:
             ModelError: they can't be loaded.
         """
-        from llmapi_kit.models.loading import load_model
+        from llmapi_kit.models.weights import load_model
 
         return load_model(self.spec, **self.options)
 

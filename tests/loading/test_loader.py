@@ -9,10 +9,10 @@ import pytest
 
 import llmapi_kit as kit
 from llmapi_kit.config import load_settings
-from llmapi_kit.engines import registry
-from llmapi_kit.engines.loader import ModelLoader
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ConfigError, InvalidRequestError, ModelNotFoundError, UnsupportedModelError
+from llmapi_kit.loading import sources
+from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.models.spec import POCKET_DIR, ModelSpec, parse_spec
 from tests.plugin_packages import without_collecting_garbage
 
@@ -118,9 +118,9 @@ def test_a_loader_may_know_names_that_the_kit_does_not(tmp_path):
 
 
 def test_the_kits_own_models_go_through_the_same_steps(monkeypatch):
-    monkeypatch.setattr(registry, "ModelLoader", Upside)
+    monkeypatch.setattr(sources, "ModelLoader", Upside)
     Upside.steps = ()
-    engine = registry.make_engine(parse_spec("pocket"), load_settings(max_slots=1), dtype="bfloat16")
+    engine = sources.make_engine(parse_spec("pocket"), load_settings(max_slots=1), dtype="bfloat16")
     try:
         assert Upside.steps == ("engine", "weights", "tokenizer")
         assert engine.info.dtype == "bfloat16"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llmapi_kit.engines.load_failure import load_failure, without_secrets
 from llmapi_kit.errors import ModelLoadError, ModelTooLargeError
+from llmapi_kit.loading.load_failure import load_failure, without_secrets
 
 pytestmark = pytest.mark.kernel
 

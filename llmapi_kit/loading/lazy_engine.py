@@ -12,8 +12,8 @@ from functools import partial
 
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine, GenerationRequest, ImageEngine
-from llmapi_kit.engines.loadable import LoadableModel
 from llmapi_kit.errors import UnsupportedFieldError
+from llmapi_kit.loading.lazy_model import LazyModel
 from llmapi_kit.types import Embedded, EngineInfo, EngineStats, Event, GeneratedImage, ImageRequest, Readiness
 
 
@@ -24,7 +24,7 @@ class LazyEngine:
         model: what to load; owned from now on.
     """
 
-    def __init__(self, model: LoadableModel) -> None:
+    def __init__(self, model: LazyModel) -> None:
         self._model = model
 
     @property
@@ -107,13 +107,13 @@ class LazyEngine:
         """The engine, which stays loaded meanwhile."""
         loop = asyncio.get_running_loop()
         settled: asyncio.Future[None] = loop.create_future()
-        visit = self._model.enter(partial(_wake, loop, settled))
+        lease = self._model.acquire(partial(_wake, loop, settled))
         try:
-            if not visit.is_settled:
+            if not lease.is_settled:
                 await asyncio.wait((settled,), timeout=self._model.load_wait_s)
-            yield self._model.engine_of(visit)
+            yield self._model.engine_of(lease)
         finally:
-            self._model.leave(visit)
+            self._model.release(lease)
 
 
 def _wake(loop: asyncio.AbstractEventLoop, settled: asyncio.Future[None]) -> bool:

@@ -14,9 +14,9 @@ from typing import Any
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.fallback import FallbackEngine
-from llmapi_kit.engines.load_failure import load_error
-from llmapi_kit.engines.loader import ModelLoader
 from llmapi_kit.errors import ConfigError, InvalidRequestError, LlmApiKitError, MissingDependencyError
+from llmapi_kit.loading.load_failure import load_error
+from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.models.architecture import check_architecture
 from llmapi_kit.models.load_options import check_load_options
 from llmapi_kit.models.memory_need import MemoryNeed, fit_need, folder_need
@@ -59,7 +59,7 @@ def make_engine(spec: ModelSpec, settings: Settings, *, fallback: Fallback | Non
         spec: what to load.
         settings: slots, context and memory.
         fallback: who answers when it can't: names of models, or engines, which stay open when this one is closed.
-        options: of `llmapi_kit.models.loading.load_model`, for models that run here; of
+        options: of `llmapi_kit.models.weights.load_model`, for models that run here; of
             `llmapi_kit.engines.upstream.factory.make_upstream`, for a provider's.
 
     Raises:
@@ -107,7 +107,7 @@ def _make_one(spec: ModelSpec, settings: Settings, options: Mapping[str, Any]) -
 
         return make_upstream(spec, settings, **options)
     if spec.kind == "plugin":
-        from llmapi_kit.engines.plugins import make_plugin_engine
+        from llmapi_kit.loading.plugin_source import make_plugin_engine
 
         plugin, _, name = spec.name.partition(":")
         return make_plugin_engine(plugin, name, **options)
@@ -194,7 +194,7 @@ def memory_need(
     if spec.kind not in LOCAL_KINDS:
         return MemoryNeed()
     from llmapi_kit.models.hub import cached_folder
-    from llmapi_kit.models.loading import pick_device
+    from llmapi_kit.models.weights import pick_device
 
     place = pick_device(device)
     if spec.kind == "gguf" and spec.path is not None:

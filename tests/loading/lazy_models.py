@@ -6,10 +6,10 @@ import threading
 import time
 
 from llmapi_kit.config import Settings
-from llmapi_kit.engines.lazy import LazyEngine
-from llmapi_kit.engines.loadable import LoadableModel
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.engines.residency import Residency
+from llmapi_kit.loading.lazy_engine import LazyEngine
+from llmapi_kit.loading.lazy_model import LazyModel
+from llmapi_kit.loading.model_memory import ModelMemory
 from llmapi_kit.models.memory_need import MemoryNeed
 from llmapi_kit.models.spec import ModelSpec
 
@@ -35,7 +35,7 @@ class Machine:
         self.made = []
         self.open = {}
         self.most_at_once = 0
-        self.residency = Residency(lambda device: self.size - len(self.open))
+        self.model_memory = ModelMemory(lambda device: self.size - len(self.open))
         self._num_loading = 0
         self._lock = threading.Lock()
         self._engines = []
@@ -76,7 +76,7 @@ class Machine:
 
         size = MemoryNeed("cpu", need, need, need)
         spec = ModelSpec(name, name, "folder")
-        engine = LazyEngine(LoadableModel(spec, make, lambda: size, self.residency, settings or Settings()))
+        engine = LazyEngine(LazyModel(spec, make, lambda: size, self.model_memory, settings or Settings()))
         self._engines.append(engine)
         return engine
 
