@@ -20,7 +20,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from llmapi_kit.api.openai.neutral_values import ANYTHING, NEUTRAL
-from llmapi_kit.cli import app
+from llmapi_kit.cli.app import app
 from llmapi_kit.config import Settings
 
 logger = logging.getLogger("mkdocs.plugins.docs_site")

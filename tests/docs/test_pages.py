@@ -14,7 +14,7 @@ import pytest
 import typer
 
 import llmapi_kit as kit
-from llmapi_kit.cli import app
+from llmapi_kit.cli.app import app
 from llmapi_kit.server.handle import Server
 
 from .pages import PAGES, ROOT, blocks

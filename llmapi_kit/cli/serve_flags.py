@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmapi_kit.cli.model_environment import environment_model
 from llmapi_kit.errors import ConfigError
-from llmapi_kit.models.environment import environment_model
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class ServeOptions:
     api_key: str | None = field(default=None, repr=False)
 
 
-def understand_flags(flags: ServeFlags, environ: Mapping[str, str] | None = None) -> ServeOptions:
+def read_flags(flags: ServeFlags, environ: Mapping[str, str] | None = None) -> ServeOptions:
     """Turn flags into arguments. With no model among them the environment may name one; else it is the pocket model.
 
     Args:

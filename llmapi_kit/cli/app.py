@@ -124,8 +124,8 @@ def serve(
     """
     with _errors_as_lines():
         from llmapi_kit import kit
+        from llmapi_kit.cli.serve_flags import ServeFlags, read_flags
         from llmapi_kit.notebook.snippets import curl_snippet
-        from llmapi_kit.serve_options import ServeFlags, understand_flags
         from llmapi_kit.server.place import Place
 
         # Otherwise warnings would only be in the server's own buffer
@@ -150,7 +150,7 @@ def serve(
             api_key=api_key,
             api_key_file=api_key_file,
         )
-        options = understand_flags(flags)
+        options = read_flags(flags)
         place = Place(host=host, port=port, api_key=options.api_key, tunnel=tunnel)
         kit.check_launch(options.models, place, options=options.load, **options.launch)
         is_one = len(options.models) == 1

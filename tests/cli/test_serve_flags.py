@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from llmapi_kit.cli.model_environment import environment_model
+from llmapi_kit.cli.serve_flags import ServeFlags, read_flags
 from llmapi_kit.errors import ConfigError, UnsupportedModelError
-from llmapi_kit.models.environment import environment_model
-from llmapi_kit.serve_options import ServeFlags, understand_flags
 
 pytestmark = pytest.mark.kernel
 
@@ -17,7 +17,7 @@ COMMAND = [sys.executable, "-m", "llmapi_kit", "serve"]
 
 
 def understood(environ=None, **flags):
-    return understand_flags(ServeFlags(**flags), environ or {})
+    return read_flags(ServeFlags(**flags), environ or {})
 
 
 def test_nothing_said_is_the_pocket_model():
