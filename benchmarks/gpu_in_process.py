@@ -18,7 +18,7 @@ from benchmarks.bare_loop import make_tokens
 from benchmarks.models import random_model
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import GenerationRequest
-from llmapi_kit.engines.local import LocalEngine
+from llmapi_kit.engines.local.engine import LocalEngine
 from llmapi_kit.runners.torch_runner import TorchRunner
 from llmapi_kit.sampling.detokenize import ByteDetokenizer
 from llmapi_kit.sampling.parameters import SamplingParams

@@ -17,7 +17,7 @@ from typing import Any
 
 from llmapi_kit.config import Settings, load_settings
 from llmapi_kit.engines.base import Engine
-from llmapi_kit.engines.renamed import renamed
+from llmapi_kit.engines.wrapper import renamed
 from llmapi_kit.errors import ConfigError, LlmApiKitError, ModelError
 from llmapi_kit.loading.lazy_engine import LazyEngine
 from llmapi_kit.loading.lazy_model import LazyModel

@@ -91,7 +91,7 @@ class ModelLoader:
             MissingDependencyError: it needs an extra that is not installed.
         """
         try:
-            from llmapi_kit.engines.local import LocalEngine
+            from llmapi_kit.engines.local.engine import LocalEngine
             from llmapi_kit.models.fit import free_memory, kv_bytes_per_token, plan_slots
             from llmapi_kit.runners.torch_runner import TorchRunner
             from llmapi_kit.sampling.grammar_compiler import GrammarCompiler

@@ -1,6 +1,6 @@
 """A Hugging Face tokenizer as the engine needs it: thread-safe, with bytes and constant-time detokenisation.
 
-Knows nothing of requests or slots. Implements `llmapi_kit.engines.local.TextCodec`. Called from worker threads and
+Knows nothing of requests or slots. Implements `llmapi_kit.engines.local.engine.TextCodec`. Called from worker threads and
 from the engine thread.
 """
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from llmapi_kit.config import load_settings
 from llmapi_kit.dialects import dialect_of
-from llmapi_kit.engines.local import LocalEngine
+from llmapi_kit.engines.local.engine import LocalEngine
 from llmapi_kit.models.spec import POCKET_DIR
 from llmapi_kit.runners.fake_runner import FakeRunner
 from llmapi_kit.sampling.grammar_compiler import GrammarCompiler

@@ -49,7 +49,7 @@ class WordCodec:
 
 def make_local(*, max_queue=128, settings=None, prepare_messages=None, **runner_options):
     """A local engine over the fake runner."""
-    from llmapi_kit.engines.local import LocalEngine  # it needs torch, which the kernel tests beside do without
+    from llmapi_kit.engines.local.engine import LocalEngine  # it needs torch, which the kernel tests beside do without
     from llmapi_kit.runners.fake_runner import FakeRunner
 
     runner = FakeRunner(**{"max_length": 200, **runner_options})

@@ -108,7 +108,7 @@ def test_when_nobody_can_the_last_error_is_told():
 
 
 def test_one_that_hangs_is_given_up_after_a_while():
-    engine = FallbackEngine([Failing(None, when="hang"), MockEngine()], patience_s=0.05)
+    engine = FallbackEngine([Failing(None, when="hang"), MockEngine()], accept_timeout_s=0.05)
     assert answer(engine)[0] == "one two"
     assert len(asyncio.run(engine.embed(["a"]))) == 1
 

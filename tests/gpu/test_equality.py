@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from llmapi_kit.config import Settings
-from llmapi_kit.engines.local import LocalEngine
+from llmapi_kit.engines.local.engine import LocalEngine
 from llmapi_kit.models.spec import POCKET_DIR
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.torch_runner import TorchRunner

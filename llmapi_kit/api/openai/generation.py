@@ -19,7 +19,7 @@ from llmapi_kit.api.sse import DONE, LastFrame
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.api.timed_events import TimedEvents
 from llmapi_kit.engines.base import Engine, GenerationRequest
-from llmapi_kit.engines.many import generate_many
+from llmapi_kit.engines.multi_prompt import generate_prompts
 from llmapi_kit.errors import RequestError, StoreError
 from llmapi_kit.ids import random_hex
 from llmapi_kit.store.counts import Counts
@@ -252,7 +252,7 @@ async def start(state: ApiState, engine: Engine, requests: Sequence[GenerationRe
         RequestError: they were not.
     """
     state.check_open()
-    events = TimedEvents(generate_many(engine, requests), state.settings)
+    events = TimedEvents(generate_prompts(engine, requests), state.settings)
     state.active.add(events)  # before it is accepted: a server that stops ends it there too
     try:
         event = await events.__anext__()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmapi_kit.dialects import dialect_of
-from llmapi_kit.engines.reply import ReplyReader
+from llmapi_kit.engines.local.reply_reader import ReplyReader
 from llmapi_kit.types import Accepted, Delta, Finished, TokenLogprob
 
 TEMPLATE = "<tool_call> arguments <think>"

@@ -19,10 +19,10 @@ from llmapi_kit.batching.request import Request
 from llmapi_kit.config import Settings
 from llmapi_kit.dialects import PLAIN, Dialect
 from llmapi_kit.engines.base import GenerationRequest, Message
-from llmapi_kit.engines.best_of import choose_best
-from llmapi_kit.engines.channel import Channel, deliver
-from llmapi_kit.engines.prompts import Prompt, PromptBuilder
-from llmapi_kit.engines.reply import ReplyReader
+from llmapi_kit.engines.local.best_of import choose_best
+from llmapi_kit.engines.local.channel import Channel, deliver
+from llmapi_kit.engines.local.prompt_builder import Prompt, PromptBuilder
+from llmapi_kit.engines.local.reply_reader import ReplyReader
 from llmapi_kit.errors import ContextLengthError, InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.runners.base import Runner
 from llmapi_kit.sampling.constraints import Constraint

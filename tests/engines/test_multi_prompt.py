@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from llmapi_kit.engines.base import GenerationRequest
-from llmapi_kit.engines.many import generate_many
 from llmapi_kit.engines.mock import MockEngine
+from llmapi_kit.engines.multi_prompt import generate_prompts
 from llmapi_kit.errors import ContextLengthError, EngineUnavailableError
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Accepted, Delta, Failed, Finished
@@ -27,7 +27,7 @@ def texts_of(events, num):
 
 def test_answers_of_each_prompt_have_its_indices_and_one_acceptance_sums_up():
     async def main():
-        return await collect(generate_many(MockEngine(), requests_of("a b", "c", "d e f", n=2)))
+        return await collect(generate_prompts(MockEngine(), requests_of("a b", "c", "d e f", n=2)))
 
     _, events = asyncio.run(main())
     assert events[0] == Accepted(6)
@@ -40,7 +40,7 @@ def test_a_prompt_that_is_refused_refuses_all_before_anything_comes_out():
     async def main():
         engine = MockEngine(context_length=4, delay_s=0.001)
         with pytest.raises(ContextLengthError):
-            await collect(generate_many(engine, requests_of("a", "b c d e f", "g")))
+            await collect(generate_prompts(engine, requests_of("a", "b c d e f", "g")))
         await wait_until(lambda: engine.stats().num_running == 0)
 
     asyncio.run(main())
@@ -50,7 +50,7 @@ def test_one_failure_ends_all_with_one_event():
     async def main():
         engine = MockEngine(delay_s=0.005, num_tokens=100)
         seen = []
-        async for event in generate_many(engine, requests_of("a", "b", max_tokens=100)):
+        async for event in generate_prompts(engine, requests_of("a", "b", max_tokens=100)):
             seen.append(event)
             if len(seen) == 6:
                 engine.close()
@@ -65,7 +65,7 @@ def test_one_failure_ends_all_with_one_event():
 def test_leaving_early_stops_every_prompt_and_frees_every_slot():
     async def main():
         engine = make_local(num_slots=3)
-        events = generate_many(engine, requests_of("a b", "c d", "e f", max_tokens=100))
+        events = generate_prompts(engine, requests_of("a b", "c d", "e f", max_tokens=100))
         async for event in events:
             if isinstance(event, Delta):
                 break

@@ -13,7 +13,7 @@ from llmapi_kit.engines.base import Engine, GenerationRequest
 from llmapi_kit.types import Accepted, Delta, Event, Failed, Finished
 
 
-def generate_many(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event, None]:
+def generate_prompts(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event, None]:
     """Answer all requests at once; the answers of request i have the indices from i * n on.
 
     One `Accepted` comes when all are accepted, with the sum of their tokens; one `Failed` ends all.

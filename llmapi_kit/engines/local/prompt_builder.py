@@ -22,7 +22,7 @@ from llmapi_kit.sampling.constraints import Constraint
 from llmapi_kit.sampling.encoding_cache import EncodingCache
 
 if TYPE_CHECKING:
-    from llmapi_kit.engines.local import TextCodec
+    from llmapi_kit.engines.local.engine import TextCodec
 
 # What the kit or transformers passes to a template itself.
 OWN_OPTIONS = frozenset(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from llmapi_kit.engines.base import GenerationRequest
-from llmapi_kit.engines.channel import Channel
+from llmapi_kit.engines.local.channel import Channel
 from llmapi_kit.types import Delta, Event, Failed, Finished
 
 
