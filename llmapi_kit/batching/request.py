@@ -15,7 +15,7 @@ from llmapi_kit.batching.beam_search import BeamSearch
 from llmapi_kit.sampling.detokenize import Detokenizer
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.sampling.sampler import Sampled, SamplerRow
-from llmapi_kit.sampling.stops import StopMatcher
+from llmapi_kit.sampling.stop_strings import StopMatcher
 
 if TYPE_CHECKING:
     from llmapi_kit.sampling.matcher import Matcher

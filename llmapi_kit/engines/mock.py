@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Sequence
 from llmapi_kit.engines.base import LEAST_EFFORTS, GenerationRequest, switches_thinking_off
 from llmapi_kit.engines.mock_picture import draw
 from llmapi_kit.errors import ContextLengthError, EngineUnavailableError, InvalidRequestError, UnsupportedFieldError
-from llmapi_kit.sampling.stops import StopMatcher
+from llmapi_kit.sampling.stop_strings import StopMatcher
 from llmapi_kit.types import (
     Accepted,
     Delta,

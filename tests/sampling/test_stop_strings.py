@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmapi_kit.sampling.stops import StopMatcher
+from llmapi_kit.sampling.stop_strings import StopMatcher
 
 pytestmark = pytest.mark.kernel
 

@@ -22,7 +22,7 @@ class TokenBytes(Protocol):
         ...
 
 
-class AnswerWriter:
+class OutputProcessor:
     """Writes the answers of one model.
 
     Args:
