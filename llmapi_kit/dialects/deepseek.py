@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from llmapi_kit.dialects.base import Function
 from llmapi_kit.dialects.calls import Calls
 from llmapi_kit.dialects.grammar import Grammar, arguments_schema, quoted
-from llmapi_kit.dialects.json_reading import read_value
+from llmapi_kit.dialects.json_calls import read_value
 from llmapi_kit.dialects.text_stream import Steps, is_next, peek, read_literal, read_while, skip_space
 
 CALLS_BEGIN, CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"

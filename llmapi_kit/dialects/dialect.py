@@ -12,7 +12,7 @@ from llmapi_kit.dialects.base import CallForm, Function, Json, Reasoning, ReplyP
 from llmapi_kit.dialects.grammar import Grammar
 from llmapi_kit.dialects.history import HistoryForm
 from llmapi_kit.dialects.reply import MarkedReply
-from llmapi_kit.dialects.shipped import ShippedForm
+from llmapi_kit.dialects.response_template import ResponseTemplateForm
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.sampling.constraints import Constraint
 
@@ -37,7 +37,7 @@ class Dialect:
     calls: CallForm | None = None
     reasoning: Reasoning | None = None
     history: HistoryForm = field(default_factory=HistoryForm)
-    shipped: ShippedForm | None = None
+    shipped: ResponseTemplateForm | None = None
 
     @property
     def has_calls(self) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from llmapi_kit.dialects.base import Function
 from llmapi_kit.dialects.calls import Calls
 from llmapi_kit.dialects.grammar import Grammar, call_object
-from llmapi_kit.dialects.json_reading import CallObject
+from llmapi_kit.dialects.json_calls import CallObject
 from llmapi_kit.dialects.text_stream import Steps, peek, skip_space
 
 PYTHON_TAG = "<|python_tag|>"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from llmapi_kit.dialects.base import Function
 from llmapi_kit.dialects.calls import Calls
-from llmapi_kit.dialects.json_reading import read_value
+from llmapi_kit.dialects.json_calls import read_value
 from llmapi_kit.dialects.schema_types import STRING, json_text, property_schema, types_of
 from llmapi_kit.dialects.text_stream import (
     Steps,

@@ -9,17 +9,17 @@ import pytest
 
 from llmapi_kit.dialects.deepseek import DeepSeekCalls
 from llmapi_kit.dialects.dialect import PLAIN, Dialect
+from llmapi_kit.dialects.hermes import HermesCalls
 from llmapi_kit.dialects.llama import LlamaCalls
 from llmapi_kit.dialects.mistral import MistralCalls
-from llmapi_kit.dialects.tagged import TaggedCalls
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.sampling.constraints import Constraint
 from tests.dialects.grammars import allows, draw, matcher, vocabulary
 from tests.dialects.replies import THINK, function, joined
 
 FORMS = {
-    "hermes": TaggedCalls(),
-    "xml": TaggedCalls(is_xml=True),
+    "hermes": HermesCalls(),
+    "xml": HermesCalls(is_xml=True),
     "llama": LlamaCalls(),
     "mistral array": MistralCalls(),
     "mistral names": MistralCalls(is_array=False),

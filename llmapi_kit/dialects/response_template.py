@@ -13,15 +13,15 @@ from typing import Any
 
 from llmapi_kit.dialects.base import Json, Piece, Reasoning
 from llmapi_kit.dialects.calls import Calls
-from llmapi_kit.dialects.spoken import Spoken
 from llmapi_kit.dialects.text_stream import TextStream
+from llmapi_kit.dialects.trimmed_text import TrimmedText
 
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 CALLS_FIELD = "tool_calls"
 ANCHORS = ("open", "open_pattern", "close", "close_pattern")
 
 
-class ShippedForm:
+class ResponseTemplateForm:
     """What a response template says of its model.
 
     Args:
@@ -62,17 +62,17 @@ class ShippedForm:
         bare = "\n".join(anchors).replace("\\", "")
         return tuple(token for token in self._added_tokens if token in bare)
 
-    def parser(self, tools: Sequence[Json], *, parses_calls: bool, starts_in_reasoning: bool) -> ShippedReply:
+    def parser(self, tools: Sequence[Json], *, parses_calls: bool, starts_in_reasoning: bool) -> ResponseTemplateReply:
         """A fresh parser for one answer."""
         kept = {
             name: {**f, "optional": True} for name, f in self._fields.items() if parses_calls or name != CALLS_FIELD
         }
         template = {**self._template, "fields": kept}
         prefix = self.reasoning.opening if starts_in_reasoning and self.reasoning else ""
-        return ShippedReply(template, tools, prefix)
+        return ResponseTemplateReply(template, tools, prefix)
 
 
-class ShippedReply:
+class ResponseTemplateReply:
     """See `llmapi_kit.dialects.base.ReplyParser`.
 
     Args:
@@ -85,8 +85,8 @@ class ShippedReply:
         self._template = template
         self._tools = tools
         self._parser = self._fresh(prefix)
-        self._text = Spoken(is_trimmed=True)
-        self._thought = Spoken(is_trimmed=True)
+        self._text = TrimmedText(is_trimmed=True)
+        self._thought = TrimmedText(is_trimmed=True)
         self._calls = Calls(TextStream(), {})
         self._raw: list[str] = []  # fed, and not come out yet
 

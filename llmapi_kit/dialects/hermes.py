@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from llmapi_kit.dialects.base import Function
 from llmapi_kit.dialects.calls import Calls
 from llmapi_kit.dialects.grammar import Grammar, call_object
-from llmapi_kit.dialects.json_reading import CallObject
+from llmapi_kit.dialects.json_calls import CallObject
 from llmapi_kit.dialects.text_stream import Steps, is_next, peek, read_literal, skip_space
 from llmapi_kit.dialects.xml_reading import FUNCTION, read_function
 from llmapi_kit.dialects.xml_writing import function_block
@@ -23,7 +23,7 @@ OPENING, CLOSING = "<tool_call>", "</tool_call>"
 
 
 @dataclass(frozen=True, slots=True)
-class TaggedCalls:
+class HermesCalls:
     """See `llmapi_kit.dialects.base.CallForm`.
 
     Attributes:

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmapi_kit.dialects.tagged import TaggedCalls
+from llmapi_kit.dialects.hermes import HermesCalls
 from tests.dialects.replies import Reply, joined, outputs, read
 
 pytestmark = pytest.mark.kernel
 
-HERMES = TaggedCalls()
+HERMES = HermesCalls()
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),

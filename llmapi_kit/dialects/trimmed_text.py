@@ -8,7 +8,7 @@ from __future__ import annotations
 from llmapi_kit.dialects.text_stream import SPACE
 
 
-class Spoken:
+class TrimmedText:
     """Text that comes out as it comes, but for whitespace at its end, which waits for what follows.
 
     Args:
