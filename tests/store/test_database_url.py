@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llmapi_kit.errors import ConfigError
-from llmapi_kit.store import place
-from llmapi_kit.store.place import check_folder, network_file_system, parse_place
+from llmapi_kit.store import database_url
+from llmapi_kit.store.database_url import check_folder, network_file_system, parse_database_url
 
 MOUNTS = r"""
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/root rw
@@ -34,7 +34,7 @@ def mounted(tmp_path, monkeypatch):
         (folder / name).mkdir(parents=True)
     mountinfo = tmp_path / "mountinfo"
     mountinfo.write_text(MOUNTS.strip().replace("{folder}", str(folder)) + "\n")
-    monkeypatch.setattr(place, "MOUNTINFO", mountinfo)
+    monkeypatch.setattr(database_url, "MOUNTINFO", mountinfo)
     return folder
 
 
@@ -74,7 +74,7 @@ def test_a_network_file_system_is_refused_with_a_way_out(mounted):
 
 
 def test_this_machines_own_mounts_can_be_read(tmp_path):
-    assert place._mounts()[place.Path("/")]
+    assert database_url._mounts()[database_url.Path("/")]
     check_folder(tmp_path / "x.sqlite")
 
 
@@ -82,9 +82,9 @@ def test_where_there_is_no_mountinfo_psutil_is_asked(tmp_path, monkeypatch):
     class Partition:
         mountpoint, fstype = str(tmp_path), "smbfs"
 
-    monkeypatch.setattr(place, "MOUNTINFO", tmp_path / "missing")
+    monkeypatch.setattr(database_url, "MOUNTINFO", tmp_path / "missing")
     monkeypatch.setattr(
-        place.psutil, "disk_partitions", lambda **options: [Partition] if options == {"all": True} else []
+        database_url.psutil, "disk_partitions", lambda **options: [Partition] if options == {"all": True} else []
     )
     assert network_file_system(tmp_path / "x.sqlite") == "smbfs"
 
@@ -103,7 +103,7 @@ def test_where_there_is_no_mountinfo_psutil_is_asked(tmp_path, monkeypatch):
     ],
 )
 def test_urls_that_are_known(url, kind, file):
-    parsed = parse_place(url)
+    parsed = parse_database_url(url)
     assert (parsed.kind, None if parsed.file is None else str(parsed.file)) == (kind, file)
     assert parsed.is_memory is (kind == "sqlite" and file is None)
 
@@ -111,8 +111,8 @@ def test_urls_that_are_known(url, kind, file):
 def test_a_relative_path_begins_at_the_working_folder_and_a_tilde_at_home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
-    assert parse_place("sqlite:///a/x.db").file == tmp_path / "a" / "x.db"
-    assert parse_place("sqlite:///~/x.db").file == tmp_path / "me" / "x.db"
+    assert parse_database_url("sqlite:///a/x.db").file == tmp_path / "a" / "x.db"
+    assert parse_database_url("sqlite:///~/x.db").file == tmp_path / "me" / "x.db"
 
 
 @pytest.mark.parametrize(
@@ -130,14 +130,14 @@ def test_a_relative_path_begins_at_the_working_folder_and_a_tilde_at_home(tmp_pa
 )
 def test_urls_that_are_not_known_are_refused_without_being_said(url, said):
     with pytest.raises(ConfigError, match=said) as caught:
-        parse_place(url)
+        parse_database_url(url)
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
 def test_a_place_is_shown_without_user_and_password():
-    shown = parse_place("postgresql://user:secret@host:5433/db?password=secret&sslpassword=secret")
+    shown = parse_database_url("postgresql://user:secret@host:5433/db?password=secret&sslpassword=secret")
     for text in (str(shown), repr(shown), f"{shown}"):
         assert "secret" not in text
         assert "'db' at host" in text

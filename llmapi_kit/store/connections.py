@@ -14,13 +14,13 @@ from typing import Any
 from sqlalchemy import Connection, Engine, StaticPool, create_engine, event
 
 from llmapi_kit.errors import ConfigError, MissingDependencyError
-from llmapi_kit.store.place import Place, check_folder
+from llmapi_kit.store.database_url import DatabaseUrl, check_folder
 
 READS = "llmapi_kit_reads"
 """Execution option of a connection that only reads."""
 
 
-def sqlite_engine(place: Place, timeout_s: float) -> Engine:
+def sqlite_engine(place: DatabaseUrl, timeout_s: float) -> Engine:
     """An engine with one connection, whose commits are on the disk when they return.
 
     Raises:
@@ -53,7 +53,7 @@ def sqlite_engine(place: Place, timeout_s: float) -> Engine:
     return engine
 
 
-def postgres_engine(place: Place, timeout_s: float, num_connections: int) -> Engine:
+def postgres_engine(place: DatabaseUrl, timeout_s: float, num_connections: int) -> Engine:
     """An engine whose connections are tried before they are used, so that a server may restart.
 
     Raises:

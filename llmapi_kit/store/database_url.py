@@ -31,7 +31,7 @@ MOUNTINFO = Path("/proc/self/mountinfo")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DatabaseUrl:
     """Where a database is.
 
     Attributes:
@@ -58,10 +58,10 @@ class Place:
         return f"the Postgres database {self.url.database or ''!r} at {self.url.host or 'this machine'}"
 
     def __repr__(self) -> str:
-        return f"Place({self})"
+        return f"DatabaseUrl({self})"
 
 
-def parse_place(url: str) -> Place:
+def parse_database_url(url: str) -> DatabaseUrl:
     """What a database's URL means.
 
     Raises:
@@ -72,7 +72,7 @@ def parse_place(url: str) -> Place:
     except (ArgumentError, ValueError):  # their messages, and so the chain, may contain the password
         raise ConfigError(f"Setting database_url is not the URL of a database. {ALLOWED}") from None
     if parsed.drivername in POSTGRES:
-        return Place("postgres", parsed.set(drivername="postgresql+psycopg"))
+        return DatabaseUrl("postgres", parsed.set(drivername="postgresql+psycopg"))
     if parsed.drivername not in SQLITE:
         raise ConfigError(f"Setting database_url begins with {parsed.drivername}://, which is not known. {ALLOWED}")
     if parsed.host or parsed.query or parsed.username:
@@ -81,19 +81,19 @@ def parse_place(url: str) -> Place:
             "(sqlite:///file.db), or four for an absolute one (sqlite:////folder/file.db)."
         )
     if parsed.database in (None, "", ":memory:"):
-        return memory_place()
-    return file_place(Path(parsed.database or "").expanduser())
+        return memory_database()
+    return sqlite_file(Path(parsed.database or "").expanduser())
 
 
-def memory_place() -> Place:
+def memory_database() -> DatabaseUrl:
     """A database that ends with whoever opened it."""
-    return Place("sqlite", URL.create("sqlite"))
+    return DatabaseUrl("sqlite", URL.create("sqlite"))
 
 
-def file_place(file: Path) -> Place:
+def sqlite_file(file: Path) -> DatabaseUrl:
     """A SQLite database in a file."""
     file = file.absolute()
-    return Place("sqlite", URL.create("sqlite", database=str(file)), file)
+    return DatabaseUrl("sqlite", URL.create("sqlite", database=str(file)), file)
 
 
 def check_folder(file: Path) -> None:

@@ -19,8 +19,8 @@ from sqlalchemy import inspect, text
 
 from llmapi_kit.errors import StoreError, StoreVersionError
 from llmapi_kit.store import tables, upgrading
+from llmapi_kit.store.migrate import SCRIPTS, upgrade
 from llmapi_kit.store.sessions import SessionStore, Turn
-from llmapi_kit.store.upgrading import SCRIPTS, upgrade
 
 from . import writers
 from .conftest import DEADLINE_S, Clock

@@ -10,7 +10,7 @@ import re
 from sqlalchemy.exc import DBAPIError
 
 from llmapi_kit.errors import StoreError, StoreUnavailableError
-from llmapi_kit.store.place import Place
+from llmapi_kit.store.database_url import DatabaseUrl
 
 # By SQLite's message, as Python 3.10 does not have its codes. Source: sqlite.org/rescode.html
 SQLITE_PROBLEMS = {
@@ -38,7 +38,7 @@ POSTGRES_PROBLEMS = {
 NO_RIGHTS = "42501"
 
 
-def store_error(exc: Exception, place: Place) -> StoreError:
+def store_error(exc: Exception, place: DatabaseUrl) -> StoreError:
     """The error to raise in place of a driver's."""
     original = exc.orig if isinstance(exc, DBAPIError) and exc.orig is not None else exc
     describe = _sqlite_problem if place.kind == "sqlite" else _postgres_problem
@@ -48,13 +48,13 @@ def store_error(exc: Exception, place: Place) -> StoreError:
     return kind(f"{text[0].upper()}{text[1:]} {problem}.")
 
 
-def cause(exc: Exception, place: Place) -> Exception | None:
+def cause(exc: Exception, place: DatabaseUrl) -> Exception | None:
     """What may stand as the cause of an error: nothing that has the password in it."""
     password = place.url.password
     return None if password and password in str(exc) else exc
 
 
-def _sqlite_problem(exc: BaseException, place: Place) -> tuple[str, bool]:
+def _sqlite_problem(exc: BaseException, place: DatabaseUrl) -> tuple[str, bool]:
     """What to say, and whether the same may work later."""
     for problems, may_pass in ((SQLITE_PROBLEMS, True), (SQLITE_DAMAGE, False)):
         for pattern, problem in problems.items():
@@ -63,7 +63,7 @@ def _sqlite_problem(exc: BaseException, place: Place) -> tuple[str, bool]:
     return _unknown(exc, place), False
 
 
-def _postgres_problem(exc: BaseException, place: Place) -> tuple[str, bool]:
+def _postgres_problem(exc: BaseException, place: DatabaseUrl) -> tuple[str, bool]:
     """What to say, and whether the same may work later."""
     state = getattr(exc, "sqlstate", None) or ""
     for beginning, problem in POSTGRES_PROBLEMS.items():
@@ -76,11 +76,11 @@ def _postgres_problem(exc: BaseException, place: Place) -> tuple[str, bool]:
     return _unknown(exc, place), False
 
 
-def _unknown(exc: BaseException, place: Place) -> str:
+def _unknown(exc: BaseException, place: DatabaseUrl) -> str:
     return f"failed ({type(exc).__name__}: {_first_line(exc, place)})"
 
 
-def _first_line(exc: BaseException, place: Place) -> str:
+def _first_line(exc: BaseException, place: DatabaseUrl) -> str:
     """Of a driver's message; it is the line without the statement's parameters."""
     line = (str(exc).strip().splitlines() or [""])[0].rstrip(".:")
     password = place.url.password
