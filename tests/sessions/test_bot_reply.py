@@ -156,7 +156,7 @@ def test_a_reply_has_no_character_that_a_database_would_refuse(talking):
 
 def test_a_step_that_breaks_lets_nothing_through(talking):
     async def run():
-        async with talking(bots={"mock": {"post": ["tests.sessions.test_exchange:Broken"]}}) as talk:
+        async with talking(bots={"mock": {"post": ["tests.sessions.test_bot_reply:Broken"]}}) as talk:
             session = await talk.start("mock")
             with pytest.raises(ZeroDivisionError):
                 await talk.reply(session, "x")

@@ -57,7 +57,7 @@ class Dispatch(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class BotReply:
     """One prompt and its reply.
 
     Attributes:
