@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from llmapi_kit.api.auth import new_api_key
 from llmapi_kit.client import RemoteServer, normalise_url
+from llmapi_kit.client.running_servers import RunningServers, ServerRecord
 from llmapi_kit.config import Settings, load_settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.engine_check import check_engine
@@ -24,9 +25,8 @@ from llmapi_kit.loading.loaded_models import LoadedModels, LoadRequest, resolve
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.loading.servable import Loadable, Servable, resolve_all
 from llmapi_kit.model import Model
-from llmapi_kit.server.handle import Server
-from llmapi_kit.server.place import Place
-from llmapi_kit.server.registry import Registry, ServerRecord
+from llmapi_kit.server.endpoint import Endpoint
+from llmapi_kit.server.server import Server
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def launch(
         >>> server.stop()
     """
     limits = load_settings(**settings)
-    place = Place(host=host, port=port, api_key=api_key, tunnel=tunnel, tunnel_options=tunnel_options or {})
+    place = Endpoint(host=host, port=port, api_key=api_key, tunnel=tunnel, tunnel_options=tunnel_options or {})
     wanted = check_launch(model, place, name=name, aliases=aliases, default=default, settings=settings)
     engines = _engines(wanted, limits)
     with _lock:
@@ -167,7 +167,7 @@ def launch(
 
 def check_launch(
     model: Loadable | Sequence[Loadable],
-    place: Place,
+    place: Endpoint,
     *,
     options: Mapping[str, Any] | None = None,
     name: str | None = None,
@@ -242,7 +242,7 @@ def connect(url: str | None = None, api_key: str | None = None) -> RemoteServer:
         ['mock']
         >>> server.stop()
     """
-    registry = Registry(load_settings())
+    registry = RunningServers(load_settings())
     records = registry.running()
     if url is None:
         return _newest(records, registry, api_key)
@@ -264,7 +264,7 @@ def servers() -> list[ServerRecord]:
         [('mock',)]
         >>> server.stop()
     """
-    return Registry(load_settings()).running()
+    return RunningServers(load_settings()).running()
 
 
 def stop_all(drain_s: float = 0.0) -> None:
@@ -292,7 +292,7 @@ def _engines(wanted: Sequence[Servable], limits: Settings) -> list[Engine]:
     return [each.engine if isinstance(each, Model) else each for each in there]
 
 
-def _newest(records: Sequence[ServerRecord], registry: Registry, api_key: str | None) -> RemoteServer:
+def _newest(records: Sequence[ServerRecord], registry: RunningServers, api_key: str | None) -> RemoteServer:
     """The newest server that answers."""
     problem = ServerNotFoundError(
         "No server of llmapi_kit runs on this machine. Launch one (notebook 03, or 'llmapi-kit serve'), or pass url "

@@ -126,7 +126,7 @@ def serve(
         from llmapi_kit import kit
         from llmapi_kit.cli.serve_flags import ServeFlags, read_flags
         from llmapi_kit.notebook.snippets import curl_snippet
-        from llmapi_kit.server.place import Place
+        from llmapi_kit.server.endpoint import Endpoint
 
         # Otherwise warnings would only be in the server's own buffer
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -151,8 +151,8 @@ def serve(
             api_key_file=api_key_file,
         )
         options = read_flags(flags)
-        place = Place(host=host, port=port, api_key=options.api_key, tunnel=tunnel)
-        kit.check_launch(options.models, place, options=options.load, **options.launch)
+        endpoint = Endpoint(host=host, port=port, api_key=options.api_key, tunnel=tunnel)
+        kit.check_launch(options.models, endpoint, options=options.load, **options.launch)
         is_one = len(options.models) == 1
         print(f"{'Loading' if is_one else 'Serving'} {', '.join(options.models)} ...", flush=True)
         loaded = [kit.load(model, lazy=not is_one, **options.load) for model in options.models]

@@ -18,7 +18,7 @@ from llmapi_kit.engines.catalog import Catalog
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.loading.sources import make_engine
 from llmapi_kit.models.spec import parse_spec
-from llmapi_kit.server.handle import Server
+from llmapi_kit.server.server import Server
 from llmapi_kit.store.store import open_store
 
 KEY = "sk-llmapi-test-0123456789abcdef"

@@ -10,7 +10,7 @@ import pytest
 
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.server.handle import Server
+from llmapi_kit.server.server import Server
 
 from .conftest import KEY, chat, error_of, serving
 

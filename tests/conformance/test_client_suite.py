@@ -11,7 +11,7 @@ import pytest
 from llmapi_kit.api.auth import KeyCheck
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.server.handle import Server
+from llmapi_kit.server.server import Server
 from llmapi_kit.store.completions import CompletionStore
 from llmapi_kit.store.stored_completion import StoredCompletion, encode
 

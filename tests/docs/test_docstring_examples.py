@@ -10,7 +10,7 @@ import pytest
 import llmapi_kit as kit
 from llmapi_kit.client import RemoteServer
 from llmapi_kit.model import Model
-from llmapi_kit.server.handle import Server
+from llmapi_kit.server.server import Server
 
 # What an example would say nothing about that the sentence does not.
 WITHOUT = {

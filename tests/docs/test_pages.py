@@ -15,7 +15,7 @@ import typer
 
 import llmapi_kit as kit
 from llmapi_kit.cli.app import app
-from llmapi_kit.server.handle import Server
+from llmapi_kit.server.server import Server
 
 from .pages import PAGES, ROOT, blocks
 

@@ -7,9 +7,9 @@ import pytest
 
 import llmapi_kit as kit
 from llmapi_kit import kit as kit_module
+from llmapi_kit.client.running_servers import ServerRecord
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ConfigError, PortInUseError, ServerError, TunnelAuthError
-from llmapi_kit.server.registry import ServerRecord
 
 pytestmark = pytest.mark.kernel
 
@@ -270,8 +270,8 @@ def test_nothing_slow_is_imported_before_all_is_checked(program):
     code = """
 import sys
 from llmapi_kit import kit
-from llmapi_kit.server.place import Place
-kit.check_launch("pocket", Place(host="127.0.0.1", port=0, api_key=None), options={"served_name": "a"}, default="a")
+from llmapi_kit.server.endpoint import Endpoint
+kit.check_launch("pocket", Endpoint(host="127.0.0.1", port=0, api_key=None), options={"served_name": "a"}, default="a")
 print("torch" in sys.modules, "sqlalchemy" in sys.modules)
 """
     assert program(code) == "False False"

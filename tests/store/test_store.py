@@ -13,8 +13,8 @@ import pytest
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ConfigError, MissingDependencyError, StoreError, StoreUnavailableError
-from llmapi_kit.server.handle import Server
 from llmapi_kit.server.port import bind
+from llmapi_kit.server.server import Server
 from llmapi_kit.store import database_url
 from llmapi_kit.store.counts import Counts
 from tests.api.conftest import KEY, chat, wait_until

@@ -68,7 +68,7 @@ class ServerRecord:
 _RECORD = TypeAdapter(ServerRecord)
 
 
-class Registry:
+class RunningServers:
     """The records in the state folder. Reading makes no folder and needs none.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmapi_kit.notebook.exchange import read_exchanges, show_answer
+from llmapi_kit.notebook.show_answer import read_exchanges, show_answer
 from tests.notebooks.kernels import html_of, run_cells
 
 pytestmark = pytest.mark.kernel
@@ -18,7 +18,7 @@ def test_program_prints_the_pieces_as_they_come(capsys):
 def test_cell_shows_one_output_that_a_program_can_read(tmp_path):
     cells = run_cells(
         tmp_path,
-        "from llmapi_kit.notebook.exchange import show_answer",
+        "from llmapi_kit.notebook.show_answer import show_answer",
         "returned = show_answer('1 < 2?', iter(['<', 'yes', None, '>']))\nassert returned == '<yes>'",
         "show_answer('Again?', 'No.'); show_answer('Really?', 'No.');",
     ).cells
@@ -30,7 +30,7 @@ def test_cell_shows_one_output_that_a_program_can_read(tmp_path):
 
 def test_error_in_the_stream_keeps_what_came_before_it(tmp_path):
     source = """
-from llmapi_kit.notebook.exchange import show_answer
+from llmapi_kit.notebook.show_answer import show_answer
 def pieces():
     yield "half an"
     raise ValueError("cut off")

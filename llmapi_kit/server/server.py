@@ -18,13 +18,13 @@ from llmapi_kit.api.auth import KeyCheck
 from llmapi_kit.api.request_context import LOOPBACK_HOSTS
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.client import RemoteServer, mask
+from llmapi_kit.client.running_servers import RunningServers, ServerRecord
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.catalog import Catalog
 from llmapi_kit.errors import ConfigError, ServerError
 from llmapi_kit.server import log_buffer
-from llmapi_kit.server.place import LOOPBACK, check_key, warn_of_short_key
-from llmapi_kit.server.registry import Registry, ServerRecord
+from llmapi_kit.server.endpoint import LOOPBACK, check_key, warn_of_short_key
 from llmapi_kit.server.thread import ServerThread
 from llmapi_kit.tunnels import open_tunnel, tunnel_settings
 from llmapi_kit.tunnels.base import Tunnel, TunnelStatus
@@ -84,7 +84,7 @@ class Server:
             self._store.close()
             raise
         self.host, self.port = host, self._thread.port
-        self._registry = Registry(settings)
+        self._registry = RunningServers(settings)
         self._record = ServerRecord(self._state.instance, self.url, self.port, tuple(self.models))
         self._allow_hosts()
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 import psutil
 import pytest
 
+from llmapi_kit.client.running_servers import RunningServers, ServerRecord
 from llmapi_kit.config import load_settings
 from llmapi_kit.errors import ConfigError
-from llmapi_kit.server.registry import Registry, ServerRecord
 
 pytestmark = pytest.mark.kernel
 
@@ -23,7 +23,7 @@ KEY = "sk-llmapi-for-tests-0123456789"
 
 @pytest.fixture
 def registry():
-    return Registry(load_settings())
+    return RunningServers(load_settings())
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ def test_it_is_found_by_another_process(registry):
     registry.add(record(), KEY)
     script = """
 from llmapi_kit.config import load_settings
-from llmapi_kit.server.registry import Registry
-registry = Registry(load_settings())
+from llmapi_kit.client.running_servers import RunningServers
+registry = RunningServers(load_settings())
 [record] = registry.running()
 print(record.pid, record.url, registry.key(record))
 """
@@ -190,7 +190,7 @@ def test_reading_makes_no_folder(registry, folder):
 def test_a_home_that_cannot_be_used_is_told_with_the_variable(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LLMAPI_KIT_HOME", str(tmp_path / "file" / "home"))
-    registry = Registry(load_settings())
+    registry = RunningServers(load_settings())
     assert registry.running() == []
     with pytest.raises(ConfigError, match="Set LLMAPI_KIT_HOME to a folder you can write to"):
         registry.add(record(), KEY)
