@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from llmapi_kit.api.openai.bodies import Strict
 from llmapi_kit.api.openai.chat_body import ChatBody
 from llmapi_kit.api.openai.completion_body import CompletionBody
 from llmapi_kit.api.openai.neutral_values import NEUTRAL
+from llmapi_kit.api.openai.request_body import StrictModel
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.loading.sources import make_engine
@@ -19,7 +19,7 @@ from tests.api.conftest import KEY, error_of, serving
 from .nothing_asked import FIELDS, KNOWN, MESSAGES
 
 PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
-BODIES: dict[str, type[Strict]] = {"chat": ChatBody, "completions": CompletionBody}
+BODIES: dict[str, type[StrictModel]] = {"chat": ChatBody, "completions": CompletionBody}
 HELLO = [{"role": "user", "content": "Hello!"}]
 MODELS = ("pocket", "mock")
 # Of answers of other endpoints than these two.

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from llmapi_kit.api.openai.bodies import Strict
 from llmapi_kit.api.openai.embeddings import MAX_INPUTS
+from llmapi_kit.api.openai.request_body import StrictModel
 from llmapi_kit.api.openapi import Sent
 from llmapi_kit.errors import InvalidRequestError
 from llmapi_kit.sampling.parameters import SamplingParams, with_off_values
@@ -18,7 +18,7 @@ TOP_P = 0.7
 TEMPERATURE = 0.95
 
 
-class GlmBody(Strict):
+class GlmBody(StrictModel):
     """What every body has."""
 
     model: str | None = Field(None, description="A name from /v1/models; left out, the server's default.")

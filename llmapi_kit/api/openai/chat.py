@@ -12,10 +12,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from llmapi_kit.api.openai.answer_schemas import ChatCompletion, ChatCompletionChunk
+from llmapi_kit.api.openai.answer_collector import ChatAnswer
 from llmapi_kit.api.openai.chat_body import ChatBody
-from llmapi_kit.api.openai.gathering import Answer
-from llmapi_kit.api.openai.generation import Chunks, ChunkUsage, Generation, frame, start
+from llmapi_kit.api.openai.generation import ChunkUsage, Generation, StreamFormat, frame, start
+from llmapi_kit.api.openai.response_schemas import ChatCompletion, ChatCompletionChunk
 from llmapi_kit.api.openai.stored import check_store, store_completion
 from llmapi_kit.api.openapi import answers, examples
 from llmapi_kit.api.routes import KeyedRoute
@@ -37,13 +37,13 @@ EXAMPLES = examples(
 
 @router.post(
     "/v1/chat/completions",
-    summary="Answer a conversation",
+    summary="ChatAnswer a conversation",
     response_model=None,
     responses=answers(ChatCompletion, event=ChatCompletionChunk),
     openapi_extra=EXAMPLES,
 )
 async def create_chat_completion(body: ChatBody, request: Request) -> Response:
-    """Answer a conversation, at once or as server-sent events."""
+    """ChatAnswer a conversation, at once or as server-sent events."""
     state = state_of(request)
     body.check()
     check_store(state, body)
@@ -52,11 +52,13 @@ async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     generation = await start(state, engine, [ask], "chatcmpl-")
     if body.stream:
 
-        async def store(answers: list[Answer]) -> None:
+        async def store(answers: list[ChatAnswer]) -> None:
             await store_completion(state, body, _completion(generation, answers, body))
 
         frames = generation.stream(
-            ChatChunks(generation, body), include_usage=body.includes_usage, on_complete=store if body.store else None
+            ChatStreamFormat(generation, body),
+            include_usage=body.includes_usage,
+            on_complete=store if body.store else None,
         )
         return EventStream(frames, state.settings, on_end=generation.close)
     answers = await while_connected(request.receive, generation.collect(), on_end=generation.close)
@@ -66,8 +68,8 @@ async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     return JSONResponse(completion)
 
 
-class ChatChunks(Chunks):
-    """Chunks of a stream. What stays the same in every chunk is built once."""
+class ChatStreamFormat(StreamFormat):
+    """StreamFormat of a stream. What stays the same in every chunk is built once."""
 
     def __init__(self, generation: Generation, body: ChatBody) -> None:
         self._usage = ChunkUsage(generation, body.stream_options)
@@ -119,7 +121,7 @@ def _service_tier(body: ChatBody) -> dict[str, Any]:
     return {} if body.service_tier is None else {"service_tier": "default"}
 
 
-def _completion(generation: Generation, answers: list[Answer], body: ChatBody) -> dict[str, Any]:
+def _completion(generation: Generation, answers: list[ChatAnswer], body: ChatBody) -> dict[str, Any]:
     choices = [
         {
             "index": answer.index,
@@ -143,7 +145,7 @@ def _completion(generation: Generation, answers: list[Answer], body: ChatBody) -
     return completion
 
 
-def _message(answer: Answer) -> dict[str, Any]:
+def _message(answer: ChatAnswer) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None, "annotations": []}
     if answer.reasoning:
         message["reasoning_content"] = answer.reasoning

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from llmapi_kit.api.openai.bodies import NUM_TOKENS, GenerationBody, Strict
 from llmapi_kit.api.openai.metadata import Metadata, check_metadata
+from llmapi_kit.api.openai.request_body import NUM_TOKENS, GenerationBody, StrictModel
 from llmapi_kit.api.openai.strict_schema import check_strict_schema
 from llmapi_kit.engines.base import GenerationRequest, ToolUse
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
@@ -23,7 +23,7 @@ MAX_TOOLS = 128
 FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
-class ContentPart(Strict):
+class ContentPart(StrictModel):
     """A part of a message's content."""
 
     type: str
@@ -31,14 +31,14 @@ class ContentPart(Strict):
     refusal: str | None = Field(None, description="Of an assistant's part of type refusal.")
 
 
-class CalledFunction(Strict):
+class CalledFunction(StrictModel):
     """What a tool call calls."""
 
     name: str
     arguments: str | dict[str, Any] = Field(description="A JSON object, as text or as it is.")
 
 
-class ToolCall(Strict):
+class ToolCall(StrictModel):
     """A call in an assistant's message of the past."""
 
     id: str
@@ -46,7 +46,7 @@ class ToolCall(Strict):
     function: CalledFunction
 
 
-class Message(Strict):
+class Message(StrictModel):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -59,7 +59,7 @@ class Message(Strict):
     reasoning: str | None = Field(None, description="Another name of reasoning_content.")
 
 
-class Function(Strict):
+class Function(StrictModel):
     """A function the model may call."""
 
     name: str = Field(json_schema_extra={"pattern": "^[a-zA-Z0-9_-]{1,64}$"})
@@ -68,27 +68,27 @@ class Function(Strict):
     strict: bool | None = Field(None, description="Keep the arguments to the schema even where the call is free.")
 
 
-class Tool(Strict):
+class Tool(StrictModel):
     """A tool the model may call."""
 
     type: Literal["function"]
     function: Function
 
 
-class NamedFunction(Strict):
+class NamedFunction(StrictModel):
     """The name of a function."""
 
     name: str
 
 
-class NamedTool(Strict):
+class NamedTool(StrictModel):
     """A tool the model has to call."""
 
     type: Literal["function"]
     function: NamedFunction
 
 
-class JsonSchema(Strict):
+class JsonSchema(StrictModel):
     """A named JSON schema."""
 
     name: str
@@ -97,7 +97,7 @@ class JsonSchema(Strict):
     strict: bool | None = Field(None, description="The answer matches the schema either way.")
 
 
-class ResponseFormat(Strict):
+class ResponseFormat(StrictModel):
     """What the answer looks like."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -107,7 +107,7 @@ class ResponseFormat(Strict):
 class ChatBody(GenerationBody):
     """Body of POST /v1/chat/completions."""
 
-    own_neutral = {"add_special_tokens": (False,), "best_of": (1,)}  # noqa: RUF012 - declared as ClassVar in Strict
+    own_neutral = {"add_special_tokens": (False,), "best_of": (1,)}  # noqa: RUF012 - declared as ClassVar in StrictModel
     _limit_names = ("max_tokens", "max_completion_tokens", "n_predict")
 
     messages: Annotated[list[Message], Field(min_length=1)]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from llmapi_kit.api.openai.bodies import MAX_ANSWERS, UNLIMITED, GenerationBody
+from llmapi_kit.api.openai.request_body import MAX_ANSWERS, UNLIMITED, GenerationBody
 from llmapi_kit.config import INSTRUCTION
 from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
@@ -21,7 +21,7 @@ DEFAULT_MAX_TOKENS = 16
 class CompletionBody(GenerationBody):
     """Body of POST /v1/completions."""
 
-    own_neutral = {  # noqa: RUF012 - declared as ClassVar in Strict
+    own_neutral = {  # noqa: RUF012 - declared as ClassVar in StrictModel
         "add_special_tokens": (True,),
         "response_format": ({"type": "text"},),
     }

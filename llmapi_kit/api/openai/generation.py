@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from llmapi_kit.api.errors import error_body, from_store
-from llmapi_kit.api.openai.bodies import StreamOptions
-from llmapi_kit.api.openai.gathering import Answer, Gathering
+from llmapi_kit.api.openai.answer_collector import AnswerCollector, ChatAnswer
+from llmapi_kit.api.openai.request_body import StreamOptions
 from llmapi_kit.api.sse import DONE, LastFrame
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.api.timed_events import TimedEvents
@@ -25,10 +25,10 @@ from llmapi_kit.ids import random_hex
 from llmapi_kit.store.counts import Counts
 from llmapi_kit.types import Accepted, Delta, Failed, Finished
 
-OnComplete = Callable[[list[Answer]], Awaitable[None]]
+OnComplete = Callable[[list[ChatAnswer]], Awaitable[None]]
 
 
-class Chunks(Protocol):
+class StreamFormat(Protocol):
     """The frames of a stream, for one endpoint; how it ends is OpenAI's way unless an endpoint has its own."""
 
     def first(self, index: int) -> bytes | None:
@@ -104,17 +104,17 @@ class Generation:
     _has_failed: bool = False
     _is_counted: bool = False
 
-    async def collect(self) -> list[Answer]:
+    async def collect(self) -> list[ChatAnswer]:
         """Wait for all answers, in order; on cancellation the generation stops.
 
         Raises:
             RequestError: it failed.
         """
-        gathering = Gathering(self.num_answers)
+        collector = AnswerCollector(self.num_answers)
         async with aclosing(self.follow()) as events:
             async for event in events:
-                gathering.add(event)
-        return gathering.complete()
+                collector.add(event)
+        return collector.complete()
 
     async def follow(self) -> AsyncGenerator[Delta | Finished, None]:
         """What comes, for whoever makes something else of it; closing it stops the generation.
@@ -141,7 +141,7 @@ class Generation:
             await self.close()
 
     async def stream(
-        self, chunks: Chunks, *, include_usage: bool, on_complete: OnComplete | None = None
+        self, chunks: StreamFormat, *, include_usage: bool, on_complete: OnComplete | None = None
     ) -> AsyncGenerator[bytes, None]:
         """SSE frames; the last one says that it is complete, or why it failed.
 
@@ -153,12 +153,12 @@ class Generation:
             include_usage: send the usage.
             on_complete: awaited with the whole answers before the last frame; not if it failed or the client left.
         """
-        gathering = None if on_complete is None else Gathering(self.num_answers)
+        collector = None if on_complete is None else AnswerCollector(self.num_answers)
         ready = b"".join(chunks.first(index) or b"" for index in range(self.num_answers))
         try:
             async for event in self.events:
-                if gathering is not None:
-                    gathering.add(event)
+                if collector is not None:
+                    collector.add(event)
                 if isinstance(event, Delta):
                     self._num_made += event.num_tokens
                     if event.reasoning:
@@ -178,9 +178,9 @@ class Generation:
                     self._has_failed = True
                     yield LastFrame(ready + chunks.failed(event.error))
                     return
-            if on_complete is not None and gathering is not None:
+            if on_complete is not None and collector is not None:
                 try:
-                    await on_complete(gathering.complete())
+                    await on_complete(collector.complete())
                 except StoreError as exc:
                     yield LastFrame(ready + chunks.failed(from_store(exc)))
                     return

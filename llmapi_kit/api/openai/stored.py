@@ -17,9 +17,9 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llmapi_kit.api.openai.bodies import Strict
 from llmapi_kit.api.openai.chat_body import ChatBody, Message, plain_message
 from llmapi_kit.api.openai.metadata import MAX_PAIRS, Metadata, check_metadata
+from llmapi_kit.api.openai.request_body import StrictModel
 from llmapi_kit.api.openai.stored_schemas import (
     CompletionDeleted,
     StoredChatCompletion,
@@ -49,7 +49,7 @@ Limit = Annotated[int, Query(description="How many at most.", ge=1, le=100)]
 Order = Annotated[Literal["asc", "desc"], Query(description="asc: the oldest first.")]
 
 
-class MetadataBody(Strict):
+class MetadataBody(StrictModel):
     """Body of POST /v1/chat/completions/{completion_id}."""
 
     metadata: Metadata | None = Field(description="In place of what is there; null for none.")

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from llmapi_kit.api.openai.answer_schemas import ChatCompletion, MessageToolCall
+from llmapi_kit.api.openai.response_schemas import ChatCompletion, MessageToolCall
 from llmapi_kit.api.openapi import Sent
 
 

@@ -8,7 +8,7 @@ from llmapi_kit.types import Delta, Event, Finished, TokenLogprob, ToolCallDelta
 
 
 @dataclass(slots=True)
-class Answer:
+class ChatAnswer:
     """An answer as it comes together.
 
     Attributes:
@@ -43,11 +43,11 @@ class Answer:
             self.tool_calls[call.index] = replace(known, arguments=known.arguments + call.arguments)
 
 
-class Gathering:
+class AnswerCollector:
     """Answers that come together from events."""
 
     def __init__(self, num_answers: int) -> None:
-        self._answers = [Answer(index) for index in range(num_answers)]
+        self._answers = [ChatAnswer(index) for index in range(num_answers)]
         self._texts: list[list[str]] = [[] for _ in self._answers]
 
     def add(self, event: Event) -> None:
@@ -62,7 +62,7 @@ class Gathering:
         elif isinstance(event, Finished):
             self._answers[event.index].finished = event
 
-    def complete(self) -> list[Answer]:
+    def complete(self) -> list[ChatAnswer]:
         """All answers, in order, once each has its end."""
         num_finished = sum(answer.finished is not None for answer in self._answers)
         if num_finished != len(self._answers):

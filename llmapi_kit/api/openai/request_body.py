@@ -52,7 +52,7 @@ SAMPLING_FIELDS = (
 )
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     """A JSON object without coercion: "0.5" is not a number, 1 is not true.
 
     Attributes:
@@ -77,14 +77,14 @@ class Strict(BaseModel):
                 raise UnsupportedFieldError(f"The field {path} is not supported by this server.{hint}", param=path)
 
 
-class StreamOptions(Strict):
+class StreamOptions(StrictModel):
     """Options of a stream."""
 
     include_usage: bool | None = Field(None, description="Send the usage on a last chunk without choices.")
     continuous_usage_stats: bool | None = Field(None, description="Send what was used so far with every chunk.")
 
 
-class StructuredOutputs(Strict):
+class StructuredOutputs(StrictModel):
     """What the answer must match, as vLLM's clients say it; at most one of these."""
 
     json_: dict[str, Any] | str | bool | None = Field(None, alias="json", description="As guided_json.")
@@ -94,7 +94,7 @@ class StructuredOutputs(Strict):
     json_object: bool | None = Field(None, description="True: any JSON object.")
 
 
-class RequestBody(Strict):
+class RequestBody(StrictModel):
     """What every body has."""
 
     model: str | None = Field(None, description="A name from /v1/models; left out, the server's default.")

@@ -22,7 +22,7 @@ HEADERS = ("Authorization", *KEY_HEADERS, "Content-Type", "ngrok-skip-browser-wa
 READABLE = ("x-request-id", "Retry-After")
 
 
-class CrossOrigin:
+class CorsMiddleware:
     """Starlette's middleware, for requests from these origins only: it tells others what is allowed, too.
 
     Args:
