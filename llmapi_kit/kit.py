@@ -21,10 +21,11 @@ from llmapi_kit.config import Settings, load_settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.engine_check import check_engine
 from llmapi_kit.errors import PortInUseError, ServerNotFoundError
-from llmapi_kit.loading.loaded_models import LoadedModels, LoadRequest, resolve
+from llmapi_kit.loading.load_request import LoadRequest, resolve
+from llmapi_kit.loading.loaded_models import LoadedModels
 from llmapi_kit.loading.loader import ModelLoader
+from llmapi_kit.loading.model import Model
 from llmapi_kit.loading.servable import Loadable, Servable, resolve_all
-from llmapi_kit.model import Model
 from llmapi_kit.server.endpoint import Endpoint
 from llmapi_kit.server.server import Server
 

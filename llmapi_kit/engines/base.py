@@ -191,6 +191,27 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class DeferredEngine(Engine, Protocol):
+    """What an engine has besides whose model is loaded when it is first asked for."""
+
+    async def prepare(self) -> None:
+        """Wait until the model is loaded, so that `info` tells what it can do.
+
+        Raises:
+            EngineUnavailableError: it could not be loaded, or not in time.
+        """
+        ...
+
+    def load(self) -> None:
+        """The same, blocking, and without a limit of time; an interrupt ends the wait, not the load.
+
+        Raises:
+            LlmApiKitError: what loading it raised.
+        """
+        ...
+
+
+@runtime_checkable
 class ImageEngine(Protocol):
     """What an engine with the capability ``images`` has besides."""
 

@@ -9,9 +9,8 @@ import asyncio
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 
-from llmapi_kit.engines.base import Engine
+from llmapi_kit.engines.base import DeferredEngine, Engine
 from llmapi_kit.errors import ConfigError, EngineUnavailableError, NotFoundError
-from llmapi_kit.loading.lazy_engine import LazyEngine
 
 
 class Catalog:
@@ -70,7 +69,7 @@ class Catalog:
             EngineUnavailableError: it can't be loaded, or not in time.
         """
         engine = self.get(model)
-        if isinstance(engine, LazyEngine) and engine.readiness().state != "loaded":
+        if isinstance(engine, DeferredEngine) and engine.readiness().state != "loaded":
             await self._load(engine)
         return engine
 
@@ -79,7 +78,7 @@ class Catalog:
         for waiting in list(self._waiting):
             waiting.cancel()
 
-    async def _load(self, engine: LazyEngine) -> None:
+    async def _load(self, engine: DeferredEngine) -> None:
         waiting = asyncio.ensure_future(engine.prepare())
         self._waiting.add(waiting)
         try:

@@ -23,7 +23,7 @@ from llmapi_kit.errors import EngineUnavailableError, ModelLoadError, ModelTooLa
 from llmapi_kit.loading.load_failure import LoadFailure, load_failure
 from llmapi_kit.loading.memory_release import release_memory
 from llmapi_kit.loading.model_memory import ModelMemory
-from llmapi_kit.models.memory_need import MemoryNeed
+from llmapi_kit.models.fit import MemoryNeed
 from llmapi_kit.models.spec import ModelSpec
 from llmapi_kit.types import EngineInfo, EngineStats, Readiness
 

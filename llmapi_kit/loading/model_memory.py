@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from llmapi_kit.errors import ModelTooLargeError
-from llmapi_kit.models.fit import free_memory
-from llmapi_kit.models.memory_need import MemoryNeed
+from llmapi_kit.models.fit import MemoryNeed, free_memory
 
 GIB = 2**30
 

@@ -12,10 +12,10 @@ from typing import Any
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.catalog import check_names
 from llmapi_kit.errors import ConfigError
-from llmapi_kit.loading.loaded_models import LoadRequest, resolve
+from llmapi_kit.loading.load_request import LoadRequest, resolve
 from llmapi_kit.loading.loader import ModelLoader
-from llmapi_kit.loading.sources import SETTINGS_OF_MODELS, settings_of
-from llmapi_kit.model import Model
+from llmapi_kit.loading.model import Model
+from llmapi_kit.loading.sources import LOCAL_SETTINGS
 
 Loadable = str | os.PathLike[str] | ModelLoader | Model | Engine
 Servable = LoadRequest | Model | Engine
@@ -44,9 +44,9 @@ def resolve_all(
     """
     loadables = [model] if isinstance(model, str | Model) or not isinstance(model, Sequence) else list(model)
     found = [_resolve(each, options, settings) for each in loadables]
-    taken = {name for each in found if isinstance(each, LoadRequest) for name in settings_of(each.spec)}
+    taken = {name for each in found if isinstance(each, LoadRequest) for name in each.source.settings}
     for name in settings:
-        if name in SETTINGS_OF_MODELS and name not in taken:
+        if name in LOCAL_SETTINGS and name not in taken:
             raise ConfigError(f"{name} is a setting of models that are loaded here: pass it to kit.load().")
     check_names([_name_of(each) for each in found], aliases or {}, default)
     return found

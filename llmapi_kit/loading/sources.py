@@ -1,34 +1,31 @@
-"""From a model's name to an engine that answers.
+"""The kinds of models there are, one class each: what a load may be told, what it needs, and how the engine is made.
 
-What a kind of model needs is imported when it is asked for, so that the mock works without torch. Blocking; called
-from a cell or a worker thread.
+A source knows nothing of other models or of when it is called. What a kind needs is imported when its engine is made, so
+that the mock works without torch. Blocking; called from a cell or a worker thread.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
-from llmapi_kit.engines.fallback import FallbackEngine
-from llmapi_kit.errors import ConfigError, InvalidRequestError, LlmApiKitError, MissingDependencyError
+from llmapi_kit.errors import ConfigError, InvalidRequestError, LlmApiKitError, MissingDependencyError, ModelError
 from llmapi_kit.loading.load_failure import load_error
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.models.architecture import check_architecture
+from llmapi_kit.models.fit import MemoryNeed, fit_need, folder_need
 from llmapi_kit.models.load_options import check_load_options
-from llmapi_kit.models.memory_need import MemoryNeed, fit_need, folder_need
 from llmapi_kit.models.model_files import CONFIG, check_files, read_json
-from llmapi_kit.models.spec import ModelSpec, parse_spec
+from llmapi_kit.models.spec import ModelSpec
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.sampling.recommended import checked
 
-LOCAL_KINDS = ("folder", "hub", "gguf")  # run here, by torch
-LIGHT_KINDS = ("mock", "upstream")  # need no memory to speak of, and are there at once
-LOCAL_OPTIONS = ("device", "dtype", "lora", "tokenizer", "quantize", "sampling")  # of `load_model`
-SETTINGS_OF_MODELS = (
+Options = Mapping[str, Any]
+
+LOCAL_SETTINGS = (
     "max_slots",
     "context_length",
     "kv_memory",
@@ -40,7 +37,7 @@ SETTINGS_OF_MODELS = (
     "max_queue",
     "prefix_cache",
 )
-SETTINGS_OF_UPSTREAMS = (
+UPSTREAM_SETTINGS = (
     "first_token_timeout_s",
     "upstream_connect_s",
     "upstream_answer_s",
@@ -48,151 +45,245 @@ SETTINGS_OF_UPSTREAMS = (
     "upstream_retries",
     "upstream_retry_s",
 )
-UPSTREAM_OPTIONS = ("api_key", "base_url", "sampling")  # of `make_upstream`
-Fallback = str | os.PathLike[str] | Engine | Sequence[str | os.PathLike[str] | Engine]
 
 
-def make_engine(spec: ModelSpec, settings: Settings, *, fallback: Fallback | None = None, **options: Any) -> Engine:
-    """Load a model and start its engine.
+class Source(Protocol):
+    """Where an engine comes from.
 
-    Args:
-        spec: what to load.
-        settings: slots, context and memory.
-        fallback: who answers when it can't: names of models, or engines, which stay open when this one is closed.
-        options: of `llmapi_kit.models.weights.load_model`, for models that run here; of
-            `llmapi_kit.engines.upstream.factory.make_upstream`, for a provider's.
-
-    Raises:
-        ModelError: it can't be loaded or served.
-        MissingDependencyError: it needs an extra that is not installed.
-        ConfigError: an option has a value that can't be used.
+    Attributes:
+        options: names of the options that `make_engine` takes; None where whoever makes it decides.
+        settings: names of the settings that the engine goes by.
+        is_light: whether it is there at once and needs no memory, so that there is no use in loading it later.
     """
-    if fallback is None:
-        return _make_one(spec, settings, options)
-    given = fallbacks_of(fallback)
-    kept = [each if isinstance(each, Engine) else getattr(each, "engine", None) for each in given]
-    engines = [_make_one(spec, settings, options)]
-    try:
-        for name, engine in zip(given, kept, strict=True):
-            engines.append(make_engine(parse_spec(name), settings) if engine is None else engine)
-        return FallbackEngine(engines, kept=[engine for engine in kept if engine is not None])
-    except BaseException:
-        for engine in engines:
-            if engine not in kept:
-                engine.close()
-        raise
+
+    @property
+    def options(self) -> tuple[str, ...] | None:
+        """See the class."""
+        ...
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """See the class."""
+        ...
+
+    @property
+    def is_light(self) -> bool:
+        """See the class."""
+        ...
+
+    def check(self, spec: ModelSpec, options: Options) -> None:
+        """Raise unless it can be made, as far as that can be told at once.
+
+        Looks at names, at places and at the heads of files. Downloads nothing, imports no torch, asks no provider.
+
+        Raises:
+            ConfigError: an option has a value that can't be used.
+            ModelError: the files are not what their names say, or the model is of a kind that can't be served.
+            MissingDependencyError: a package is not installed.
+        """
+        ...
+
+    def memory_need(self, spec: ModelSpec, settings: Settings, options: Options) -> MemoryNeed:
+        """What memory it takes, as far as that can be told before.
+
+        Raises:
+            LlmApiKitError: its files are damaged, or an option names what is not there.
+        """
+        ...
+
+    def make_engine(self, spec: ModelSpec, settings: Settings, options: Options) -> Engine:
+        """Load it and start its engine.
+
+        Raises:
+            ModelError: it can't be loaded or served.
+            ConfigError: an option has a value that can't be used.
+            MissingDependencyError: a package is not installed.
+        """
+        ...
 
 
-def fallbacks_of(fallback: Any) -> list[Any]:
-    """Who answers when a model can't: names of models, and what has an engine.
+class MockSource:
+    """The stand-in without a model."""
 
-    Raises:
-        ConfigError: something else is among them.
-    """
-    given = list(fallback) if isinstance(fallback, list | tuple) else [fallback]
-    for each in given:
-        if not isinstance(each, str | os.PathLike | Engine) and getattr(each, "engine", None) is None:
-            raise ConfigError(f"fallback has {type(each).__name__}; it takes names of models, and engines.")
-    return given
+    options: tuple[str, ...] | None = ()
+    settings = LOCAL_SETTINGS
+    is_light = True
 
+    def check(self, spec: ModelSpec, options: Options) -> None:
+        """See `Source.check`."""
 
-def _make_one(spec: ModelSpec, settings: Settings, options: Mapping[str, Any]) -> Engine:
-    if spec.kind == "mock":
+    def memory_need(self, spec: ModelSpec, settings: Settings, options: Options) -> MemoryNeed:
+        """See `Source.memory_need`."""
+        return MemoryNeed()
+
+    def make_engine(self, spec: ModelSpec, settings: Settings, options: Options) -> Engine:
+        """See `Source.make_engine`."""
         from llmapi_kit.engines.mock import MockEngine
 
         return MockEngine(name=spec.id)
-    check_sampling(spec, options.get("sampling"))
-    if spec.kind == "upstream":
+
+
+class UpstreamSource:
+    """A provider's model."""
+
+    options: tuple[str, ...] | None = ("api_key", "base_url", "sampling")
+    settings = UPSTREAM_SETTINGS
+    is_light = True
+
+    def check(self, spec: ModelSpec, options: Options) -> None:
+        """See `Source.check`."""
+        check_sampling(options.get("sampling"))
+
+    def memory_need(self, spec: ModelSpec, settings: Settings, options: Options) -> MemoryNeed:
+        """See `Source.memory_need`."""
+        return MemoryNeed()
+
+    def make_engine(self, spec: ModelSpec, settings: Settings, options: Options) -> Engine:
+        """See `Source.make_engine`."""
         from llmapi_kit.engines.upstream.factory import make_upstream
 
+        self.check(spec, options)
         return make_upstream(spec, settings, **options)
-    if spec.kind == "plugin":
+
+
+class PluginSource:
+    """A back end that another package brings, which decides what options it takes."""
+
+    options: tuple[str, ...] | None = None
+    settings: tuple[str, ...] = ()
+    is_light = False
+
+    def check(self, spec: ModelSpec, options: Options) -> None:
+        """See `Source.check`."""
+        check_sampling(options.get("sampling"))
+
+    def memory_need(self, spec: ModelSpec, settings: Settings, options: Options) -> MemoryNeed:
+        """See `Source.memory_need`."""
+        return MemoryNeed()
+
+    def make_engine(self, spec: ModelSpec, settings: Settings, options: Options) -> Engine:
+        """See `Source.make_engine`."""
         from llmapi_kit.loading.plugin_source import make_plugin_engine
 
+        self.check(spec, options)
         plugin, _, name = spec.name.partition(":")
         return make_plugin_engine(plugin, name, **options)
-    try:
-        return ModelLoader.of(spec, settings, options).make_engine()
-    except LlmApiKitError:
-        raise
-    except Exception as exc:  # whatever a model's files make of the libraries that read them
-        raise load_error(spec.name, exc) from exc
 
 
-def options_of(spec: ModelSpec) -> tuple[str, ...] | None:
-    """Names of the options that `make_engine` takes for a model; None where whoever loads it decides."""
-    if spec.kind == "mock":
-        return ("fallback",)
-    if spec.kind == "upstream":
-        return (*UPSTREAM_OPTIONS, "fallback")
-    return (*LOCAL_OPTIONS, "fallback") if spec.kind in LOCAL_KINDS else None
+class LocalSource:
+    """A model of transformers that runs here: a folder, a model of the hub, or a GGUF file."""
+
+    options: tuple[str, ...] | None = ("device", "dtype", "lora", "tokenizer", "quantize", "sampling")
+    settings = LOCAL_SETTINGS
+    is_light = False
+
+    def check(self, spec: ModelSpec, options: Options) -> None:
+        """See `Source.check`."""
+        _check_installed(spec)
+        check_sampling(options.get("sampling"), is_local=True)
+        check_load_options(spec, options)
+        if spec.kind == "folder" and spec.path is not None:
+            check_architecture(read_json(spec.path / CONFIG), spec.name)
+            is_own = options.get("tokenizer") is None and options.get("lora") is None
+            check_files(spec.path, has_tokenizer=is_own)
+        if spec.kind == "gguf" and spec.path is not None:
+            from llmapi_kit.models.gguf_header import check_gguf_begin
+
+            check_gguf_begin(spec.path)
+
+    def memory_need(self, spec: ModelSpec, settings: Settings, options: Options) -> MemoryNeed:
+        """See `Source.memory_need`."""
+        try:
+            return _local_need(spec, settings, options.get("device"), options.get("dtype"))
+        except LlmApiKitError:
+            raise
+        except Exception as exc:  # whatever a configuration makes of the library that reads it
+            raise load_error(spec.name, exc) from exc
+
+    def make_engine(self, spec: ModelSpec, settings: Settings, options: Options) -> Engine:
+        """See `Source.make_engine`."""
+        check_sampling(options.get("sampling"), is_local=True)
+        try:
+            return self._loader(spec, settings, options).make_engine()
+        except LlmApiKitError:
+            raise
+        except Exception as exc:  # whatever a model's files make of the libraries that read them
+            raise load_error(spec.name, exc) from exc
+
+    def _loader(self, spec: ModelSpec, settings: Settings, options: Options) -> ModelLoader:
+        return ModelLoader.of(spec, settings, options)
 
 
-def settings_of(spec: ModelSpec) -> tuple[str, ...]:
-    """Names of the settings that a model's engine goes by."""
-    if spec.kind == "upstream":
-        return SETTINGS_OF_UPSTREAMS
-    return () if spec.kind == "plugin" else SETTINGS_OF_MODELS
-
-
-def is_light(spec: ModelSpec) -> bool:
-    """Whether it is loaded in no time and needs no memory: then there is no use in loading it later."""
-    return spec.kind in LIGHT_KINDS
-
-
-def check_installed(spec: ModelSpec) -> None:
-    """Raise `MissingDependencyError` where a model needs a package that is not installed; imports nothing."""
-    if spec.kind in LOCAL_KINDS:
-        for package in ("torch", "transformers"):
-            if importlib.util.find_spec(package) is None:
-                raise MissingDependencyError(package, "torch", f"Loading {spec.id}")
-    if spec.kind == "gguf" and importlib.util.find_spec("gguf") is None:
-        raise MissingDependencyError("gguf", "gguf", f"Loading {spec.id}")
-
-
-def check_model(spec: ModelSpec, options: Mapping[str, Any]) -> None:
-    """Raise unless a model can be loaded with these options, as far as that can be told at once.
-
-    Looks at names, at places and at the heads of files. Downloads nothing, imports no torch, asks no provider.
+class LoaderSource(LocalSource):
+    """A model that a `ModelLoader` of the user's own loads, which may need other files and packages.
 
     Args:
-        spec: which model.
-        options: for it, as `make_engine` takes them.
-
-    Raises:
-        ConfigError: an option has a value that can't be used.
-        ModelError: the files are not what their names say, or the model is of a kind that can't be served.
-        MissingDependencyError: a package is not installed.
+        loader: who loads it.
     """
-    check_installed(spec)
-    check_sampling(spec, options.get("sampling"))
-    if spec.kind in LOCAL_KINDS:
-        check_load_options(spec, options)
-    if spec.kind == "folder" and spec.path is not None:
-        check_architecture(read_json(spec.path / CONFIG), spec.name)
-        is_own = options.get("tokenizer") is None and options.get("lora") is None
-        check_files(spec.path, has_tokenizer=is_own)
-    if spec.kind == "gguf" and spec.path is not None:
-        from llmapi_kit.models.gguf_header import check_gguf_begin
 
-        check_gguf_begin(spec.path)
-    if options.get("fallback") is not None:
-        for each in fallbacks_of(options["fallback"]):
-            if isinstance(each, str | os.PathLike):
-                check_model(parse_spec(each), {})
+    def __init__(self, loader: ModelLoader) -> None:
+        self._own = loader
+
+    def check(self, spec: ModelSpec, options: Options) -> None:
+        """See `Source.check`."""
+        check_sampling(options.get("sampling"), is_local=True)
+
+    def memory_need(self, spec: ModelSpec, settings: Settings, options: Options) -> MemoryNeed:
+        """See `Source.memory_need`; unknown for what only the loader understands."""
+        try:
+            return super().memory_need(spec, settings, options)
+        except ModelError:
+            return MemoryNeed()
+
+    def make_engine(self, spec: ModelSpec, settings: Settings, options: Options) -> Engine:
+        """See `Source.make_engine`. What the loader raises is its author's to see."""
+        return self._loader(spec, settings, options).make_engine()
+
+    def _loader(self, spec: ModelSpec, settings: Settings, options: Options) -> ModelLoader:
+        return self._own.loaded_with(spec, settings, options)
 
 
-def memory_need(
-    spec: ModelSpec, settings: Settings, *, device: str | None = None, dtype: str | None = None, **others: Any
-) -> MemoryNeed:
-    """What memory loading a model takes, as far as that can be told before.
+_LOCAL = LocalSource()
+SOURCES: Mapping[str, Source] = {
+    "mock": MockSource(),
+    "upstream": UpstreamSource(),
+    "plugin": PluginSource(),
+    "folder": _LOCAL,
+    "hub": _LOCAL,
+    "gguf": _LOCAL,
+}
 
-    Raises:
-        ModelLoadError: its configuration is damaged.
-        ConfigError: `device` names what is not there.
+
+def check_sampling(defaults: Any, *, is_local: bool = False) -> None:
+    """Raise `ConfigError` unless every request could be answered with these as its own.
+
+    Args:
+        defaults: what a load was told; None for nothing.
+        is_local: whether they are for a model that runs here, which takes fewer names.
     """
-    if spec.kind not in LOCAL_KINDS:
-        return MemoryNeed()
+    if defaults is None:
+        return
+    if not isinstance(defaults, Mapping):
+        raise ConfigError(
+            f"sampling={defaults!r} can't be used: it must be a dictionary such as {{'temperature': 0.7}}."
+        )
+    try:
+        SamplingParams(**defaults)
+        for name, value in defaults.items() if is_local else ():
+            checked(name, value)
+    except (TypeError, OverflowError, InvalidRequestError) as exc:
+        raise ConfigError(f"sampling={defaults!r} can't be used: {exc}") from exc
+
+
+def _check_installed(spec: ModelSpec) -> None:
+    """Raise `MissingDependencyError` where a package is not installed; imports nothing."""
+    packages = {"torch": "torch", "transformers": "torch", **({"gguf": "gguf"} if spec.kind == "gguf" else {})}
+    for package, extra in packages.items():
+        if importlib.util.find_spec(package) is None:
+            raise MissingDependencyError(package, extra, f"Loading {spec.id}")
+
+
+def _local_need(spec: ModelSpec, settings: Settings, device: str | None, dtype: str | None) -> MemoryNeed:
     from llmapi_kit.models.hub import cached_folder
     from llmapi_kit.models.weights import pick_device
 
@@ -205,20 +296,3 @@ def memory_need(
         return fit_need(check_gguf(opened, place, loaded), settings)
     folder = spec.path or cached_folder(spec.name)
     return MemoryNeed(place) if folder is None else folder_need(folder, place, dtype, settings)
-
-
-def check_sampling(spec: ModelSpec, defaults: Any) -> None:
-    """Raise `ConfigError` unless every request could be answered with these as its own."""
-    if defaults is None:
-        return
-    if not isinstance(defaults, Mapping):
-        raise ConfigError(
-            f"sampling={defaults!r} can't be used: it must be a dictionary such as {{'temperature': 0.7}}."
-        )
-    try:
-        SamplingParams(**defaults)
-        if spec.kind in LOCAL_KINDS:
-            for name, value in defaults.items():
-                checked(name, value)
-    except (TypeError, OverflowError, InvalidRequestError) as exc:
-        raise ConfigError(f"sampling={defaults!r} can't be used: {exc}") from exc

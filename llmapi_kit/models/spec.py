@@ -13,16 +13,12 @@ from typing import Any, Literal
 
 from llmapi_kit.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
 from llmapi_kit.models.plugins import find_plugin, plugin_names
+from llmapi_kit.models.providers import PROVIDERS
 
 POCKET_DIR = Path(__file__).parent / "pocket"
 UPSTREAM = re.compile(r"(?P<provider>[a-z][a-z0-9_-]*)(?:\+(?P<scheme>https?))?:(?P<rest>.*)", re.DOTALL)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
-# Who answers elsewhere; `llmapi_kit.engines.upstream.providers` says how.
-PROVIDERS = (
-    *("openai", "azure", "anthropic", "gemini", "mistral", "deepseek", "groq", "openrouter", "together"),
-    *("ollama", "vllm", "kit", "compatible", "welm"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +26,7 @@ class UpstreamName:
     """A provider's model.
 
     Attributes:
-        provider: one of `PROVIDERS`.
+        provider: one of `llmapi_kit.models.providers.PROVIDERS`.
         model: its name there; empty for the first one that it serves.
         base_url: where it answers; empty for the provider's own place.
     """

@@ -16,7 +16,7 @@ from llmapi_kit.api.state import ApiState
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.catalog import Catalog
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.loading.sources import make_engine
+from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.models.spec import parse_spec
 from llmapi_kit.server.server import Server
 from llmapi_kit.store.store import open_store

@@ -13,7 +13,7 @@ import transformers
 from llmapi_kit.config import INSTRUCTION_TEMPLATES, load_settings
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ConfigError
-from llmapi_kit.loading.sources import make_engine
+from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.models.spec import POCKET_DIR, parse_spec
 
 from .conftest import KEY, Gate, Recorder, error_of, serving, wait_until

@@ -16,7 +16,7 @@ from llmapi_kit.api.auth import KeyCheck
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import AuthenticationError
-from llmapi_kit.loading.sources import make_engine
+from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.models.spec import parse_spec
 
 from .conftest import KEY, Gate, Recorder, chat, error_of, serving, wait_until

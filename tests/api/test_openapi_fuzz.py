@@ -25,7 +25,7 @@ from schemathesis.specs.openapi.checks import (
 
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.loading.sources import make_engine
+from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.models.spec import parse_spec
 
 from .byte_bodies import mutated

@@ -12,7 +12,7 @@ from llmapi_kit.api.openai.neutral_values import NEUTRAL
 from llmapi_kit.api.openai.request_body import StrictModel
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.loading.sources import make_engine
+from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.models.spec import parse_spec
 from tests.api.conftest import KEY, error_of, serving
 

@@ -9,7 +9,7 @@ import pytest
 
 import llmapi_kit as kit
 from llmapi_kit.client import RemoteServer
-from llmapi_kit.model import Model
+from llmapi_kit.loading.model import Model
 from llmapi_kit.server.server import Server
 
 # What an example would say nothing about that the sentence does not.

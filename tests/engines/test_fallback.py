@@ -23,7 +23,7 @@ from llmapi_kit.errors import (
     UnsupportedFieldError,
     UpstreamError,
 )
-from llmapi_kit.loading.sources import make_engine
+from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.models.spec import parse_spec
 from llmapi_kit.testing import EngineContract
 from llmapi_kit.types import Accepted, Delta, Failed, ImageRequest, Readiness

@@ -8,7 +8,7 @@ from llmapi_kit.config import Settings
 from llmapi_kit.loading.lazy_engine import LazyEngine
 from llmapi_kit.loading.lazy_model import LazyModel
 from llmapi_kit.loading.model_memory import ModelMemory
-from llmapi_kit.models.memory_need import MemoryNeed
+from llmapi_kit.models.fit import MemoryNeed
 from llmapi_kit.models.spec import ModelSpec
 from llmapi_kit.testing import EngineContract
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.base import GenerationRequest
-from llmapi_kit.loading.sources import make_engine
+from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.models.spec import parse_spec
 from llmapi_kit.sampling.constraints import Constraint
 from llmapi_kit.sampling.parameters import SamplingParams

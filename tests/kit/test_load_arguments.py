@@ -10,7 +10,7 @@ import pytest
 from llmapi_kit import kit
 from llmapi_kit.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
 from llmapi_kit.loading import sources
-from llmapi_kit.loading.loaded_models import resolve
+from llmapi_kit.loading.load_request import resolve
 from llmapi_kit.models.spec import parse_spec
 
 WRONG = {
@@ -110,7 +110,7 @@ def test_a_path_is_loaded_and_launched():
 
 def test_looking_at_a_model_imports_no_torch():
     code = (
-        "import sys; from llmapi_kit.loading.loaded_models import resolve; resolve('pocket', given={'device': 'cpu'}); "
+        "import sys; from llmapi_kit.loading.load_request import resolve; resolve('pocket', given={'device': 'cpu'}); "
         "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)

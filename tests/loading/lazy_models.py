@@ -10,7 +10,7 @@ from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.loading.lazy_engine import LazyEngine
 from llmapi_kit.loading.lazy_model import LazyModel
 from llmapi_kit.loading.model_memory import ModelMemory
-from llmapi_kit.models.memory_need import MemoryNeed
+from llmapi_kit.models.fit import MemoryNeed
 from llmapi_kit.models.spec import ModelSpec
 
 DEADLINE_S = 10.0

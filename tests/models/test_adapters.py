@@ -10,8 +10,8 @@ import transformers
 
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ModelLoadError
-from llmapi_kit.loading.sources import make_engine
-from llmapi_kit.model import Model
+from llmapi_kit.loading.load_request import make_engine
+from llmapi_kit.loading.model import Model
 from llmapi_kit.models import fit
 from llmapi_kit.models.adapters import apply_adapter, find_adapter
 from llmapi_kit.models.fit import check_folder

@@ -12,8 +12,8 @@ import transformers
 from benchmarks.gguf_file import write_gguf
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ConfigError, InvalidRequestError, MissingDependencyError, ModelError, ModelLoadError
-from llmapi_kit.loading.sources import make_engine
-from llmapi_kit.model import Model
+from llmapi_kit.loading.load_request import make_engine
+from llmapi_kit.loading.model import Model
 from llmapi_kit.models.gguf import open_gguf
 from llmapi_kit.models.spec import POCKET_DIR, parse_spec
 from llmapi_kit.models.weights import load_model

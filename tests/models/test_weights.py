@@ -12,7 +12,7 @@ import torch
 
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ConfigError, MissingDependencyError, ModelLoadError, ModelNotFoundError
-from llmapi_kit.loading.sources import make_engine
+from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.models import fit
 from llmapi_kit.models.fit import check_folder, kv_bytes_per_token, plan_slots
 from llmapi_kit.models.spec import POCKET_DIR, parse_spec

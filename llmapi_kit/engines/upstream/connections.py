@@ -19,7 +19,7 @@ import httpx
 import openai
 
 from llmapi_kit.engines.upstream.key_pool import Key
-from llmapi_kit.engines.upstream.providers import Provider
+from llmapi_kit.models.providers import Provider
 
 AZURE_API_VERSION = "2024-10-21"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

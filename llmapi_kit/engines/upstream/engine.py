@@ -22,13 +22,13 @@ from llmapi_kit.engines.upstream.connections import Connection
 from llmapi_kit.engines.upstream.deadline import Deadline
 from llmapi_kit.engines.upstream.faults import Translator, UpstreamFault, advice
 from llmapi_kit.engines.upstream.key_pool import Key, KeyPool
-from llmapi_kit.engines.upstream.providers import Provider
 from llmapi_kit.engines.upstream.request_body import body_of, image_body
 from llmapi_kit.engines.upstream.response import begin_answer
 from llmapi_kit.engines.upstream.retry_policy import Retrying
 from llmapi_kit.engines.upstream.stream_parser import AnswerReader
 from llmapi_kit.engines.upstream.welm import as_continuation
 from llmapi_kit.errors import EngineUnavailableError, RequestError, UnsupportedFieldError
+from llmapi_kit.models.providers import Provider
 from llmapi_kit.types import (
     Accepted,
     Delta,

@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import openai
 
-from llmapi_kit.engines.upstream.providers import Provider
 from llmapi_kit.errors import (
     BodyTooLargeError,
     ContextLengthError,
@@ -27,6 +26,7 @@ from llmapi_kit.errors import (
     RequestTimeoutError,
     UpstreamError,
 )
+from llmapi_kit.models.providers import Provider
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,7 @@ import threading
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 
-from llmapi_kit.engines.base import Engine, GenerationRequest, Message
-from llmapi_kit.loading.lazy_engine import LazyEngine
+from llmapi_kit.engines.base import DeferredEngine, Engine, GenerationRequest, Message
 from llmapi_kit.loading.memory_release import release_memory
 from llmapi_kit.sampling.parameters import SamplingParams, with_off_values
 from llmapi_kit.types import Delta, EngineInfo, EngineStats, Event, Failed
@@ -71,7 +70,7 @@ class Model:
             'Hello'
             ' there!'
         """
-        if isinstance(self.engine, LazyEngine):
+        if isinstance(self.engine, DeferredEngine):
             self.engine.load()  # only then is it known what it can do
         params = SamplingParams(**with_off_values({**self.info.defaults, **sampling}))
         if isinstance(prompt, str) and "chat" not in self.info.capabilities:
