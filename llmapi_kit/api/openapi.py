@@ -19,7 +19,8 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from llmapi_kit.api.auth import KEY_HEADERS
 from llmapi_kit.api.errors import error_body
-from llmapi_kit.api.routes import KeyedRoute, PublicRoute, TokenRoute, Variant
+from llmapi_kit.api.routes import KeyedRoute, PublicRoute, TokenRoute
+from llmapi_kit.api.variants import Variant
 from llmapi_kit.errors import (
     AuthenticationError,
     BodyTooLargeError,

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from fastapi.routing import APIRoute
@@ -26,6 +24,7 @@ from llmapi_kit.api.auth import has_key_header
 from llmapi_kit.api.errors import from_validation
 from llmapi_kit.api.state import state_of
 from llmapi_kit.api.strict_json import parse_json
+from llmapi_kit.api.variants import Handler
 from llmapi_kit.errors import (
     AuthenticationError,
     BodyTooLargeError,
@@ -35,7 +34,6 @@ from llmapi_kit.errors import (
     UnsupportedMediaTypeError,
 )
 
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 Body = TypeVar("Body", bound=BaseModel)
 JSON_KINDS = {
     list: "a JSON array",
@@ -46,25 +44,6 @@ JSON_KINDS = {
     type(None): "null",
 }
 KEY_IN_BODY = re.compile(rb'"apikey"\s*:\s*("(?:[^"\\]|\\.){1,1024}")', re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """Another way of speaking at a path that has a route already, told apart by the JSON of the body.
-
-    Attributes:
-        path: of the route.
-        accepts: whether a body, parsed and not checked, speaks this way.
-        answer: answers it in place of the route; key and size have been checked.
-        takes: such a body, for the OpenAPI document.
-        sends: what it is answered with, for the same.
-    """
-
-    path: str
-    accepts: Callable[[Any], bool]
-    answer: Handler
-    takes: type[BaseModel]
-    sends: type[BaseModel]
 
 
 class StrictRequest(Request):

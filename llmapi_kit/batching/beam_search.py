@@ -1,8 +1,8 @@
 """Beam search over slots: which hypotheses go on, in which slot, and when the search is over.
 
 Pure bookkeeping over candidates that the sampler found; knows nothing of tensors, tokenizers or events. Each beam is a
-`Request` with a slot of its own, so that the scheduler computes it like any other; the first of them, the leader, is
-the one that was submitted. Engine thread only.
+request with a slot of its own, so that the scheduler computes it like any other; the first of them, the leader, is the
+one that was submitted. Engine thread only.
 
 Source: the search is the one of transformers' `generate` with `early_stopping=False`, so that both find the same.
 """
@@ -10,11 +10,8 @@ Source: the search is the one of transformers' `generate` with `early_stopping=F
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from llmapi_kit.batching.request import Request
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +32,30 @@ class Hypothesis:
     is_ended: bool
 
 
+class Member(Protocol):
+    """What a search needs of a request; see `llmapi_kit.batching.request.Request`."""
+
+    max_new_tokens: int
+    num_computed: int
+    output_ids: list[int]
+    is_parked: bool
+
+    def sibling(self: T) -> T:
+        """Another request for the same prompt, which waits in its slot."""
+        ...
+
+
+T = TypeVar("T", bound=Member)
+
+
 @dataclass(slots=True)
-class _Beam:
-    request: Request
+class _Beam(Generic[T]):
+    request: T
     score: float
     token_ids: list[int] = field(default_factory=list)
 
 
-class BeamSearch:
+class BeamSearch(Generic[T]):
     """One search.
 
     Args:
@@ -59,18 +72,18 @@ class BeamSearch:
         self.num_beams = num_beams
         self.num_answers = num_answers
         self._length_penalty = length_penalty
-        self.members: list[Request] = []
-        self._beams: list[_Beam] = []
+        self.members: list[T] = []
+        self._beams: list[_Beam[T]] = []
         self._finished: list[Hypothesis] = []
 
-    def begin(self, leader: Request) -> None:
+    def begin(self, leader: T) -> None:
         """Start from the prompt, which the leader will compute; the others wait in their slots until they fork."""
         self.members = [leader]
-        self.members += [replace(leader, output_ids=[], is_parked=True) for _ in range(self.num_beams - 1)]
+        self.members += [leader.sibling() for _ in range(self.num_beams - 1)]
         self._beams = [_Beam(leader, 0.0)]
 
     @property
-    def running(self) -> list[Request]:
+    def running(self) -> list[T]:
         """The requests that hold a hypothesis, in the order in which `advance` counts them."""
         return [beam.request for beam in self._beams]
 
@@ -83,7 +96,7 @@ class BeamSearch:
         """How many of the best continuations `advance` needs, so that enough are left whatever ends."""
         return max(2, 1 + num_ending) * self.num_beams
 
-    def advance(self, candidates: Sequence[Candidate], ending_ids: Collection[int]) -> list[tuple[Request, Request]]:
+    def advance(self, candidates: Sequence[Candidate], ending_ids: Collection[int]) -> list[tuple[T, T]]:
         """Take the best continuations, best first.
 
         Returns:
@@ -118,13 +131,13 @@ class BeamSearch:
     def _rank(self, score: float, length: int) -> float:
         return float(score / length**self._length_penalty)
 
-    def _fork(self, going_on: Sequence[Candidate]) -> list[tuple[Request, Request]]:
+    def _fork(self, going_on: Sequence[Candidate]) -> list[tuple[T, T]]:
         """Give each continuation a request: its parent's own, or, where that is taken, one whose beam has died."""
         parents = {id(self._beams[candidate.beam].request) for candidate in going_on}
         idle = [member for member in self.members if id(member) not in parents]
         taken: set[int] = set()
-        copies: list[tuple[Request, Request]] = []
-        beams: list[_Beam] = []
+        copies: list[tuple[T, T]] = []
+        beams: list[_Beam[T]] = []
         for candidate in going_on:
             parent = self._beams[candidate.beam]
             request = parent.request

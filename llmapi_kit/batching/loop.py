@@ -232,7 +232,7 @@ class BatchingLoop:
             logits = self._runner.step([item for _, item in plan])
         finally:
             masks = job.wait()
-        searching: dict[BeamSearch, list[Candidate]] = {}
+        searching: dict[BeamSearch[Request], list[Candidate]] = {}
         if len(wanting) != len(logits):
             logits, searching = self._split_logits(plan, logits)
         sampled = sample(logits, [request.row for request in wanting], masks) if wanting else []
@@ -269,7 +269,7 @@ class BatchingLoop:
 
     def _split_logits(
         self, plan: Sequence[tuple[Request, StepItem]], logits: Logits
-    ) -> tuple[Logits, dict[BeamSearch, list[Candidate]]]:
+    ) -> tuple[Logits, dict[BeamSearch[Request], list[Candidate]]]:
         """Of a step that holds more than plain requests: the logits to sample from, and how searches go on."""
         rows: list[int] = []
         of_beam: dict[Request, int] = {}
@@ -286,7 +286,7 @@ class BatchingLoop:
                 of_beam[request] = end - 1
             elif _samples(request, item):
                 rows.append(end - 1)
-        searching: dict[BeamSearch, list[Candidate]] = {}
+        searching: dict[BeamSearch[Request], list[Candidate]] = {}
         for beams in {request.beams: None for request in of_beam if request.beams is not None}:
             num = beams.num_candidates(len(self._writer.ending_ids(beams.members[0])))
             lines = logits[[of_beam[request] for request in beams.running]]
@@ -312,7 +312,7 @@ class BatchingLoop:
             self._stats.ttft.observe(now - request.enqueued_at)
         request.last_token_at = now
 
-    def _advance_beams(self, beams: BeamSearch, candidates: Sequence[Candidate]) -> None:
+    def _advance_beams(self, beams: BeamSearch[Request], candidates: Sequence[Candidate]) -> None:
         leader = beams.members[0]
         forks = beams.advance(candidates, self._writer.ending_ids(leader))
         if beams.is_over:

@@ -86,7 +86,7 @@ class OutputProcessor:
         num_prompt, num_made = len(request.prompt_ids), len(request.output_ids)
         return Finished(reason, num_prompt, num_made, request.num_cached, request.index)
 
-    def hypotheses(self, request: Request, beams: BeamSearch) -> list[Event]:
+    def hypotheses(self, request: Request, beams: BeamSearch[Request]) -> list[Event]:
         """All events of a beam search that is over; the answers come whole."""
         events: list[Event] = []
         num_prompt = len(request.prompt_ids)

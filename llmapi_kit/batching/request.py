@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from llmapi_kit.batching.beam_search import BeamSearch
@@ -65,7 +65,7 @@ class Request:
     scores_prompt: bool = False
     is_embedding: bool = False
     matcher: Matcher | None = None
-    beams: BeamSearch | None = None
+    beams: BeamSearch[Request] | None = None
     detokenizers: Sequence[Detokenizer] = ()
     slot: int | None = None
     num_computed: int = 0
@@ -87,6 +87,10 @@ class Request:
         self.row = SamplerRow(self.params, self.prompt_ids, self.index)
         if self.beams is not None and not self.beams.members:
             self.beams.begin(self)
+
+    def sibling(self) -> Request:
+        """Another request of the same beam search, which waits in its slot."""
+        return replace(self, output_ids=[], is_parked=True)
 
     @property
     def num_uncomputed_prompt(self) -> int:

@@ -28,7 +28,7 @@ _NAME = re.compile(r"[^<{`\n]*")
 
 @dataclass(frozen=True, slots=True)
 class DeepSeekCalls:
-    """See `llmapi_kit.dialects.base.CallForm`.
+    """See `llmapi_kit.dialects.call_form.CallForm`.
 
     Attributes:
         is_fenced: the model writes ``function``, the name, and the arguments in a code fence; if not, name and

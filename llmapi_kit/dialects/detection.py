@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 
-from llmapi_kit.dialects.base import CallForm, Reasoning
+from llmapi_kit.dialects.base import Reasoning
+from llmapi_kit.dialects.call_form import CallForm
 from llmapi_kit.dialects.deepseek import CALL_BEGIN, JSON_FENCE, SEPARATOR, DeepSeekCalls
 from llmapi_kit.dialects.dialect import Dialect
 from llmapi_kit.dialects.hermes import OPENING, HermesCalls
@@ -16,7 +17,7 @@ from llmapi_kit.dialects.history import history_form
 from llmapi_kit.dialects.llama import LlamaCalls
 from llmapi_kit.dialects.mistral import ARGS, CALL_ID, TOOL_CALLS, MistralCalls
 from llmapi_kit.dialects.response_template import ResponseTemplateForm
-from llmapi_kit.dialects.xml_reading import FUNCTION, PARAMETER
+from llmapi_kit.dialects.xml_calls import FUNCTION, PARAMETER
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from llmapi_kit.dialects.base import CallForm, Function, Json, Reasoning, ReplyParser, functions_of
+from llmapi_kit.dialects.base import Function, Json, Reasoning, ReplyParser, functions_of
+from llmapi_kit.dialects.call_form import CallForm
 from llmapi_kit.dialects.grammar import Grammar
 from llmapi_kit.dialects.history import HistoryForm
 from llmapi_kit.dialects.reply import MarkedReply

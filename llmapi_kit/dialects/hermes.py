@@ -16,15 +16,14 @@ from llmapi_kit.dialects.calls import Calls
 from llmapi_kit.dialects.grammar import Grammar, call_object
 from llmapi_kit.dialects.json_calls import CallObject
 from llmapi_kit.dialects.text_stream import Steps, is_next, peek, read_literal, skip_space
-from llmapi_kit.dialects.xml_reading import FUNCTION, read_function
-from llmapi_kit.dialects.xml_writing import function_block
+from llmapi_kit.dialects.xml_calls import FUNCTION, function_block, read_function
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 
 
 @dataclass(frozen=True, slots=True)
 class HermesCalls:
-    """See `llmapi_kit.dialects.base.CallForm`.
+    """See `llmapi_kit.dialects.call_form.CallForm`.
 
     Attributes:
         is_xml: the model writes XML-like tags, and sometimes forgets the outer one.

@@ -22,7 +22,7 @@ PYTHON_TAG = "<|python_tag|>"
 
 @dataclass(frozen=True, slots=True)
 class LlamaCalls:
-    """See `llmapi_kit.dialects.base.CallForm`."""
+    """See `llmapi_kit.dialects.call_form.CallForm`."""
 
     starts: tuple[str, ...] = (PYTHON_TAG,)
     markers: tuple[str, ...] = (PYTHON_TAG,)

@@ -26,7 +26,7 @@ _NAME = re.compile(r"[\w.:/-]*")
 
 @dataclass(frozen=True, slots=True)
 class MistralCalls:
-    """See `llmapi_kit.dialects.base.CallForm`.
+    """See `llmapi_kit.dialects.call_form.CallForm`.
 
     Attributes:
         is_array: the model writes an array of objects; if not, names and arguments.

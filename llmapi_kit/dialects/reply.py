@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llmapi_kit.dialects.base import CallForm, Function, Piece, Reasoning
+from llmapi_kit.dialects.base import Function, Piece, Reasoning
+from llmapi_kit.dialects.call_form import CallForm
 from llmapi_kit.dialects.calls import Calls
 from llmapi_kit.dialects.text_stream import Steps, TextStream, peek, read_literal, read_until, skip_space
 from llmapi_kit.dialects.trimmed_text import TrimmedText

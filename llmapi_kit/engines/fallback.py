@@ -38,8 +38,8 @@ class FallbackEngine:
 
     Args:
         engines: at least two, the preferred one first.
-        accept_timeout_s: how long an engine has to accept a request before the next one is asked; the last one has no limit
-            here.
+        accept_timeout_s: how long an engine has to accept a request before the next one is asked; the last one has no
+            limit here.
         kept: those of them that `close` leaves open, as they are somebody else's.
 
     Raises:

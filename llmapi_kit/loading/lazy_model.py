@@ -1,7 +1,7 @@
-"""A model that is loaded when somebody enters, and can be unloaded when nobody is in.
+"""A model that is loaded when somebody takes a lease of it, and can be unloaded when nobody holds one.
 
-The state machine behind `llmapi_kit.loading.lazy_engine.LazyEngine`; knows nothing of requests or event loops. A load runs in
-a thread of its own. All methods may be called from any thread; only `load`, `unload` and `close` block.
+The state machine behind `llmapi_kit.loading.lazy_engine.LazyEngine`; knows nothing of requests or event loops. A load
+runs in a thread of its own. All methods may be called from any thread; only `load`, `unload` and `close` block.
 
     unloaded -> loading -> loaded -> unloading -> unloaded        any -> closed
 """

@@ -1,4 +1,4 @@
-"""A call of `load`, resolved: which model, from where, with which settings; all that can be checked before it is loaded.
+"""A call of `load`, resolved: which model, from where, with which settings; checked as far as can be before it loads.
 
 The first step of a load. Knows nothing of the models that are in memory.
 """

@@ -1,7 +1,7 @@
 """The kinds of models there are, one class each: what a load may be told, what it needs, and how the engine is made.
 
-A source knows nothing of other models or of when it is called. What a kind needs is imported when its engine is made, so
-that the mock works without torch. Blocking; called from a cell or a worker thread.
+A source knows nothing of other models or of when it is called. What a kind needs is imported when its engine is made,
+so that the mock works without torch. Blocking; called from a cell or a worker thread.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A Hugging Face tokenizer as the engine needs it: thread-safe, with bytes and constant-time detokenisation.
 
-Knows nothing of requests or slots. Implements `llmapi_kit.engines.local.engine.TextCodec`. Called from worker threads and
-from the engine thread.
+Knows nothing of requests or slots. Implements `llmapi_kit.engines.local.text_codec.TextCodec`. Called from worker
+threads and from the engine thread.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def nothing_loads(monkeypatch):
         raise AssertionError("something was loaded")
 
     monkeypatch.setattr("llmapi_kit.loading.loader.ModelLoader.make_engine", fail)
-    monkeypatch.setattr("llmapi_kit.loading.loaded_models.memory_need", fail)
+    monkeypatch.setattr("llmapi_kit.loading.sources.LocalSource.memory_need", fail)
 
 
 @pytest.mark.parametrize("lazy", [False, True], ids=["at once", "later"])
@@ -118,6 +118,5 @@ def test_looking_at_a_model_imports_no_torch():
 
 
 def test_the_documentation_of_load_names_every_option():
-    names = {*sources.LOCAL_OPTIONS, *sources.SETTINGS_OF_MODELS}
-    names |= {*sources.UPSTREAM_OPTIONS, *sources.SETTINGS_OF_UPSTREAMS, "fallback"}
+    names = {"fallback"}.union(*((*(source.options or ()), *source.settings) for source in sources.SOURCES.values()))
     assert [name for name in sorted(names) if f"``{name}``" not in kit.load.__doc__] == []

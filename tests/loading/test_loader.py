@@ -12,6 +12,7 @@ from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ConfigError, InvalidRequestError, ModelNotFoundError, UnsupportedModelError
 from llmapi_kit.loading import sources
+from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.models.spec import POCKET_DIR, ModelSpec, parse_spec
 from tests.plugin_packages import without_collecting_garbage
@@ -120,7 +121,7 @@ def test_a_loader_may_know_names_that_the_kit_does_not(tmp_path):
 def test_the_kits_own_models_go_through_the_same_steps(monkeypatch):
     monkeypatch.setattr(sources, "ModelLoader", Upside)
     Upside.steps = ()
-    engine = sources.make_engine(parse_spec("pocket"), load_settings(max_slots=1), dtype="bfloat16")
+    engine = make_engine(parse_spec("pocket"), load_settings(max_slots=1), dtype="bfloat16")
     try:
         assert Upside.steps == ("engine", "weights", "tokenizer")
         assert engine.info.dtype == "bfloat16"

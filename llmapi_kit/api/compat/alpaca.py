@@ -19,9 +19,10 @@ from llmapi_kit.api.openai.chat_body import ChatBody
 from llmapi_kit.api.openai.generation import start
 from llmapi_kit.api.openai.request_body import DecodingBody, StrictModel
 from llmapi_kit.api.openapi import Sent
-from llmapi_kit.api.routes import Variant, read_body
+from llmapi_kit.api.routes import read_body
 from llmapi_kit.api.sse import while_connected
 from llmapi_kit.api.state import state_of
+from llmapi_kit.api.variants import Variant
 from llmapi_kit.errors import UnsupportedFieldError
 
 PATH = "/v1/chat/completions"

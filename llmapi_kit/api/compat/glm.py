@@ -30,9 +30,10 @@ from llmapi_kit.api.openai.embeddings import MAX_INPUTS, embed
 from llmapi_kit.api.openai.generation import Generation, StreamFormat, frame, start
 from llmapi_kit.api.openai.tokens import TokenizeBody
 from llmapi_kit.api.openapi import answers, examples, streams
-from llmapi_kit.api.routes import KeyedRoute, Variant, read_body
+from llmapi_kit.api.routes import KeyedRoute, read_body
 from llmapi_kit.api.sse import EventStream, while_connected
 from llmapi_kit.api.state import state_of
+from llmapi_kit.api.variants import Variant
 from llmapi_kit.engines.base import Engine, GenerationRequest
 from llmapi_kit.errors import ContextLengthError, InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.types import Delta, Finished

@@ -37,9 +37,10 @@ from llmapi_kit.api.compat.session_schemas import (
 )
 from llmapi_kit.api.errors import error_body, error_response, from_validation
 from llmapi_kit.api.openapi import answers, examples
-from llmapi_kit.api.routes import BodyKeyedRoute, Handler
+from llmapi_kit.api.routes import BodyKeyedRoute
 from llmapi_kit.api.sse import DONE, EventStream, while_connected
 from llmapi_kit.api.state import ApiState, state_of
+from llmapi_kit.api.variants import Handler
 from llmapi_kit.errors import (
     AuthenticationError,
     BodyTooLargeError,

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from llmapi_kit.batching.beam_search import BeamSearch
 from llmapi_kit.batching.loop import BatchingLoop, Outbox
@@ -23,10 +23,10 @@ from llmapi_kit.engines.local.best_of import choose_best
 from llmapi_kit.engines.local.channel import Channel, deliver
 from llmapi_kit.engines.local.prompt_builder import Prompt, PromptBuilder
 from llmapi_kit.engines.local.reply_reader import ReplyReader
+from llmapi_kit.engines.local.text_codec import TextCodec
 from llmapi_kit.errors import ContextLengthError, InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.runners.base import Runner
 from llmapi_kit.sampling.constraints import Constraint
-from llmapi_kit.sampling.detokenize import Detokenizer
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Accepted, Delta, Embedded, EngineInfo, EngineStats, Event, Failed, Finished, Readiness
 
@@ -38,62 +38,6 @@ if TYPE_CHECKING:
 # millisecond at most. A thread costs as much, as it and the server's wait for each other's GIL.
 QUICK_LENGTH = 3000
 QUICK_MESSAGES = 30
-
-
-class TextCodec(Protocol):
-    """Text to token ids and back; `llmapi_kit.sampling.tokenizer.ModelTokenizer` is the real one. Thread-safe.
-
-    Attributes:
-        eos_ids: tokens that end an answer.
-        added_tokens: those beside the trained vocabulary, text to id.
-        template_variables: names that the chat template reads.
-        boundaries: special tokens at which a text may be cut and tokenized in parts; may be empty.
-    """
-
-    eos_ids: frozenset[int]
-    boundaries: frozenset[str]
-
-    @property
-    def added_tokens(self) -> Mapping[str, int]:
-        """See the class."""
-        ...
-
-    @property
-    def template_variables(self) -> frozenset[str]:
-        """See the class."""
-        ...
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of a text."""
-        ...
-
-    def render_chat(self, messages: Sequence[Message], options: Mapping[str, Any]) -> str:
-        """The text of a conversation, with options for its template.
-
-        Raises:
-            InvalidRequestError: the model has no chat template, or it refuses these messages.
-        """
-        ...
-
-    def encode_infill(self, prefix: str, suffix: str) -> list[int]:
-        """Token ids of a prompt for what stands between two texts.
-
-        Raises:
-            UnsupportedFieldError: the model was not trained for it.
-        """
-        ...
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of token ids, special tokens included."""
-        ...
-
-    def token_bytes(self, token_id: int, *, skip_special_tokens: bool = True) -> bytes:
-        """The bytes a token stands for; empty for special tokens that are skipped."""
-        ...
-
-    def detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
-        """A fresh one for one answer."""
-        ...
 
 
 class LocalEngine:
@@ -275,7 +219,7 @@ class LocalEngine:
                 f"num_beams is {request.num_beams}; this model has room for {self._num_slots} at once.",
                 param="num_beams",
             )
-        beams = None
+        beams: BeamSearch[Request] | None = None
         if request.num_beams > 1:
             beams = BeamSearch(request.num_beams, request.n, length_penalty=request.length_penalty)
         detokenizer = partial(self._codec.detokenizer, skip_special_tokens=sampling.skip_special_tokens)

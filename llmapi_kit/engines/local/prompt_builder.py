@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmapi_kit.dialects import Dialect, ReplyParser, messages_for_template
 from llmapi_kit.engines.base import (
@@ -17,12 +17,10 @@ from llmapi_kit.engines.base import (
     ToolUse,
     switches_thinking_off,
 )
+from llmapi_kit.engines.local.text_codec import TextCodec
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.sampling.constraints import Constraint
 from llmapi_kit.sampling.encoding_cache import EncodingCache
-
-if TYPE_CHECKING:
-    from llmapi_kit.engines.local.engine import TextCodec
 
 # What the kit or transformers passes to a template itself.
 OWN_OPTIONS = frozenset(

@@ -17,8 +17,7 @@ from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.engines.upstream.answer_parser import read_images, read_prompt, read_token_ids, read_vectors
 from llmapi_kit.engines.upstream.circuit_breaker import Circuit
-from llmapi_kit.engines.upstream.client import UpstreamClient
-from llmapi_kit.engines.upstream.connections import Connection
+from llmapi_kit.engines.upstream.client import Connection, UpstreamClient
 from llmapi_kit.engines.upstream.deadline import Deadline
 from llmapi_kit.engines.upstream.faults import Translator, UpstreamFault, advice
 from llmapi_kit.engines.upstream.key_pool import Key, KeyPool

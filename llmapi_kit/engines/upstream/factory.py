@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from llmapi_kit.config import Settings
-from llmapi_kit.engines.upstream.connections import LOOPBACK
+from llmapi_kit.engines.upstream.client import LOOPBACK
 from llmapi_kit.engines.upstream.engine import UpstreamEngine
 from llmapi_kit.engines.upstream.key_pool import Key, read_keys
 from llmapi_kit.engines.upstream.request_body import NEUTRAL
