@@ -204,7 +204,7 @@ def port_state(port: int) -> Check:
 
     name = f"Port {port}"
     own = next(
-        (RunningServer for RunningServer in RunningServers(load_settings()).running() if RunningServer.port == port),
+        (record for record in RunningServers(load_settings()).running() if record.port == port),
         None,
     )
     if own is not None:
