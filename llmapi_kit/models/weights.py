@@ -40,7 +40,7 @@ class LoadedModel:
         model: a causal language model of transformers, in evaluation mode.
         tokenizer: its tokenizer.
         device: where the weights are.
-        dtype: of the weights, such as ``float32``.
+        dtype: of arithmetic, such as ``float32``; weights that came in bfloat16 may be in that still.
         eos_ids: tokens that end an answer, from the generation configuration.
         context_length: the model's own limit; 0 where it has none.
         sampling_defaults: what its makers recommend: `temperature`, `top_k`, …; not looked at yet, as they wrote it.
@@ -75,7 +75,7 @@ def pick_device(device: str | None) -> str:
 
 
 def pick_dtype(dtype: str | None, device: str) -> torch.dtype | str:
-    """The type of the weights: as asked for; float32 on a CPU; on a GPU the model's own, or float16 on old cards."""
+    """The type of arithmetic: as asked for; float32 on a CPU; on a GPU the model's own, or float16 on old cards."""
     check_dtype(dtype)
     if dtype is not None:
         return cast(torch.dtype, getattr(torch, dtype))
@@ -113,7 +113,9 @@ def load_model(
     Args:
         spec: a folder, a model of the hub, or a GGUF file, whose weights are dequantised.
         device: ``cpu``, ``cuda`` or ``cuda:0``; the first GPU where there is one.
-        dtype: ``float32``, ``bfloat16`` or ``float16``; float32 on a CPU, the model's own on a GPU.
+        dtype: ``float32``, ``bfloat16`` or ``float16``. By default the model's own on a GPU; on a CPU float32, but
+            weights that are stored in bfloat16 stay in it: arithmetic in float32 needs half the memory with them, and
+            gives the same.
         lora: a LoRA adapter in PEFT's format, merged into the weights: a folder or a hub name.
         tokenizer: a folder or a hub name; else the adapter's where it has one, else the model's. Where it has more
             tokens than the embedding has rows, rows are added.
@@ -133,6 +135,7 @@ def load_model(
     torch_dtype = pick_dtype(dtype, device)
     quantization = pick_quantization(quantize, device, spec)
     adapter = _find_adapter(lora)
+    keeps_bfloat16 = dtype is None and device == "cpu" and adapter is None and spec.kind != "gguf"
     gguf = open_gguf(spec.path) if spec.kind == "gguf" and spec.path is not None else None
     if gguf is not None and torch_dtype == "auto":
         torch_dtype = getattr(torch, gguf.stored_dtype)
@@ -145,12 +148,18 @@ def load_model(
         recommended = read_recommended(source, config) if gguf is None else _recommended_by_gguf(gguf)
         text = _load_tokenizer(spec, source, tokenizer, adapter, gguf)
         num_trained = adapter.num_embeddings if adapter else 0
-        fit = _check_fit(spec, gguf, adapter, max(len(text), num_trained), device, torch_dtype, bool(quantization))
+        loaded_as = "int8" if quantization else None if torch_dtype == "auto" else _name(torch_dtype)
+        fit = _check_fit(
+            spec, gguf, adapter, max(len(text), num_trained), device, loaded_as, keeps_bfloat16=keeps_bfloat16
+        )
         with _progress(fit is None or fit.weights_bytes >= PROGRESS_FROM_BYTES):
             if gguf is not None:
                 model = load_weights(gguf, cast(torch.dtype, torch_dtype))
             else:
-                model = _load_weights(spec, source, config, recommended, dtype=torch_dtype, **quantization)
+                stored_dtype = "auto" if keeps_bfloat16 else torch_dtype
+                model = _load_weights(spec, source, config, recommended, dtype=stored_dtype, **quantization)
+                if keeps_bfloat16 and model.dtype != torch.bfloat16:
+                    model = model.to(torch_dtype)
         fit_embeddings(model, len(text), num_trained)
         if adapter is not None:
             from llmapi_kit.models.adapters import apply_adapter
@@ -166,7 +175,7 @@ def load_model(
     except Exception as exc:
         raise _explain(spec, exc) from exc
     context = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0)
-    name = str(model.dtype).removeprefix("torch.")
+    name = _name(torch_dtype if keeps_bfloat16 else model.dtype)
     defaults = {**recommended.sampling, **(sampling or {})}
     return LoadedModel(model, text, device, name, recommended.eos_ids, context, defaults)
 
@@ -204,6 +213,10 @@ def _load_weights(spec: ModelSpec, source: str, config: Any, recommended: Recomm
     return model
 
 
+def _name(dtype: torch.dtype | str) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _find_adapter(lora: str | None) -> Adapter | None:
     if lora is None:
         return None
@@ -237,16 +250,23 @@ def _check_fit(
     adapter: Adapter | None,
     num_rows: int,
     device: str,
-    dtype: torch.dtype | str,
-    is_quantized: bool,
+    dtype: str | None,
+    *,
+    keeps_bfloat16: bool,
 ) -> Fit | None:
     """What the model takes, the adapter included; None for a model of the hub, which was asked before."""
     added_bytes = adapter.size_bytes if adapter else 0
-    loaded = "int8" if is_quantized else None if dtype == "auto" else str(dtype).removeprefix("torch.")
     if gguf is not None:
-        fit = check_gguf(gguf, device, str(loaded), num_rows=num_rows, added_bytes=added_bytes)
+        fit = check_gguf(gguf, device, str(dtype), num_rows=num_rows, added_bytes=added_bytes)
     elif spec.path is not None:
-        fit = check_folder(spec.path, device, dtype=loaded, num_rows=num_rows, added_bytes=added_bytes)
+        fit = check_folder(
+            spec.path,
+            device,
+            dtype=dtype,
+            num_rows=num_rows,
+            added_bytes=added_bytes,
+            keeps_bfloat16=keeps_bfloat16,
+        )
     else:
         return None
     if not fit.fits:

@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from llmapi_kit.errors import UnsupportedModelError
+from llmapi_kit.errors import ModelTooLargeError, UnsupportedModelError
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.lean_decoder import LeanDecoder
 from llmapi_kit.runners.torch_runner import TorchRunner
@@ -185,3 +185,18 @@ def test_a_model_whose_attention_goes_wrong_is_refused(monkeypatch):
     monkeypatch.setattr("llmapi_kit.runners.slot_attention._chunk", lambda query, *rest: query)
     with pytest.raises(UnsupportedModelError, match="other logits"):
         TorchRunner(model, num_slots=2, max_length=32, native=False)
+
+
+@pytest.mark.parametrize("name", ["native", "lean", "modules"])
+def test_bfloat16_weights_in_float32_give_the_logits_of_widened_ones(name):
+    ids = prompt_of(20, 3)
+    expected = last_logits(make_tiny("qwen2").bfloat16().float(), ids)
+    runner = TorchRunner(make_tiny("qwen2").bfloat16(), num_slots=2, max_length=32, dtype=torch.float32, **FORMS[name])
+    assert runner.kind == name
+    torch.testing.assert_close(runner.step([StepItem(1, 0, ids, True)])[0], expected, atol=2e-5, rtol=1e-4)
+
+
+def test_weights_that_can_not_be_widened_for_lack_of_memory_are_refused_with_what_to_do(monkeypatch):
+    monkeypatch.setattr("llmapi_kit.runners.torch_runner.free_memory", lambda device: 1000)
+    with pytest.raises(ModelTooLargeError, match=r"more for the weights.*dtype='bfloat16'.*C compiler"):
+        TorchRunner(make_tiny("llama").bfloat16(), num_slots=2, max_length=32, dtype=torch.float32, native=False)
