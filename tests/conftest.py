@@ -8,6 +8,9 @@ import signal
 
 # Read by huggingface_hub when it is first imported, so before any test
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Read by torch, here and in programs that tests start. Threads that wait for each other by spinning make a small model
+# many times slower when another process wants the same cores; a test that is about threads asks for them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import pytest
@@ -37,3 +40,16 @@ def clean_environment(monkeypatch, tmp_path):
         if name.startswith(PREFIXES) or name.lower().endswith("_proxy") or name in GGUF_SERVER:
             monkeypatch.delenv(name)
     monkeypatch.setenv("LLMAPI_KIT_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def pocket_engine():
+    """The pocket model with its usual settings, loaded once for all tests that leave it as it is."""
+    from llmapi_kit.config import load_settings
+    from llmapi_kit.engines.registry import make_engine  # needs torch for it, which kernel tests do without
+    from llmapi_kit.models.spec import parse_spec
+
+    engine = make_engine(parse_spec("pocket"), load_settings())
+    close, engine.close = engine.close, lambda: None  # whoever serves it closes what they served
+    yield engine
+    close()

@@ -11,8 +11,6 @@ import pytest
 
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.engines.registry import make_engine
-from llmapi_kit.models.spec import parse_spec
 from llmapi_kit.server.handle import Server
 
 KEY = "sk-llmapi-test-0123456789abcdef"
@@ -77,10 +75,10 @@ def serving(home, *engines, **settings):
             engine.close()
 
 
-@contextlib.contextmanager
-def serving_pocket(home):
-    """A live server with the pocket model, for a whole module."""
-    with serving(home, make_engine(parse_spec("pocket"), load_settings())) as server:
+@pytest.fixture(scope="session")
+def pocket_server(tmp_path_factory, pocket_engine):
+    """A live server with the pocket model, for all tests that only ask it."""
+    with serving(tmp_path_factory.mktemp("pocket"), pocket_engine) as server:
         yield server
 
 

@@ -12,9 +12,8 @@ import transformers
 
 from llmapi_kit.config import INSTRUCTION_TEMPLATES, load_settings
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.engines.registry import make_engine
 from llmapi_kit.errors import ConfigError
-from llmapi_kit.models.spec import POCKET_DIR, parse_spec
+from llmapi_kit.models.spec import POCKET_DIR
 
 from .conftest import KEY, Gate, Recorder, error_of, serving, wait_until
 
@@ -29,22 +28,15 @@ PROMPT = (
 
 
 @pytest.fixture(scope="module")
-def pocket():
-    made = make_engine(parse_spec("pocket"), load_settings())
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory, pocket):
-    with serving(tmp_path_factory.mktemp("home"), pocket, MockEngine()) as made:
+def server(tmp_path_factory, pocket_engine):
+    with serving(tmp_path_factory.mktemp("home"), pocket_engine, MockEngine()) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def instructed(tmp_path_factory, pocket):
+def instructed(tmp_path_factory, pocket_engine):
     """The same model behind the template."""
-    with serving(tmp_path_factory.mktemp("home"), pocket, instruction_template="alpaca") as made:
+    with serving(tmp_path_factory.mktemp("home"), pocket_engine, instruction_template="alpaca") as made:
         yield made
 
 

@@ -13,7 +13,7 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
 
-from .conftest import KEY, serving_pocket
+from .conftest import KEY
 
 FRANCE = "What is the capital of France?"
 PARIS = "The capital of France is Paris."
@@ -34,10 +34,9 @@ def get_weather(city: str) -> str:
     return f"18 degrees and sunny in {city}"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving_pocket(tmp_path_factory.mktemp("home")) as made:
-        yield made
+@pytest.fixture
+def server(pocket_server):
+    return pocket_server
 
 
 @pytest.fixture

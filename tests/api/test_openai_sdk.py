@@ -9,15 +9,14 @@ import httpx
 import openai
 import pytest
 
-from .conftest import KEY, serving_pocket
+from .conftest import KEY
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving_pocket(tmp_path_factory.mktemp("home")) as made:
-        yield made
+@pytest.fixture
+def server(pocket_server):
+    return pocket_server
 
 
 @pytest.fixture

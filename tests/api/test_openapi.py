@@ -8,18 +8,15 @@ import re
 import pytest
 import schemathesis
 
-from .conftest import serving_pocket
-
 POST = (
     *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize"),
     *("/chat", "/chat-stream", "/embedding"),
 )
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving_pocket(tmp_path_factory.mktemp("home")) as made:
-        yield made
+@pytest.fixture
+def server(pocket_server):
+    return pocket_server
 
 
 @pytest.fixture

@@ -6,14 +6,13 @@ import json
 
 import pytest
 
-from .conftest import KEY, serving_pocket
+from .conftest import KEY
 from .session_client import SessionClient
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving_pocket(tmp_path_factory.mktemp("home")) as made:
-        yield made
+@pytest.fixture
+def server(pocket_server):
+    return pocket_server
 
 
 @pytest.fixture

@@ -35,11 +35,10 @@ SHAPE = {"type": "object", "properties": {"a": {"type": "integer"}}, "required":
 
 
 @pytest.fixture(scope="module")
-def behind(tmp_path_factory):
+def behind(tmp_path_factory, pocket_engine):
     """The server that answers."""
-    pocket = make_engine(parse_spec("pocket"), load_settings())
     slow = MockEngine(name="slow", delay_s=0.005, num_tokens=2000)
-    with serving(tmp_path_factory.mktemp("behind"), pocket, MockEngine(), slow) as server:
+    with serving(tmp_path_factory.mktemp("behind"), pocket_engine, MockEngine(), slow) as server:
         yield server
 
 
