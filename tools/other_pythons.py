@@ -2,7 +2,7 @@
 
 For each of Python 3.10 to 3.13 but the running one: find an interpreter (on PATH, or among pyenv's), make a virtual
 environment ``.venv-3.X`` with the package and what these tests need, and run the test modules marked ``kernel`` in
-it. The environment is kept, and installed again when ``pyproject.toml``, ``constraints.txt`` or this file change.
+it. The environment is kept, and installed again when what goes into it changes.
 Versions are tested side by side, as many at once as there are cores; what pytest says is shown when one has ended.
 Prints a line for each version; the exit status says whether all that are installed passed. `make test` runs it.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tomllib
 
@@ -160,19 +162,22 @@ def constraints_for(version: str) -> str:
     return pins.replace("==", "<=") if is_older else pins
 
 
+def project() -> dict[str, Any]:
+    """The project's metadata, as pyproject.toml has it."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        return dict(tomllib.load(file)["project"])
+
+
 def ipykernel() -> str:
     """The kernel as the package's extra asks for it, without the rest of JupyterLab."""
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        extras = tomllib.load(file)["project"]["optional-dependencies"]
-    return next(str(each) for each in extras["notebook"] if each.startswith("ipykernel"))
+    return next(str(each) for each in project()["optional-dependencies"]["notebook"] if each.startswith("ipykernel"))
 
 
 def fingerprint() -> str:
-    """Changes when an environment has to be installed again."""
-    digest = hashlib.sha256()
-    for name in ("pyproject.toml", "constraints.txt", "tools/other_pythons.py"):
-        digest.update((ROOT / name).read_bytes())
-    return digest.hexdigest()
+    """Changes when an environment has to be installed again, which settings of tools and most extras do not ask for."""
+    metadata = {name: value for name, value in project().items() if name != "optional-dependencies"}
+    packages = json.dumps([metadata, *REQUIREMENTS, ipykernel()], sort_keys=True)
+    return hashlib.sha256(packages.encode() + (ROOT / "constraints.txt").read_bytes()).hexdigest()
 
 
 def kernel_modules() -> list[str]:

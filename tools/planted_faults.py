@@ -30,8 +30,6 @@ INSTALLED = ("examples/javascript/node_modules",)
 PASSED, FAILED = 0, 1  # pytest's exit status; anything else says nothing about the fault
 TIMEOUT_S = 900
 TIMEOUT_ALL_S = 3600
-# A test that a fault makes hang counts as failed, and need not wait for the project's own time limit
-TEST_TIMEOUT_S = 60
 
 
 class FaultError(Exception):
@@ -105,7 +103,10 @@ def main() -> int:
         print(exc, file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="planted-faults-") as folder:
-        return _run(faults, Path(folder), arguments.jobs, has_all_tests=arguments.all_tests)
+        copies = [_copy_tree(Path(folder) / str(number)) for number in range(arguments.jobs)]
+        if not (arguments.skip_clean or arguments.all_tests) and not _is_clean(faults, copies[0]):
+            return 2
+        return _run(faults, copies, has_all_tests=arguments.all_tests)
 
 
 def _parse() -> argparse.Namespace:
@@ -113,6 +114,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="list the faults and run nothing")
     parser.add_argument("--only", type=int, nargs="+", metavar="N", help="numbers of faults, as --list shows them")
     parser.add_argument("--all-tests", action="store_true", help="run every test against each fault: takes hours")
+    parser.add_argument("--skip-clean", action="store_true", help="do not first run the tests without a fault")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="faults to try at once, each in its own copy")
     return parser.parse_args()
 
@@ -139,14 +141,16 @@ def _check_all(faults: dict[int, Fault]) -> None:
         raise FaultError("\n".join([*problems, "", f"Change these faults in {FAULTS.name}."]))
 
 
-def _run(faults: dict[int, Fault], folder: Path, num_jobs: int, *, has_all_tests: bool) -> int:
-    copies = [_copy_tree(folder / str(number)) for number in range(num_jobs)]
-    if not has_all_tests:
-        named = sorted({test for fault in faults.values() for test in fault.tests})
-        status, output = _pytest(copies[0], named, TIMEOUT_ALL_S)
-        if status != PASSED:
-            print(f"The tests do not pass without a fault (pytest exit {status}):\n{output[-3000:]}", file=sys.stderr)
-            return 2
+def _is_clean(faults: dict[int, Fault], copy: Path) -> bool:
+    """Whether the named tests pass without a fault; else says what they print."""
+    named = sorted({test for fault in faults.values() for test in fault.tests})
+    status, output = _pytest(copy, named, TIMEOUT_ALL_S)
+    if status != PASSED:
+        print(f"The tests do not pass without a fault (pytest exit {status}):\n{output[-3000:]}", file=sys.stderr)
+    return status == PASSED
+
+
+def _run(faults: dict[int, Fault], copies: Sequence[Path], *, has_all_tests: bool) -> int:
     outcomes: dict[int, Outcome] = {}
     free, lock = list(copies), threading.Lock()
 
@@ -159,7 +163,7 @@ def _run(faults: dict[int, Fault], folder: Path, num_jobs: int, *, has_all_tests
             outcomes[number] = outcome
             print(_line(number, faults[number], outcome), flush=True)
 
-    with ThreadPoolExecutor(num_jobs) as pool:
+    with ThreadPoolExecutor(len(copies)) as pool:
         list(pool.map(try_out, faults))
     missed = [number for number in faults if outcomes[number].verdict != "caught"]
     print(f"\n{len(faults) - len(missed)} of {len(faults)} faults were caught.")
@@ -183,7 +187,7 @@ def _outcome(fault: Fault, copy: Path, *, has_all_tests: bool) -> Outcome:
 
 def _pytest(copy: Path, arguments: Sequence[str], timeout_s: float) -> tuple[int, str]:
     """Run pytest in a copy; its exit status and what it printed. The copy's modules hide the installed ones."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--timeout={TEST_TIMEOUT_S}"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         ran = subprocess.run(

@@ -131,14 +131,17 @@ def test_n_answers_come_each_under_its_index_and_share_their_prompt(client):
     assert [choice.index for choice in whole.choices] == [0, 1, 2]
     assert len(set(texts)) > 1
     assert whole.usage.completion_tokens <= 3 * 20
-    streamed, opened = ["", "", ""], []
+    streamed, opened, ended = ["", "", ""], [], {}
     for chunk in client.chat.completions.create(**fields, stream=True, stream_options={"include_usage": True}):
         for choice in chunk.choices:
             if choice.delta.role:
                 opened.append(choice.index)
+            if choice.finish_reason:
+                ended[choice.index] = choice.finish_reason
             streamed[choice.index] += choice.delta.content or ""
     assert opened == [0, 1, 2]
     assert streamed == texts
+    assert ended == {choice.index: choice.finish_reason for choice in whole.choices}
     assert chunk.usage.completion_tokens == whole.usage.completion_tokens
     first = client.chat.completions.create(**{**fields, "n": 1}).choices[0].message.content
     assert first == texts[0]
