@@ -67,6 +67,7 @@ def test_a_route_that_nobody_classified_stops_the_server_from_starting():
         check_routes(app)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "route"), KEYED, ids=str)
 @pytest.mark.parametrize(
     "authorization",
@@ -94,6 +95,7 @@ def test_every_keyed_route_asks_for_the_key_before_reading_the_body(untouchable,
     assert KEY not in response.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "route"), BODY_KEYED, ids=str)
 @pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer wrong", f"Basic {KEY}", KEY, "Bearer \xff\xfe"])
 @pytest.mark.parametrize("body", [b"{not json", b"", b'["apikey"]', b'{"apikey": "wrong"}', b'{"apikey": {}}'])

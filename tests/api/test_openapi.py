@@ -33,6 +33,7 @@ def operations(document):
     return [(path, method, each) for path, methods in document["paths"].items() for method, each in methods.items()]
 
 
+@pytest.mark.slow
 def test_it_is_valid_and_every_reference_leads_somewhere(document):
     schemathesis.openapi.from_dict(document).validate()
     for reference in set(re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(document))):

@@ -29,6 +29,8 @@ from llmapi_kit.models.spec import parse_spec
 
 from .conftest import KEY, serving
 
+pytestmark = pytest.mark.slow
+
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 FITTING, WRONG = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
 DOCUMENTED = (

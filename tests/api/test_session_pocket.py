@@ -54,6 +54,7 @@ def test_a_completion_bot_continues_and_an_embedding_bot_embeds(api):
     assert sum(x * x for x in vector) == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_long_conversation_goes_on_past_the_context(server, api):
     [engine] = server.engines
     session = api.start("chatgpt", temperature=0, max_tokens=8)

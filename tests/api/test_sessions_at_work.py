@@ -217,6 +217,7 @@ def test_a_session_nobody_uses_expires_and_one_that_is_used_does_not(serve, conn
     assert [api.ask(idle, "x")["code"], api.end(idle)["code"]] == [-4, -4]
 
 
+@pytest.mark.slow
 def test_a_flood_of_asks_ends_each_in_a_code_and_the_server_goes_on(serve, connect):
     server = serve(Recounting())
     api = connect(server)

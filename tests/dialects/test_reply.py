@@ -33,6 +33,7 @@ PHRASES = (
 SCRAPS = st.sampled_from([*WORDS.split(), *PHRASES])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @given(scraps=st.lists(SCRAPS, max_size=14), inside=st.booleans(), data=st.data())
 def test_any_split_gives_what_the_whole_text_gives(form, scraps, inside, data):

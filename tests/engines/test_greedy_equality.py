@@ -20,6 +20,8 @@ from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Delta, EngineInfo
 from tests.runners.conftest import TINY, make_tiny
 
+pytestmark = pytest.mark.slow
+
 NUM_PROMPTS = 64
 NUM_TOKENS = 24
 

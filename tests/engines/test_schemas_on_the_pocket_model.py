@@ -7,6 +7,7 @@ import json
 from decimal import Decimal
 
 import jsonschema
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,8 @@ from llmapi_kit.types import Finished
 from tests.sampling.schemas import schemas
 
 from .conftest import collect
+
+pytestmark = pytest.mark.slow
 
 ASKED = [{"role": "user", "content": "Give me a JSON object describing a person."}]
 BATCH = 20

@@ -14,6 +14,8 @@ import pytest
 from llmapi_kit.engines.mock import MockEngine
 from tests.api.conftest import KEY, serving
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ANSWER = "The capital of Italy is Rome."
 # What JSON, and a client that takes it apart, may stumble over

@@ -63,6 +63,7 @@ def interrupt_main_thread():
     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_twenty_interrupts_break_no_stream(program):
     assert program(STREAM_UNDER_INTERRUPTS, str(NUM_TOKENS)) == "[20, true, true, true]"
 

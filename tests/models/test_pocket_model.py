@@ -36,6 +36,8 @@ from pocket_corpus.examination import (  # noqa: E402  (tools are no installed p
     skill_cases,
 )
 
+pytestmark = pytest.mark.slow
+
 MAX_SIZE_BYTES = 10_000_000
 NUM_SAMPLED = 160
 NUM_EACH_SKILL = 20

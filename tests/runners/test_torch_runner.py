@@ -25,6 +25,7 @@ def last_logits(model, ids):
         return model(input_ids=torch.tensor([ids])).logits[0, -1]
 
 
+@pytest.mark.slow
 def test_mixed_steps_give_the_models_own_logits(tiny_model, form):
     """Chunks and decodes of four slots in one step, each against a plain forward pass of its whole sequence."""
     sequences = [prompt_of(length, seed) for seed, length in enumerate((40, 9, 23, 3))]
@@ -85,6 +86,7 @@ def test_a_used_slot_is_as_good_as_new(tiny_model, form):
     torch.testing.assert_close(runner.step([StepItem(0, 0, ids, True)])[0], expected, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_mean_state_is_the_normalised_mean_of_the_last_hidden_states_in_chunks_and_repeated(tiny_model, form):
     sequences = [prompt_of(length, seed) for seed, length in enumerate((1, 4, 30))]
     with torch.inference_mode():

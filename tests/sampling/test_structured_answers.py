@@ -46,6 +46,7 @@ def accepts(matcher, text):
     return matcher.may_end
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(schema=schemas())
 def test_finished_answers_are_valid_under_random_schemas(compiler, schema):

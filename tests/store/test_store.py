@@ -175,6 +175,7 @@ def test_a_postgres_server_that_is_away_costs_503_where_it_is_needed_and_nothing
     assert (day["requests"], day["failed"]) == (4, 0), "what was counted meanwhile is there"
 
 
+@pytest.mark.slow
 def test_loading_a_model_imports_no_database_and_opening_one_that_is_new_or_up_to_date_imports_little(tmp_path):
     script = """
 import json, sys

@@ -269,6 +269,7 @@ def test_answers_that_break_off_open_the_circuit_too(upstream):
         run(engine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", [400, 401, 404, 429])
 def test_what_is_not_the_upstreams_fault_does_not_open_it(upstream, what):
     _server, engine = upstream(error(what, headers={"Retry-After": "0"}))

@@ -125,6 +125,7 @@ CHATS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", CHATS)
 def test_a_conversation_through_us_is_the_same(both, what):
     fields = {"model": "pocket", "messages": FRANCE, **CHATS[what]}
@@ -283,6 +284,7 @@ def test_who_leaves_us_stops_the_upstream(front, behind):
         assert slow.stats().num_cancelled == before + 1
 
 
+@pytest.mark.slow
 def test_fifty_streams_at_once_are_kept_apart(front, behind):
     async def main():
         async with front.async_client(max_retries=0) as client:
