@@ -122,6 +122,7 @@ def test_every_field_reaches_the_engine(serve, http):
 MESSAGE, CONTENT = {"role": "user", "message": "a"}, {"role": "user", "content": "a"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

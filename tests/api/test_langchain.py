@@ -15,6 +15,8 @@ from pydantic import BaseModel
 
 from .conftest import KEY
 
+pytestmark = pytest.mark.slow
+
 FRANCE = "What is the capital of France?"
 PARIS = "The capital of France is Paris."
 COUNTS = ("input_tokens", "output_tokens", "total_tokens")

@@ -70,6 +70,7 @@ class Meeting(MockEngine):
             yield event
 
 
+@pytest.mark.slow
 def test_many_asks_at_once_in_one_session_are_ordered_and_none_is_lost(serve, connect):
     server = serve(Recounting())
     session = connect(server).start("chatgpt")

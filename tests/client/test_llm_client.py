@@ -134,6 +134,7 @@ def test_a_stream_that_is_left_is_stopped(serve):
         wait_until(lambda: engine.stats().num_running == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -234,6 +235,7 @@ def head(status, media_type):
     return f"HTTP/1.1 {status}\r\nContent-Type: {media_type}\r\nConnection: close\r\n\r\n".encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [

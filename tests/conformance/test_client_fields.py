@@ -67,6 +67,7 @@ def test_every_field_of_the_client_is_decided_on(endpoint):
     assert answered | refused == KNOWN[endpoint]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("endpoint", "field"), cases(ANSWERED, without=("stream", "stream_options")))
 def test_what_is_answered_fits_the_clients_types(strict, endpoint, field):
     answers = create(strict, endpoint, **fields_of(endpoint, field))

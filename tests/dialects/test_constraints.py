@@ -196,6 +196,7 @@ CALLED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "tokens"), BOTH)
 def test_strict_functions_are_held_to_their_schema_and_text_is_free(form, tokens):
     dialect = made(form, THINK)

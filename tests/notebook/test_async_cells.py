@@ -31,6 +31,7 @@ def test_plain_python_gets_the_error():
         kit.run(fail())
 
 
+@pytest.mark.slow
 def test_cell_gets_result_and_error_and_other_calls_stay_as_they_were(tmp_path):
     nb = run_cells(
         tmp_path,

@@ -154,6 +154,7 @@ def test_stopped_server_gives_its_key_away_no_more(server, row):
     assert KEY not in str(answer)
 
 
+@pytest.mark.slow
 def test_kernel_of_a_test_has_a_home_of_its_own(tmp_path):
     (cell,) = run_cells(tmp_path, "import os; print(os.environ['LLMAPI_KIT_HOME'])").cells
     assert text_of(cell).strip() == os.environ["LLMAPI_KIT_HOME"]

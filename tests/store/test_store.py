@@ -129,6 +129,7 @@ def open_threads():
     return {thread.name for thread in threading.enumerate() if "llmapi_kit" in thread.name}
 
 
+@pytest.mark.slow
 def test_two_servers_of_one_process_share_a_database(serve_on, url):
     one, other = serve_on(url), serve_on(url)
     made = [ask(server, store=True) for server in (one, other) for _ in range(3)]

@@ -57,6 +57,7 @@ def test_http_error_is_down_with_its_status_code(tunnel_to, public_site):
     assert "HTTP 503" in status.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "headers", "body", "code", "words"),
     [

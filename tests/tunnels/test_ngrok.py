@@ -65,6 +65,7 @@ def test_tunnel_can_not_be_started_again_after_stop(make_tunnel, fake_agent):
         tunnel.start()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("said", "kind", "code", "advice"),
     [

@@ -127,6 +127,7 @@ def test_what_fails_before_the_answer_is_refused(upstream, what):
     assert (engine.stats().num_running, engine.stats().num_failed) == (0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", BROKEN)
 def test_what_fails_later_ends_the_answer(upstream, what, monkeypatch):
     monkeypatch.setattr("llmapi_kit.engines.upstream.answering.BELIEVED_AFTER_S", 0.1)

@@ -135,6 +135,7 @@ def test_when_every_key_is_refused_it_is_not_asked_again(upstream):
     assert "key" in engine.readiness().reason
 
 
+@pytest.mark.slow
 def test_a_conversation_stays_with_its_key(upstream):
     server, engine = upstream(events(*GOOD), api_key=THREE)
     for _ in range(3):
