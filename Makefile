@@ -9,10 +9,10 @@ PROCESSES ?= 2
 TESTS = $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab serve test test-fast check notebooks bench format clean
+.PHONY: help demo lab serve test test-fast test-clients check docs notebooks bench gpu-check format clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## Run notebooks 01-04 on the pocket model and serve (DEMO_EXIT=1 ends by itself)
 	@$(BIN)/python tools/demo.py $(if $(DEMO_EXIT),--exit)
@@ -23,25 +23,36 @@ lab: $(VENV)/.installed ## Open JupyterLab on the notebooks
 serve: $(VENV)/.installed ## Serve the pocket model from a terminal
 	$(BIN)/llmapi-kit serve pocket
 
-test: $(VENV)/.installed $(VENV)/.programs ## Set up what is missing and run all tests, on other Pythons too
+test: $(VENV)/.installed $(VENV)/.programs $(VENV)/.client ## Set up what is missing and run all tests, on other Pythons too
 	$(TESTS)
 	$(BIN)/python tools/other_pythons.py
 
 test-fast: $(VENV)/.installed ## Run the tests that are not marked slow, for in between
-	$(TESTS) -m "not slow"
+	$(TESTS) -m "not slow and not clients and not gpu"
 
-check: $(VENV)/.installed ## Lint, types, import direction, stripped notebooks
+test-clients: $(VENV)/.installed $(VENV)/.programs ## Run agents and tools that others wrote against the server
+	$(BIN)/python tools/client_environments.py
+	$(BIN)/python -m pytest -m '' tests/clients
+
+check: $(VENV)/.installed docs ## Lint, types, import direction, stripped notebooks, docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/nbstripout --keep-id --verify $(NOTEBOOKS)/*.ipynb
 
+docs: $(VENV)/.installed ## Build the documentation into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 notebooks: $(VENV)/.installed ## Run every notebook in a real kernel, twice
 	$(BIN)/python -m pytest tests/notebooks
 
 bench: $(VENV)/.installed ## Measure this server beside others
 	$(BIN)/python -m benchmarks.serving
+
+# Without an environment here: the Python that has torch. GPU_CHECK=--install installs what it lacks.
+gpu-check: ## Check the kit on a GPU, in under 7 minutes (GPU_CHECK=--install)
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,python3) tools/gpu_check.py $(GPU_CHECK)
 
 format: $(VENV)/.installed ## Format the code and strip the notebooks
 	$(BIN)/ruff check --fix-only .
@@ -61,4 +72,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 # Programs that tests run beside Python; CHROMIUM names a Chromium that is not on PATH.
 $(VENV)/.programs: $(VENV)/.installed tools/test_programs.py $(wildcard examples/javascript/package.json)
 	@$(BIN)/python tools/test_programs.py
+	@touch $@
+
+# The one client of tests/clients that `make test` runs
+$(VENV)/.client: $(VENV)/.installed tools/client_environments.py tests/clients/pydantic_ai/requirements.txt
+	@$(BIN)/python tools/client_environments.py pydantic_ai
 	@touch $@

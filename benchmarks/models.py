@@ -168,6 +168,15 @@ def _random_model(shape: dict[str, Any], tokenizer: dict[str, Any], dtype: Any) 
     return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
 
 
+def random_model(name: str, device: Any) -> Any:
+    """One of `SHAPES` with random weights, made where it is to run; no file is written."""
+    import torch
+
+    tokenizer = json.loads((POCKET / "tokenizer.json").read_text())
+    with torch.device(device):
+        return _random_model(SHAPES[name], tokenizer, getattr(torch, DTYPES[name])).to(device)
+
+
 def _vocab_size(tokenizer: dict[str, Any]) -> int:
     ids = [*tokenizer["model"]["vocab"].values(), *(token["id"] for token in tokenizer["added_tokens"])]
     return int(max(ids)) + 1

@@ -1,5 +1,5 @@
 """``python -m llmapi_kit``: the command line."""
 
-from llmapi_kit.cli import app
+from llmapi_kit.cli.app import app
 
 app(prog_name="llmapi-kit")

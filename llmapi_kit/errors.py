@@ -18,6 +18,8 @@ Knows nothing of HTTP frameworks, tunnels or torch; every other module may impor
     │   ├── ForbiddenError          403
     │   ├── NotFoundError           404, no such model, route or stored completion
     │   ├── BodyTooLargeError       413
+    │   ├── UnsupportedMediaTypeError   415, the body is compressed, or is not said to be JSON
+    │   ├── HeadersTooLargeError    431
     │   ├── QueueFullError          429, with Retry-After
     │   ├── EngineUnavailableError  503, the engine is loading, closing or dead
     │   ├── RequestTimeoutError     504, waited too long
@@ -161,6 +163,22 @@ class BodyTooLargeError(RequestError):
     status = 413
     type = "invalid_request_error"
     default_code = "request_too_large"
+
+
+class UnsupportedMediaTypeError(RequestError):
+    """The request's body is encoded in a way this server does not read."""
+
+    status = 415
+    type = "invalid_request_error"
+    default_code = "unsupported_media_type"
+
+
+class HeadersTooLargeError(RequestError):
+    """The request's headers are over the limit."""
+
+    status = 431
+    type = "invalid_request_error"
+    default_code = "headers_too_large"
 
 
 class QueueFullError(RequestError):

@@ -11,24 +11,26 @@ import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
-from llmapi_kit.api.auth import check_key_format, new_api_key
+from llmapi_kit.api.auth import new_api_key
 from llmapi_kit.client import RemoteServer, normalise_url
+from llmapi_kit.client.running_servers import RunningServers, ServerRecord
 from llmapi_kit.config import Settings, load_settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.engine_check import check_engine
-from llmapi_kit.engines.loader import ModelLoader
-from llmapi_kit.engines.registry import SETTINGS_OF_MODELS, settings_of
-from llmapi_kit.errors import ConfigError, PortInUseError, ServerNotFoundError
-from llmapi_kit.loaded import LoadedModels, understand
-from llmapi_kit.model import Model
-from llmapi_kit.server.handle import LOOPBACK, Server
-from llmapi_kit.server.registry import Registry, ServerRecord
+from llmapi_kit.errors import PortInUseError, ServerNotFoundError
+from llmapi_kit.loading.load_request import LoadRequest, resolve
+from llmapi_kit.loading.loaded_models import LoadedModels
+from llmapi_kit.loading.loader import ModelLoader
+from llmapi_kit.loading.model import Model
+from llmapi_kit.loading.servable import Loadable, Servable, resolve_all
+from llmapi_kit.server.endpoint import Endpoint
+from llmapi_kit.server.server import Server
 
 logger = logging.getLogger(__name__)
 
-Loadable = str | ModelLoader | Model | Engine
 LOCK_AT_EXIT_S = 2.0
 
 _lock = threading.RLock()
@@ -36,31 +38,47 @@ _models = LoadedModels(_lock)
 _servers: dict[str, Server] = {}  # by name of the launch
 
 
-def load(name: str | ModelLoader, *, served_name: str | None = None, lazy: bool = False, **options: Any) -> Model:
+def load(
+    name: str | os.PathLike[str] | ModelLoader, *, served_name: str | None = None, lazy: bool = False, **options: Any
+) -> Model:
     """Load a model. The same call again returns the model that is loaded already.
 
     Args:
         name: ``pocket`` (ships with the kit), ``mock``, a folder with a Hugging Face model, a GGUF file, a hub name
-            such as ``Qwen/Qwen3-0.6B``, ``plugin:name`` for a back end that another package brings, or a loader of your
-            own: see `llmapi_kit.engines.loader.ModelLoader`.
+            such as ``Qwen/Qwen3-0.6B``, a provider's model such as ``openai:gpt-…``, ``ollama:llama3.2`` or
+            ``openai+https://host/v1#model``, ``plugin:name`` for a back end that another package brings, or a loader of
+            your own: see `llmapi_kit.loading.loader.ModelLoader`. A `pathlib.Path` is a folder or a file.
         served_name: what clients pass as ``model``; the model's own name unless given.
         lazy: return at once, and load it when it is first asked something.
-        options: ``device`` (``cpu``, ``cuda`` or ``cuda:0``; the first GPU where there is one), ``dtype``
+        options: all of them are looked at before anything is loaded. For every model: ``fallback`` (a name, what
+            `load` returned, an engine, or a list of these: who answers when this one can't). For models that run here:
+            ``device`` (``cpu``, ``cuda`` or ``cuda:0``; the first GPU where there is one), ``dtype``
             (``float32``, ``bfloat16`` or ``float16``; float32 on a CPU, the model's own on a GPU), ``lora`` (a folder
             or a hub name: an adapter that is merged into the weights), ``tokenizer`` (a folder or a hub name, for
             another than the adapter's or the model's), ``quantize`` (``8bit``, on a GPU), ``sampling`` (such as
             ``{"temperature": 0.7}``, where a request does not say) and settings of the engine: ``max_slots``,
             ``context_length``, ``kv_memory``, ``num_threads``, ``native``, ``compile``, ``step_tokens``,
-            ``default_max_tokens``, ``max_queue``, ``prefix_cache``; see `llmapi_kit.config.Settings`. Back ends that
-            other packages bring have options of their own.
+            ``default_max_tokens``, ``max_queue``, ``prefix_cache``. For a provider's model: ``api_key`` (one or
+            several; its environment variable unless given), ``base_url``, ``sampling``, and settings:
+            ``first_token_timeout_s``, ``upstream_connect_s``, ``upstream_answer_s``, ``upstream_silence_s``,
+            ``upstream_retries``, ``upstream_retry_s``. See `llmapi_kit.config.Settings` for the settings. Back ends
+            that other packages bring have options of their own.
 
     Raises:
-        ModelNotFoundError: there is no such model.
+        ModelNotFoundError: there is no such model, adapter or tokenizer.
         ModelLoadError: it does not load, or does not fit.
         UnsupportedModelError: it can't be served, with the reason.
-        ConfigError: an argument is not known.
+        ConfigError: an argument is not known, or has a value that can't be used.
+        MissingDependencyError: a package that it needs is not installed.
+
+    No other exception comes out of a model's files, whatever they are.
+
+    Examples:
+        >>> model = kit.load("mock")
+        >>> model.ask("Hello!")
+        'Hello!'
     """
-    return _models.load(understand(name, served_name, options), is_lazy=lazy)
+    return _models.load(resolve(name, served_name, options), is_lazy=lazy)
 
 
 def launch(
@@ -92,8 +110,8 @@ def launch(
         host: address to bind; anything but loopback can be reached from the network.
         tunnel: ``ngrok`` for a public URL.
         tunnel_options: fields of `llmapi_kit.tunnels.base.TunnelSettings`, such as ``auth_token`` or ``domain``.
-        api_key: the key to ask for; None makes a random one. False asks for none, without tunnel and on loopback
-            only.
+        api_key: the key to ask for; None makes a random one. One of fewer than 16 characters is for loopback without
+            a tunnel. So is False, which asks for none.
         name: tells servers of this process apart; the port unless given.
         aliases: further names to answer to, each with the model that it stands for; they are listed as models too.
         default: the model that answers where none is named, if not the first.
@@ -106,14 +124,19 @@ def launch(
         TunnelError: the tunnel did not open; a server that this call started is stopped again.
         ConfigError: arguments that do not go together.
         ModelError: a model can't be loaded; of several, a name means nothing.
+
+    What can be told before a model is loaded, `check_launch` tells then.
+
+    Examples:
+        >>> server = kit.launch(kit.load("mock"), port=0)
+        >>> server.models
+        ['mock']
+        >>> server.stop()
     """
-    if api_key is False and (tunnel or host not in LOOPBACK):
-        raise ConfigError("api_key=False works on this machine only: no tunnel, no other host than 127.0.0.1.")
-    if isinstance(api_key, str):
-        check_key_format(api_key)
     limits = load_settings(**settings)
-    loadables = [model] if isinstance(model, str | Model) or not isinstance(model, Sequence) else list(model)
-    engines = _engines(loadables, limits, settings)
+    place = Endpoint(host=host, port=port, api_key=api_key, tunnel=tunnel, tunnel_options=tunnel_options or {})
+    wanted = check_launch(model, place, name=name, aliases=aliases, default=default, settings=settings)
+    engines = _engines(wanted, limits)
     with _lock:
         _forget_stopped()
         identity = name or str(port)
@@ -143,6 +166,45 @@ def launch(
         return server
 
 
+def check_launch(
+    model: Loadable | Sequence[Loadable],
+    place: Endpoint,
+    *,
+    options: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    aliases: Mapping[str, str] | None = None,
+    default: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> list[Servable]:
+    """Raise what `launch` would, as far as that can be told before a model is loaded; starts nothing.
+
+    Args:
+        model: see `launch`.
+        place: where the server is to answer.
+        options: what `load` is to be given for models that are named here.
+        name: of the server.
+        aliases: see `launch`.
+        default: see `launch`.
+        settings: see `launch`.
+
+    Returns:
+        What is there of the models, and what is to be loaded.
+    """
+    given = settings or {}
+    limits = load_settings(**given)
+    found = resolve_all(model, options=options or {}, settings=given, aliases=aliases, default=default)
+    with _lock:
+        _forget_stopped()
+        old = _servers.get(name or str(place.port))
+        is_held = old is not None and old.is_running and place.port in (0, old.port)
+        key = old.api_key if old is not None and place.api_key is None else place.api_key
+        try:
+            replace(place, api_key=key).check(limits, is_held=is_held)
+        except PortInUseError as exc:
+            raise _explain_port(exc, place.port) from exc.__cause__
+    return found
+
+
 def serve_engine(engine: Engine, **options: Any) -> Server:
     """Serve an engine of your own; see `launch` for the options, and ``docs/backends.md`` for how to write one.
 
@@ -150,6 +212,13 @@ def serve_engine(engine: Engine, **options: Any) -> Server:
 
     Raises:
         ConfigError: it lacks something that an engine has; the message names it all.
+
+    Examples:
+        >>> from llmapi_kit.engines.mock import MockEngine
+        >>> server = kit.serve_engine(MockEngine(reply="Always this.", name="mine"), port=0)
+        >>> server.models
+        ['mine']
+        >>> server.stop()
     """
     check_engine(engine)
     return launch(engine, **options)
@@ -166,8 +235,15 @@ def connect(url: str | None = None, api_key: str | None = None) -> RemoteServer:
         ServerNotFoundError: nothing runs, or nothing answers at the url.
         AuthenticationError: the key is missing or refused.
         ConfigError: the url is none.
+
+    Examples:
+        >>> server = kit.launch(kit.load("mock"), port=0)
+        >>> remote = kit.connect()
+        >>> remote.models()
+        ['mock']
+        >>> server.stop()
     """
-    registry = Registry(load_settings())
+    registry = RunningServers(load_settings())
     records = registry.running()
     if url is None:
         return _newest(records, registry, api_key)
@@ -181,43 +257,43 @@ def connect(url: str | None = None, api_key: str | None = None) -> RemoteServer:
 
 
 def servers() -> list[ServerRecord]:
-    """The servers that run on this machine for this user, the newest first."""
-    return Registry(load_settings()).running()
+    """The servers that run on this machine for this user, the newest first.
+
+    Examples:
+        >>> server = kit.launch(kit.load("mock"), port=0)
+        >>> [record.models for record in kit.servers()]
+        [('mock',)]
+        >>> server.stop()
+    """
+    return RunningServers(load_settings()).running()
 
 
 def stop_all(drain_s: float = 0.0) -> None:
-    """Stop every server of this process and unload every model."""
+    """Stop every server of this process and unload every model.
+
+    Examples:
+        >>> server = kit.launch(kit.load("mock"), port=0)
+        >>> kit.stop_all()
+        >>> server.is_running
+        False
+    """
     with _lock:
         for identity, server in list(_servers.items()):
             _stop(identity, server, keep=(), drain_s=drain_s)
         _models.close_all()
 
 
-def _engines(loadables: Sequence[Loadable], limits: Settings, given: Mapping[str, Any]) -> list[Engine]:
-    """The engines of what `launch` was given; all names are looked at before anything is loaded."""
-    wanted = {
-        index: understand(each, defaults=given)
-        for index, each in enumerate(loadables)
-        if isinstance(each, str | ModelLoader)
-    }
-    taken = {name for each in wanted.values() for name in settings_of(each.spec)}
-    for name in given:
-        if name in SETTINGS_OF_MODELS and name not in taken:
-            raise ConfigError(f"{name} is a setting of models that are loaded here: pass it to kit.load().")
-    for each in loadables:
-        if isinstance(each, Model) and each.is_closed:
-            raise ConfigError(f"The model {each.name!r} was closed. Load it again: kit.load({each.name!r}).")
-        if not isinstance(each, str | ModelLoader | Model | Engine):
-            raise ConfigError(
-                f"launch() takes a model's name, what load() returned, or an engine, not {type(each).__name__}."
-            )
-    is_lazy = len(loadables) > 1
-    models = {index: _models.load(each, is_lazy=is_lazy, settings=limits) for index, each in wanted.items()}
-    found = [models.get(index, each) for index, each in enumerate(loadables)]
-    return [each.engine if isinstance(each, Model) else each for each in found if isinstance(each, Model | Engine)]
+def _engines(wanted: Sequence[Servable], limits: Settings) -> list[Engine]:
+    """The engines of what `launch` was given; of several models, those given by name are loaded later."""
+    is_lazy = len(wanted) > 1
+    there = [
+        _models.load(each, is_lazy=is_lazy, settings=limits) if isinstance(each, LoadRequest) else each
+        for each in wanted
+    ]
+    return [each.engine if isinstance(each, Model) else each for each in there]
 
 
-def _newest(records: Sequence[ServerRecord], registry: Registry, api_key: str | None) -> RemoteServer:
+def _newest(records: Sequence[ServerRecord], registry: RunningServers, api_key: str | None) -> RemoteServer:
     """The newest server that answers."""
     problem = ServerNotFoundError(
         "No server of llmapi_kit runs on this machine. Launch one (notebook 03, or 'llmapi-kit serve'), or pass url "

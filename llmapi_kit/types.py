@@ -1,6 +1,7 @@
 """Value objects that cross rooms: what happened to a request, and what an engine is.
 
-Knows nothing of HTTP, asyncio or tensors; every room may import it. All are immutable.
+Knows nothing of HTTP, asyncio or tensors; every room may import it. All are immutable but `Latencies` and
+`EngineStats`, which are counted up in place.
 
 A request's life seen from outside is a sequence of events: one `Accepted`, any number of `Delta`, then one `Finished`
 for each answer asked for, or one `Failed` for all of them.

@@ -19,12 +19,12 @@ from types import FrameType
 
 from notebook_runner import NotebookError, RunningNotebook, Step, open_notebook
 
+from llmapi_kit.client.running_servers import Registry, ServerRecord
 from llmapi_kit.config import load_settings
 from llmapi_kit.errors import PortInUseError
-from llmapi_kit.notebook.exchange import read_exchanges
+from llmapi_kit.notebook.show_answer import read_exchanges
 from llmapi_kit.notebook.snippets import curl_snippet
 from llmapi_kit.server.port import bind
-from llmapi_kit.server.registry import Registry, ServerRecord
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 MODEL = "pocket"

@@ -17,8 +17,7 @@ import java.util.stream.Stream;
 /** An answer over server-sent events, with the JDK alone: java ChatSse.java "What is the capital of Italy?" */
 public class ChatSse {
     private static final String SERVER = System.getenv("LLMAPI_KIT_URL");
-    private static final HttpClient CLIENT =
-            HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
+    private static final HttpClient CLIENT = HttpClient.newHttpClient();
     private static final PrintStream OUT =
             new PrintStream(new FileOutputStream(FileDescriptor.out), true, StandardCharsets.UTF_8);
 

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from llmapi_kit.api import compat, docs, errors, health, metrics, usage
-from llmapi_kit.api.cross_origin import CrossOrigin
+from llmapi_kit.api.cors import CorsMiddleware
 from llmapi_kit.api.openai import chat, completions, embeddings, images, models, stored, tokens
 from llmapi_kit.api.openapi import document
 from llmapi_kit.api.request_context import RequestContext
@@ -39,6 +39,7 @@ def create_app(state: ApiState) -> ASGIApp:
         docs_url=None,  # llmapi_kit.api.docs has a page that asks for the key
         redoc_url=None,
         openapi_url=None,  # added below, behind the key
+        redirect_slashes=False,  # a slash at the end is no other path, see RequestContext
     )
     app.state.api = state
     errors.install(app)
@@ -49,7 +50,7 @@ def create_app(state: ApiState) -> ASGIApp:
     compat.install(app, state)
     check_routes(app)
     origins = state.settings.cors_origins
-    return RequestContext(CrossOrigin(app, origins) if origins else app, state)
+    return RequestContext(CorsMiddleware(app, origins) if origins else app, state)
 
 
 def check_routes(app: FastAPI) -> None:

@@ -15,12 +15,15 @@ import hmac
 import secrets
 import time
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from llmapi_kit.errors import AuthenticationError, ConfigError
 
 KEY_PREFIX = "sk-llmapi-"
 MIN_KEY_LENGTH = 16
+# What clients of other APIs send in place of Authorization; the first that is there counts.
+KEY_HEADERS = ("x-api-key", "api-key")
 TOKEN_PURPOSE = b"llmapi_kit token for server-sent events, until "
 
 
@@ -29,24 +32,55 @@ def new_api_key() -> str:
     return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
-def check_key_format(key: str) -> str:
-    """A key the user chose.
+def check_key_format(key: str) -> None:
+    """Check a key the user chose.
 
     Raises:
-        ConfigError: it is too short to be safe, or can't be sent in a header. The message does not contain it.
+        ConfigError: it is empty, or can't be sent in a header. The message does not contain it.
     """
-    if len(key) < MIN_KEY_LENGTH:
-        raise ConfigError(
-            f"The api_key has {len(key)} characters; at least {MIN_KEY_LENGTH} are needed. Leave it out to get a "
-            "random one."
-        )
+    if not key:
+        raise ConfigError("The api_key has 0 characters. Leave it out to get a random one.")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigError("The api_key may contain printable ASCII characters without spaces only.")
-    return key
+
+
+def is_short(key: str) -> bool:
+    """Whether a key is fit for callers of this machine only, as others could find it by trying."""
+    return len(key) < MIN_KEY_LENGTH
+
+
+def check_key_length(key: str, where: str) -> None:
+    """Check a key for a server that others can reach.
+
+    Args:
+        key: of the server.
+        where: how they reach it, such as "through a tunnel".
+
+    Raises:
+        ConfigError: it is too short to be safe there. The message does not contain it.
+    """
+    if is_short(key):
+        raise ConfigError(
+            f"The api_key has {len(key)} characters; at least {MIN_KEY_LENGTH} are needed where others reach the "
+            f"server {where}, as they could find it by trying. Leave it out to get a random one."
+        )
+
+
+def has_key_header(headers: Headers) -> bool:
+    """Whether one of the headers that a key may stand in was sent, with whatever value."""
+    return any(name in headers for name in ("authorization", *KEY_HEADERS))
+
+
+def sent_key(headers: Headers) -> str:
+    """The key that a request brings: its bearer token, else what an API key header has; empty where there is none."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    found = [token if scheme.lower() == "bearer" else "", *(headers.get(name, "") for name in KEY_HEADERS)]
+    # HTTP's own whitespace only: anything else is part of a key, and makes it a wrong one
+    return next((key for each in found if (key := each.strip(" \t"))), "")
 
 
 class KeyCheck:
-    """Checks the Authorization header, and tokens in its place.
+    """Checks the key that a request brings in a header, and tokens in its place.
 
     Args:
         api_key: the key that opens; None lets everybody in.
@@ -60,6 +94,11 @@ class KeyCheck:
         self.key_id = "" if self._digest is None else self._digest.hex()[:16]
         self._token_secret = secrets.token_bytes() if self._digest is None else self._digest
 
+    @property
+    def is_open(self) -> bool:
+        """Whether everybody is let in."""
+        return self._digest is None
+
     def __call__(self, request: Request) -> None:
         """Let the request pass.
 
@@ -68,13 +107,13 @@ class KeyCheck:
         """
         if self._digest is None:
             return
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
+        key = sent_key(request.headers)
+        if not key:
             raise AuthenticationError(
-                "No API key was sent. Pass it as 'Authorization: Bearer <key>'; the notebook that launched this "
-                "server shows it with server.api_key."
+                "No API key was sent. Pass it as 'Authorization: Bearer <key>' or as 'x-api-key: <key>'; the notebook "
+                "that launched this server shows it with server.api_key."
             )
-        self.check_key(key.strip())
+        self.check_key(key)
 
     def check_key(self, key: str) -> None:
         """Let a request pass that brought this key.

@@ -5,13 +5,15 @@
 
 "use strict";
 
+// Next to the page's folder, whatever slash or proxy's path the page's own address has
+const DOCUMENT = new URL("../openapi.json", document.currentScript.src);
 const PLACEHOLDER = "YOUR_API_KEY";
 const form = document.getElementById("ask");
 const input = document.getElementById("key");
 const problem = document.getElementById("problem");
 
 async function fetchDocument(key) {
-  const response = await fetch("openapi.json", {
+  const response = await fetch(DOCUMENT, {
     headers: { Authorization: `Bearer ${key}` },
     cache: "no-store",
     credentials: "omit",
@@ -28,7 +30,9 @@ function withKey(request, key) {
 }
 
 function start(spec, key) {
-  const schemes = Object.keys(spec.components.securitySchemes);
+  const known = spec.components.securitySchemes;
+  for (const name in known) if (known[name].in === "header") delete known[name]; // Authorization is enough here
+  const schemes = Object.keys(known);
   const ui = SwaggerUIBundle({
     domNode: document.getElementById("viewer"),
     spec,

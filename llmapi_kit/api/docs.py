@@ -12,7 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from fastapi import APIRouter
-from starlette.responses import FileResponse
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, Response
 
 from llmapi_kit.api.routes import LocalPageRoute
 from llmapi_kit.errors import NotFoundError
@@ -45,8 +46,11 @@ HEADERS = {
 
 
 @router.get("/docs")
-async def docs() -> FileResponse:
-    """The shell."""
+async def docs(request: Request) -> Response:
+    """The shell. It names its files from where it stands itself, so that it may stand behind a proxy's path."""
+    if request.scope.get("raw_path", b"").endswith(b"/"):
+        page = PAGE.read_text(encoding="utf-8").replace('="docs/', '="../docs/')
+        return HTMLResponse(page, headers=HEADERS)
     return _file(PAGE)
 
 

@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from llmapi_kit.errors import (
     EngineUnavailableError,
@@ -54,7 +55,7 @@ def from_validation(errors: Sequence[Any]) -> InvalidRequestError:
     # Of a union, pydantic adds the name of the variant that failed last; the field is what comes before it.
     named = [part for part in location if (part.isidentifier() and part not in TYPES) or part.isdigit()]
     param = ".".join(named) or None
-    if problem["type"] == "missing":
+    if problem["type"] == "missing" and param is not None:
         return InvalidRequestError(f"The field {param} is missing.", param=param)
     value = "" if isinstance(problem.get("input"), dict | list) else f" (got {str(problem.get('input'))[:80]!r})"
     message = str(problem["msg"]).removeprefix("Value error, ")
@@ -97,6 +98,8 @@ def install(app: FastAPI) -> None:
         error.status, error.type = exc.status_code, HTTP_TYPES.get(exc.status_code, "server_error")
         response = error_response(error)
         response.headers.update(exc.headers or {})
+        if exc.status_code == 405:
+            response.headers["Allow"] = ", ".join(_allowed(request))
         return response
 
     async def on_store_error(request: Request, exc: Exception) -> Response:
@@ -112,6 +115,13 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(StoreError, on_store_error)
     app.add_exception_handler(Exception, on_bug)
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods that a path takes, over all of its routes: Starlette tells those of the first."""
+    found = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    methods = {method for route in found for method in route.methods}
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 
 def _http_message(request: Request, exc: HTTPException) -> str:

@@ -40,9 +40,13 @@ class Readiness(Sent):
     models: dict[str, ModelReadiness]
 
 
+# What llama.cpp's and vLLM's clients, and load balancers, ask
+@public.get("/health", include_in_schema=False)
+@public.get("/v1/health", include_in_schema=False)
+@public.get("/ping", include_in_schema=False)
 @public.get("/healthz", summary="Is the server alive?", response_model=None, responses=answers(Alive))
 async def healthz(request: Request) -> dict[str, str]:
-    """Alive, and which server this is. The only route without a key; it tells nothing else."""
+    """Alive, and which server this is. Asks for no key and tells nothing else."""
     return {"status": "ok", "instance": state_of(request).instance}
 
 

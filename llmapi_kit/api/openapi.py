@@ -17,8 +17,10 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from llmapi_kit.api.auth import KEY_HEADERS
 from llmapi_kit.api.errors import error_body
-from llmapi_kit.api.routes import KeyedRoute, PublicRoute, TokenRoute, Variant
+from llmapi_kit.api.routes import KeyedRoute, PublicRoute, TokenRoute
+from llmapi_kit.api.variants import Variant
 from llmapi_kit.errors import (
     AuthenticationError,
     BodyTooLargeError,
@@ -30,11 +32,13 @@ from llmapi_kit.errors import (
     QueueFullError,
     RequestError,
     RequestTimeoutError,
+    UnsupportedMediaTypeError,
     UpstreamError,
 )
 
 SCHEMA_REF = "#/components/schemas/{model}"
 KEY, TOKEN = "key", "token"
+KEY_SCHEMES = (KEY, *KEY_HEADERS)
 HEADERS: Mapping[str, Any] = {
     "x-request-id": {"description": "Names the request in the server's log.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}},
@@ -55,6 +59,7 @@ ROUTES_WITH_FIELDS: Sequence[RequestError] = (
 ROUTES_WITH_A_BODY: Sequence[RequestError] = (
     *ROUTES_WITH_FIELDS,
     BodyTooLargeError("The body is larger than 2,000,000 bytes, the most this server takes."),
+    UnsupportedMediaTypeError("The body has Content-Encoding 'gzip'. Send it as it is."),
     QueueFullError("128 requests wait already.", retry_after_s=1),
     EngineUnavailableError("The server is stopping and takes no new requests.", retry_after_s=5),
     RequestTimeoutError("The request was not complete within 600 s, so it was stopped."),
@@ -137,6 +142,7 @@ def document(app: FastAPI) -> dict[str, Any]:
                 "scheme": "bearer",
                 "description": "server.api_key in the notebook that launched it.",
             },
+            **{name: {"type": "apiKey", "in": "header", "name": name} for name in KEY_HEADERS},
             TOKEN: {"type": "apiKey", "in": "query", "name": "token", "description": "From POST /chat-sse/token."},
         }
         for schema in schemas.values():
@@ -163,7 +169,7 @@ def _complete(route: PublicRoute, operation: dict[str, Any]) -> None:
     operation["operationId"] = route.name
     operation["security"] = []
     if isinstance(route, KeyedRoute):
-        operation["security"] = [{KEY: []}]
+        operation["security"] = [{scheme: []} for scheme in KEY_SCHEMES]
         errors += KEYED_ROUTES
     if isinstance(route, TokenRoute):
         operation["security"] = [{TOKEN: []}]

@@ -1,19 +1,27 @@
-"""Pure ASGI middleware around every request: an id on each response, and a check of the Host header.
+"""Pure ASGI middleware around every request: what holds for all of them, before a route is looked for.
+
+An id on each response; a check of the Host header; a path with a slash at its end, which means the same without; HEAD,
+which is answered as GET without the body; and a failed request whose answer was sent leaves the connection as it is.
 
 Pure ASGI, because Starlette's BaseHTTPMiddleware hides that a client left.
 """
 
 from __future__ import annotations
 
+import logging
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmapi_kit.api.errors import error_response
 from llmapi_kit.api.routes import host_name
 from llmapi_kit.api.state import ApiState
-from llmapi_kit.errors import ForbiddenError
+from llmapi_kit.errors import ForbiddenError, InvalidRequestError, RequestError
 from llmapi_kit.ids import random_hex
 
+logger = logging.getLogger(__name__)
+
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+END = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
 class RequestContext:
@@ -33,16 +41,64 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = b"req_" + random_hex(24).encode()
+        answer = _Answer(send, is_head=scope["method"] == "HEAD")
+        error = self._find_error(scope)
+        if error is not None:
+            await error_response(error)(scope, receive, answer.send)
+            return
+        try:
+            await self._app(_as_routed(scope), receive, answer.send)
+        except Exception:
+            if not answer.is_complete:
+                raise
+            # The server would close the connection, which the client has been told to use again
+            logger.exception("The request %s failed", answer.request_id)
 
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
-            await send(message)
-
+    def _find_error(self, scope: Scope) -> RequestError | None:
+        """Why the name it was sent to does not allow it."""
+        if sum(name == b"host" for name, _ in scope["headers"]) > 1:
+            return InvalidRequestError("The request has more than one Host header.")
         hosts = self._state.hosts
         if hosts and (host := host_name(scope)) not in hosts:
-            error = ForbiddenError(f"This server is not known as {host[:200]!r}.", code="host_not_allowed")
-            await error_response(error)(scope, receive, send_with_id)
-            return
-        await self._app(scope, receive, send_with_id)
+            return ForbiddenError(f"This server is not known as {host[:200]!r}.", code="host_not_allowed")
+        return None
+
+
+class _Answer:
+    """The response as it is sent.
+
+    Args:
+        send: of the connection.
+        is_head: whether the client wants the headers only.
+    """
+
+    def __init__(self, send: Send, *, is_head: bool) -> None:
+        self.request_id = f"req_{random_hex(24)}"
+        self.is_complete = False
+        self._send = send
+        self._is_head = is_head
+
+    async def send(self, message: Message) -> None:
+        """Send a part of it; what comes after the end of an answer to HEAD is dropped."""
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
+            await self._send(message)
+            message = END
+            if not self._is_head:
+                return
+        if not self.is_complete:
+            # Known before it is sent, as a client that has it all may ask the next thing
+            self.is_complete = not message.get("more_body", False)
+            await self._send(message)
+
+
+def _as_routed(scope: Scope) -> Scope:
+    """The request with the path and the method that a route knows it by."""
+    path: str = scope["path"]
+    # A slash that is written as %2F belongs to a name
+    has_slash = path.endswith("/") and scope.get("raw_path", b"/").endswith(b"/")
+    changes = {
+        "path": path[:-1] if has_slash and len(path) > 1 and path[-2] != "/" else path,
+        "method": "GET" if scope["method"] == "HEAD" else scope["method"],
+    }
+    return {**scope, **changes}

@@ -11,62 +11,64 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Scope
+from starlette.types import Receive, Scope
 
+from llmapi_kit.api.auth import has_key_header
 from llmapi_kit.api.errors import from_validation
 from llmapi_kit.api.state import state_of
-from llmapi_kit.errors import BodyTooLargeError, ForbiddenError, InvalidRequestError, RequestError
+from llmapi_kit.api.strict_json import parse_json
+from llmapi_kit.api.variants import Handler
+from llmapi_kit.errors import (
+    AuthenticationError,
+    BodyTooLargeError,
+    ForbiddenError,
+    InvalidRequestError,
+    RequestError,
+    UnsupportedMediaTypeError,
+)
 
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 Body = TypeVar("Body", bound=BaseModel)
-MAX_DIGITS = 300
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """Another way of speaking at a path that has a route already, told apart by the JSON of the body.
-
-    Attributes:
-        path: of the route.
-        accepts: whether a body, parsed and not checked, speaks this way.
-        answer: answers it in place of the route; key and size have been checked.
-        takes: such a body, for the OpenAPI document.
-        sends: what it is answered with, for the same.
-    """
-
-    path: str
-    accepts: Callable[[Any], bool]
-    answer: Handler
-    takes: type[BaseModel]
-    sends: type[BaseModel]
+JSON_KINDS = {
+    list: "a JSON array",
+    str: "a JSON string",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
+KEY_IN_BODY = re.compile(rb'"apikey"\s*:\s*("(?:[^"\\]|\\.){1,1024}")', re.DOTALL)
 
 
 class StrictRequest(Request):
-    """A request whose body is limited and whose JSON is checked."""
+    """A request whose body is limited and whose JSON is checked.
 
-    @property
-    def is_json(self) -> bool:
-        """Whether it says that its body is JSON."""
-        media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
-        return media_type == "application/json" or (
-            media_type.startswith("application/") and media_type.endswith("+json")
-        )
+    It is taken for JSON whatever its Content-Type says, which many clients leave to a default that means something
+    else. Unless the server asks for no key: there, it is the header that keeps the pages of foreign websites from
+    posting, as browsers send no other than plain text and forms for them unasked.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        content_type = Headers(scope=scope).get("content-type", "")
+        self._media_type = content_type.partition(";")[0].strip().lower()
+        headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+        super().__init__({**scope, "headers": [*headers, (b"content-type", b"application/json")]}, receive)
 
     async def body(self) -> bytes:
         """The whole body, counted as it comes in.
 
         Raises:
             BodyTooLargeError: it is over the limit; the rest is not read.
+            UnsupportedMediaTypeError: it is compressed.
         """
         if not hasattr(self, "_body"):
+            self._check_encoding()
             limit = state_of(self).settings.max_body_bytes
             parts, size = [], 0
             async for part in self.stream():
@@ -82,10 +84,40 @@ class StrictRequest(Request):
 
         Raises:
             InvalidRequestError: it is not JSON, too deep, or has numbers JSON does not know.
+            UnsupportedMediaTypeError: it is something else and says so, or the server needs to be told that it is JSON.
         """
         if not hasattr(self, "_json"):
-            self._json = parse_json(await self.body(), state_of(self).settings.max_json_depth)
+            self._json = self._parse(await self.body())
         return self._json
+
+    def _parse(self, body: bytes) -> Any:
+        state = state_of(self)
+        is_said = re.fullmatch(r"application/(json|[^/]+\+json)", self._media_type) is not None
+        if state.key_check.is_open and body and not is_said:
+            raise UnsupportedMediaTypeError(
+                f"{self._content_type_in_words()}, and a server without a key takes JSON only that says what it is. "
+                "Send 'Content-Type: application/json'."
+            )
+        try:
+            return parse_json(body, state.settings.max_json_depth)
+        except InvalidRequestError as exc:
+            if is_said or not body or not self._media_type:
+                raise
+            raise UnsupportedMediaTypeError(
+                f"{exc.message} {self._content_type_in_words()}: send a JSON object, with 'Content-Type: "
+                "application/json'."
+            ) from exc
+
+    def _content_type_in_words(self) -> str:
+        return f"Its Content-Type is {self._media_type[:80]!r}" if self._media_type else "It has no Content-Type"
+
+    def _check_encoding(self) -> None:
+        names = [name.strip().lower() for name in self.headers.get("content-encoding", "").split(",")]
+        if set(names) - {"", "identity"}:
+            raise UnsupportedMediaTypeError(
+                f"The body has Content-Encoding {', '.join(names)[:80]!r}; this server takes bodies that are not "
+                "compressed. Send it as it is, without Content-Encoding."
+            )
 
 
 class PublicRoute(APIRoute):
@@ -106,8 +138,8 @@ class PublicRoute(APIRoute):
             strict = request if isinstance(request, StrictRequest) else StrictRequest(request.scope, request.receive)
             try:
                 # Read here, not by FastAPI, which would turn every error into "error parsing the body"
-                if self.body_field is not None and await strict.body() and strict.is_json:
-                    body = await strict.json()
+                if self.body_field is not None:
+                    body = _object(await strict.json())
                     for variant in state_of(strict).variants.get(self.path, ()):
                         if variant.accepts(body):
                             return await variant.answer(strict)
@@ -143,7 +175,7 @@ class BodyKeyedRoute(KeyedRoute):
             strict = StrictRequest(request.scope, request.receive)
             check = state_of(request).key_check
             try:
-                key = None if "authorization" in request.headers else await _key_in_body(strict)
+                key = None if check.is_open or has_key_header(request.headers) else await _key_in_body(strict)
             except ClientDisconnect:
                 return Response(status_code=499)
             if key is None:
@@ -211,13 +243,31 @@ async def read_body(request: Request, model: type[Body]) -> Body:
 
 
 async def _key_in_body(request: StrictRequest) -> str | None:
-    """The key that a JSON body holds; None where it holds none, or is none."""
+    """The key that a JSON body holds; None where it holds none, or is none.
+
+    The body is not parsed for strangers, as that costs more than to send it: only when a key in it opens.
+    """
+    check = state_of(request).key_check
     try:
+        found = KEY_IN_BODY.search(await request.body())
+        if found is None:
+            return None
+        key = json.loads(found[1])
+        check.check_key(key)
         body = await request.json()
-    except RequestError:
+    except AuthenticationError:
+        raise
+    except (RequestError, ValueError):
         return None  # strangers are told of no other mistake than the missing key
     key = body.get("apikey") if isinstance(body, dict) else None
     return key if isinstance(key, str) and key else None
+
+
+def _object(body: Any) -> dict[str, Any]:
+    if not isinstance(body, dict):
+        kind = JSON_KINDS[type(body)]
+        raise InvalidRequestError(f'The body is {kind}; send a JSON object, such as {{"model": …}}.')
+    return body
 
 
 def check_local(request: Request) -> None:
@@ -233,45 +283,3 @@ def host_name(scope: Scope) -> str:
             host: str = value.decode("latin-1").lower()
             return host.rsplit(":", 1)[0] if host.rpartition(":")[2].isdigit() else host
     return ""
-
-
-def parse_json(body: bytes, max_depth: int) -> Any:
-    """Parse JSON from a stranger.
-
-    Raises:
-        InvalidRequestError: see `StrictRequest.json`.
-    """
-    if not body.strip():
-        raise InvalidRequestError("The body is empty; send a JSON object.")
-    depth = _depth(body)
-    if depth > max_depth:
-        raise InvalidRequestError(f"The JSON is nested {depth} levels deep; at most {max_depth} are allowed.")
-    try:
-        value = json.loads(body, parse_constant=_refuse_constant, parse_int=_parse_int)
-        if b"\\u" in body:  # half of a surrogate pair is not text and could not be sent back
-            json.dumps(value, ensure_ascii=False).encode()
-    except (json.JSONDecodeError, UnicodeError) as exc:
-        raise InvalidRequestError(f"The body is not valid JSON: {exc}.") from exc
-    return value
-
-
-def _depth(body: bytes) -> int:
-    """How deep brackets nest at most, strings left out; runs before the recursive parser sees the text."""
-    depth = deepest = 0
-    for bracket in re.findall(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', body, re.DOTALL):
-        if bracket in (b"[", b"{"):
-            depth += 1
-            deepest = max(deepest, depth)
-        elif bracket in (b"]", b"}"):
-            depth -= 1
-    return deepest
-
-
-def _refuse_constant(name: str) -> None:
-    raise InvalidRequestError(f"The JSON has {name}, which is not a JSON number.")
-
-
-def _parse_int(digits: str) -> int:
-    if len(digits) > MAX_DIGITS:
-        raise InvalidRequestError(f"The JSON has a number of {len(digits)} digits; at most {MAX_DIGITS} are allowed.")
-    return int(digits)

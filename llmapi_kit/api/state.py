@@ -19,7 +19,7 @@ from llmapi_kit.errors import EngineUnavailableError, RequestError
 from llmapi_kit.store.counts import Counts
 
 if TYPE_CHECKING:
-    from llmapi_kit.api.routes import Variant
+    from llmapi_kit.api.variants import Variant
     from llmapi_kit.sessions.conversation import Conversations
     from llmapi_kit.store.store import Store  # a cell that only loads a model should not wait for SQLAlchemy
 
@@ -39,7 +39,7 @@ class ApiState:
         is_draining: set while the server stops: nothing new is taken.
         active: generations under way; touched on the server's event loop only.
         conversations: sessions, where the setting `compat` has them.
-        variants: by path, what else than the route there may answer; see `llmapi_kit.api.routes.Variant`.
+        variants: by path, what else than the route there may answer; see `llmapi_kit.api.variants.Variant`.
     """
 
     catalog: Catalog

@@ -18,15 +18,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from llmapi_kit.batching.answer import AnswerWriter
 from llmapi_kit.batching.beam_search import BeamSearch, Candidate
+from llmapi_kit.batching.output_processor import OutputProcessor, TokenBytes
 from llmapi_kit.batching.request import Request
 from llmapi_kit.batching.scheduler import Scheduler
 from llmapi_kit.errors import EngineUnavailableError, GenerationError, QueueFullError, RequestError, RequestTimeoutError
 from llmapi_kit.runners.base import Logits, Runner, StepItem
+from llmapi_kit.sampling.logprobs import best_continuations, score
 from llmapi_kit.sampling.masks import MaskWorker
 from llmapi_kit.sampling.sampler import sample
-from llmapi_kit.sampling.scoring import best_continuations, score
 from llmapi_kit.types import Delta, Embedded, EngineStats, Event, Failed, Finished, Readiness
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,10 @@ STALLED_AFTER_S = 30.0
 # How long another thread may keep the GIL when this one wants it, for the whole process. Python's own 5 ms let a cell
 # that computes hold up every step: 8 streams made 470 tokens/s beside one, and make 2,200 with this.
 SWITCH_INTERVAL_S = 0.0005
+
+
+def _no_bytes(token_id: int, *, skip_special_tokens: bool = True) -> bytes:
+    return b""
 
 
 class BatchingLoop:
@@ -60,7 +64,7 @@ class BatchingLoop:
         deliver: Callable[[Outbox], None],
         *,
         eos_ids: frozenset[int] = frozenset(),
-        token_bytes: Callable[[int], bytes] = lambda token_id: b"",
+        token_bytes: TokenBytes = _no_bytes,
         max_queue: int = 128,
         step_tokens: int = 512,
         max_stall_s: float = 0.2,
@@ -70,7 +74,7 @@ class BatchingLoop:
     ) -> None:
         self._runner = runner
         self._deliver = deliver
-        self._writer = AnswerWriter(eos_ids, token_bytes)
+        self._writer = OutputProcessor(eos_ids, token_bytes)
         self._masks = MaskWorker()
         self._max_queue = max_queue
         self._queue_timeout_s = queue_timeout_s
@@ -164,7 +168,7 @@ class BatchingLoop:
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
         try:
             self._runner.start()
-            while self._take_in():
+            while self._drain_inbox():
                 self._step()
         except BaseException as exc:
             logger.exception("The engine's thread died")
@@ -175,20 +179,22 @@ class BatchingLoop:
             self._masks.close()
             self._runner.close()
 
-    def _take_in(self) -> bool:
+    def _drain_inbox(self) -> bool:
         """Move new requests to the scheduler and drop cancelled ones; sleeps while idle. False to end."""
         with self._wake:
             while True:
                 if self._closed_because is not None:
                     return False
                 while self._inbox:
-                    self._scheduler.add(self._inbox.popleft())
+                    request = self._inbox.popleft()
+                    request.row.ending_ids = self._writer.ending_ids(request)
+                    self._scheduler.add(request)
                 for request in [r for r in (*self._scheduler.running, *self._scheduler.waiting) if r.is_cancelled]:
                     self._retire(request)
                     self._stats.num_cancelled += 1
                 if self._scheduler.running or self._scheduler.waiting:
                     return True
-                self._hand_over()
+                self._flush()
                 self._wake.wait()
 
     def _step(self) -> None:
@@ -196,12 +202,12 @@ class BatchingLoop:
         for source, target, length in self._scheduler.admit():
             self._runner.copy_prefix(source, target, length)
         plan = self._scheduler.schedule()
-        self._hand_over()  # now, with little left to do in Python: whoever gets them wants the GIL at once
+        self._flush()  # now, with little left to do in Python: whoever gets them wants the GIL at once
         self._step_started = time.monotonic()
         try:
             self._compute(plan)
             num_tokens = sum(len(item.tokens) for _, item in plan)
-            self._scheduler.took(num_tokens, time.monotonic() - self._step_started)
+            self._scheduler.record_step(num_tokens, time.monotonic() - self._step_started)
         except Exception as exc:
             self._runner.recover(exc)
             if all(request.leader is plan[0][0].leader for request, _ in plan):
@@ -216,7 +222,7 @@ class BatchingLoop:
         oldest = time.monotonic() - self._queue_timeout_s
         while waiting and waiting[0].enqueued_at < oldest:
             message = f"The request waited {self._queue_timeout_s:.0f} s for a free slot. Try again later."
-            self._give_out(waiting[0], Failed(RequestTimeoutError(message)))
+            self._emit(waiting[0], Failed(RequestTimeoutError(message)))
 
     def _compute(self, plan: Sequence[tuple[Request, StepItem]]) -> None:
         """Run the planned items as one step; raises before any request has changed, or not at all."""
@@ -226,9 +232,9 @@ class BatchingLoop:
             logits = self._runner.step([item for _, item in plan])
         finally:
             masks = job.wait()
-        searching: dict[BeamSearch, list[Candidate]] = {}
+        searching: dict[BeamSearch[Request], list[Candidate]] = {}
         if len(wanting) != len(logits):
-            logits, searching = self._set_apart(plan, logits)
+            logits, searching = self._split_logits(plan, logits)
         sampled = sample(logits, [request.row for request in wanting], masks) if wanting else []
         for request, item in plan:
             if item.start < len(request.prompt_ids):
@@ -243,7 +249,7 @@ class BatchingLoop:
                 if request.matcher is not None:
                     request.matcher.accept(choice.token_id)
                 for event in self._writer.advance(request, choice):
-                    self._give_out(request, event)
+                    self._emit(request, event)
             except Exception as exc:
                 self._fail(request, exc)
         for beams, candidates in searching.items():
@@ -261,9 +267,9 @@ class BatchingLoop:
         if num_made := len(sampled) + sum(beams.num_beams for beams in searching):
             self._count(num_made)
 
-    def _set_apart(
+    def _split_logits(
         self, plan: Sequence[tuple[Request, StepItem]], logits: Logits
-    ) -> tuple[Logits, dict[BeamSearch, list[Candidate]]]:
+    ) -> tuple[Logits, dict[BeamSearch[Request], list[Candidate]]]:
         """Of a step that holds more than plain requests: the logits to sample from, and how searches go on."""
         rows: list[int] = []
         of_beam: dict[Request, int] = {}
@@ -280,7 +286,7 @@ class BatchingLoop:
                 of_beam[request] = end - 1
             elif _samples(request, item):
                 rows.append(end - 1)
-        searching: dict[BeamSearch, list[Candidate]] = {}
+        searching: dict[BeamSearch[Request], list[Candidate]] = {}
         for beams in {request.beams: None for request in of_beam if request.beams is not None}:
             num = beams.num_candidates(len(self._writer.ending_ids(beams.members[0])))
             lines = logits[[of_beam[request] for request in beams.running]]
@@ -306,12 +312,12 @@ class BatchingLoop:
             self._stats.ttft.observe(now - request.enqueued_at)
         request.last_token_at = now
 
-    def _advance_beams(self, beams: BeamSearch, candidates: Sequence[Candidate]) -> None:
+    def _advance_beams(self, beams: BeamSearch[Request], candidates: Sequence[Candidate]) -> None:
         leader = beams.members[0]
         forks = beams.advance(candidates, self._writer.ending_ids(leader))
         if beams.is_over:
             for event in self._writer.hypotheses(leader, beams):
-                self._give_out(leader, event)
+                self._emit(leader, event)
             return
         for source, target in forks:
             self._runner.copy_prefix(*self._scheduler.fork(source, target))
@@ -320,22 +326,22 @@ class BatchingLoop:
         """The prompt was all there was to compute."""
         if request.is_embedding and request.slot is not None:
             vector = tuple(self._runner.mean_state(request.slot))
-            self._give_out(request, Embedded(vector, len(request.prompt_ids), request.index))
+            self._emit(request, Embedded(vector, len(request.prompt_ids), request.index))
             return
         for event in self._writer.begin(request):
-            self._give_out(request, event)
-        self._give_out(request, self._writer.finished(request, "length"))
+            self._emit(request, event)
+        self._emit(request, self._writer.finished(request, "length"))
 
     def _fail(self, request: Request, exc: Exception) -> None:
         request = request.leader
         if isinstance(exc, RequestError):
-            self._give_out(request, Failed(exc))
+            self._emit(request, Failed(exc))
             return
         logger.error("Request %s failed in the model", request.id, exc_info=exc)
         message = f"The model failed on this request: {type(exc).__name__}: {exc}"
-        self._give_out(request, Failed(GenerationError(message)))
+        self._emit(request, Failed(GenerationError(message)))
 
-    def _give_out(self, request: Request, event: Event) -> None:
+    def _emit(self, request: Request, event: Event) -> None:
         """Hand out an event; after its last one a request is over and its slots are free."""
         if request.is_done:
             return
@@ -361,7 +367,7 @@ class BatchingLoop:
             if slot is not None:
                 self._runner.free(slot)
 
-    def _hand_over(self) -> None:
+    def _flush(self) -> None:
         """Give the events of the last step away."""
         outbox, self._outbox = self._outbox, []
         if outbox:
@@ -376,8 +382,8 @@ class BatchingLoop:
             self._inbox.clear()
         for request in left:
             if not request.leader.is_cancelled:
-                self._give_out(request.leader, Failed(error))
-        self._hand_over()
+                self._emit(request.leader, Failed(error))
+        self._flush()
 
     def _count(self, num_tokens: int) -> None:
         self._stats.num_completion_tokens += num_tokens

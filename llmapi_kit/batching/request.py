@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from llmapi_kit.batching.beam_search import BeamSearch
 from llmapi_kit.sampling.detokenize import Detokenizer
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.sampling.sampler import Sampled, SamplerRow
-from llmapi_kit.sampling.stops import StopMatcher
+from llmapi_kit.sampling.stop_strings import StopMatcher
 
 if TYPE_CHECKING:
     from llmapi_kit.sampling.matcher import Matcher
@@ -65,7 +65,7 @@ class Request:
     scores_prompt: bool = False
     is_embedding: bool = False
     matcher: Matcher | None = None
-    beams: BeamSearch | None = None
+    beams: BeamSearch[Request] | None = None
     detokenizers: Sequence[Detokenizer] = ()
     slot: int | None = None
     num_computed: int = 0
@@ -83,10 +83,14 @@ class Request:
 
     def __post_init__(self) -> None:
         self.has_no_answer = self.is_embedding or self.max_new_tokens == 0
-        self.stops = StopMatcher(self.params.stop)
+        self.stops = StopMatcher(self.params.stop, is_included=self.params.include_stop_str_in_output)
         self.row = SamplerRow(self.params, self.prompt_ids, self.index)
         if self.beams is not None and not self.beams.members:
             self.beams.begin(self)
+
+    def sibling(self) -> Request:
+        """Another request of the same beam search, which waits in its slot."""
+        return replace(self, output_ids=[], is_parked=True)
 
     @property
     def num_uncomputed_prompt(self) -> int:

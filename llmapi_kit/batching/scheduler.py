@@ -135,7 +135,7 @@ class Scheduler:
             budget -= size
         return plan
 
-    def took(self, num_tokens: int, seconds: float) -> None:
+    def record_step(self, num_tokens: int, seconds: float) -> None:
         """A step of so many tokens took so long. Short steps tell nothing of prefill."""
         if num_tokens >= MIN_CHUNK:
             rate = num_tokens / max(seconds, 1e-6)

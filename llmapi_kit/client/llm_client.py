@@ -27,13 +27,13 @@ class LLMClient(Generic[AnswerT]):
     """Talks to a bot in a session. Blocking; for one thread at a time.
 
     There are two forms, told apart by the name of the argument that says which bot. With ``bot=`` a question is
-    answered, or an error is raised; the session starts with the first question, and again if it has expired::
+    answered, or an error is raised; the session starts with the first question, and again if it has expired:
 
         with LLMClient(host="127.0.0.1:8000", bot="chatgpt") as client:
             print(client.ask("Hello!"))
 
     With ``bot_type``, or no bot at all, nothing is raised: `start_session` says whether it worked, and `ask` gives a
-    code, 0 for success, and the reply or what went wrong::
+    code, 0 for success, and the reply or what went wrong:
 
         client = LLMClient("http://127.0.0.1:8000", "chatgpt", "sk-llmapi-…", "Be brief.")
         if client.start_session():

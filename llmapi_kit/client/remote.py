@@ -51,6 +51,13 @@ class RemoteServer:
 
         Args:
             options: passed on to `openai.OpenAI`.
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0)
+            >>> with kit.connect(server.url).client(timeout=20) as client:
+            ...     [model.id for model in client.models.list()]
+            ['mock']
+            >>> server.stop()
         """
         import openai
 
@@ -71,6 +78,13 @@ class RemoteServer:
 
         Args:
             options: passed on to `httpx.Client`.
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0)
+            >>> with kit.connect(server.url).http_client() as client:
+            ...     print(client.get("/readyz").json()["ready"])
+            True
+            >>> server.stop()
         """
         headers = {**TUNNEL_HEADERS, **self._key_header(), **options.pop("headers", {})}
         return httpx.Client(base_url=self.url, headers=headers, trust_env=not self._is_local(), **options)
@@ -82,6 +96,12 @@ class RemoteServer:
             ServerNotFoundError: nothing answers at the url.
             AuthenticationError: it refuses the key.
             LlmApiKitError: it answers with another error.
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0, aliases={"gpt-4o": "mock"})
+            >>> kit.connect(server.url).models()
+            ['mock', 'gpt-4o']
+            >>> server.stop()
         """
         response = self._get("/v1/models", self._key_header())
         if response.status_code == 401 and self.api_key is None:

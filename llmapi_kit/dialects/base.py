@@ -8,15 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from llmapi_kit.errors import InvalidRequestError
 from llmapi_kit.types import ToolCallDelta
-
-if TYPE_CHECKING:
-    from llmapi_kit.dialects.calls import Calls
-    from llmapi_kit.dialects.grammar import Grammar
-    from llmapi_kit.dialects.text_stream import Steps
 
 Json = Mapping[str, Any]
 NAME = re.compile(r"[\w.:/-]{1,256}")  # what every format can carry
@@ -95,48 +90,6 @@ def functions_of(tools: Sequence[Json]) -> tuple[Function, ...]:
             )
         functions[name] = Function(name, parameters, bool(spec.get("strict")), f"{where}.parameters")
     return tuple(functions.values())
-
-
-class CallForm(Protocol):
-    """How a family writes tool calls. Objects of it hold no state of an answer.
-
-    Attributes:
-        starts: texts that open a call, the one the family is trained on first.
-        markers: all texts of the form that may be tokens of their own.
-        is_bare: a call may also stand at the very start of an answer, with nothing before it.
-    """
-
-    @property
-    def starts(self) -> tuple[str, ...]:
-        """See above."""
-        ...
-
-    @property
-    def markers(self) -> tuple[str, ...]:
-        """See above."""
-        ...
-
-    @property
-    def is_bare(self) -> bool:
-        """See above."""
-        ...
-
-    def read(self, calls: Calls, start: str) -> Steps[bool]:
-        """Read what follows `start`, which is consumed (empty for a bare call: an opening brace comes next).
-
-        Returns:
-            Whether all that was read belongs to calls. If not, what has been read since the last call's last part
-            comes out as text, `start` included where no call began.
-        """
-        ...
-
-    def write(self, grammar: Grammar, functions: Sequence[Function], *, parallel: bool) -> str:
-        """A grammar expression for one call of one of the functions, or for one or several."""
-        ...
-
-    def write_after(self, grammar: Grammar, functions: Sequence[Function], start: str) -> str:
-        """A grammar expression for what follows `start` in an answer that calls as it likes."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

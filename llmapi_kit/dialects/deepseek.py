@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from llmapi_kit.dialects.base import Function
 from llmapi_kit.dialects.calls import Calls
 from llmapi_kit.dialects.grammar import Grammar, arguments_schema, quoted
-from llmapi_kit.dialects.json_reading import read_value
+from llmapi_kit.dialects.json_calls import read_value
 from llmapi_kit.dialects.text_stream import Steps, is_next, peek, read_literal, read_while, skip_space
 
 CALLS_BEGIN, CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
@@ -28,7 +28,7 @@ _NAME = re.compile(r"[^<{`\n]*")
 
 @dataclass(frozen=True, slots=True)
 class DeepSeekCalls:
-    """See `llmapi_kit.dialects.base.CallForm`.
+    """See `llmapi_kit.dialects.call_form.CallForm`.
 
     Attributes:
         is_fenced: the model writes ``function``, the name, and the arguments in a code fence; if not, name and

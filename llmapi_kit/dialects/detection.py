@@ -8,15 +8,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 
-from llmapi_kit.dialects.base import CallForm, Reasoning
+from llmapi_kit.dialects.base import Reasoning
+from llmapi_kit.dialects.call_form import CallForm
 from llmapi_kit.dialects.deepseek import CALL_BEGIN, JSON_FENCE, SEPARATOR, DeepSeekCalls
 from llmapi_kit.dialects.dialect import Dialect
+from llmapi_kit.dialects.hermes import OPENING, HermesCalls
 from llmapi_kit.dialects.history import history_form
 from llmapi_kit.dialects.llama import LlamaCalls
 from llmapi_kit.dialects.mistral import ARGS, CALL_ID, TOOL_CALLS, MistralCalls
-from llmapi_kit.dialects.shipped import ShippedForm
-from llmapi_kit.dialects.tagged import OPENING, TaggedCalls
-from llmapi_kit.dialects.xml_reading import FUNCTION, PARAMETER
+from llmapi_kit.dialects.response_template import ResponseTemplateForm
+from llmapi_kit.dialects.xml_calls import FUNCTION, PARAMETER
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def dialect_of(
     name, calls = _calls_of(template)
     if calls is None and isinstance(response_template, Mapping):
         try:
-            shipped = ShippedForm(response_template, added_tokens)
+            shipped = ResponseTemplateForm(response_template, added_tokens)
         except ValueError as exc:
             logger.warning("The tokenizer's response template can't be used: %s", exc)
         else:
@@ -53,9 +54,9 @@ def _calls_of(template: str) -> tuple[str, CallForm | None]:
         return all(text in template for text in texts)
 
     if has(FUNCTION, PARAMETER):
-        return "qwen_xml", TaggedCalls(is_xml=True)
+        return "qwen_xml", HermesCalls(is_xml=True)
     if has(OPENING, "arguments") and not has("<arg_key>"):
-        return "hermes", TaggedCalls()
+        return "hermes", HermesCalls()
     if has(TOOL_CALLS):
         return "mistral", MistralCalls(is_array=not has(ARGS), has_call_id=has(ARGS, CALL_ID))
     if has(CALL_BEGIN, SEPARATOR):

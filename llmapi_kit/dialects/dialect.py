@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from llmapi_kit.dialects.base import CallForm, Function, Json, Reasoning, ReplyParser, functions_of
+from llmapi_kit.dialects.base import Function, Json, Reasoning, ReplyParser, functions_of
+from llmapi_kit.dialects.call_form import CallForm
 from llmapi_kit.dialects.grammar import Grammar
 from llmapi_kit.dialects.history import HistoryForm
 from llmapi_kit.dialects.reply import MarkedReply
-from llmapi_kit.dialects.shipped import ShippedForm
+from llmapi_kit.dialects.response_template import ResponseTemplateForm
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.sampling.constraints import Constraint
 
@@ -37,7 +38,7 @@ class Dialect:
     calls: CallForm | None = None
     reasoning: Reasoning | None = None
     history: HistoryForm = field(default_factory=HistoryForm)
-    shipped: ShippedForm | None = None
+    shipped: ResponseTemplateForm | None = None
 
     @property
     def has_calls(self) -> bool:
@@ -103,9 +104,38 @@ class Dialect:
             raise InvalidRequestError(f"tool_choice {wanted}.", param="tool_choice")
         grammar = Grammar(added_tokens)
         start = form.write(grammar, functions, parallel=parallel and forced is None)
-        if self.reasoning is not None:
-            start = f"{AFTER_REASONING} {start}"
-        return self._constraint(grammar, functions, start, starts_in_reasoning)
+        return self._after_reasoning(grammar, start, _param_of(functions), starts_in_reasoning)
+
+    def answer_constraint(
+        self,
+        answer: Constraint,
+        tools: Sequence[Json],
+        *,
+        parallel: bool,
+        added_tokens: Mapping[str, int],
+        starts_in_reasoning: bool = False,
+    ) -> Constraint:
+        """A grammar whose texts are what `answer` allows, or else calls and nothing but calls.
+
+        Where the family reasons, reasoning may come first, as in `call_constraint`.
+
+        Args:
+            answer: what an answer without calls must match.
+            tools: what the request offers; may be empty. The arguments of strict functions follow their schema.
+            parallel: allow several calls.
+            added_tokens: see `call_constraint`.
+            starts_in_reasoning: see the method of that name.
+
+        Raises:
+            InvalidRequestError: a schema can't be guaranteed in this form.
+            UnsupportedFieldError: how this model writes calls is not known.
+        """
+        grammar = Grammar(added_tokens, has_json_beside=self.calls is not None and self.calls.is_bare)
+        start = grammar.nested(answer)
+        if tools:
+            functions = _held_if_strict(functions_of(tools))
+            start = grammar.choice((self._form(answer.param).write(grammar, functions, parallel=parallel), start))
+        return self._after_reasoning(grammar, start, answer.param, starts_in_reasoning)
 
     def strict_constraint(
         self,
@@ -127,7 +157,7 @@ class Dialect:
         if not any(function.is_strict for function in functions):
             return None
         form = self._form("tools")
-        loose = tuple(f if f.is_strict else Function(f.name, {"type": "object"}, param=f.param) for f in functions)
+        loose = _held_if_strict(functions)
         grammar = Grammar(added_tokens)
         start = f"{self._called(grammar, form, loose)}* {grammar.text()}"
         if form.is_bare:
@@ -139,7 +169,7 @@ class Dialect:
                     grammar.text(but_not=BARE_CALL),
                 )
             )
-        return self._constraint(grammar, functions, start, starts_in_reasoning)
+        return self._constraint(grammar, start, _param_of(functions), starts_in_reasoning)
 
     def _called(self, grammar: Grammar, form: CallForm, functions: Sequence[Function], but_not: str = "") -> str:
         """Any text and a call."""
@@ -156,16 +186,27 @@ class Dialect:
             )
         return self.calls
 
-    def _constraint(
-        self, grammar: Grammar, functions: Sequence[Function], start: str, starts_in_reasoning: bool
-    ) -> Constraint:
+    def _after_reasoning(self, grammar: Grammar, start: str, param: str, starts_in_reasoning: bool) -> Constraint:
+        if self.reasoning is not None:
+            start = f"{AFTER_REASONING} {start}"
+        return self._constraint(grammar, start, param, starts_in_reasoning)
+
+    def _constraint(self, grammar: Grammar, start: str, param: str, starts_in_reasoning: bool) -> Constraint:
         if self.reasoning is not None:
             thought = grammar.up_to(self.reasoning.closing)
             if not starts_in_reasoning:
                 thought = f"({grammar.marker(self.reasoning.opening)} {thought})?"
             start = f"{thought} {start}"
-        param = functions[0].param if len(functions) == 1 else "tools"
         return Constraint(kind="lark", source=grammar.source(start), param=param)
+
+
+def _held_if_strict(functions: Sequence[Function]) -> tuple[Function, ...]:
+    """The functions, those that are not strict with arguments of any kind."""
+    return tuple(f if f.is_strict else Function(f.name, {"type": "object"}, param=f.param) for f in functions)
+
+
+def _param_of(functions: Sequence[Function]) -> str:
+    return functions[0].param if len(functions) == 1 else "tools"
 
 
 PLAIN = Dialect("plain")

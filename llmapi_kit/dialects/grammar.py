@@ -14,7 +14,8 @@ from typing import Any
 
 from llmapi_kit.dialects.base import Function, Json
 from llmapi_kit.errors import InvalidRequestError
-from llmapi_kit.sampling.grammar_source import JSON_OPTIONS, check_schema
+from llmapi_kit.sampling.constraints import Constraint
+from llmapi_kit.sampling.grammar_source import JSON_OPTIONS, check_schema, lark_text
 
 # As chat templates write JSON, so models are not led off what they were trained on.
 JSON_STYLE = {
@@ -32,10 +33,13 @@ class Grammar:
 
     Args:
         added_tokens: texts that the vocabulary holds as one added token each, with their ids.
+        has_json_beside: a call that is a bare JSON object stands beside an answer that may be one. llguidance's lexer
+            takes the longest match and never goes back, so both are cut into the same parts.
     """
 
-    def __init__(self, added_tokens: Mapping[str, int]) -> None:
+    def __init__(self, added_tokens: Mapping[str, int], *, has_json_beside: bool = False) -> None:
         self._ids = added_tokens
+        self.has_json_beside = has_json_beside
         self._rules: dict[str, str] = {}
 
     def rule(self, expression: str, *, is_lazy: bool = False) -> str:
@@ -52,7 +56,12 @@ class Grammar:
 
     def json(self, schema: Json) -> str:
         """An expression for JSON that follows the schema."""
-        return self.rule(f"%json {json.dumps({**schema, 'x-guidance': JSON_STYLE})}")
+        style = JSON_OPTIONS if self.has_json_beside else JSON_STYLE
+        return self.rule(f"%json {json.dumps({**schema, 'x-guidance': style})}")
+
+    def nested(self, constraint: Constraint) -> str:
+        """An expression for what another constraint allows; its rules keep their names to themselves."""
+        return self.rule(f"%lark {{\n{lark_text(constraint)}\n}}")
 
     def marker(self, text: str) -> str:
         """An expression for a marker: its own token where it has one, else its text."""
@@ -121,5 +130,20 @@ def arguments_schema(function: Function) -> dict[str, Any]:
 
 def call_object(grammar: Grammar, function: Function, key: str) -> str:
     """An expression for a call as a JSON object, name first."""
+    if grammar.has_json_beside:
+        return grammar.json(_call_schema(function, key))
     before = f'{{"name": {json.dumps(function.name, ensure_ascii=False)}, "{key}": '
     return grammar.rule(f'{quoted(before)} {grammar.json(arguments_schema(function))} "}}"')
+
+
+def _call_schema(function: Function, key: str) -> dict[str, Any]:
+    """The schema of a call as a JSON object. Definitions move to the top, where references look for them."""
+    arguments = arguments_schema(function)
+    definitions: dict[str, Any] = {name: arguments.pop(name) for name in ("$defs", "definitions") if name in arguments}
+    return {
+        "type": "object",
+        "properties": {"name": {"const": function.name}, key: arguments},
+        "required": ["name", key],
+        "additionalProperties": False,
+        **definitions,
+    }

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from llmapi_kit.dialects.base import Function
 from llmapi_kit.dialects.calls import Calls
 from llmapi_kit.dialects.grammar import Grammar, call_object
-from llmapi_kit.dialects.json_reading import CallObject
+from llmapi_kit.dialects.json_calls import CallObject
 from llmapi_kit.dialects.text_stream import Steps, peek, skip_space
 
 PYTHON_TAG = "<|python_tag|>"
@@ -22,7 +22,7 @@ PYTHON_TAG = "<|python_tag|>"
 
 @dataclass(frozen=True, slots=True)
 class LlamaCalls:
-    """See `llmapi_kit.dialects.base.CallForm`."""
+    """See `llmapi_kit.dialects.call_form.CallForm`."""
 
     starts: tuple[str, ...] = (PYTHON_TAG,)
     markers: tuple[str, ...] = (PYTHON_TAG,)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from llmapi_kit.dialects.base import Function
 from llmapi_kit.dialects.calls import Calls
 from llmapi_kit.dialects.grammar import Grammar, arguments_schema, call_object, quoted
-from llmapi_kit.dialects.json_reading import CallObject, read_value
+from llmapi_kit.dialects.json_calls import CallObject, read_value
 from llmapi_kit.dialects.text_stream import Steps, peek, read_literal, read_while, skip_space
 
 TOOL_CALLS, CALL_ID, ARGS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
@@ -26,7 +26,7 @@ _NAME = re.compile(r"[\w.:/-]*")
 
 @dataclass(frozen=True, slots=True)
 class MistralCalls:
-    """See `llmapi_kit.dialects.base.CallForm`.
+    """See `llmapi_kit.dialects.call_form.CallForm`.
 
     Attributes:
         is_array: the model writes an array of objects; if not, names and arguments.

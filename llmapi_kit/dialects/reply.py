@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llmapi_kit.dialects.base import CallForm, Function, Piece, Reasoning
+from llmapi_kit.dialects.base import Function, Piece, Reasoning
+from llmapi_kit.dialects.call_form import CallForm
 from llmapi_kit.dialects.calls import Calls
-from llmapi_kit.dialects.spoken import Spoken
 from llmapi_kit.dialects.text_stream import Steps, TextStream, peek, read_literal, read_until, skip_space
+from llmapi_kit.dialects.trimmed_text import TrimmedText
 
 
 class MarkedReply:
@@ -42,8 +43,8 @@ class MarkedReply:
         self._form = calls
         self._reasoning = reasoning
         self._stream = TextStream()
-        self._text = Spoken()
-        self._thought = Spoken()
+        self._text = TrimmedText()
+        self._thought = TrimmedText()
         self._calls = Calls(self._stream, functions)
         self._steps = self._read(starts_in_reasoning)
 

@@ -1,1 +1,1 @@
-"""Who can answer a request: local models, the mock, and, later, upstream providers."""
+"""Who can answer a request: models that run here, providers elsewhere, other packages' back ends, and the mock."""

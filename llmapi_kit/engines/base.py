@@ -15,6 +15,10 @@ from llmapi_kit.ids import random_hex
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Embedded, EngineInfo, EngineStats, Event, GeneratedImage, ImageRequest, Readiness
 
+# Variables of chat templates that switch thinking on and off, and efforts that a model which doesn't think makes.
+THINKING_SWITCHES = ("enable_thinking", "thinking")
+LEAST_EFFORTS = ("none", "minimal")
+
 Message = Mapping[str, Any]
 Tool = Mapping[str, Any]
 
@@ -50,6 +54,7 @@ class GenerationRequest:
         best_of: candidates to make, of which the n with the highest mean log-probability a token are given, when all
             are complete; 0 for no more than n.
         num_beams: hypotheses of a beam search, of which the n best are given; 1 for none.
+        length_penalty: of the beam search: an answer's log-probability is divided by its length to the power of this.
         echo: give the prompt out before the answer; with logprobs, its tokens are scored too.
         tools: what the answer may call; None where it may not.
         reasoning_effort: how long to think first, for models whose template takes it: ``none``, ``low`` and so on.
@@ -68,6 +73,7 @@ class GenerationRequest:
     n: int = 1
     best_of: int = 0
     num_beams: int = 1
+    length_penalty: float = 1.0
     echo: bool = False
     tools: ToolUse | None = None
     reasoning_effort: str | None = None
@@ -85,6 +91,8 @@ class GenerationRequest:
             raise ValueError(f"n is {self.n}, best_of is {self.best_of}: n is at least 1, best_of at least n.")
         if self.num_beams > 1:
             self._check_beams()
+        elif self.length_penalty != 1:
+            raise InvalidRequestError("length_penalty goes with num_beams above 1 only.", param="length_penalty")
 
     def _check_beams(self) -> None:
         """A beam search does not sample and compares whole answers: what it can't honour is refused.
@@ -102,6 +110,7 @@ class GenerationRequest:
             "logit_bias": bool(params.logit_bias),
             "stop": bool(params.stop),
             "logprobs": params.logprobs is not None,
+            "min_tokens": params.min_tokens > 0,
             "repetition_penalty": params.repetition_penalty != 1,
             "presence_penalty": params.presence_penalty != 0,
             "frequency_penalty": params.frequency_penalty != 0,
@@ -116,6 +125,11 @@ class GenerationRequest:
                     "answer. Leave one of the two out.",
                     param=param,
                 )
+
+
+def switches_thinking_off(name: str, value: object) -> bool:
+    """Whether a variable of the chat template asks for nothing where the model doesn't think anyway."""
+    return name in THINKING_SWITCHES and value is False
 
 
 @runtime_checkable
@@ -173,6 +187,27 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Stop; requests under way end in `Failed`. Safe to call twice. May block for some seconds."""
+        ...
+
+
+@runtime_checkable
+class DeferredEngine(Engine, Protocol):
+    """What an engine has besides whose model is loaded when it is first asked for."""
+
+    async def prepare(self) -> None:
+        """Wait until the model is loaded, so that `info` tells what it can do.
+
+        Raises:
+            EngineUnavailableError: it could not be loaded, or not in time.
+        """
+        ...
+
+    def load(self) -> None:
+        """The same, blocking, and without a limit of time; an interrupt ends the wait, not the load.
+
+        Raises:
+            LlmApiKitError: what loading it raised.
+        """
         ...
 
 

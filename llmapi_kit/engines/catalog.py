@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from llmapi_kit.engines.base import Engine
-from llmapi_kit.engines.lazy import LazyEngine
+from llmapi_kit.engines.base import DeferredEngine, Engine
 from llmapi_kit.errors import ConfigError, EngineUnavailableError, NotFoundError
 
 
@@ -40,21 +39,12 @@ class Catalog:
         Raises:
             ConfigError: there is none, two have the same name, or an alias or the default leads nowhere.
         """
-        new: dict[str, Engine] = {}
-        for engine in engines:
-            if engine.info.id in new:
-                raise ConfigError(
-                    f"Two models have the name {engine.info.id!r}. Give one another: kit.load(…, served_name=…)."
-                )
-            new[engine.info.id] = engine
-        if not new:
-            raise ConfigError("A server needs at least one model.")
+        given = list(engines)
         other_names = dict(aliases or {})
-        _check_aliases(other_names, new)
+        check_names([engine.info.id for engine in given], other_names, default)
+        new = {engine.info.id: engine for engine in given}
         if default is not None:
             first = other_names.get(default, default)
-            if first not in new:
-                raise ConfigError(f"default is {default!r}, which is none of the models: {', '.join(new)}.")
             new = {first: new[first], **new}
         with self._lock:
             old, self._engines, self._aliases = self._engines, new, other_names
@@ -79,7 +69,7 @@ class Catalog:
             EngineUnavailableError: it can't be loaded, or not in time.
         """
         engine = self.get(model)
-        if isinstance(engine, LazyEngine) and engine.readiness().state != "loaded":
+        if isinstance(engine, DeferredEngine) and engine.readiness().state != "loaded":
             await self._load(engine)
         return engine
 
@@ -88,7 +78,7 @@ class Catalog:
         for waiting in list(self._waiting):
             waiting.cancel()
 
-    async def _load(self, engine: LazyEngine) -> None:
+    async def _load(self, engine: DeferredEngine) -> None:
         waiting = asyncio.ensure_future(engine.prepare())
         self._waiting.add(waiting)
         try:
@@ -119,9 +109,21 @@ class Catalog:
         return engine
 
 
-def _check_aliases(aliases: Mapping[str, str], engines: Mapping[str, Engine]) -> None:
+def check_names(models: Sequence[str], aliases: Mapping[str, str], default: str | None) -> None:
+    """Check what models are to be called, before they are there.
+
+    Raises:
+        ConfigError: there is none, two have the same name, or an alias or the default leads nowhere.
+    """
+    if not models:
+        raise ConfigError("A server needs at least one model.")
+    for name in models:
+        if models.count(name) > 1:
+            raise ConfigError(f"Two models have the name {name!r}. Give one another: kit.load(…, served_name=…).")
     for alias, model in aliases.items():
-        if not alias or alias in engines:
+        if not alias or alias in models:
             raise ConfigError(f"The alias {alias!r} is the name of a model, or empty. Choose another.")
-        if model not in engines:
-            raise ConfigError(f"The alias {alias!r} stands for {model!r}, which is none of: {', '.join(engines)}.")
+        if model not in models:
+            raise ConfigError(f"The alias {alias!r} stands for {model!r}, which is none of: {', '.join(models)}.")
+    if default is not None and aliases.get(default, default) not in models:
+        raise ConfigError(f"default is {default!r}, which is none of the models: {', '.join(models)}.")

@@ -28,7 +28,7 @@ from llmapi_kit.types import (
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-PATIENCE_S = 35.0  # a provider that hangs has told so by then: `Settings.upstream_answer_s`
+ACCEPT_TIMEOUT_S = 35.0  # a provider that hangs has told so by then: `Settings.upstream_answer_s`
 
 
 class FallbackEngine:
@@ -38,8 +38,8 @@ class FallbackEngine:
 
     Args:
         engines: at least two, the preferred one first.
-        patience_s: how long an engine has to accept a request before the next one is asked; the last one has no limit
-            here.
+        accept_timeout_s: how long an engine has to accept a request before the next one is asked; the last one has no
+            limit here.
         kept: those of them that `close` leaves open, as they are somebody else's.
 
     Raises:
@@ -47,12 +47,12 @@ class FallbackEngine:
     """
 
     def __init__(
-        self, engines: Sequence[Engine], *, patience_s: float = PATIENCE_S, kept: Sequence[Engine] = ()
+        self, engines: Sequence[Engine], *, accept_timeout_s: float = ACCEPT_TIMEOUT_S, kept: Sequence[Engine] = ()
     ) -> None:
         if len(engines) < 2:
             raise ConfigError("A fallback needs at least two engines: one to ask first, and another one.")
         self._engines = tuple(engines)
-        self._patience_s = patience_s
+        self._accept_timeout_s = accept_timeout_s
         self._kept = {id(engine) for engine in kept}
         self._is_closed = False
         self.info = _info([engine.info for engine in engines])
@@ -142,7 +142,7 @@ class FallbackEngine:
             raise EngineUnavailableError(f"The model {self.info.id!r} is closed.")
         engines = sorted(self._engines, key=lambda engine: not engine.readiness().ready)
         for engine in engines:
-            yield engine, None if engine is engines[-1] else self._patience_s
+            yield engine, None if engine is engines[-1] else self._accept_timeout_s
 
     async def _first(
         self, events: AsyncGenerator[Event, None], engine: Engine, limit_s: float | None
@@ -187,7 +187,7 @@ class FallbackEngine:
         return error
 
     def _late(self, engine: Engine) -> RequestError:
-        logger.warning("%s did not accept a request within %g s", engine.info.id, self._patience_s)
+        logger.warning("%s did not accept a request within %g s", engine.info.id, self._accept_timeout_s)
         return RequestTimeoutError(f"The model {engine.info.id!r} did not accept the request in time.")
 
     def _tell(self, engine: Engine) -> None:

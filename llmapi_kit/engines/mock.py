@@ -11,9 +11,10 @@ import math
 import time
 from collections.abc import AsyncGenerator, Sequence
 
-from llmapi_kit.engines.base import GenerationRequest
+from llmapi_kit.engines.base import LEAST_EFFORTS, GenerationRequest, switches_thinking_off
 from llmapi_kit.engines.mock_picture import draw
 from llmapi_kit.errors import ContextLengthError, EngineUnavailableError, InvalidRequestError, UnsupportedFieldError
+from llmapi_kit.sampling.stop_strings import StopMatcher
 from llmapi_kit.types import (
     Accepted,
     Delta,
@@ -159,23 +160,25 @@ class MockEngine:
         self._is_closed = True
 
     def _answer(self, prompt: list[str], request: GenerationRequest) -> tuple[list[str], FinishReason]:
+        sampling = request.sampling
         words = (self._reply if self._reply is not None else " ".join(prompt)).split(" ")
-        if self._num_tokens is not None:
-            words = (words * (self._num_tokens // len(words) + 1))[: self._num_tokens]
-        wanted = request.sampling.max_tokens
+        num_words = max(len(words) if self._num_tokens is None else self._num_tokens, sampling.min_tokens)
+        words = (words * (num_words // len(words) + 1))[:num_words]
+        wanted = sampling.max_tokens
         limit = min(len(words) if wanted is None else wanted, self.info.context_length - len(prompt))
         reason: FinishReason = "length" if len(words) > limit else "stop"
         tokens = [word if i == 0 else " " + word for i, word in enumerate(words[:limit])]
-        text = "".join(tokens)
-        ends = [at for at in (text.find(stop) for stop in request.sampling.stop) if at >= 0]
-        if not ends:
+        stops = StopMatcher(sampling.stop, is_included=sampling.include_stop_str_in_output)
+        text, is_stopped = stops.feed("".join(tokens[sampling.min_tokens :]))
+        if not is_stopped:
             return tokens, reason
+        left = len("".join(tokens[: sampling.min_tokens]) + text)
         cut: list[str] = []
         for token in tokens:
-            room = min(ends) - sum(map(len, cut))
-            if room <= 0:
+            if left <= 0:
                 break
-            cut.append(token[:room])
+            cut.append(token[:left])
+            left -= len(token)
         return cut, "stop"
 
 
@@ -189,8 +192,8 @@ def _refuse_what_needs_a_model(request: GenerationRequest) -> None:
         "logprobs": sampling.logprobs is not None,
         "tool_choice": request.tools is not None and (request.tools.is_required or bool(request.tools.forced)),
         "continue_final_message": request.is_continuing,
-        "chat_template_kwargs": bool(request.template_options),
-        "reasoning_effort": request.reasoning_effort not in (None, "none"),
+        "chat_template_kwargs": any(not switches_thinking_off(*each) for each in request.template_options.items()),
+        "reasoning_effort": request.reasoning_effort not in (None, *LEAST_EFFORTS),
     }
     params = [param for param, is_needed in needs.items() if is_needed]
     if sampling.constraint is not None:

@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 
 from llmapi_kit.errors import ModelLoadError, ModelNotFoundError, UnsupportedModelError
 from llmapi_kit.models.hub import TOKENIZER_FILES, find_folder
+from llmapi_kit.models.model_files import check_file
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +109,8 @@ def find_adapter(name: str) -> Adapter:
                 "safetensors first: PeftModel.from_pretrained(…).save_pretrained(folder)."
             )
         raise ModelNotFoundError(f"{name} has no {WEIGHTS_NAME}.")
+    for file in (CONFIG_NAME, WEIGHTS_NAME):
+        check_file(folder / file)
     config = _read_config(name, folder / CONFIG_NAME)
     settings = _settings(name, config)
     is_tied = bool(settings.pop("ensure_weight_tying", False))

@@ -1,19 +1,22 @@
 """Does a model fit: the memory its weights and its KV cache take, against what this machine has free.
 
-Reads configurations and file sizes; loads no weights. `plan_slots` decides how many requests run at once.
+Reads configurations and file sizes; loads no weights, downloads nothing, and imports no torch but to ask a GPU.
+`plan_slots` decides how many requests run at once; a `MemoryNeed` says what a load will take, so that others can be
+unloaded for it, and no more than need be. An estimate: what really fits is found out when it is loaded.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import psutil
 
 from llmapi_kit.config import Settings
-from llmapi_kit.errors import ModelLoadError, ModelTooLargeError
+from llmapi_kit.errors import ModelTooLargeError
+from llmapi_kit.models.architecture import read_config
+from llmapi_kit.models.model_files import weight_files
 
 MIN_LENGTH = 256
 DEFAULT_MAX_LENGTH = 8192
@@ -60,6 +63,23 @@ class Fit:
     advice: str
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """What loading a model takes. All zero where nothing is known, or where the model is elsewhere.
+
+    Attributes:
+        device: ``cpu`` or ``cuda:0``; empty for a model that is not on this machine.
+        least_bytes: with less it does not load.
+        wanted_bytes: enough to answer one request of full length.
+        most_bytes: what it may come to take.
+    """
+
+    device: str = ""
+    least_bytes: int = 0
+    wanted_bytes: int = 0
+    most_bytes: int = 0
+
+
 def kv_bytes_per_token(config: Any, dtype: str) -> int:
     """Bytes of keys and values that one token takes in all layers."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -82,16 +102,17 @@ def plan_slots(
     max_length = settings.context_length or min(context_length or DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH)
     if context_length:
         max_length = min(max_length, context_length)
-    fitting = budget // (bytes_per_token * max_length)
+    num_spare = int(on_gpu)  # a slot more is allocated there, which rows that decode nothing write to
+    fitting = budget // (bytes_per_token * max_length) - num_spare
     if fitting < 1:
-        max_length = budget // bytes_per_token
+        max_length = budget // (bytes_per_token * (1 + num_spare))
         if max_length < MIN_LENGTH:
             raise ModelTooLargeError(
                 f"The KV cache needs {bytes_per_token * MIN_LENGTH / 2**20:.0f} MiB for the shortest request, and "
                 f"{budget / 2**20:.0f} MiB may be used. Free memory, set LLMAPI_KIT_KV_MEMORY, or take a smaller model."
             )
     num_slots = max(1, min(fitting, settings.max_slots))
-    return SlotPlan(num_slots, max_length, num_slots * max_length * bytes_per_token)
+    return SlotPlan(num_slots, max_length, (num_slots + num_spare) * max_length * bytes_per_token)
 
 
 def free_memory(device: str) -> int:
@@ -114,23 +135,18 @@ def check_folder(path: Path, device: str, *, dtype: str | None = None, num_rows:
         added_bytes: of what is loaded beside, such as an adapter.
 
     Raises:
-        ModelLoadError: its config.json is damaged.
+        ModelLoadError: its config.json is damaged, or weights are not there.
+        UnsupportedModelError: it is of a kind that can't be served.
     """
-    try:
-        config = json.loads((path / "config.json").read_text())
-        if not isinstance(config, dict):
-            raise ValueError("it is not a JSON object")
-    except (OSError, ValueError) as exc:
-        raise ModelLoadError(f"{path / 'config.json'} can't be read: {exc}") from exc
-    stored = config.get("dtype") or config.get("torch_dtype") or "float32"
-    weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    config = read_config(path, path.name).get_text_config()
+    stored = str(config.dtype or "float32").removeprefix("torch.")
+    weights = sum(file.stat().st_size for file in weight_files(path))
     weights = int(weights * BYTES.get(dtype or stored, 4) / BYTES.get(stored, 4))
-    num_added = max(0, num_rows - int(config.get("vocab_size") or num_rows))
-    num_matrices = 1 if config.get("tie_word_embeddings") else 2
-    width = int(config.get("hidden_size") or config.get("n_embd") or 0)
-    weights += num_added * num_matrices * width * BYTES.get(dtype or stored, 4)
-    per_token = kv_bytes_per_token(_Attributes(config), stored if dtype in (None, "int8") else dtype)
-    context = int(config.get("max_position_embeddings") or config.get("n_positions") or 0)
+    num_added = max(0, num_rows - config.vocab_size)
+    num_matrices = 1 if config.tie_word_embeddings else 2
+    weights += num_added * num_matrices * config.hidden_size * BYTES.get(dtype or stored, 4)
+    per_token = kv_bytes_per_token(config, stored if dtype in (None, "int8") else dtype)
+    context = int(getattr(config, "max_position_embeddings", None) or 0)
     return check_sizes(weights + added_bytes, per_token, context, device)
 
 
@@ -155,16 +171,38 @@ def check_sizes(weights: int, per_token: int, context: int, device: str) -> Fit:
     return Fit(weights, per_token, context, free, device, fits, advice)
 
 
-class _Attributes:
-    """A raw config.json read like a configuration object, under GPT-2's names too."""
+def folder_need(path: Path, device: str, dtype: str | None, settings: Settings) -> MemoryNeed:
+    """What the model in a folder takes.
 
-    ALIASES: ClassVar = {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "hidden_size": "n_embd"}
+    Args:
+        path: a folder with config.json and weights.
+        device: ``cpu`` or a CUDA device.
+        dtype: as asked for; None for the device's own choice.
+        settings: KV memory and context.
 
-    def __init__(self, values: dict[str, Any]) -> None:
-        self._values = values
+    Raises:
+        ModelLoadError: its config.json is damaged.
+    """
+    return fit_need(
+        check_folder(path, device, dtype=dtype or (None if device.startswith("cuda") else "float32")), settings
+    )
 
-    def __getattr__(self, name: str) -> Any:
-        value = self._values.get(name, self._values.get(self.ALIASES.get(name, ""), None))
-        if value is None and name in self.ALIASES:
-            raise AttributeError(name)
-        return value
+
+def fit_need(fit: Fit, settings: Settings) -> MemoryNeed:
+    """What a model takes whose weights and keys and values are known as they will be in memory.
+
+    Args:
+        fit: sizes, and what is free.
+        settings: KV memory and context.
+    """
+    on_gpu = fit.device.startswith("cuda")
+    weights, per_token = fit.weights_bytes, fit.kv_bytes_per_token
+    length = min(settings.context_length or DEFAULT_MAX_LENGTH, fit.context_length or DEFAULT_MAX_LENGTH)
+    share = GPU_KV_SHARE if on_gpu else CPU_KV_SHARE
+    room = max(0, fit.free_bytes - weights) * share
+    most_kv = settings.kv_memory or int(room if on_gpu else min(room, CPU_KV_LIMIT))
+    wanted_kv = settings.kv_memory or int(per_token * length / share)
+    least_kv = per_token * MIN_LENGTH
+    return MemoryNeed(
+        fit.device, weights + least_kv, weights + max(wanted_kv, least_kv), weights + max(most_kv, least_kv)
+    )

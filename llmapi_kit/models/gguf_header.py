@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from llmapi_kit.errors import MissingDependencyError, ModelLoadError, UnsupportedModelError
+from llmapi_kit.models.model_files import check_file
 
 MAX_HEADER_BYTES = 64 * 2**20  # real ones have up to about 20 MB: a vocabulary and its merges
 MAX_STRINGS = 2_000_000
@@ -97,20 +98,25 @@ def read_header(path: Path) -> GgufHeader:
         UnsupportedModelError: it is of a version, or has a number format, that is not known here.
         MissingDependencyError: the package that knows the formats is not installed.
     """
+    check_gguf_begin(path)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(MAX_HEADER_BYTES)
     except OSError as exc:
         raise ModelLoadError(f"{path} can't be read: {exc}") from exc
-    if head[:4] != b"GGUF":
-        raise ModelLoadError(f"{path.name} is not a GGUF file: it does not begin with 'GGUF'.")
     try:
         return _read(path, _Cursor(head, size), size)
     except _DamageError as exc:
         raise ModelLoadError(f"{path.name} is damaged: {exc}.") from exc
     except UnicodeDecodeError as exc:
         raise ModelLoadError(f"{path.name} is damaged: a text in its header is not UTF-8.") from exc
+
+
+def check_gguf_begin(path: Path) -> None:
+    """Raise `ModelLoadError` unless a file begins as GGUF does."""
+    if not check_file(path).startswith(b"GGUF"):
+        raise ModelLoadError(f"{path.name} is not a GGUF file: it does not begin with 'GGUF'.")
 
 
 class _DamageError(Exception):

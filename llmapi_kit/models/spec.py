@@ -5,23 +5,20 @@ Knows nothing of torch or of loading; looks at names and at the file system only
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from llmapi_kit.errors import ModelNotFoundError, UnsupportedModelError
+from llmapi_kit.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
 from llmapi_kit.models.plugins import find_plugin, plugin_names
+from llmapi_kit.models.providers import PROVIDERS
 
 POCKET_DIR = Path(__file__).parent / "pocket"
 UPSTREAM = re.compile(r"(?P<provider>[a-z][a-z0-9_-]*)(?:\+(?P<scheme>https?))?:(?P<rest>.*)", re.DOTALL)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
-# Who answers elsewhere; `llmapi_kit.engines.upstream.providers` says how.
-PROVIDERS = (
-    *("openai", "azure", "anthropic", "gemini", "mistral", "deepseek", "groq", "openrouter", "together"),
-    *("ollama", "vllm", "kit", "compatible", "welm"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +26,7 @@ class UpstreamName:
     """A provider's model.
 
     Attributes:
-        provider: one of `PROVIDERS`.
+        provider: one of `llmapi_kit.models.providers.PROVIDERS`.
         model: its name there; empty for the first one that it serves.
         base_url: where it answers; empty for the provider's own place.
     """
@@ -58,31 +55,33 @@ class ModelSpec:
     upstream: UpstreamName | None = None
 
 
-def parse_spec(name: str) -> ModelSpec:
+def parse_spec(name: str | os.PathLike[str]) -> ModelSpec:
     """Understand a model's name.
 
     Args:
         name: ``pocket``, ``mock``, a folder with a model in it, a GGUF file, ``owner/name`` of the Hugging Face
             hub, or a provider's model: ``openai:gpt-…``, ``ollama:llama3.2``, ``vllm:http://host:port/v1#model``,
             ``openai+https://host/base/v1#model`` for any server with OpenAI's API; or ``plugin:model``, for a back end
-            that another package brings.
+            that another package brings. A `pathlib.Path` is a folder or a file, never another name.
 
     Raises:
+        ConfigError: it is neither text nor a path.
         ModelNotFoundError: it is none of these.
         UnsupportedModelError: it is something this version can't serve.
     """
+    name = name_of(name)
     if name == "pocket":
         return ModelSpec(name, "pocket", "folder", POCKET_DIR)
     if name == "mock":
         return ModelSpec(name, "mock", "mock")
-    path = Path(name).expanduser()
-    if name and path.is_dir():
-        _check_folder(path)
-        return ModelSpec(name, path.resolve().name, "folder", path.resolve())
-    if path.suffix == ".gguf" and not path.is_file():
-        raise ModelNotFoundError(f"There is no GGUF file {name}. A file of the hub must be downloaded first.")
-    if name and path.is_file():
-        return ModelSpec(name, path.stem, "gguf", path.resolve())
+    try:
+        local = _in_files(name)
+    except (OSError, RuntimeError) as exc:  # no permission, a name too long, a home of nobody
+        raise ModelNotFoundError(
+            f"{name[:200]!r} can't be looked at: {getattr(exc, 'strerror', None) or exc}."
+        ) from exc
+    if local is not None:
+        return local
     if (found := UPSTREAM.fullmatch(name)) is not None:
         return _upstream(name, found["provider"], found["rest"], found["scheme"])
     if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
@@ -92,6 +91,33 @@ def parse_spec(name: str) -> ModelSpec:
             "'openai:gpt-…'."
         )
     return ModelSpec(name, name, "hub")
+
+
+def name_of(given: Any) -> str:
+    """What was given as text: a path as one that no name of the kit or of the hub can be taken for.
+
+    Raises:
+        ConfigError: it is neither text nor a path.
+    """
+    if isinstance(given, str):
+        return given
+    text = os.fspath(given) if isinstance(given, os.PathLike) else None
+    if not isinstance(text, str):
+        raise ConfigError(f"A model is named by text or a path, not by {type(given).__name__}.")
+    return text if text.startswith(("~", ".")) or Path(text).is_absolute() else os.path.join(".", text)
+
+
+def _in_files(name: str) -> ModelSpec | None:
+    """A folder or a GGUF file; None where the name is neither."""
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        _check_folder(path)
+        return ModelSpec(name, path.resolve().name, "folder", path.resolve())
+    if path.suffix == ".gguf" and not path.is_file():
+        raise ModelNotFoundError(f"There is no GGUF file {name}. A file of the hub must be downloaded first.")
+    if name and path.is_file():
+        return ModelSpec(name, path.stem, "gguf", path.resolve())
+    return None
 
 
 def _upstream(name: str, provider: str, rest: str, scheme: str | None) -> ModelSpec:
@@ -127,7 +153,7 @@ def _check_folder(path: Path) -> None:
             f"{path} has an adapter_config.json: it is a LoRA adapter. Load its base model and pass "
             f"lora={str(path)!r}; where its weights are whole, remove that file."
         )
-    if not (path / "config.json").is_file():
+    if not os.path.lexists(path / "config.json"):  # what else is wrong with it is told when it is read
         files = sorted(path.glob("*.gguf"))
         if files:
             raise ModelNotFoundError(f"{path} has GGUF files: name the one to load, such as {files[0]}.")

@@ -13,14 +13,30 @@ import transformers
 
 from llmapi_kit.errors import ModelLoadError
 from llmapi_kit.models.hub import TOKENIZER_FILES, find_folder
+from llmapi_kit.models.model_files import check_tokenizer_files
 from llmapi_kit.models.spec import POCKET_DIR
 
 logger = logging.getLogger(__name__)
 
 
-def load_tokenizer(source: str) -> Any:
-    """The tokenizer of a folder or of a model of the hub; no code that comes with it is run."""
-    return transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+def load_tokenizer(source: str, what: str) -> Any:
+    """The tokenizer of a folder or of a model of the hub; no code that comes with it is run.
+
+    Args:
+        source: a folder, or ``owner/name`` of the hub.
+        what: it is, for messages: ``The tokenizer of …``.
+
+    Raises:
+        ModelLoadError: its files are damaged, or are not a tokenizer's.
+    """
+    try:
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        num_tokens = len(tokenizer)
+    except Exception as exc:  # whatever its files make transformers raise
+        raise ModelLoadError(f"{what} could not be loaded: {type(exc).__name__}: {exc}") from exc
+    if num_tokens == 0:
+        raise ModelLoadError(f"{what} could not be loaded: its files hold no tokens.")
+    return tokenizer
 
 
 def load_other_tokenizer(name: str) -> Any:
@@ -34,10 +50,8 @@ def load_other_tokenizer(name: str) -> Any:
         ModelLoadError: its files are damaged, or are not a tokenizer's.
     """
     folder = POCKET_DIR if name == "pocket" else find_folder(name, "tokenizer", TOKENIZER_FILES)
-    try:
-        return load_tokenizer(str(folder))
-    except Exception as exc:  # whatever its files make transformers raise
-        raise ModelLoadError(f"The tokenizer {name} could not be loaded: {type(exc).__name__}: {exc}") from exc
+    check_tokenizer_files(folder)
+    return load_tokenizer(str(folder), f"The tokenizer {name}")
 
 
 def fit_embeddings(model: Any, num_tokens: int, num_trained: int) -> None:

@@ -24,6 +24,11 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
     Raises:
         Exception: whatever it raises.
+
+    Examples:
+        >>> import asyncio
+        >>> kit.run(asyncio.sleep(0, result="done"))
+        'done'
     """
     try:
         loop = asyncio.get_running_loop()

@@ -15,7 +15,7 @@ from llmapi_kit.client import mask
 from llmapi_kit.notebook.snippets import KEY_VARIABLE, curl_snippet, openai_snippet, python_snippet
 
 if TYPE_CHECKING:
-    from llmapi_kit.server.handle import Server
+    from llmapi_kit.server.server import Server
 
 GREEN, AMBER, RED, GREY = "#2e9e5b", "#c77700", "#d13438", "#8a8a8a"
 TUNNEL_COLOURS = {"up": GREEN, "starting": AMBER, "down": RED, "stopped": GREY}

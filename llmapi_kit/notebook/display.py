@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from llmapi_kit.notebook.environment import is_jupyter_kernel
 
 if TYPE_CHECKING:
-    from llmapi_kit.server.handle import Server
+    from llmapi_kit.server.server import Server
 
 
 def install() -> None:
@@ -22,7 +22,7 @@ def install() -> None:
     """
     if is_jupyter_kernel():
         formatter = sys.modules["IPython"].get_ipython().display_formatter.ipython_display_formatter
-        formatter.for_type_by_name("llmapi_kit.server.handle", "Server", show_server)
+        formatter.for_type_by_name("llmapi_kit.server.server", "Server", show_server)
 
 
 def show_server(server: Server) -> None:

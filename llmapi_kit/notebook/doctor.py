@@ -16,12 +16,12 @@ from pathlib import Path
 import psutil
 from packaging.requirements import Requirement
 
+from llmapi_kit.client.running_servers import RunningServers
 from llmapi_kit.config import load_settings
 from llmapi_kit.errors import LlmApiKitError
 from llmapi_kit.models.spec import POCKET_DIR
 from llmapi_kit.notebook import environment as env
 from llmapi_kit.notebook.report import Check, Report
-from llmapi_kit.server.registry import Registry
 
 PYTHON_FROM, PYTHON_TO = (3, 10), (3, 13)
 DEFAULT_PORT = 8000
@@ -35,6 +35,11 @@ def doctor() -> Report:
 
     Returns:
         A report; `.ok` is False if something has to be repaired first.
+
+    Examples:
+        >>> report = kit.doctor()
+        >>> [check.name for check in report.checks][:1]
+        ['Python']
     """
     checks: list[Check] = []
     for examine in CHECKS:
@@ -165,7 +170,7 @@ def check_host() -> Iterator[Check]:
 
 def check_servers() -> Iterator[Check]:
     """The kit's servers that run now."""
-    running = Registry(load_settings()).running()
+    running = RunningServers(load_settings()).running()
     text = ", ".join(f"{', '.join(each.models)} at {each.url} (pid {each.pid})" for each in running)
     yield Check("ok", "Running servers", text or "none")
 
@@ -190,7 +195,7 @@ def port_state(port: int) -> Check:
     from llmapi_kit.server.port import bind
 
     name = f"Port {port}"
-    own = next((each for each in Registry(load_settings()).running() if each.port == port), None)
+    own = next((each for each in RunningServers(load_settings()).running() if each.port == port), None)
     if own is not None:
         return Check("ok", name, f"has a server of the kit (pid {own.pid})", f"Use it: kit.connect({own.url!r}).")
     try:

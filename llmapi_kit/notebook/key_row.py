@@ -15,7 +15,7 @@ import anywidget
 import traitlets
 
 from llmapi_kit.client import mask
-from llmapi_kit.server.handle import Server
+from llmapi_kit.server.server import Server
 
 FOLDER = Path(__file__).parent
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from llmapi_kit.notebook.card import CardState, card_html, card_state
 from llmapi_kit.notebook.environment import has_anywidget
-from llmapi_kit.server.handle import Server
+from llmapi_kit.server.server import Server
 
 logger = logging.getLogger(__name__)
 

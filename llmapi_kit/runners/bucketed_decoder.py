@@ -7,7 +7,7 @@ waits for Python hundreds of times.
 
 Attention goes through torch's variable-length attention over paged memory, each slot one page, where the card and
 torch have it; else through SDPA over a length that is rounded up to a power of two, with a mask. The CUDA parts have
-not been run on a GPU yet; their logic is tested on a CPU.
+not been run on a GPU yet; their logic is tested on a CPU, and `make gpu-check` runs them where there is one.
 
 Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.attention.varlen.varlen_attn.html and
 https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
@@ -15,10 +15,12 @@ https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 
 from __future__ import annotations
 
+import functools
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.nn import functional
@@ -32,6 +34,8 @@ logger = logging.getLogger(__name__)
 # A slot is a page, and flash attention takes pages of whole multiples of it.
 PAGE = 256
 MIN_LENGTH = 64
+MAX_HEAD_DIM = 256  # of flash attention, which takes multiples of 8
+_recording = threading.Lock()  # one graph of a process can be recorded at a time
 Forward = Callable[[torch.Tensor, int], torch.Tensor]
 
 
@@ -44,6 +48,7 @@ class BucketedDecoder:
         num_slots: without the scratch slot.
         compiler: `torch.compile`, or what stands for it; None for no compilation.
         is_recorded: whether steps become CUDA graphs.
+        has_varlen: whether to use variable-length attention where it can be had; SDPA otherwise.
     """
 
     def __init__(
@@ -54,17 +59,24 @@ class BucketedDecoder:
         num_slots: int,
         compiler: Callable[[Forward], Forward] | None = None,
         is_recorded: bool = False,
+        has_varlen: bool = True,
     ) -> None:
         self._decoder = decoder
         self._memory = memory
         self._scratch = num_slots
         self._sizes = bucket_sizes(num_slots)
-        self._varlen = varlen_attention(memory.device, memory.dtype)
+        self._varlen = varlen_attention(memory.device, memory.dtype, decoder.head_dim) if has_varlen else None
         self._forward: Forward = self._compute
         if compiler is not None:
             self._compile(compiler)
         self._is_recorded = is_recorded
         self._recorded: dict[tuple[int, int], tuple[Any, torch.Tensor, torch.Tensor]] = {}
+        self._pool: Any = None  # memory that all graphs share: each one's answer is copied before the next runs
+
+    @property
+    def attention(self) -> Literal["varlen", "sdpa"]:
+        """What computes attention."""
+        return "sdpa" if self._varlen is None else "varlen"
 
     @staticmethod
     def can_run(items: Sequence[StepItem]) -> bool:
@@ -105,14 +117,18 @@ class BucketedDecoder:
 
     def _record(self, static: torch.Tensor, length: int) -> tuple[Any, torch.Tensor]:
         """A CUDA graph that reads `static` and writes the logits that are returned with it."""
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # a first run allocates and chooses algorithms, which must not be recorded
-            self._forward(static, length)
-        torch.cuda.current_stream().wait_stream(side)
+        device = self._memory.device
+        stream = _recording_stream(device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            logits = self._forward(static, length)
+        with _recording:
+            stream.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(stream):  # also makes `device` the current one, which on this thread may be another
+                self._forward(static, length)  # allocates and chooses algorithms, which must not be recorded
+                # In the mode "global", whatever allocates in another thread, such as a cell, would fail meanwhile
+                with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
+                    logits = self._forward(static, length)
+            torch.cuda.current_stream(device).wait_stream(stream)
+        self._pool = graph.pool()
         return graph, logits
 
     def _compile(self, compiler: Callable[[Forward], Forward]) -> None:
@@ -153,11 +169,12 @@ class BucketedDecoder:
                     keys.transpose(1, 2),  # pages (slots, positions, kv_heads, head_dim)
                     values.transpose(1, 2),
                     starts,
-                    None,
+                    starts,  # not read, as `seqused_k` and `block_table` say where keys are; flash attention wants both
                     1,
                     keys.shape[2],
                     scale=scaling,
-                    window_size=(window - 1, 0) if window else (-1, 0),
+                    # A lone query sees no later key anyway; without "causal", heads that share keys read them once
+                    window_size=(window - 1, 0) if window else (-1, -1),
                     enable_gqa=True,
                     seqused_k=counts,
                     block_table=starts[:-1, None],
@@ -183,17 +200,29 @@ def bucket_sizes(num_slots: int) -> list[int]:
     return sizes if num_slots == 1 else [*sizes, num_slots]
 
 
-def varlen_attention(device: torch.device, dtype: torch.dtype) -> Callable[..., Any] | None:
-    """Torch's attention over paged memory, or None where it can't be used: before Ampere, in float32, before 2.11."""
+def varlen_attention(device: torch.device, dtype: torch.dtype, head_dim: int) -> Callable[..., Any] | None:
+    """Torch's attention over paged memory, or None where it can't be used.
+
+    That is before Ampere, in float32, before torch 2.11, and for heads of a width that flash attention doesn't take.
+    """
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
         return None
-    if torch.cuda.get_device_capability(device) < (8, 0):
+    if torch.cuda.get_device_capability(device) < (8, 0) or head_dim % 8 or head_dim > MAX_HEAD_DIM:
         return None
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
     return varlen_attn if "block_table" in getattr(varlen_attn, "__kwdefaults__", {}) else None
+
+
+@functools.cache
+def _recording_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream that all graphs of a device are recorded on.
+
+    cuBLAS keeps a workspace of up to 32 MB for each stream that it was used on, for good; so there is one.
+    """
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _first_line(exc: Exception) -> str:

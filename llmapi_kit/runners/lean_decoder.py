@@ -56,6 +56,9 @@ class LeanDecoder:
     Args:
         model: a causal language model of one of `FAMILIES`; see `can_run`.
         max_length: positions to tabulate the rotary embedding for.
+
+    Attributes:
+        head_dim: width of a head.
     """
 
     def __init__(self, model: Any, max_length: int) -> None:
@@ -63,14 +66,14 @@ class LeanDecoder:
         base = model.model
         self._heads = config.num_attention_heads
         self._kv_heads = config.num_key_value_heads
-        self._head_dim = base.layers[0].self_attn.head_dim
+        self.head_dim = base.layers[0].self_attn.head_dim
         self._eps = config.rms_norm_eps
         self._embedding = base.embed_tokens.weight
         self._head = model.lm_head.weight
         self._norm = base.norm.weight
         positions = torch.arange(max_length, device=model.device)[None]
         cos, sin = base.rotary_emb(self._embedding[:1, :1], positions)  # (1, max_length, head_dim)
-        half = self._head_dim // 2
+        half = self.head_dim // 2
         # Rotating halves is rolling by half the width, with the sign of the first half in the table
         self._cos = cos[0, :, None]
         self._sin = torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)[:, None].contiguous()
@@ -101,10 +104,10 @@ class LeanDecoder:
         rotated = self._heads + self._kv_heads
         for index, layer in enumerate(self._layers):
             h = functional.rms_norm(x, (width,), layer.input_norm, self._eps)
-            qkv = functional.linear(h, layer.qkv, layer.qkv_bias).view(num_tokens, -1, self._head_dim)
+            qkv = functional.linear(h, layer.qkv, layer.qkv_bias).view(num_tokens, -1, self.head_dim)
             qk = qkv[:, :rotated]
             if layer.q_norm is not None and layer.k_norm is not None:
-                size = (self._head_dim,)
+                size = (self.head_dim,)
                 qk = torch.cat(
                     (
                         functional.rms_norm(qkv[:, : self._heads], size, layer.q_norm, self._eps),
@@ -112,7 +115,7 @@ class LeanDecoder:
                     ),
                     dim=1,
                 )
-            qk = torch.addcmul(qk * cos, qk.roll(self._head_dim // 2, -1), sin)
+            qk = torch.addcmul(qk * cos, qk.roll(self.head_dim // 2, -1), sin)
             query, key, value = qk[:, : self._heads], qk[:, self._heads :], qkv[:, rotated:]
             attended = attend(index, query, key, value, layer.window, layer.scaling)
             x = torch.addmm(x, attended.reshape(num_tokens, -1), layer.output)

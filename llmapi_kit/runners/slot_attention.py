@@ -202,6 +202,11 @@ def _chunk(
     mask = columns <= rows
     if window:
         mask &= columns > rows - window
+    if is_grouped and query.device.type == "cuda":
+        # Fused kernels take a mask or grouped heads, not both; the plain one writes every score to memory, in float32
+        num_sharing = query.shape[1] // keys.shape[1]
+        keys, values = (each.repeat_interleave(num_sharing, dim=1) for each in (keys, values))
+        is_grouped = False
     return functional.scaled_dot_product_attention(
         query, keys, values, attn_mask=mask, scale=scaling, enable_gqa=is_grouped
     )

@@ -23,7 +23,7 @@ import torch
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from llmapi_kit.errors import UnsupportedModelError
+from llmapi_kit.errors import LlmApiKitError, ModelLoadError, UnsupportedModelError
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.bucketed_decoder import PAGE, BucketedDecoder
 from llmapi_kit.runners.lean_decoder import LeanDecoder
@@ -54,6 +54,7 @@ class TorchRunner:
 
     Raises:
         UnsupportedModelError: the model can't be run this way; the message says why.
+        ModelLoadError: its weights are no finite numbers.
     """
 
     def __init__(
@@ -87,12 +88,7 @@ class TorchRunner:
         self._bucketed: BucketedDecoder | None = None
         self._self_check(expected)
         if is_bucketed and self._lean is not None:
-            self._bucketed = self._make_bucketed(self._lean, is_compiled)
-            try:
-                self._self_check(expected)
-            except UnsupportedModelError as exc:  # it passed without, so it can be served without
-                logger.warning("Decoding steps run neither compiled nor recorded: %s", exc)
-                self._bucketed = None
+            self._choose_bucketed(self._lean, is_compiled, expected)
 
     @property
     def kv_bytes(self) -> int:
@@ -175,7 +171,23 @@ class TorchRunner:
         self._pooled.clear()
         self._model = self._lean = self._native = self._bucketed = None
 
-    def _make_bucketed(self, lean: LeanDecoder, is_compiled: bool) -> BucketedDecoder:
+    def _choose_bucketed(self, lean: LeanDecoder, is_compiled: bool, expected: torch.Tensor) -> None:
+        """Decode through fixed shapes with the first attention that passes the self-check, or not at all."""
+        for has_varlen in (True, False):
+            self._bucketed = self._make_bucketed(lean, is_compiled, has_varlen)
+            try:
+                self._self_check(expected)
+            except UnsupportedModelError as exc:  # it passed without fixed shapes, so it can be served without
+                problem = exc
+            else:
+                return
+            if self._bucketed.attention == "sdpa":
+                break
+            logger.warning("Decoding goes through SDPA, not through variable-length attention: %s", problem)
+        logger.warning("Decoding steps run neither compiled nor recorded: %s", problem)
+        self._bucketed = None
+
+    def _make_bucketed(self, lean: LeanDecoder, is_compiled: bool, has_varlen: bool) -> BucketedDecoder:
         num_threads = torch.get_num_threads()
         torch.set_num_threads(self._num_threads)  # another number would compile anew, on the first request
         try:
@@ -185,6 +197,7 @@ class TorchRunner:
                 num_slots=self.num_slots,
                 compiler=functools.partial(torch.compile, dynamic=True) if is_compiled else None,
                 is_recorded=self._device.type == "cuda",
+                has_varlen=has_varlen,
             )
         finally:
             torch.set_num_threads(num_threads)
@@ -212,7 +225,23 @@ class TorchRunner:
                 f"{type(self._model).__name__} failed on a first forward pass: {exc}. "
                 "Only decoder-only text models can be served."
             ) from exc
+        if not bool(torch.isfinite(logits).all()):
+            raise self._not_finite()
         return logits.clone()
+
+    def _not_finite(self) -> LlmApiKitError:
+        """Why the logits are no numbers: the weights, or a number format that is too narrow for the model."""
+        name = type(self._model).__name__
+        broken = [key for key, weight in self._model.named_parameters() if not bool(torch.isfinite(weight).all())]
+        if broken:
+            more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+            return ModelLoadError(
+                f"{name}: the weight {broken[0]}{more} has values that are no finite numbers. Download it again."
+            )
+        dtype = str(self._model.dtype).removeprefix("torch.")
+        return UnsupportedModelError(
+            f"{name} computes numbers that are not finite in {dtype}. Load it with dtype='float32' or 'bfloat16'."
+        )
 
     def _check_ids(self) -> list[int]:
         vocab = int(self._model.get_input_embeddings().num_embeddings)

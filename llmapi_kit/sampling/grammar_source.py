@@ -38,8 +38,17 @@ def grammar_text(constraint: Constraint) -> str:
     Raises:
         InvalidRequestError: the constraint is malformed, or asks for something that would not be honoured.
     """
+    return json.dumps({"grammars": [{"lark_grammar": f"{lark_text(constraint)}\n{_NO_FORCING}"}]})
+
+
+def lark_text(constraint: Constraint) -> str:
+    """The constraint as a grammar in llguidance's dialect of Lark, whose start rule is ``start``.
+
+    Raises:
+        InvalidRequestError: see `grammar_text`.
+    """
     lark = {"json_object": _json_object, "json_schema": _json_schema, "regex": _regex, "choice": _choice, "lark": _lark}
-    return json.dumps({"grammars": [{"lark_grammar": f"{lark[constraint.kind](constraint)}\n{_NO_FORCING}"}]})
+    return lark[constraint.kind](constraint)
 
 
 def reason_in(error: str, constraint: Constraint) -> str:

@@ -43,15 +43,19 @@ class SamplerRow:
         params: the request's parameters.
         prompt_ids: the prompt, which repetition_penalty counts as seen.
         index: which of several answers it makes; each draws other numbers from the same seed.
+        ending_ids: tokens that are not chosen before `SamplingParams.min_tokens`.
 
     Attributes:
+        adjusts: whether anything but a mask changes the logits.
         is_plain_greedy: whether the argmax of the raw logits is the answer, and nothing else is asked for.
     """
 
     params: SamplingParams
     prompt_ids: Sequence[int]
     index: int = 0
+    ending_ids: frozenset[int] = frozenset()
     num_drawn: int = 0
+    adjusts: bool = field(init=False)
     is_plain_greedy: bool = field(init=False)
     _seed: bytes = b""  # set when a number is drawn for the first time
     _seen: torch.Tensor | None = None  # (vocab,) bool: in prompt or answer
@@ -60,8 +64,8 @@ class SamplerRow:
 
     def __post_init__(self) -> None:
         params = self.params
-        adjusts = params.has_penalties or bool(params.logit_bias)
-        self.is_plain_greedy = params.is_greedy and not adjusts and params.logprobs is None
+        self.adjusts = params.has_penalties or bool(params.logit_bias) or params.min_tokens > 0
+        self.is_plain_greedy = params.is_greedy and not self.adjusts and params.logprobs is None
 
     def uniform(self) -> float:
         """The random number in [0, 1) of the token about to be chosen."""
@@ -73,7 +77,7 @@ class SamplerRow:
         return (int.from_bytes(digest, "little") >> 11) / 2**53
 
     def adjust(self, logits: torch.Tensor) -> None:
-        """Apply bias and penalties to `logits` (vocab,) in place."""
+        """Apply bias, penalties and min_tokens to `logits` (vocab,) in place."""
         params = self.params
         if params.has_penalties:
             seen, counts = self._tables(logits)
@@ -92,6 +96,8 @@ class SamplerRow:
                 values = torch.tensor(list(params.logit_bias.values()), dtype=logits.dtype, device=logits.device)
                 self._bias = ids, values
             logits.index_add_(0, *self._bias)
+        if self.num_drawn < params.min_tokens:
+            logits[torch.tensor(sorted(self.ending_ids), device=logits.device, dtype=torch.long)] = -torch.inf
 
     def add(self, token_id: int) -> None:
         """Count a token that was chosen."""
@@ -125,7 +131,7 @@ def sample(logits: torch.Tensor, rows: Sequence[SamplerRow], masks: Masks = NO_M
     scores = raw.clone()
     masks.apply(scores)
     for i, row in enumerate(rows):
-        if row.params.has_penalties or row.params.logit_bias:
+        if row.adjusts:
             row.adjust(scores[i])
     token_ids = scores.argmax(-1)
     for width, group in _groups(rows, raw.shape[1]).items():
@@ -153,14 +159,14 @@ def _groups(rows: Sequence[SamplerRow], vocab: int) -> dict[int, list[int]]:
     for i, row in enumerate(rows):
         params = row.params
         if not params.is_greedy:
-            is_cut = params.top_k or params.top_p < 1 or params.min_p
+            is_cut = params.top_k or params.top_p < 1 or params.min_p or params.typical_p < 1
             width = (min(params.top_k, vocab) or vocab) if is_cut else 0
             groups.setdefault(width, []).append(i)
     return groups
 
 
 def _draw(scores: torch.Tensor, rows: Sequence[SamplerRow], width: int) -> torch.Tensor:
-    """Token ids (n,) drawn from `scores` (n, vocab) by each row's temperature, top_p and min_p.
+    """Token ids (n,) drawn from `scores` (n, vocab) by each row's temperature, top_p, min_p and typical_p.
 
     Inverse transform sampling: one uniform number a row decides. `width` is the rows' top_k, the vocabulary where
     they have none, or 0 where nothing is cut off and nothing needs sorting.
@@ -179,6 +185,8 @@ def _draw(scores: torch.Tensor, rows: Sequence[SamplerRow], width: int) -> torch
         # A token stays while those before it do not yet make up top_p, so the most likely one always stays.
         before = probs.cumsum(-1) - probs
         probs = probs.masked_fill((before >= top_p) & (top_p < 1) | (probs < min_p * probs[:, :1]), 0)
+        if any(p.typical_p < 1 for p in params):
+            probs = _keep_typical(probs, [p.typical_p for p in params])
     else:
         probs = scores.softmax(-1)
     cumulative = probs.double().cumsum(-1)
@@ -187,6 +195,20 @@ def _draw(scores: torch.Tensor, rows: Sequence[SamplerRow], width: int) -> torch
     last = probs.shape[1] - 1 - (probs > 0).flip(-1).to(torch.uint8).argmax(-1, keepdim=True)
     index = torch.minimum(index, last)
     return (index if ids is None else ids.gather(1, index))[:, 0]
+
+
+def _keep_typical(probs: torch.Tensor, masses: Sequence[float]) -> torch.Tensor:
+    """`probs` (n, width), not necessarily normalised, with 0 for each row's tokens outside of its typical set."""
+    mass = torch.tensor(masses, dtype=torch.float32, device=probs.device)[:, None]
+    share = probs / probs.sum(-1, keepdim=True)
+    information = -share.clamp_min(torch.finfo(share.dtype).tiny).log()
+    entropy = (share * information).sum(-1, keepdim=True)
+    distance = (information - entropy).abs().masked_fill(share == 0, torch.inf)
+    order = distance.argsort(dim=-1, stable=True)
+    sorted_share = share.gather(1, order)
+    before = sorted_share.cumsum(-1) - sorted_share  # as for top_p: the first one always stays
+    is_dropped = torch.zeros_like(probs, dtype=torch.bool).scatter(1, order, (before >= mass) & (mass < 1))
+    return probs.masked_fill(is_dropped, 0)
 
 
 def _with_logprobs(raw: torch.Tensor, rows: Sequence[SamplerRow], chosen: list[int]) -> list[Sampled]:

@@ -1,7 +1,7 @@
 """A Hugging Face tokenizer as the engine needs it: thread-safe, with bytes and constant-time detokenisation.
 
-Knows nothing of requests or slots. Implements `llmapi_kit.engines.local.TextCodec`. Called from worker threads and
-from the engine thread.
+Knows nothing of requests or slots. Implements `llmapi_kit.engines.local.text_codec.TextCodec`. Called from worker
+threads and from the engine thread.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jinja2
 import jinja2.ext
 import jinja2.meta
+import jinja2.nodes
 
-from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
+from llmapi_kit.errors import InvalidRequestError, ModelLoadError, UnsupportedFieldError
 from llmapi_kit.sampling.detokenize import ByteDetokenizer, Detokenizer, WindowDetokenizer
 
 # ruff: noqa: RUF001  (a token's name has bars of its own)
@@ -98,13 +99,11 @@ class ModelTokenizer:
         template = self._tokenizer.chat_template
         if not template:
             return frozenset()
-        parse = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse  # noqa: S701 - nothing is rendered
         sources = template.values() if isinstance(template, dict) else [template]
         names: set[str] = set()
         for source in sources:
-            plain = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", source)  # a tag of transformers' own
             try:
-                names |= jinja2.meta.find_undeclared_variables(parse(plain))
+                names |= jinja2.meta.find_undeclared_variables(_parse(source))
             except jinja2.TemplateSyntaxError:
                 names.add("messages")  # rendering it will say what is wrong
         return frozenset(names)
@@ -133,15 +132,19 @@ class ModelTokenizer:
         with self._lock:
             return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=False))
 
-    def token_bytes(self, token_id: int) -> bytes:
-        """The bytes a token stands for; empty for special tokens that are not shown and ids without a token."""
+    def token_bytes(self, token_id: int, *, skip_special_tokens: bool = True) -> bytes:
+        """The bytes a token stands for; empty for special tokens that are skipped and ids without a token."""
+        if skip_special_tokens and token_id in self._hidden_ids:
+            return b""
         if self._byte_table is not None:
             return self._byte_table.get(token_id, b"")
-        return self._decode([token_id]).encode()
+        return self.decode([token_id]).encode()
 
-    def detokenizer(self) -> Detokenizer:
+    def detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """A fresh one for one answer."""
-        return WindowDetokenizer(self._decode) if self._byte_table is None else ByteDetokenizer(self.token_bytes)
+        if self._byte_table is None:
+            return WindowDetokenizer(self._decode if skip_special_tokens else self.decode)
+        return ByteDetokenizer(partial(self.token_bytes, skip_special_tokens=skip_special_tokens))
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self.decode([token_id for token_id in ids if token_id not in self._hidden_ids])
@@ -155,13 +158,36 @@ class ModelTokenizer:
         added = {i: str(token) for i, token in self._tokenizer.added_tokens_decoder.items()}
         table: dict[int, bytes] = {}
         for token, token_id in self._tokenizer.get_vocab().items():
-            if token_id in self._hidden_ids:
-                table[token_id] = b""
-            elif token_id in added:
+            if token_id in added:
                 table[token_id] = added[token_id].encode()
             else:
                 table[token_id] = b"".join(alphabet.get(char, char.encode()) for char in token)
         return table
+
+
+def check_template(template: str | Mapping[str, str] | None, name: str) -> None:
+    """Raise unless a chat template can be rendered at all.
+
+    Args:
+        template: of a tokenizer: one, several by name, or none.
+        name: the model's, for messages.
+
+    Raises:
+        ModelLoadError: it has a mistake in its syntax; the message says where.
+    """
+    for source in template.values() if isinstance(template, Mapping) else [template] if template else []:
+        try:
+            _parse(source)
+        except jinja2.TemplateSyntaxError as exc:
+            raise ModelLoadError(
+                f"The chat template of {name} is damaged at line {exc.lineno}: {exc.message} Mend or remove it: "
+                "chat_template.jinja, or chat_template in tokenizer_config.json."
+            ) from exc
+
+
+def _parse(template: str) -> jinja2.nodes.Template:
+    plain = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", template)  # a tag of transformers' own
+    return jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain)  # noqa: S701 - nothing is rendered
 
 
 def _boundaries(added: Iterable[Any]) -> frozenset[str]:

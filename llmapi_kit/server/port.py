@@ -30,13 +30,8 @@ def bind(host: str, port: int) -> socket.socket:
         PortInUseError: the port is taken; the message says by whom, where that can be seen.
         ConfigError: the address can't be bound for another reason.
     """
-    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
-        raise ConfigError(f"port is {port!r}; it must be 0 (any free port) to 65535.")
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    sock = _bind(host, port)
     try:
-        if os.name == "posix":  # elsewhere it would share a port that somebody listens on
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
         sock.listen(LISTEN_BACKLOG)
     except OSError as exc:
         sock.close()
@@ -45,6 +40,28 @@ def bind(host: str, port: int) -> socket.socket:
         sock.close()
         raise
     _bound.add(sock)
+    return sock
+
+
+def check_free(host: str, port: int) -> None:
+    """Raise what `bind` would raise; holds nothing."""
+    _bind(host, port).close()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+        raise ConfigError(f"port is {port!r}; it must be 0 (any free port) to 65535.")
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":  # elsewhere it would share a port that somebody listens on
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+    except OSError as exc:
+        sock.close()
+        raise _explain(exc, host, port) from exc
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 

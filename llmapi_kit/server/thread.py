@@ -21,6 +21,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from llmapi_kit.errors import ServerStartError
+from llmapi_kit.server.http_protocol import HttpProtocol
 from llmapi_kit.server.port import LISTEN_BACKLOG, bind
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class ServerThread:
     def __init__(self, app: ASGIApp, *, host: str, port: int, on_death: Callable[[], None] = lambda: None) -> None:
         config = uvicorn.Config(
             app,
+            http=HttpProtocol,
             lifespan="off",
             ws="none",
             log_config=None,

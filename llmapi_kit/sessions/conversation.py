@@ -13,8 +13,8 @@ from typing import Any
 
 from llmapi_kit.engines.catalog import Catalog
 from llmapi_kit.errors import SessionGoneError
+from llmapi_kit.sessions.bot_reply import BotReply, Dispatch
 from llmapi_kit.sessions.bots import Bots, engine_of
-from llmapi_kit.sessions.exchange import Dispatch, Exchange
 from llmapi_kit.sessions.locks import Deadline, SessionLocks
 from llmapi_kit.sessions.session_settings import read_settings
 from llmapi_kit.sessions.steps import Refusal
@@ -133,7 +133,7 @@ class Conversations:
                 try:
                     for step in bot.pre:
                         prompt = await step.rewrite(prompt)
-                    exchange = Exchange(session, bot, settings, prompt, self._catalog, dispatch, pieces.put_nowait)
+                    exchange = BotReply(session, bot, settings, prompt, self._catalog, dispatch, pieces.put_nowait)
                     reply, turns = await exchange.reply(history)
                 except Refusal as refusal:
                     return Reply(refusal.notice)

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmapi_kit.errors import InvalidRequestError
-from llmapi_kit.sampling.parameters import SamplingParams
+from llmapi_kit.sampling.parameters import SamplingParams, with_off_values
 from llmapi_kit.sessions.bots import Bot, Kind
 
 
@@ -21,11 +21,12 @@ class SessionSettings(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     model: str | None = Field(None, description="A model of this server that can do what the bot needs.")
+    system: str | None = Field(None, description="What a conversation begins with; clients send it to any bot.")
 
     @property
     def system_prompt(self) -> str | None:
         """What the conversation begins with; None for the bot's own."""
-        return None
+        return self.system
 
     def sampling(self, defaults: Mapping[str, float]) -> SamplingParams:
         """How a reply is made; what is not set comes from `defaults`, the model's own.
@@ -39,7 +40,6 @@ class SessionSettings(BaseModel):
 class TextSettings(SessionSettings):
     """Settings of a bot that writes; ranges as in the OpenAI API."""
 
-    system: str | None = None
     max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = None
     top_k: int | None = None
@@ -51,16 +51,10 @@ class TextSettings(SessionSettings):
     seed: int | None = None
     stop: str | list[str] | None = None
 
-    @property
-    def system_prompt(self) -> str | None:
-        """See `SessionSettings.system_prompt`."""
-        return self.system
-
     def sampling(self, defaults: Mapping[str, float]) -> SamplingParams:
         """See `SessionSettings.sampling`."""
-        values: dict[str, Any] = {**defaults, **self.model_dump(exclude_none=True, exclude={"model", "system", "stop"})}
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        return SamplingParams(**values, stop=stop)
+        values: dict[str, Any] = {**defaults, **self.model_dump(exclude_none=True, exclude={"model", "system"})}
+        return SamplingParams(**with_off_values(values))
 
 
 class EmbeddingSettings(SessionSettings):

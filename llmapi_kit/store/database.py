@@ -19,9 +19,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from llmapi_kit.errors import StoreUnavailableError
-from llmapi_kit.store.connecting import READS, postgres_engine, sqlite_engine
-from llmapi_kit.store.failures import cause, store_error
-from llmapi_kit.store.place import Place
+from llmapi_kit.store.connections import READS, postgres_engine, sqlite_engine
+from llmapi_kit.store.database_errors import cause, store_error
+from llmapi_kit.store.database_url import DatabaseUrl
 from llmapi_kit.store.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Database:
         StoreError: it can't be opened.
     """
 
-    def __init__(self, place: Place, *, timeout_s: float = 10.0) -> None:
+    def __init__(self, place: DatabaseUrl, *, timeout_s: float = 10.0) -> None:
         self.place = place
         if place.kind == "sqlite":
             self._engine = sqlite_engine(place, timeout_s)

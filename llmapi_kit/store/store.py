@@ -11,10 +11,10 @@ from llmapi_kit.config import Settings
 from llmapi_kit.errors import ConfigError, StoreError
 from llmapi_kit.store.completions import CompletionStore
 from llmapi_kit.store.database import Database
+from llmapi_kit.store.database_url import DatabaseUrl, check_folder, memory_database, parse_database_url, sqlite_file
 from llmapi_kit.store.housekeeper import Housekeeper
-from llmapi_kit.store.place import Place, check_folder, file_place, memory_place, parse_place
+from llmapi_kit.store.migrate import upgrade
 from llmapi_kit.store.sessions import SessionStore
-from llmapi_kit.store.upgrading import upgrade
 from llmapi_kit.store.usage import UsageStore
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def open_store(settings: Settings) -> Store:
         StoreError: the database can't be used; nothing is left open.
     """
     url = settings.database_url.get_secret_value()
-    place = parse_place(url) if url else _default_place(settings)
+    place = parse_database_url(url) if url else _default_place(settings)
     logger.info("Sessions, usage and stored completions are kept in %s", place)
     database = Database(place, timeout_s=settings.database_timeout_s)
     try:
@@ -89,12 +89,12 @@ def open_store(settings: Settings) -> Store:
         raise
 
 
-def _default_place(settings: Settings) -> Place:
+def _default_place(settings: Settings) -> DatabaseUrl:
     """A file in `home`, if a database can live there."""
     try:
         file = settings.folder(FOLDER) / FILE
         check_folder(file)
     except ConfigError as exc:
         logger.warning("%s Until then sessions and usage end with the server.", exc)
-        return memory_place()
-    return file_place(file)
+        return memory_database()
+    return sqlite_file(file)

@@ -7,9 +7,11 @@ constructor of `NgrokTunnel` and a line in `TUNNEL_KINDS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from importlib import import_module
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.tunnels.base import Tunnel, TunnelSettings, TunnelState, TunnelStatus
@@ -18,6 +20,36 @@ from llmapi_kit.tunnels.base import Tunnel, TunnelSettings, TunnelState, TunnelS
 TUNNEL_KINDS: dict[str, str] = {
     "ngrok": "llmapi_kit.tunnels.ngrok:NgrokTunnel",
 }
+
+
+def check_tunnel(kind: str, state_dir: Path, options: Mapping[str, Any]) -> None:
+    """Raise what opening a tunnel would end in, as far as that can be told without its provider.
+
+    Args:
+        kind: of the tunnel.
+        state_dir: see `TunnelSettings`.
+        options: other fields of it.
+
+    Raises:
+        ConfigError: the kind or an option is unknown, or an option can't be used.
+        TunnelAuthError: there is no token.
+    """
+    settings = tunnel_settings(state_dir=state_dir, **options)
+    open_tunnel(kind, port=1, settings=settings).prepare()  # the port matters to a tunnel that is started only
+
+
+def tunnel_settings(**values: Any) -> TunnelSettings:
+    """Settings of these names.
+
+    Raises:
+        ConfigError: one is unknown.
+    """
+    names = [each.name for each in fields(TunnelSettings)]
+    for name in values:
+        if name not in names:
+            options = ", ".join(name for name in names if name not in ("state_dir", "instance"))
+            raise ConfigError(f"A tunnel has no option {name!r}. Allowed: {options}.")
+    return TunnelSettings(**values)
 
 
 def open_tunnel(kind: str, *, port: int, settings: TunnelSettings) -> Tunnel:
@@ -35,4 +67,13 @@ def open_tunnel(kind: str, *, port: int, settings: TunnelSettings) -> Tunnel:
     return make(port=port, settings=settings)
 
 
-__all__ = ["TUNNEL_KINDS", "Tunnel", "TunnelSettings", "TunnelState", "TunnelStatus", "open_tunnel"]
+__all__ = [
+    "TUNNEL_KINDS",
+    "Tunnel",
+    "TunnelSettings",
+    "TunnelState",
+    "TunnelStatus",
+    "check_tunnel",
+    "open_tunnel",
+    "tunnel_settings",
+]

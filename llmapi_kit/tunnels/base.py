@@ -77,6 +77,15 @@ class Tunnel(Protocol):
         """The name `open_tunnel` knows it by."""
         ...
 
+    def prepare(self) -> None:
+        """Find what must be there before it is started, such as a token; `start` does it, too. Quick; asks nobody.
+
+        Raises:
+            TunnelAuthError: there is no token.
+            ConfigError: a setting can't be used.
+        """
+        ...
+
     def start(self) -> str:
         """Open the tunnel and return its public URL; a tunnel that is up answers at once.
 

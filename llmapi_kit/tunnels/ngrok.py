@@ -42,8 +42,8 @@ from llmapi_kit.tunnels import ngrok_errors
 from llmapi_kit.tunnels.agent_folder import AgentFolder
 from llmapi_kit.tunnels.base import TunnelSettings
 from llmapi_kit.tunnels.health import Health, check_health
-from llmapi_kit.tunnels.loopback import loopback_direct
 from llmapi_kit.tunnels.ngrok_setup import TOKEN_VARIABLE, check_agent_path, find_agent, find_token
+from llmapi_kit.tunnels.no_proxy import loopback_direct
 from llmapi_kit.tunnels.process import AgentTunnel
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,8 @@ class NgrokTunnel(AgentTunnel):
         """See `Tunnel.kind`."""
         return "ngrok"
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """See `Tunnel.prepare`."""
         if self.settings.ngrok_path is not None:
             self._given_agent = check_agent_path(self.settings.ngrok_path)
         domain = self.settings.domain

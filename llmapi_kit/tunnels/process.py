@@ -69,13 +69,8 @@ class AgentTunnel(ABC):
         """The name `open_tunnel` knows it by."""
 
     @abstractmethod
-    def _prepare(self) -> None:
-        """Find what must be there before a process starts, such as a token. In the caller's thread; is quick.
-
-        Raises:
-            TunnelAuthError: there is no token.
-            ConfigError: a setting can't be used.
-        """
+    def prepare(self) -> None:
+        """See `Tunnel.prepare`."""
 
     @abstractmethod
     def _find_agent(self) -> Path:
@@ -117,7 +112,7 @@ class AgentTunnel(ABC):
             self._status = TunnelStatus("starting")
         self._deadline = time.monotonic() + self.settings.timeout_s
         try:
-            self._prepare()
+            self.prepare()
         except LlmApiKitError as exc:
             self._set_status(TunnelStatus("down", reason=str(exc), code=getattr(exc, "code", None)))
             raise

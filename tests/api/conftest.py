@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 
 import httpx
 import pytest
 
+from llmapi_kit.api.app import create_app
+from llmapi_kit.api.auth import KeyCheck
+from llmapi_kit.api.state import ApiState
 from llmapi_kit.config import load_settings
+from llmapi_kit.engines.catalog import Catalog
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.server.handle import Server
+from llmapi_kit.server.server import Server
+from llmapi_kit.store.store import open_store
 
 KEY = "sk-llmapi-test-0123456789abcdef"
+
+
+def all_routes():
+    """Every route there is, once for each of its methods."""
+    settings = load_settings(database_url="sqlite://")
+    store = open_store(settings)
+    app = create_app(ApiState(Catalog([MockEngine()]), KeyCheck(KEY), settings, store))._app
+    store.close()
+    return [(method, route) for route in app.routes for method in sorted(route.methods)]
+
+
+def path_of(route):
+    """An address that leads to a route."""
+    return re.sub(r"\{[^}]*\}", "mock", route.path)
 
 
 class Gate:

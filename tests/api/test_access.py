@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import http.client
-import re
 
 import pytest
 from fastapi import FastAPI
 
-from llmapi_kit.api.app import check_routes, create_app
+from llmapi_kit.api.app import check_routes
 from llmapi_kit.api.auth import KeyCheck
 from llmapi_kit.api.routes import BodyKeyedRoute, KeyedRoute, LocalPageRoute, PublicRoute, TokenRoute
-from llmapi_kit.api.state import ApiState
-from llmapi_kit.config import Settings
-from llmapi_kit.engines.catalog import Catalog
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.store.store import open_store
 
-from .conftest import KEY, chat, error_of, serving
+from .conftest import KEY, all_routes, chat, error_of, path_of, serving
 
 pytestmark = pytest.mark.kernel
 
@@ -33,27 +28,19 @@ def untouchable(tmp_path_factory):
         yield made
 
 
-def routes():
-    settings = Settings(database_url="sqlite://")
-    store = open_store(settings)
-    app = create_app(ApiState(Catalog([MockEngine()]), KeyCheck(KEY), settings, store))._app
-    store.close()
-    return [(method, route) for route in app.routes for method in route.methods]
-
-
-ROUTES = routes()
+ROUTES = all_routes()
 BODY_KEYED = [(method, route) for method, route in ROUTES if isinstance(route, BodyKeyedRoute)]
 KEYED = [each for each in ROUTES if isinstance(each[1], KeyedRoute) and each not in BODY_KEYED]
 TOKENED = [(method, route) for method, route in ROUTES if isinstance(route, TokenRoute)]
 
 
-def path_of(route):
-    return re.sub(r"\{[^}]*\}", "mock", route.path)
+HEALTH = ("/healthz", "/health", "/v1/health", "/ping")
 
 
-def test_only_healthz_and_the_empty_page_of_the_documentation_need_no_key():
+def test_only_health_and_the_empty_page_of_the_documentation_need_no_key():
     keyless = {route.path: type(route) for _, route in ROUTES if not isinstance(route, KeyedRoute | TokenRoute)}
-    assert keyless == {"/healthz": PublicRoute, "/docs": LocalPageRoute, "/docs/{asset}": LocalPageRoute}
+    pages = {"/docs": LocalPageRoute, "/docs/{asset}": LocalPageRoute}
+    assert keyless == dict.fromkeys(HEALTH, PublicRoute) | pages
 
 
 def test_a_route_that_nobody_classified_stops_the_server_from_starting():
@@ -142,7 +129,7 @@ def test_odd_paths_open_nothing(untouchable, path):
     connection = http_connection(server)
     connection.request("GET", path)
     response = connection.getresponse()
-    assert response.status in (307, 401, 404)
+    assert response.status in (401, 404)
     assert b"context_length" not in response.read()
     connection.close()
 
@@ -169,9 +156,10 @@ def test_names_of_this_machine_are_answered(serve, http, host):
     assert http(serve()).get("/v1/models", headers={"Host": host}).status_code == 200
 
 
-def test_healthz_tells_which_server_it_is_and_nothing_else(serve, http):
-    server = serve()
-    response = http(server, headers={"Authorization": ""}).get("/healthz")
+@pytest.mark.parametrize("path", HEALTH)
+def test_health_tells_which_server_it_is_and_nothing_else(untouchable, http, path):
+    server = untouchable
+    response = http(server, headers={"Authorization": ""}).get(path)
     assert response.json() == {"status": "ok", "instance": server._state.instance}
 
 
@@ -189,7 +177,19 @@ def test_there_is_no_cors_header(serve, http):
 
 def test_unknown_paths_answer_404_in_the_error_shape(serve, http):
     assert error_of(http(serve()).get("/v1/nothing"), 404)["code"] == "not_found"
-    error_of(http(serve()).delete("/v1/chat/completions"), 405)
+
+
+def test_a_method_that_a_path_does_not_take_is_a_405_that_names_those_it_does(untouchable, http):
+    client = http(untouchable)
+    for path, allowed in {
+        "/v1/chat/completions": "GET, HEAD, POST",
+        "/v1/chat/completions/x/": "DELETE, GET, HEAD, POST",
+        "/v1/completions": "POST",
+        "/health": "GET, HEAD",
+    }.items():
+        response = client.patch(path)
+        error_of(response, 405)
+        assert response.headers["allow"] == allowed
 
 
 def test_what_tells_of_the_server_is_closed_to_the_tunnel(serve, http):

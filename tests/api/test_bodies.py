@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import socket
 
+import httpx
 import pytest
 
+from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
+from llmapi_kit.server.server import Server
 
 from .conftest import KEY, chat, error_of, serving
 
@@ -19,6 +23,19 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 def server(tmp_path_factory):
     with serving(tmp_path_factory.mktemp("home"), MockEngine()) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def keyless(tmp_path_factory):
+    """A client of a server that asks for no key."""
+    engine = MockEngine()
+    settings = load_settings(home=tmp_path_factory.mktemp("home"))
+    made = Server([engine], host="127.0.0.1", port=0, api_key=None, settings=settings)
+    made.start()
+    with httpx.Client(base_url=made.url, timeout=30, trust_env=False) as client:
+        yield client
+    made.stop(drain_s=0)
+    engine.close()
 
 
 @pytest.fixture
@@ -36,7 +53,7 @@ BOTH = [
     ("functions", [{}]),
     ("modalities", ["audio"]),
     ("temprature", 0.5),
-    ("prediction", {"type": "content", "content": "x"}),
+    ("web_search_options", {}),
     # refused by the mock engine, which has no model
     ("num_beams", 4),
     ("guided_regex", "a+"),
@@ -95,8 +112,8 @@ def test_a_value_that_asks_for_nothing_is_accepted(post, extra):
 
 
 def test_fields_inside_messages_and_options_are_refused_by_path(post):
-    named = {"messages": [{"role": "user", "content": "x", "name": "bob"}]}
-    assert error_of(post(CHAT, named), 400)["param"] == "messages.0.name"
+    named = {"messages": [{"role": "user", "content": "x", "weight": 1}]}
+    assert error_of(post(CHAT, named), 400)["param"] == "messages.0.weight"
     options = chat(stream=True, stream_options={"include_obfuscation": True})
     assert error_of(post(CHAT, options), 400)["param"] == "stream_options.include_obfuscation"
 
@@ -122,7 +139,8 @@ CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{
         (chat(tools=[{"type": "function", "function": {"name": "a b"}}]), "tools.0.function.name"),
         (chat(tools=[TOOL, TOOL]), "tools.1.function.name"),
         (chat(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "g"}}), "tool_choice"),
-        (chat(tools=[TOOL], response_format={"type": "json_object"}), "response_format"),
+        (chat(response_format={"type": "text", "json_schema": {"name": "x"}}), "response_format.json_schema"),
+        (chat(structured_outputs={"regex": "a", "json": {}}), "structured_outputs.regex"),
         (chat(tool_choice="required"), "tool_choice"),
         (chat(response_format={"type": "json_schema"}), "response_format.json_schema.schema"),
         (chat(response_format={"type": "json_object"}, guided_regex="a"), "response_format"),
@@ -142,10 +160,13 @@ CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{
         (chat(n=17), "n"),
         (chat(best_of=2), "best_of"),
         (chat(max_tokens=1.5), "max_tokens"),
-        (chat(max_tokens=5, max_completion_tokens=6), "max_completion_tokens"),
-        (chat(max_completion_tokens=-1), "max_completion_tokens"),
-        (chat(stop=["a"] * 5), "stop"),
-        (chat(stop=""), "stop"),
+        (chat(max_completion_tokens=-2), "max_completion_tokens"),
+        (chat(repeat_penalty=1.1, repetition_penalty=1.2), "repeat_penalty"),
+        (chat(stop=["a"] * 17), "stop"),
+        (chat(min_tokens=5, max_tokens=4), "min_tokens"),
+        (chat(num_beams=2, min_tokens=1), "min_tokens"),
+        (chat(num_beams=2, length_penalty=11), "length_penalty"),
+        (chat(length_penalty=2), "length_penalty"),
         (chat(stream="yes"), "stream"),
         (chat(stream_options={"include_usage": True}), "stream_options"),
         (chat(logprobs=3), "logprobs"),
@@ -215,9 +236,23 @@ def test_unknown_model_is_404_and_names_those_there_are(post):
         (b'{"seed": ' + b"9" * 100_000 + b"}", "100000 digits"),
         (b'{"seed": NaN}', "NaN"),
         (b"{", "not valid JSON"),
-        (b"[]", "valid dictionary"),
+        (b"", "The body is empty; send a JSON object"),
+        (b" \r\n", "The body is empty; send a JSON object"),
+        (b"[]", "a JSON array; send a JSON object"),
+        (b'"text"', "a JSON string; send a JSON object"),
+        (b"null", "null; send a JSON object"),
+        (b"5", "a number; send a JSON object"),
+        (b"true", "true or false; send a JSON object"),
+        (b'{"a": "\xed\xa0\xbd"}', "not UTF-8 (byte 0xed at position 7)"),
+        ('{"a": "ä"}'.encode("latin-1"), "not UTF-8 (byte 0xe4"),
+        ('{"a": "b"}'.encode("utf-16"), "encoded in UTF-16; send JSON in UTF-8"),
+        ('{"a": "b"}'.encode("utf-16-be"), "encoded in UTF-16-BE; send JSON in UTF-8"),
+        ('{"a": "b"}'.encode("utf-32"), "encoded in UTF-32; send JSON in UTF-8"),
+        (b'{"temperature": 1e999}', "1e999, which is too large"),
+        (b'{"temperature": -1e999}', "-1e999, which is too large"),
+        (b'{"a": "\\ud83d"}', "\\ud83d, which is half of a surrogate pair"),
+        (b'{"\\uDE00": 1}', "\\ude00, which is half of a surrogate pair"),
     ],
-    ids=["deep", "digits", "nan", "cut", "list"],
 )
 def test_what_is_wrong_with_the_json_is_said(post, content, problem):
     error = error_of(post(CHAT, content=content, headers={"Content-Type": "application/json"}), 400)
@@ -247,9 +282,46 @@ def test_hostile_json_is_a_400(post, content):
     error_of(post(CHAT, content=content, headers={"Content-Type": "application/json"}), 400)
 
 
-def test_json_without_the_content_type_is_a_400_that_says_so(post):
-    error = error_of(post(CHAT, content=b'{"messages": []}', headers={"Content-Type": "text/plain"}), 400)
-    assert "Content-Type: application/json" in error["message"]
+OTHER_TYPES = ["application/x-www-form-urlencoded", "text/plain", "text/json", "application/octet-stream"]
+
+
+@pytest.mark.parametrize("content_type", [*OTHER_TYPES, "application/vnd.api+json; charset=utf-8", None])
+def test_json_is_taken_for_json_whatever_the_content_type_says(post, content_type):
+    """``curl -d`` without a header calls it a form."""
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    assert post(CHAT, content=json.dumps(chat()), headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("content_type", [*OTHER_TYPES, "multipart/form-data; boundary=x"])
+def test_what_is_not_json_and_says_so_is_a_415_that_names_the_content_type(post, content_type):
+    error = error_of(post(CHAT, content=b"prompt=hello", headers={"Content-Type": content_type}), 415)
+    assert repr(content_type.partition(";")[0]) in error["message"]
+    assert "'Content-Type: application/json'" in error["message"]
+
+
+@pytest.mark.parametrize("content_type", [*OTHER_TYPES, None])
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, "/v1/chat/start"])
+def test_a_server_without_a_key_takes_no_post_that_any_website_could_have_a_browser_send(keyless, path, content_type):
+    """A browser sends plain text, forms and what has no type to any server unasked, and JSON only when it may."""
+    headers = {"Origin": "https://evil.example"} | ({} if content_type is None else {"Content-Type": content_type})
+    response = keyless.post(path, content=json.dumps(chat()), headers=headers)
+    if path == "/v1/chat/start":
+        assert response.json()["code"] == -3
+    else:
+        error_of(response, 415)
+    assert "Send 'Content-Type: application/json'" in response.text
+    assert keyless.post(CHAT, json=chat()).status_code == 200
+
+
+def test_a_byte_order_mark_is_passed_over(post):
+    """Windows' editors and PowerShell begin a file with it."""
+    assert post(CHAT, content=b"\xef\xbb\xbf" + json.dumps(chat()).encode()).status_code == 200
+
+
+def test_a_string_that_never_ends_does_not_hold_up_the_server(post):
+    """Brackets were looked for from each of its quotes to the end again, which took hours for a body of 2 MB."""
+    error = error_of(post(CHAT, content=b'"' + b'\\"[' * 600_000), 400)
+    assert "Unterminated string" in error["message"]
 
 
 def test_brackets_in_strings_do_not_count_as_depth(post):

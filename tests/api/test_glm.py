@@ -167,7 +167,7 @@ def test_of_a_model_elsewhere_max_length_limits_the_answer(serve, http):
         ("/chat", {"stream": True}, "stream"),
         ("/chat", {"temperature": 3}, "temperature"),
         ("/chat", {"temperature": "0.5"}, "temperature"),
-        ("/chat", {"top_p": 0}, "top_p"),
+        ("/chat", {"top_p": -1}, "top_p"),
         ("/chat", {"max_length": 0}, "max_length"),
         ("/chat", {"prompt": None}, "prompt"),
         ("/chat-stream", {"chunk": 1}, "chunk"),

@@ -106,6 +106,65 @@ def test_max_tokens_under_both_names_cuts_with_reason_length(client):
         assert answer.usage.completion_tokens == 2
 
 
+def test_usage_stands_on_the_last_chunk_and_is_null_before(client):
+    options = {"model": "pocket", "messages": QUESTION, "stream": True}
+    chunks = list(client.chat.completions.create(**options, stream_options={"include_usage": True}))
+    assert all("usage" in chunk.model_fields_set and chunk.usage is None for chunk in chunks[:-1])
+    assert (chunks[-1].choices, chunks[-1].usage.completion_tokens > 0) == ([], True)
+    assert all("usage" not in chunk.model_fields_set for chunk in client.chat.completions.create(**options))
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+def test_continuous_usage_counts_up_with_every_chunk(client, endpoint):
+    options = {
+        "stream": True,
+        "max_tokens": 5,
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+    }
+    if endpoint == "chat":
+        chunks = list(client.chat.completions.create(model="pocket", messages=QUESTION, **options))
+    else:
+        chunks = list(client.completions.create(model="pocket", prompt="The sun", **options))
+    made = [chunk.usage.completion_tokens for chunk in chunks]
+    assert made == sorted(made)
+    assert made[0] <= 1
+    assert len(set(made)) >= 3
+    assert {chunk.usage.prompt_tokens for chunk in chunks} == {chunks[-1].usage.prompt_tokens}
+
+
+def test_there_is_one_service_tier(client):
+    options = {"model": "pocket", "messages": QUESTION, "max_tokens": 2}
+    assert client.chat.completions.create(**options, service_tier="flex").service_tier == "default"
+    streamed = client.chat.completions.create(**options, service_tier="priority", stream=True)
+    assert {chunk.service_tier for chunk in streamed} == {"default"}
+    assert client.chat.completions.create(**options).service_tier is None
+
+
+def test_the_smallest_of_several_limits_counts(client):
+    limits = {"max_tokens": 7, "max_completion_tokens": 3, "extra_body": {"n_predict": 5}}
+    answer = client.chat.completions.create(model="pocket", messages=QUESTION, **limits)
+    assert answer.usage.completion_tokens == 3
+
+
+def test_special_tokens_show_where_they_are_not_skipped(client):
+    options = {"model": "pocket", "messages": QUESTION, "max_tokens": 40, "temperature": 0}
+    shown = {"include_stop_str_in_output": True, "skip_special_tokens": False}
+    plain = client.chat.completions.create(**options).choices[0]
+    whole = client.chat.completions.create(**options, extra_body=shown).choices[0]
+    assert whole.message.content == plain.message.content + "<|im_end|>"
+    forced = {"ignore_eos": True, "skip_special_tokens": False}
+    entries = client.chat.completions.create(**options, logprobs=True, extra_body=forced).choices[0]
+    assert "<|im_end|>" in entries.message.content
+    assert "".join(entry.token for entry in entries.logprobs.content) == entries.message.content
+
+
+def test_min_tokens_goes_on_past_the_end_of_turn(client):
+    options = {"model": "pocket", "messages": QUESTION, "temperature": 0}
+    ends_at = client.chat.completions.create(**options).usage.completion_tokens
+    longer = client.chat.completions.create(**options, extra_body={"min_tokens": ends_at + 5}, max_tokens=ends_at + 40)
+    assert longer.usage.completion_tokens > ends_at + 5
+
+
 def test_stop_text_is_not_in_the_answer(client):
     whole = client.chat.completions.create(model="pocket", messages=QUESTION).choices[0].message.content
     cut = client.chat.completions.create(model="pocket", messages=QUESTION, stop="Paris").choices[0]

@@ -8,6 +8,8 @@ import re
 import pytest
 import schemathesis
 
+from .conftest import KEY
+
 POST = (
     *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize"),
     *("/chat", "/chat-stream", "/embedding"),
@@ -77,6 +79,18 @@ def test_what_it_says_of_keys_is_so(server, http, document):
         is_keyed = operation["security"] != []
         assert is_keyed == ("401" in operation["responses"]), path
         assert is_keyed == (response.status_code == 401), path
+
+
+def test_each_header_that_it_names_for_the_key_opens(server, http, document):
+    stranger = http(server)
+    del stranger.headers["authorization"]
+    schemes = document["components"]["securitySchemes"]
+    headers = {scheme["name"] for scheme in schemes.values() if scheme.get("in") == "header"}
+    assert headers == {"x-api-key", "api-key"}
+    operation = document["paths"]["/v1/models"]["get"]
+    assert operation["security"] == [{"key": []}, {"x-api-key": []}, {"api-key": []}]
+    for name in headers:
+        assert stranger.get("/v1/models", headers={name: KEY}).status_code == 200
 
 
 @pytest.mark.parametrize("path", POST)

@@ -6,6 +6,7 @@ answers must be documented, as to status, headers and body, and each event of a 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import httpx
@@ -24,9 +25,10 @@ from schemathesis.specs.openapi.checks import (
 
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.engines.registry import make_engine
+from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.models.spec import parse_spec
 
+from .byte_bodies import mutated
 from .conftest import KEY, serving
 
 pytestmark = pytest.mark.slow
@@ -140,6 +142,31 @@ def test_bodies_that_fit_end_as_the_document_says(schema, path):
 def test_bodies_that_do_not_fit_are_refused(schema, path):
     statuses = fuzz(schema[path]["POST"], WRONG, (*DOCUMENTED, negative_data_rejection), num_examples=60)
     assert set(statuses) <= {400, 404}
+
+
+@pytest.mark.parametrize("path", SENSIBLE)
+def test_bytes_are_answered_as_the_document_says(schema, path):
+    """Text in UTF-8 was all that was sent here, and half a surrogate as bytes was a 500."""
+    operation = schema[path]["POST"]
+    stored = store(operation.base_url) if "{completion_id}" in path else ""
+    body = json.dumps({"model": None, "max_tokens": 2, **SENSIBLE[path]}).encode()
+
+    @hypothesis.settings(
+        max_examples=30,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=[hypothesis.Phase.generate],
+    )
+    @hypothesis.given(content=mutated(body))
+    def send(content):
+        case = operation.Case(path_parameters={"completion_id": stored} if stored else {})
+        response = client.post(case.formatted_path, content=content, headers=AUTHORIZED)
+        assert response.status_code < 500, content
+        assert str(response.status_code) in operation.definition.raw["responses"], content
+
+    with httpx.Client(base_url=operation.base_url, trust_env=False, timeout=30) as client:
+        send()
 
 
 @pytest.mark.parametrize("path", ASKED)

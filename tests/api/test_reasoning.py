@@ -11,9 +11,10 @@ from transformers import AutoTokenizer
 
 from llmapi_kit.config import load_settings
 from llmapi_kit.dialects import dialect_of
-from llmapi_kit.engines.local import LocalEngine
+from llmapi_kit.engines.local.engine import LocalEngine
 from llmapi_kit.models.spec import POCKET_DIR
 from llmapi_kit.runners.fake_runner import FakeRunner
+from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
 from llmapi_kit.sampling.tokenizer import ModelTokenizer
 from llmapi_kit.types import EngineInfo
 
@@ -29,6 +30,7 @@ THINKS = (
 )
 OPENS = "{# <think> </think> #}" + TURN + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
 HELLO = [{"role": "user", "content": "Hello!"}]
+DIGIT = {"type": "json_schema", "json_schema": {"name": "digit", "schema": {"type": "integer"}}}
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
 
 
@@ -59,7 +61,9 @@ def saying(tmp_path):
         ids = codec.encode(text + "<|im_end|>", add_special_tokens=False)
         info = EngineInfo(id="scripted", context_length=600, created=1)
         settings = load_settings(prefix_cache="off")  # the script starts over where a prompt ends
-        engine = LocalEngine(info, ScriptedRunner(ids, len(tokenizer)), codec, dialect=dialect, settings=settings)
+        runner = ScriptedRunner(ids, len(tokenizer))
+        grammars = GrammarCompiler(codec, runner.vocab_size, codec.eos_ids)
+        engine = LocalEngine(info, runner, codec, dialect=dialect, grammars=grammars, settings=settings)
         manager = serving(tmp_path, engine)
         opened.append(manager)
         client = manager.__enter__().client(max_retries=0)
@@ -151,3 +155,18 @@ def test_the_assistants_last_message_can_be_gone_on_with_and_echoed(saying):
     assert echoed.usage == plain.usage
     closed = create(messages=begun, extra_body={"add_generation_prompt": False})
     assert closed.usage.prompt_tokens > plain.usage.prompt_tokens
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "thought"),
+    [(THINKS, "<think>Hm.</think>4", "Hm."), (OPENS, "Hm.</think>4", "Hm."), (THINKS, "4", None)],
+)
+def test_a_schema_holds_the_answer_and_not_the_reasoning_before_it(saying, template, text, thought):
+    answer = saying(template, text)(response_format=DIGIT, max_tokens=60).choices[0].message
+    assert (answer.content, getattr(answer, "reasoning_content", None)) == ("4", thought)
+
+
+def test_thinking_is_not_asked_for_by_what_switches_it_off(saying):
+    plain = saying("{% for m in messages %}{{ m.content }}{% endfor %}", "It is 4.")
+    for extra in ({"chat_template_kwargs": {"enable_thinking": False}}, {"reasoning_effort": "minimal"}):
+        assert plain(extra_body=extra).choices[0].message.content == "It is 4."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 
@@ -155,10 +156,53 @@ def test_a_body_over_the_limit_is_code_3_or_a_missing_key(client):
     assert api.post("start", {"bot_type": "m" * 3000}).status_code == 401
 
 
-def test_another_content_type_than_json_is_refused(api):
-    response = api.post("start", {"bot_type": "mock"}, headers={"Content-Type": "text/plain"})
-    assert response.json()["code"] == -3
-    assert "application/json" in response.json()["msg"]
+def test_json_may_be_called_plain_text(api):
+    assert api.post("start", {"bot_type": "mock"}, headers={"Content-Type": "text/plain"}).json()["code"] == 0
+
+
+@pytest.mark.parametrize("call", ["start", "ask", "end"])
+@pytest.mark.parametrize(
+    ("content", "headers", "problem"),
+    [
+        (gzip.compress(b"{}"), {"Content-Encoding": "gzip"}, "without Content-Encoding"),
+        (b"bot_type=mock", {"Content-Type": "application/x-www-form-urlencoded"}, "Content-Type: application/json"),
+    ],
+    ids=["gzip", "form"],
+)
+def test_what_can_not_be_read_is_code_3_and_says_why(api, call, content, headers, problem):
+    headers = {"Authorization": f"Bearer {KEY}", **headers}
+    response = api.http.post(f"/v1/chat/{call}", content=content, headers=headers)
+    assert (response.status_code, response.json()["code"]) == (200, -3)
+    assert problem in response.json()["msg"]
+
+
+def test_a_stranger_does_not_have_the_server_parse_what_he_sends(api, monkeypatch):
+    def parse(*_):
+        raise AssertionError("it was parsed")
+
+    monkeypatch.setattr("llmapi_kit.api.routes.parse_json", parse)
+    for body in (b"[" * 100_000, b'{"apikey": "wrong", "a": ' + b"[{}," * 100_000, b'{"apikey": "\\ud83d"}'):
+        assert api.http.post("/v1/chat/start", content=body).status_code == 401
+
+
+@pytest.mark.parametrize("headers", [{"x-api-key": KEY}, {"api-key": KEY}])
+def test_the_key_may_stand_in_the_header_of_other_apis(api, headers):
+    response = api.http.post("/v1/chat/start", json={"bot_type": "mock"}, headers=headers)
+    assert response.json()["code"] == 0
+
+
+def test_a_header_for_the_key_decides_before_the_body(api):
+    body = {"bot_type": "mock", "apikey": KEY}
+    assert api.http.post("/v1/chat/start", json=body, headers={"x-api-key": "wrong"}).status_code == 401
+    assert api.http.post("/v1/chat/start", json=body).json()["code"] == 0
+
+
+def test_a_key_in_the_body_may_be_escaped_and_is_none_inside_of_something_else(api):
+    key = KEY.replace("k", "\\u006b")
+    escaped = f'{{"bot_type": "mock", "apikey" :\n"{key}"}}'
+    assert api.http.post("/v1/chat/start", content=escaped).json()["code"] == 0
+    inside = {"bot_type": "mock", "settings": {"apikey": KEY}}
+    assert api.http.post("/v1/chat/start", json=inside).status_code == 401
 
 
 def test_fields_that_older_clients_send_for_nothing_are_taken(api):

@@ -16,7 +16,7 @@ import pytest
 from llmapi_kit.api.compat import sessions
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.server.handle import Server
+from llmapi_kit.server.server import Server
 from tests.sessions.conftest import Recounting
 
 from .conftest import KEY, wait_until

@@ -60,6 +60,15 @@ def create(client):
     return ask
 
 
+def answer_of(answer):
+    """Text and calls of an answer, whole or streamed."""
+    if not isinstance(answer, openai.Stream):
+        message = answer.choices[0].message
+        return message.content, message.tool_calls or []
+    deltas = [chunk.choices[0].delta for chunk in answer]
+    return "".join(delta.content or "" for delta in deltas), [c for d in deltas for c in d.tool_calls or [] if c.id]
+
+
 def json_schema(schema):
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
 
@@ -173,6 +182,64 @@ def test_a_strict_function_is_followed_where_the_call_is_free(create):
     (call,) = answer.message.tool_calls
     jsonschema.validate(json.loads(call.function.arguments), WEATHER["function"]["parameters"])
     assert create(messages=HELLO, tools=[strict], temperature=0).choices[0].message.tool_calls is None
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_beside_tools_it_may_call_an_answer_is_a_call_or_follows_the_schema(create, seed, is_stream):
+    body = {"tools": [WEATHER, TIME], "response_format": json_schema(PERSON), "seed": seed}
+    text, calls = answer_of(create(**body, stream=is_stream))
+    if calls:
+        assert not text
+    else:
+        jsonschema.validate(json.loads(text), PERSON)
+
+
+def test_a_model_with_tools_and_a_schema_calls_where_it_should_and_answers_where_it_should(create):
+    body = {"tools": [WEATHER], "response_format": json_schema(PERSON), "temperature": 0}
+    text, calls = answer_of(create(**body, messages=[{"role": "user", "content": "What is the weather in Paris?"}]))
+    assert (text, [call.function.name for call in calls]) == (None, ["get_weather"])
+    text, calls = answer_of(create(**body, messages=ASKED))
+    assert (json.loads(text), calls) == ({"name": "Ada", "age": 36}, [])
+
+
+@pytest.mark.parametrize(
+    ("outputs", "beginning"),
+    [
+        ({"json": PERSON}, r'\{"name": ?"'),
+        ({"json": json.dumps(PERSON)}, r'\{"name": ?"'),
+        ({"regex": "[a-c]{3}"}, r"[a-c]{3}$"),
+        ({"choice": ["red", "green"]}, "(red|green)$"),
+        ({"grammar": 'start: "x" "y"+'}, r"xy+$"),
+        ({"json_object": True}, r"\{"),
+    ],
+)
+def test_structured_outputs_are_the_guided_fields(client, create, outputs, beginning):
+    options = {"extra_body": {"structured_outputs": outputs, "guided_decoding_backend": "auto"}}
+    for is_stream in (False, True):
+        text, _ = answer_of(create(**options, stream=is_stream, seed=3, max_tokens=60))
+        assert re.match(beginning, text)
+    completion = client.completions.create(
+        model="pocket", prompt="Hello", max_tokens=60, seed=3, temperature=1.5, **options
+    )
+    assert re.match(beginning, completion.choices[0].text)
+
+
+OPEN = {"type": "object", "properties": {"a": {"type": "object", "properties": {}}}, "additionalProperties": False}
+
+
+def test_strict_refuses_objects_that_are_left_open_and_says_where(create):
+    with pytest.raises(openai.BadRequestError) as caught:
+        create(response_format=json_schema(OPEN))
+    assert caught.value.param == "response_format.json_schema.schema.properties.a"
+    assert "additionalProperties" in caught.value.message
+    strict = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}, "strict": True}}
+    with pytest.raises(openai.BadRequestError) as caught:
+        create(tools=[strict])
+    assert caught.value.param == "tools.0.function.parameters"
+    loose = json_schema(OPEN)
+    loose["json_schema"]["strict"] = None
+    assert create(response_format=loose, temperature=0, max_tokens=20).choices[0].message.content.startswith("{")
 
 
 def test_parse_gives_an_object_of_the_class(client):

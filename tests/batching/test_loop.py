@@ -131,6 +131,25 @@ def test_stop_string_over_several_tokens_is_cut_off(bench):
     assert end.reason == "stop"
 
 
+def test_min_tokens_holds_off_the_end_and_stop_strings(bench):
+    b = bench(num_slots=1)
+    made = b.runner.expected([5, 6], 6)
+    early = f"<{made[1]}>"
+    assert b.result(b.submit([5, 6], 6, stop=(early,), name="plain"))[1].num_completion_tokens == 2
+    text, end = b.result(b.submit([5, 6], 6, stop=(early, f"<{made[4]}>"), min_tokens=3, name="held"))
+    assert (text, end.reason) == (text_of(made[:4]), "stop")
+
+
+def test_what_ended_the_answer_is_part_of_it_where_asked_for(bench):
+    b = bench(num_slots=1)
+    made = b.runner.expected([5, 6], 6)
+    options = {"include_stop_str_in_output": True}
+    text, end = b.result(b.submit([5, 6], 6, stop=(f"<{made[2]}>",), name="string", **options))
+    assert (text, end.reason) == (text_of(made[:3]), "stop")
+    text, end = b.result(b.submit([5, 6], 6, stop_token_ids=(made[2],), name="token", **options))
+    assert (text, end.reason) == (text_of(made[:3]), "stop")
+
+
 def test_stop_token_ends_the_answer(bench):
     b = bench()
     ids = b.runner.expected([6], 10)

@@ -63,6 +63,22 @@ def test_the_gpu_benchmark_says_so_where_there_is_none(monkeypatch):
         gpu.main([])
 
 
+def test_the_short_gpu_benchmark_compares_the_engine_with_a_bare_loop(monkeypatch, capsys):
+    """On a CPU here, with a tiny shape; the last line is what `make gpu-check` reads."""
+    monkeypatch.setenv("LLMAPI_KIT_GPU_CHECK_DEVICE", "cpu")
+    monkeypatch.setattr(gpu, "COPIED_BYTES", 2**20)
+    monkeypatch.setattr(gpu, "stop_on_sigterm", lambda: None)
+    assert gpu.main(["--short", "--streams", "1,3"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["model"] == "tiny"
+    assert [rate["streams"] for rate in report["rates"]] == [1, 3]
+    for rate in report["rates"]:
+        assert rate["engine_of_limit"] == pytest.approx(rate["engine"] / rate["limit"], rel=0.01)
+        assert rate["engine_to_bare_loop"] == pytest.approx(rate["engine"] / rate["bare_loop"], rel=0.01)
+    one, three = (rate["limit"] for rate in report["rates"])
+    assert three == pytest.approx(3 * one, rel=0.01)
+
+
 def test_the_gpu_report_shows_each_servers_part_of_what_memory_allows():
     rates = {("llmapi_kit", 1): [50, 60, 70], ("transformers-cb", 1): [30], ("llmapi_kit", 64): [1600]}
     lines = gpu.table(rates, [1, 64], bytes_per_s=1e12, weights_bytes=10**10)

@@ -75,6 +75,14 @@ def test_with_the_key_endpoints_can_be_read_and_tried_and_the_key_is_kept_in_mem
     assert page.locator(".opblock").count() == 0
 
 
+def test_with_a_slash_at_the_end_of_its_address_the_page_finds_its_files(tmp_path):
+    with serving(tmp_path, MockEngine()) as server, open_page() as lab:
+        lab.page.goto(f"{server.url}/docs/")
+        enter(lab, KEY)
+        lab.page.locator(".opblock").first.wait_for()
+        assert lab.errors == []
+
+
 def test_a_wrong_key_shows_why_and_nothing_else(docs):
     lab, urls = docs
     enter(lab, "sk-llmapi-wrong-0123456789")

@@ -6,7 +6,7 @@ import pytest
 
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.server.handle import Server
+from llmapi_kit.server.server import Server
 
 KEY = "sk-llmapi-client-0123456789abcdef"
 

@@ -9,16 +9,17 @@ import pytest
 
 from llmapi_kit.dialects.deepseek import DeepSeekCalls
 from llmapi_kit.dialects.dialect import PLAIN, Dialect
+from llmapi_kit.dialects.hermes import HermesCalls
 from llmapi_kit.dialects.llama import LlamaCalls
 from llmapi_kit.dialects.mistral import MistralCalls
-from llmapi_kit.dialects.tagged import TaggedCalls
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
+from llmapi_kit.sampling.constraints import Constraint
 from tests.dialects.grammars import allows, draw, matcher, vocabulary
 from tests.dialects.replies import THINK, function, joined
 
 FORMS = {
-    "hermes": TaggedCalls(),
-    "xml": TaggedCalls(is_xml=True),
+    "hermes": HermesCalls(),
+    "xml": HermesCalls(is_xml=True),
     "llama": LlamaCalls(),
     "mistral array": MistralCalls(),
     "mistral names": MistralCalls(is_array=False),
@@ -127,6 +128,70 @@ WRITTEN = {
     ),
 }
 WRITTEN = {form: text.replace(OSLO, '{"city": "Oslo", "days": 3, "also": []}') for form, text in WRITTEN.items()}
+
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 9}, "parameters": {"type": "integer"}},
+    "required": ["name", "parameters"],
+    "additionalProperties": False,
+}
+AS_PERSON = Constraint("json_schema", json.dumps(PERSON), "response_format")
+
+
+@pytest.mark.parametrize(("form", "tokens"), BOTH)
+def test_an_answer_with_a_schema_is_calls_or_follows_it_whatever_the_model_draws(form, tokens):
+    dialect = made(form, THINK)
+    vocab = vocabulary_of(dialect, tokens)
+    num_calls = num_texts = 0
+    for seed, (parallel, inside) in enumerate(product([True, False], repeat=2)):
+        constraint = dialect.answer_constraint(
+            AS_PERSON, TOOLS, parallel=parallel, added_tokens=vocab.added_tokens, starts_in_reasoning=inside
+        )
+        assert constraint.param == "response_format"
+        for turn in range(4):
+            reply = parsed(dialect, draw(vocab, constraint, 10 * seed + turn), inside=inside)
+            num_calls += bool(reply.calls)
+            num_texts += not reply.calls
+            if reply.calls:
+                assert not reply.text
+                assert parallel or len(reply.calls) == 1
+            else:
+                jsonschema.validate(json.loads(reply.text), PERSON)
+    assert allows(vocab, constraint, WRITTEN[form])
+    assert num_texts
+    assert num_calls or form == "llama"  # drawn names are hardly ever a function's there
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_answer_with_a_schema_is_read_as_text_though_it_looks_like_a_call(form):
+    dialect = made(form)
+    text = '{"name": "Ada", "parameters": 5}'
+    vocab = vocabulary_of(dialect, "special")
+    constraint = dialect.answer_constraint(AS_PERSON, TOOLS, parallel=True, added_tokens=vocab.added_tokens)
+    assert allows(vocab, constraint, text)
+    assert not allows(vocab, constraint, f"Sure. {text}")
+    assert (parsed(dialect, text).text, parsed(dialect, text).calls) == (text, ())
+    strict = [{"type": "function", "function": {**TOOLS[0]["function"], "strict": True}}]
+    held = dialect.answer_constraint(AS_PERSON, strict, parallel=True, added_tokens=vocab.added_tokens)
+    assert allows(vocab, held, WRITTEN[form])
+    assert not allows(vocab, held, WRITTEN[form].replace("Oslo", "A town with a long name"))
+
+
+def test_other_constraints_stand_beside_calls_too():
+    dialect = made("hermes")
+    vocab = vocabulary_of(dialect, "special")
+    for kind, source, text in (
+        ("regex", "[ab]{2}/", "ab/"),
+        ("choice", '["yes", "no"]', "no"),
+        ("lark", 'start: r_0 r_0\nr_0: "x" | "{" r_0 "}"', "{x}x"),
+        ("json_object", "", '{"a": 1}'),
+    ):
+        answer = Constraint(kind, source, "guided")
+        constraint = dialect.answer_constraint(answer, TOOLS, parallel=True, added_tokens=vocab.added_tokens)
+        assert allows(vocab, constraint, text)
+        assert allows(vocab, constraint, WRITTEN["hermes"])
+        assert not allows(vocab, constraint, text + "?")
 
 
 @pytest.mark.slow

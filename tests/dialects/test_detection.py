@@ -5,9 +5,9 @@ import pytest
 from llmapi_kit.dialects import dialect_of
 from llmapi_kit.dialects.base import Reasoning
 from llmapi_kit.dialects.deepseek import DeepSeekCalls
+from llmapi_kit.dialects.hermes import HermesCalls
 from llmapi_kit.dialects.llama import LlamaCalls
 from llmapi_kit.dialects.mistral import MistralCalls
-from llmapi_kit.dialects.tagged import TaggedCalls
 from llmapi_kit.models.spec import POCKET_DIR
 from tests.dialects.replies import THINK
 from tests.dialects.templates import FAMILIES, GLM
@@ -18,9 +18,9 @@ pytestmark = pytest.mark.kernel
 @pytest.mark.parametrize(
     ("family", "name", "calls", "reasoning"),
     [
-        ("hermes", "hermes", TaggedCalls(), None),
-        ("qwen3", "hermes", TaggedCalls(), THINK),
-        ("qwen xml", "qwen_xml", TaggedCalls(is_xml=True), None),
+        ("hermes", "hermes", HermesCalls(), None),
+        ("qwen3", "hermes", HermesCalls(), THINK),
+        ("qwen xml", "qwen_xml", HermesCalls(is_xml=True), None),
         ("llama", "llama", LlamaCalls(), None),
         ("mistral", "mistral", MistralCalls(), None),
         ("ministral", "mistral", MistralCalls(is_array=False), Reasoning("[THINK]", "[/THINK]")),
@@ -42,7 +42,7 @@ def test_mistral_with_ids_between_name_and_arguments():
 
 def test_the_pocket_model_speaks_hermes():
     dialect = dialect_of((POCKET_DIR / "chat_template.jinja").read_text(encoding="utf-8"))
-    assert (dialect.name, dialect.calls, dialect.reasoning) == ("hermes", TaggedCalls(), None)
+    assert (dialect.name, dialect.calls, dialect.reasoning) == ("hermes", HermesCalls(), None)
 
 
 @pytest.mark.parametrize("template", [None, "", "{{ messages[0].content }}", GLM])

@@ -7,17 +7,17 @@ from hypothesis import strategies as st
 
 from llmapi_kit.dialects.deepseek import DeepSeekCalls
 from llmapi_kit.dialects.dialect import PLAIN, Dialect
+from llmapi_kit.dialects.hermes import HermesCalls
 from llmapi_kit.dialects.llama import LlamaCalls
 from llmapi_kit.dialects.mistral import MistralCalls
-from llmapi_kit.dialects.tagged import TaggedCalls
 from tests.dialects.replies import THINK, TOOLS, Reply, joined, outputs, pieces_of, read
 
 pytestmark = pytest.mark.kernel
 
-HERMES = TaggedCalls()
+HERMES = HermesCalls()
 CALL = '<tool_call>\n{"name": "get_time", "arguments": {"city": "Oslo"}}\n</tool_call>'
 CALLED = (("get_time", '{"city": "Oslo"}'),)
-FORMS = [HERMES, TaggedCalls(is_xml=True), LlamaCalls(), MistralCalls(), DeepSeekCalls()]
+FORMS = [HERMES, HermesCalls(is_xml=True), LlamaCalls(), MistralCalls(), DeepSeekCalls()]
 
 # Pieces of every format, whole and broken, and ordinary text that looks like them
 WORDS = """

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmapi_kit.dialects.tagged import TaggedCalls
+from llmapi_kit.dialects.hermes import HermesCalls
 from tests.dialects.replies import Reply, function, joined, outputs, read
 
 pytestmark = pytest.mark.kernel
 
-XML = TaggedCalls(is_xml=True)
+XML = HermesCalls(is_xml=True)
 KINDS = function(
     "f",
     {
@@ -111,7 +111,7 @@ def test_the_functions_own_closing_tag_may_be_forgotten():
 def test_json_between_the_tags_is_read_too():
     text = '<tool_call>\n{"name": "get_time", "arguments": {"city": "Oslo"}}\n</tool_call>'
     assert read(XML, text) == Reply(calls=(("get_time", '{"city": "Oslo"}'),))
-    assert read(TaggedCalls(), call("get_time", city="Oslo")) == Reply(calls=(("get_time", '{"city": "Oslo"}'),))
+    assert read(HermesCalls(), call("get_time", city="Oslo")) == Reply(calls=(("get_time", '{"city": "Oslo"}'),))
 
 
 def test_texts_stream_as_they_come():

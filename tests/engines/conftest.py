@@ -40,16 +40,16 @@ class WordCodec:
     def decode(self, token_ids):
         return " ".join(self._words.get(token_id, f"<{token_id}>") for token_id in token_ids)
 
-    def token_bytes(self, token_id):
+    def token_bytes(self, token_id, *, skip_special_tokens=True):
         return f"<{token_id}>".encode()
 
-    def detokenizer(self):
+    def detokenizer(self, *, skip_special_tokens=True):
         return ByteDetokenizer(self.token_bytes)
 
 
 def make_local(*, max_queue=128, settings=None, prepare_messages=None, **runner_options):
     """A local engine over the fake runner."""
-    from llmapi_kit.engines.local import LocalEngine  # it needs torch, which the kernel tests beside do without
+    from llmapi_kit.engines.local.engine import LocalEngine  # it needs torch, which the kernel tests beside do without
     from llmapi_kit.runners.fake_runner import FakeRunner
 
     runner = FakeRunner(**{"max_length": 200, **runner_options})

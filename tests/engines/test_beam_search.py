@@ -24,11 +24,11 @@ NUM_TOKENS = 16
 DEADLINE_S = 120
 
 
-def id_bytes(token_id):
+def id_bytes(token_id, *, skip_special_tokens=True):
     return f"{token_id} ".encode()
 
 
-def generate(model, prompt, num_beams, n):
+def generate(model, prompt, num_beams, n, length_penalty=1.0):
     ids = torch.tensor([prompt])
     with torch.inference_mode():
         out = model.generate(
@@ -39,7 +39,7 @@ def generate(model, prompt, num_beams, n):
             num_beams=num_beams,
             num_return_sequences=n,
             early_stopping=False,
-            length_penalty=1.0,
+            length_penalty=length_penalty,
             pad_token_id=0,
         )
     eos = model.generation_config.eos_token_id
@@ -77,8 +77,8 @@ class Collector:
         return [[int(i) for i in e.text.split()] for e in events if isinstance(e, Delta)]
 
 
-def make_request(prompt, num_beams, n):
-    beams = BeamSearch(num_beams, n) if num_beams > 1 else None
+def make_request(prompt, num_beams, n, length_penalty=1.0):
+    beams = BeamSearch(num_beams, n, length_penalty=length_penalty) if num_beams > 1 else None
     return Request(
         id=f"{num_beams} beams",
         prompt_ids=prompt,
@@ -102,7 +102,7 @@ def test_beams_equal_generate_with_greedy_requests_beside_them(family):
     jobs = []
     for i in range(6):
         prompt = [rng.randrange(3, vocab) for _ in range(rng.choice((1, 4, 40, 90)))]
-        jobs.append((prompt, (2, 4, 5)[i % 3], (1, 2)[i % 2]))
+        jobs.append((prompt, (2, 4, 5)[i % 3], (1, 2)[i % 2], (1.0, 1.0, -2.0, 3.0)[i % 4]))
     jobs.append((jobs[3][0], *jobs[3][1:]))  # again, with its prompt in the cache
     expected = [generate(model, *job) for job in jobs]
     eos = model.generation_config.eos_token_id
@@ -116,7 +116,7 @@ def test_beams_equal_generate_with_greedy_requests_beside_them(family):
     )
     try:
         requests = [make_request(*job) for job in jobs]
-        for request, (prompt, _, _) in zip(requests, jobs, strict=True):
+        for request, (prompt, *_) in zip(requests, jobs, strict=True):
             loop.submit(request, make_request(prompt[::-1], 1, 1))
         found = [collector.answers(request) for request in requests]
     finally:

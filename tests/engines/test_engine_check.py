@@ -8,9 +8,9 @@ import pytest
 
 import llmapi_kit as kit
 from llmapi_kit.engines.engine_check import check_engine, find_problems
-from llmapi_kit.engines.lazy import LazyEngine
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ConfigError
+from llmapi_kit.loading.lazy_engine import LazyEngine
 from llmapi_kit.types import EngineInfo
 from tests.plugin_packages import without_collecting_garbage
 

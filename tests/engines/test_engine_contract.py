@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.engines.renamed import renamed
+from llmapi_kit.engines.renamed_engine import renamed
 from llmapi_kit.testing import EngineContract
 
 from .lazy_models import Machine

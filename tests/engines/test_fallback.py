@@ -11,7 +11,6 @@ from llmapi_kit.config import load_settings
 from llmapi_kit.engines.base import Engine, ImageEngine
 from llmapi_kit.engines.fallback import FallbackEngine
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.engines.registry import make_engine
 from llmapi_kit.errors import (
     ConfigError,
     ContextLengthError,
@@ -24,6 +23,7 @@ from llmapi_kit.errors import (
     UnsupportedFieldError,
     UpstreamError,
 )
+from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.models.spec import parse_spec
 from llmapi_kit.testing import EngineContract
 from llmapi_kit.types import Accepted, Delta, Failed, ImageRequest, Readiness
@@ -108,7 +108,7 @@ def test_when_nobody_can_the_last_error_is_told():
 
 
 def test_one_that_hangs_is_given_up_after_a_while():
-    engine = FallbackEngine([Failing(None, when="hang"), MockEngine()], patience_s=0.05)
+    engine = FallbackEngine([Failing(None, when="hang"), MockEngine()], accept_timeout_s=0.05)
     assert answer(engine)[0] == "one two"
     assert len(asyncio.run(engine.embed(["a"]))) == 1
 

@@ -12,7 +12,7 @@ import transformers
 
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import GenerationRequest
-from llmapi_kit.engines.local import LocalEngine
+from llmapi_kit.engines.local.engine import LocalEngine
 from llmapi_kit.models.spec import POCKET_DIR
 from llmapi_kit.runners.torch_runner import TorchRunner
 from llmapi_kit.sampling.detokenize import ByteDetokenizer
@@ -33,10 +33,10 @@ class IdCodec:
         self.eos_ids = frozenset(eos_ids)
         self.boundaries = frozenset()
 
-    def token_bytes(self, token_id):
+    def token_bytes(self, token_id, *, skip_special_tokens=True):
         return f"{token_id} ".encode()
 
-    def detokenizer(self):
+    def detokenizer(self, *, skip_special_tokens=True):
         return ByteDetokenizer(self.token_bytes)
 
 

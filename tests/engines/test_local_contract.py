@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from llmapi_kit.config import Settings
-from llmapi_kit.engines.lazy import LazyEngine
-from llmapi_kit.engines.loadable import LoadableModel
-from llmapi_kit.engines.residency import Residency
-from llmapi_kit.models.memory_need import MemoryNeed
+from llmapi_kit.loading.lazy_engine import LazyEngine
+from llmapi_kit.loading.lazy_model import LazyModel
+from llmapi_kit.loading.model_memory import ModelMemory
+from llmapi_kit.models.fit import MemoryNeed
 from llmapi_kit.models.spec import ModelSpec
 from llmapi_kit.testing import EngineContract
 
@@ -23,6 +23,6 @@ class TestLocalEngine(EngineContract):
 class TestLazyLocalEngine(EngineContract):
     def make_engine(self):
         spec = ModelSpec("fake", "fake", "folder")
-        engine = LazyEngine(LoadableModel(spec, make_slow_local, MemoryNeed, Residency(), Settings()))
+        engine = LazyEngine(LazyModel(spec, make_slow_local, MemoryNeed, ModelMemory(), Settings()))
         asyncio.run(engine.prepare())
         return engine

@@ -162,5 +162,7 @@ def fail():
     with pytest.raises(CellError, match="ValueError"):
         notebook.run("fail()")
     assert notebook.run("gc.collect(); print(is_there() is not None)") == "True"
-    printed = notebook.run("from llmapi_kit.memory import release_memory\nprint(release_memory(), is_there() is None)")
+    printed = notebook.run(
+        "from llmapi_kit.loading.memory_release import release_memory\nprint(release_memory(), is_there() is None)"
+    )
     assert printed == "0 True"

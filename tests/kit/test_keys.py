@@ -71,7 +71,7 @@ def raise_exit():
     raise SystemExit("gone")
 
 
-@pytest.mark.parametrize("key", ["short", "a key with spaces in it", "schlüssel-schlüssel-schlüssel", "x" * 20 + "\n"])
+@pytest.mark.parametrize("key", ["a b", "a key with spaces in it", "schlüssel-schlüssel-schlüssel", "x" * 20 + "\n"])
 def test_a_key_that_is_refused_is_not_repeated(key):
     with pytest.raises(ConfigError) as caught:
         kit.launch("mock", port=0, api_key=key)

@@ -7,9 +7,9 @@ import pytest
 
 import llmapi_kit as kit
 from llmapi_kit import kit as kit_module
+from llmapi_kit.client.running_servers import ServerRecord
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.errors import ConfigError, PortInUseError, ServerError
-from llmapi_kit.server.registry import ServerRecord
+from llmapi_kit.errors import ConfigError, PortInUseError, ServerError, TunnelAuthError
 
 pytestmark = pytest.mark.kernel
 
@@ -237,17 +237,85 @@ def test_a_launch_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
     [
         ({"api_key": False, "host": "0.0.0.0"}, "api_key=False works on this machine only"),
         ({"api_key": False, "tunnel": "ngrok"}, "api_key=False works on this machine only"),
-        ({"api_key": "short"}, "at least 16 are needed"),
+        (
+            {"api_key": "short", "host": "0.0.0.0"},
+            "has 5 characters; at least 16 are needed where others .* at 0.0.0.0",
+        ),
+        ({"api_key": "short", "tunnel": "ngrok"}, "has 5 characters; at least 16 are needed where others .* a tunnel"),
+        ({"tunnel": "ngrok", "tunnel_options": {"token": "x"}}, "no option 'token'. Allowed: auth_token, domain"),
+        ({"bots": {"chatgpt": {"kind": "robot"}}}, "robot"),
+        ({"host": "192.0.2.1"}, "can't bind 192.0.2.1"),
+        ({"port": "8000"}, "port is '8000'"),
+        ({"default": "other"}, "default is 'other', which is none of the models: pocket"),
+        ({"aliases": {"a": "b"}}, "alias 'a' stands for 'b'"),
+        ({"aliases": {"pocket": "pocket"}}, "alias 'pocket' is the name of a model"),
         ({"api_key": "with spaces in the middle"}, "without spaces"),
         ({"total_timeout_s": -1}, "total_timeout_s"),
         ({"no_such_setting": 1}, "Unknown setting 'no_such_setting'"),
         ({"tunnel": "carrier pigeon"}, "no tunnel kind"),
     ],
 )
-def test_arguments_that_do_not_go_together_are_refused(arguments, message):
+def test_what_can_not_be_is_refused_before_a_model_is_loaded(monkeypatch, arguments, message):
+    """A key that was too short used to be refused after minutes of loading."""
+    monkeypatch.setattr(kit_module._models, "load", lambda *_, **__: pytest.fail("it loads a model"))
     with pytest.raises(ConfigError, match=message):
-        kit.launch("mock", port=0, **arguments)
+        kit.launch("pocket", **{"port": 0, **arguments})
     assert kit.servers() == []
+
+
+def test_a_port_in_use_and_a_missing_token_are_told_before_a_model_is_loaded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(kit_module._models, "load", lambda *_, **__: pytest.fail("it loads a model"))
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(PortInUseError):
+            kit.launch("pocket", port=other.getsockname()[1])
+    with pytest.raises(TunnelAuthError):
+        kit.launch("pocket", port=0, tunnel="ngrok")
+
+
+def test_nothing_slow_is_imported_before_all_is_checked(program):
+    code = """
+import sys
+from llmapi_kit import kit
+from llmapi_kit.server.endpoint import Endpoint
+kit.check_launch("pocket", Endpoint(host="127.0.0.1", port=0, api_key=None), options={"served_name": "a"}, default="a")
+print("torch" in sys.modules, "sqlalchemy" in sys.modules)
+"""
+    assert program(code) == "False False"
+
+
+def test_a_launch_that_is_refused_leaves_the_server_before_it_alone(ask):
+    server = kit.launch("mock", port=0)
+    for wrong in ({"host": "192.0.2.1"}, {"default": "other"}, {"tunnel": "ngrok", "api_key": "short"}):
+        with pytest.raises(ConfigError):
+            kit.launch("mock", port=0, **wrong)
+    assert ask(server).status_code == 200
+
+
+@pytest.mark.parametrize("key", ["secret-12", "x", "0"])
+def test_a_short_key_opens_a_server_of_this_machine_with_a_warning(ask, caplog, key):
+    server = kit.launch("mock", port=0, api_key=key)
+    assert ask(server).status_code == 200
+    assert kit_module.RemoteServer(server.url, f"{key}x")._get("/v1/models", {}).status_code == 401
+    assert f"The API key has {len(key)} characters" in caplog.text
+    assert kit.launch("mock", port=0) is server
+
+
+def test_a_server_with_a_short_key_is_not_made_public_later():
+    server = kit.launch("mock", port=0, api_key="secret-12")
+    with pytest.raises(ConfigError, match=r"has 9 characters; at least 16 are needed .* through a tunnel"):
+        server.open_tunnel("ngrok")
+    with pytest.raises(ConfigError, match="has 9 characters"):
+        kit.launch("mock", port=0, tunnel="ngrok")
+    assert server.is_running
+
+
+def test_an_option_that_no_tunnel_has_is_refused_by_name():
+    server = kit.launch("mock", port=0)
+    with pytest.raises(ConfigError, match="no option 'colour'"):
+        server.open_tunnel("ngrok", colour="red")
 
 
 @pytest.mark.parametrize("thing", [3, None, [], [3]])

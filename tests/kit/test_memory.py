@@ -8,7 +8,7 @@ import weakref
 import pytest
 
 import llmapi_kit as kit
-from llmapi_kit.memory import release_memory
+from llmapi_kit.loading.memory_release import release_memory
 
 pytestmark = pytest.mark.kernel
 

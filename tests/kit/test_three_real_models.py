@@ -62,13 +62,13 @@ def text_of(response):
 @pytest.fixture
 def room_for_two(monkeypatch):
     """What the loaded models take is taken from a memory that is one byte too small for three."""
-    residency = kit_module._models.residency
+    model_memory = kit_module._models.model_memory
     limit = []
 
     def free_bytes(device):
-        return limit[0] - sum(each.need.wanted_bytes for each in list(residency._residents)) if limit else 2**40
+        return limit[0] - sum(each.need.wanted_bytes for each in list(model_memory._residents)) if limit else 2**40
 
-    monkeypatch.setattr(residency, "_free_bytes", free_bytes)
+    monkeypatch.setattr(model_memory, "_free_bytes", free_bytes)
     return limit
 
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from llmapi_kit.errors import ModelError, ModelLoadError, ModelNotFoundError, UnsupportedModelError
 from llmapi_kit.models.adapters import apply_adapter, find_adapter
-from llmapi_kit.models.loading import load_model
 from llmapi_kit.models.spec import parse_spec
+from llmapi_kit.models.weights import load_model
 from tests.models.lora_files import pocket, save_adapter, set_config, tiny
 
 
@@ -94,7 +94,7 @@ def test_files_that_are_missing_or_damaged_are_named(copied, tmp_path):
     whole = weights.read_bytes()
     for damaged in (b"", whole[:7], whole[:1000], whole[:-10], b"PK\x03\x04" * 100, b"\xff" * 8 + whole[8:]):
         weights.write_bytes(damaged)
-        with pytest.raises(ModelLoadError, match=r"adapter_model\.safetensors is damaged"):
+        with pytest.raises(ModelLoadError, match=r"adapter_model\.safetensors is (damaged|empty|a ZIP archive)"):
             find_adapter(str(copied))
     weights.write_bytes(whole)
     for text in ("", "{", "[]", "[" * 50_000, "\x00", '{"r": ' + "9" * 6000 + "}"):

@@ -9,15 +9,15 @@ import torch
 import transformers
 
 from llmapi_kit.config import Settings
-from llmapi_kit.engines.registry import make_engine
 from llmapi_kit.errors import ModelLoadError
-from llmapi_kit.model import Model
+from llmapi_kit.loading.load_request import make_engine
+from llmapi_kit.loading.model import Model
 from llmapi_kit.models import fit
 from llmapi_kit.models.adapters import apply_adapter, find_adapter
 from llmapi_kit.models.fit import check_folder
-from llmapi_kit.models.loading import load_model
 from llmapi_kit.models.spec import POCKET_DIR, parse_spec
 from llmapi_kit.models.vocabulary import fit_embeddings
+from llmapi_kit.models.weights import load_model
 from llmapi_kit.runners.torch_runner import TorchRunner
 from tests.models.lora_files import ALL_LINEAR, by_peft, greedy, pocket, save_adapter, tiny
 

@@ -18,8 +18,8 @@ from llmapi_kit.errors import (
 )
 from llmapi_kit.models import fit
 from llmapi_kit.models.gguf import check_gguf, load_weights, open_gguf
-from llmapi_kit.models.loading import load_model
 from llmapi_kit.models.spec import parse_spec
+from llmapi_kit.models.weights import load_model
 from llmapi_kit.runners.torch_runner import TorchRunner
 from tests.models.gguf_files import KINDS, stored_names, write_model
 

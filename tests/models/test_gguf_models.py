@@ -11,12 +11,12 @@ import transformers
 
 from benchmarks.gguf_file import write_gguf
 from llmapi_kit.config import Settings
-from llmapi_kit.engines.registry import make_engine
 from llmapi_kit.errors import ConfigError, InvalidRequestError, MissingDependencyError, ModelError, ModelLoadError
-from llmapi_kit.model import Model
+from llmapi_kit.loading.load_request import make_engine
+from llmapi_kit.loading.model import Model
 from llmapi_kit.models.gguf import open_gguf
-from llmapi_kit.models.loading import load_model
 from llmapi_kit.models.spec import POCKET_DIR, parse_spec
+from llmapi_kit.models.weights import load_model
 from tests.models.gguf_files import write_model
 from tests.models.lora_files import pocket, save_adapter
 from tests.models.test_gguf import IDS, make

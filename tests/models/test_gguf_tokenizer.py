@@ -16,8 +16,8 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 from llmapi_kit.errors import ModelError, ModelLoadError, UnsupportedModelError
 from llmapi_kit.models.gguf_header import read_header
 from llmapi_kit.models.gguf_tokenizer import load_tokenizer
-from llmapi_kit.models.loading import load_model
 from llmapi_kit.models.spec import parse_spec
+from llmapi_kit.models.weights import load_model
 from tests.models.gguf_files import write_model
 
 # ruff: noqa: RUF001  (Chinese has punctuation of its own)

@@ -18,7 +18,7 @@ import transformers
 
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.base import Engine, GenerationRequest
-from llmapi_kit.engines.registry import make_engine
+from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.models.spec import parse_spec
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Delta, Finished

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import types
@@ -59,12 +60,12 @@ def test_paged_attention_is_asked_for_each_slots_own_past(family, monkeypatch):
     """The arguments are what torch documents; here a plain loop stands for the kernel, which needs a GPU."""
 
     def varlen(query, key, value, starts, key_starts, max_q, max_k, *, scale, window_size, enable_gqa, **paged):
-        assert key_starts is None
+        assert key_starts is starts  # flash attention refuses one without the other
         assert max_q == 1
         assert max_k == key.shape[1]
         assert key.shape[1] % 256 == 0
         assert starts.dtype == paged["seqused_k"].dtype == paged["block_table"].dtype == torch.int32
-        assert window_size[1] == 0
+        assert window_size == (-1, -1) or window_size[0] >= 0 == window_size[1]
         rows = []
         for row, (count, pages) in enumerate(zip(paged["seqused_k"], paged["block_table"], strict=True)):
             first = max(0, count - 1 - window_size[0]) if window_size[0] >= 0 else 0
@@ -75,8 +76,10 @@ def test_paged_attention_is_asked_for_each_slots_own_past(family, monkeypatch):
             )
         return torch.cat(rows, 1).transpose(0, 1)
 
-    monkeypatch.setattr(bucketed_decoder, "varlen_attention", lambda device, dtype: varlen)
-    compare(*make_pair(family))
+    monkeypatch.setattr(bucketed_decoder, "varlen_attention", lambda *asked: varlen)
+    plain, other = make_pair(family)
+    assert other._bucketed.attention == "varlen"
+    compare(plain, other)
 
 
 def test_a_recorded_step_is_replayed_with_new_rows_and_recorded_once_a_shape(monkeypatch):
@@ -141,14 +144,74 @@ def test_only_plain_decoding_is_bucketed():
     assert not BucketedDecoder.can_run([StepItem(0, 3, [1], True, wants_mean=True)])
 
 
-def test_cards_and_types_without_paged_attention_use_sdpa(monkeypatch):
+def test_cards_types_and_heads_without_paged_attention_use_sdpa(monkeypatch):
     card = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))  # a T4
-    assert bucketed_decoder.varlen_attention(card, torch.float16) is None
+    assert bucketed_decoder.varlen_attention(card, torch.float16, 64) is None
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    assert bucketed_decoder.varlen_attention(card, torch.float16) is not None
-    assert bucketed_decoder.varlen_attention(card, torch.float32) is None
-    assert bucketed_decoder.varlen_attention(torch.device("cpu"), torch.bfloat16) is None
+    assert bucketed_decoder.varlen_attention(card, torch.float16, 64) is not None
+    assert bucketed_decoder.varlen_attention(card, torch.float32, 64) is None
+    assert bucketed_decoder.varlen_attention(card, torch.float16, 20) is None
+    assert bucketed_decoder.varlen_attention(card, torch.float16, 264) is None
+    assert bucketed_decoder.varlen_attention(torch.device("cpu"), torch.bfloat16, 64) is None
+
+
+def test_where_paged_attention_fails_decoding_goes_through_sdpa(monkeypatch, caplog):
+    def fail(*args, **options):
+        raise RuntimeError("not on this card")
+
+    monkeypatch.setattr(bucketed_decoder, "varlen_attention", lambda *asked: fail)
+    runner = TorchRunner(make_tiny("llama"), num_slots=2, max_length=32, is_compiled=True)
+    assert runner._bucketed.attention == "sdpa"
+    assert "not on this card" in caplog.text
+    plain = TorchRunner(make_tiny("llama"), num_slots=2, max_length=32, native=False)
+    compare(plain, runner, slots=(1, 0), length=20)
+
+
+class FakeCuda:
+    """What recording asks of `torch.cuda`, in the order in which it is asked. What is recorded runs at once."""
+
+    def __init__(self, monkeypatch):
+        self.calls = []
+        for name in ("Stream", "CUDAGraph", "current_stream", "stream", "graph"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+
+    def Stream(self, device):  # noqa: N802 - torch's name
+        self.calls.append("new stream")
+        return types.SimpleNamespace(wait_stream=lambda other: None)
+
+    def CUDAGraph(self):  # noqa: N802 - torch's name
+        return types.SimpleNamespace(replay=lambda: self.calls.append("replay"), pool=lambda: "the pool")
+
+    def current_stream(self, device):
+        return types.SimpleNamespace(wait_stream=lambda other: None)
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        self.calls.append("enter stream")
+        yield
+        self.calls.append("leave stream")
+
+    @contextlib.contextmanager
+    def graph(self, graph, *, pool, stream, capture_error_mode):
+        self.calls.append(f"record into {pool}, {capture_error_mode}")
+        yield
+
+
+def test_graphs_are_recorded_on_one_stream_into_shared_memory_after_a_first_run(monkeypatch):
+    cuda = FakeCuda(monkeypatch)
+    bucketed_decoder._recording_stream.cache_clear()
+    _, other = make_pair("llama", is_recorded=True)
+    forward = other._bucketed._forward
+    other._bucketed._forward = lambda *args: (cuda.calls.append("forward"), forward(*args))[1]
+    for slot in (0, 3):
+        other.step([StepItem(slot, 0, [5, 6], False)])
+        other.step([StepItem(slot, 2, [7], True)])
+    bucketed_decoder._recording_stream.cache_clear()
+    recording = ["enter stream", "forward", "record into {}, thread_local", "forward", "leave stream", "replay"]
+    expected = ["new stream", *recording, *recording]
+    pools = iter(("None", "the pool"))
+    assert cuda.calls == [call.format(next(pools)) if "{}" in call else call for call in expected]
 
 
 def test_where_fixed_shapes_compute_something_else_the_model_is_served_without_them(monkeypatch, caplog):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import TypicalLogitsWarper
 
 from llmapi_kit.errors import InvalidRequestError
 from llmapi_kit.sampling.parameters import SamplingParams
@@ -98,6 +99,30 @@ def test_a_failed_step_draws_the_same_number_again():
     assert one.uniform() != before
 
 
+def test_typical_p_keeps_what_the_warper_of_transformers_keeps():
+    logits = logits_of(11)
+    for mass in (0.2, 0.6, 0.95):
+        kept = TypicalLogitsWarper(mass)(torch.zeros(1, 1), logits.clone())[0] > -torch.inf
+        drawn = draw_many(logits, typical_p=mass).unique()
+        assert kept[drawn].all()
+        likely = kept & (logits[0].softmax(-1) > 0.01)
+        assert set(likely.nonzero().flatten().tolist()) <= set(drawn.tolist())
+
+
+def test_tiny_typical_p_still_keeps_a_token():
+    assert len(draw_many(logits_of(12), num=50, typical_p=1e-6).unique()) == 1
+
+
+def test_min_tokens_keeps_the_end_out_until_there_are_as_many():
+    logits = torch.tensor([[3.0, 2.0, 1.0]])
+    one = row(temperature=0, min_tokens=2)
+    one.ending_ids = frozenset({0, 1})
+    assert [sample(logits, [one])[0].token_id for _ in range(3)] == [2, 2, 0]
+    beside = row(temperature=0)
+    one.num_drawn = 0
+    assert [s.token_id for s in sample(logits.expand(2, -1), [one, beside])] == [2, 0]
+
+
 def test_repetition_penalty_counts_prompt_and_answer():
     logits = torch.tensor([[2.0, 1.9, -1.0, 0.0]])
     one = row(prompt=[0], temperature=0, repetition_penalty=2.0)
@@ -169,7 +194,10 @@ def test_logprobs_only_where_asked_for():
         ("max_tokens", -1),
         ("logprobs", 21),
         ("seed", 2**63),
-        ("stop", ("a", "b", "c", "d", "e")),
+        ("stop", tuple("abcdefghijklmnopq")),
+        ("min_tokens", -1),
+        ("typical_p", 0),
+        ("typical_p", 1.1),
         ("stop", ("",)),
         ("logit_bias", {1: 101}),
         ("logit_bias", dict.fromkeys(range(1025), 1.0)),

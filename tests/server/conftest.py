@@ -13,7 +13,7 @@ import pytest
 
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.server.handle import Server
+from llmapi_kit.server.server import Server
 from llmapi_kit.types import Accepted, Delta, Finished
 
 KEY = "sk-llmapi-for-tests-0123456789"

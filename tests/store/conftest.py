@@ -9,10 +9,10 @@ import pytest
 
 from llmapi_kit.config import load_settings
 from llmapi_kit.store.database import Database
-from llmapi_kit.store.place import parse_place
+from llmapi_kit.store.database_url import parse_database_url
+from llmapi_kit.store.migrate import upgrade
 from llmapi_kit.store.sessions import SessionStore
 from llmapi_kit.store.store import open_store
-from llmapi_kit.store.upgrading import upgrade
 from tests.api.conftest import http, serve  # noqa: F401 - fixtures
 
 from .postgres import Postgres
@@ -42,7 +42,7 @@ def open_database():
     opened = []
 
     def open_one(url, *, with_tables=True, **options):
-        database = Database(parse_place(url), **options)
+        database = Database(parse_database_url(url), **options)
         opened.append(database)
         if with_tables:
             upgrade(database)

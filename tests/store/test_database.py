@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import text
 
 from llmapi_kit.errors import StoreError, StoreUnavailableError
-from llmapi_kit.store import connecting
+from llmapi_kit.store import connections
 from llmapi_kit.store.database import MAX_WAITING, Database
-from llmapi_kit.store.place import parse_place
+from llmapi_kit.store.database_url import parse_database_url
 
 from .conftest import DEADLINE_S, Held
 from .postgres import LOCKED, PASSWORD
@@ -211,7 +211,7 @@ def test_a_new_sqlite_file_that_another_program_writes_to_is_opened_once_that_is
     other = sqlite3.connect(tmp_path / "x.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")  # SQLite does not wait for it by itself where the journal is to be changed
     tried = threading.Event()
-    monkeypatch.setattr(connecting.time, "sleep", lambda seconds: tried.set())
+    monkeypatch.setattr(connections.time, "sleep", lambda seconds: tried.set())
     opened = []
     opener = threading.Thread(target=lambda: opened.append(open_database(f"sqlite:///{tmp_path}/x.sqlite")))
     opener.start()
@@ -243,7 +243,7 @@ def test_a_file_that_is_no_database_is_refused_and_stays_as_it_is(tmp_path, cont
     file = tmp_path / "letter.txt"
     file.write_bytes(content)
     with pytest.raises(StoreError, match=r"letter\.txt (is a file of another kind|is damaged|can't be read)"):
-        Database(parse_place(f"sqlite:///{file}"))
+        Database(parse_database_url(f"sqlite:///{file}"))
     assert file.read_bytes() == content
 
 
@@ -277,7 +277,7 @@ def test_a_statement_that_takes_too_long_is_stopped(open_database, postgres):
 
 def test_a_database_of_postgres_that_is_not_there_is_named(postgres):
     with pytest.raises(StoreUnavailableError, match=r"'nowhere'.*does not exist"):
-        Database(parse_place(postgres.url("nowhere")))
+        Database(parse_database_url(postgres.url("nowhere")))
 
 
 def test_the_password_opens_and_a_wrong_one_is_refused_without_being_said(postgres, open_database):
@@ -285,7 +285,7 @@ def test_the_password_opens_and_a_wrong_one_is_refused_without_being_said(postgr
     assert open_database(right, with_tables=False).run_sync(lambda connection: 1) == 1
     wrong = "wr0ng/pass@word"
     with pytest.raises(StoreUnavailableError, match="password authentication failed") as caught:
-        Database(parse_place(postgres.url("postgres", LOCKED, wrong)))
+        Database(parse_database_url(postgres.url("postgres", LOCKED, wrong)))
     assert wrong not in everything_said(caught.value)
 
 

@@ -13,9 +13,9 @@ import pytest
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ConfigError, MissingDependencyError, StoreError, StoreUnavailableError
-from llmapi_kit.server.handle import Server
 from llmapi_kit.server.port import bind
-from llmapi_kit.store import place
+from llmapi_kit.server.server import Server
+from llmapi_kit.store import database_url
 from llmapi_kit.store.counts import Counts
 from tests.api.conftest import KEY, chat, wait_until
 
@@ -27,7 +27,7 @@ def nothing_local(tmp_path, monkeypatch):
     """Every folder is on a network file system."""
     mountinfo = tmp_path / "mountinfo"
     mountinfo.write_text("22 1 0:40 / / rw,relatime - fuse.drive drive rw\n")
-    monkeypatch.setattr(place, "MOUNTINFO", mountinfo)
+    monkeypatch.setattr(database_url, "MOUNTINFO", mountinfo)
 
 
 def test_without_an_address_it_is_a_file_of_this_users_in_home(open_stores, tmp_path):

@@ -7,15 +7,15 @@ from multiprocessing.connection import Connection
 
 from llmapi_kit.errors import SessionConflictError
 from llmapi_kit.store.database import Database
-from llmapi_kit.store.place import parse_place
+from llmapi_kit.store.database_url import parse_database_url
+from llmapi_kit.store.migrate import upgrade
 from llmapi_kit.store.sessions import SessionStore, Turn
-from llmapi_kit.store.upgrading import upgrade
 
 NUM_SESSIONS = 3
 
 
 def open_sessions(url: str) -> tuple[Database, SessionStore]:
-    database = Database(parse_place(url))
+    database = Database(parse_database_url(url))
     upgrade(database)
     return database, SessionStore(database, expire_s=3600, max_sessions=1000)
 

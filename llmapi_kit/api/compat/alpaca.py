@@ -15,19 +15,20 @@ from pydantic import BeforeValidator, Field, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from llmapi_kit.api.openai.bodies import DecodingBody, Strict
 from llmapi_kit.api.openai.chat_body import ChatBody
 from llmapi_kit.api.openai.generation import start
+from llmapi_kit.api.openai.request_body import DecodingBody, StrictModel
 from llmapi_kit.api.openapi import Sent
-from llmapi_kit.api.routes import Variant, read_body
+from llmapi_kit.api.routes import read_body
 from llmapi_kit.api.sse import while_connected
 from llmapi_kit.api.state import state_of
+from llmapi_kit.api.variants import Variant
 from llmapi_kit.errors import UnsupportedFieldError
 
 PATH = "/v1/chat/completions"
 
 
-class AlpacaMessage(Strict):
+class AlpacaMessage(StrictModel):
     """One message of a conversation."""
 
     role: Literal["system", "user", "assistant"]
@@ -110,7 +111,7 @@ def is_alpaca_chat(body: Any) -> bool:
 
 
 async def alpaca_chat(request: Request) -> Response:
-    """Answer a conversation with the whole of it."""
+    """ChatAnswer a conversation with the whole of it."""
     body = await read_body(request, AlpacaChatBody)
     state = state_of(request)
     chat = body.chat()

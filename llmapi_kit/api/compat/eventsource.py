@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from llmapi_kit.api.errors import error_body
-from llmapi_kit.api.openai.generation import Chunks, frame, start
+from llmapi_kit.api.openai.generation import StreamFormat, frame, start
 from llmapi_kit.api.openapi import Sent, answers, streams
 from llmapi_kit.api.routes import KeyedRoute, TokenRoute
 from llmapi_kit.api.sse import EventStream, while_connected
@@ -67,7 +67,7 @@ async def create_event_token(request: Request) -> Response:
 
 @tokened.get(
     "/chat-sse",
-    summary="Answer a prompt to an EventSource",
+    summary="ChatAnswer a prompt to an EventSource",
     response_model=None,
     responses={
         200: {**streams(MessagePiece)[200], "model": MessagePiece},
@@ -86,7 +86,7 @@ async def chat_sse(
         str, Header(alias="Last-Event-ID", description="An EventSource that connects again sends it.")
     ] = "",
 ) -> Response:
-    """Answer a prompt as server-sent events, of which one named `end` is the last.
+    """ChatAnswer a prompt as server-sent events, of which one named `end` is the last.
 
     An answer that fails has an event named `failed` before that, with what is otherwise the body of an error.
     """
@@ -109,7 +109,7 @@ async def chat_sse(
     except ContextLengthError as exc:
         raise ContextLengthError(exc.message, param="prompt") from exc
     if stream:
-        frames = generation.stream(EventChunks(generation.id), include_usage=False)
+        frames = generation.stream(EventSourceFormat(generation.id), include_usage=False)
         return EventStream(frames, state.settings, on_end=generation.close)
     (answer,) = await while_connected(request.receive, generation.collect(), on_end=generation.close)
     return JSONResponse({"text": answer.text, "message_id": generation.id}, headers=NOT_STORED)
@@ -118,7 +118,7 @@ async def chat_sse(
 router.routes.extend([*keyed.routes, *tokened.routes])
 
 
-class EventChunks(Chunks):
+class EventSourceFormat(StreamFormat):
     """Events of an answer.
 
     Args:

@@ -27,12 +27,13 @@ from llmapi_kit.api.compat.glm_schemas import (
     GlmTokens,
 )
 from llmapi_kit.api.openai.embeddings import MAX_INPUTS, embed
-from llmapi_kit.api.openai.generation import Chunks, Generation, frame, start
+from llmapi_kit.api.openai.generation import Generation, StreamFormat, frame, start
 from llmapi_kit.api.openai.tokens import TokenizeBody
 from llmapi_kit.api.openapi import answers, examples, streams
-from llmapi_kit.api.routes import KeyedRoute, Variant, read_body
+from llmapi_kit.api.routes import KeyedRoute, read_body
 from llmapi_kit.api.sse import EventStream, while_connected
 from llmapi_kit.api.state import state_of
+from llmapi_kit.api.variants import Variant
 from llmapi_kit.engines.base import Engine, GenerationRequest
 from llmapi_kit.errors import ContextLengthError, InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.types import Delta, Finished
@@ -42,7 +43,7 @@ router = APIRouter(route_class=KeyedRoute, tags=["GLM"])
 
 @router.post(
     "/chat",
-    summary="Answer a prompt after a history",
+    summary="ChatAnswer a prompt after a history",
     response_model=None,
     responses=answers(GlmAnswer),
     openapi_extra=examples(
@@ -50,7 +51,7 @@ router = APIRouter(route_class=KeyedRoute, tags=["GLM"])
     ),
 )
 async def glm_chat(body: GlmChatBody, request: Request) -> Response:
-    """Answer a prompt, at once."""
+    """ChatAnswer a prompt, at once."""
     generation = await _start(body, request)
     (answer,) = await while_connected(request.receive, generation.collect(), on_end=generation.close)
     usage = generation.usage()
@@ -59,7 +60,7 @@ async def glm_chat(body: GlmChatBody, request: Request) -> Response:
 
 @router.post(
     "/chat-stream",
-    summary="Answer a prompt after a history, piece by piece",
+    summary="ChatAnswer a prompt after a history, piece by piece",
     response_model=None,
     response_class=Response,
     responses=streams(GlmAnswer),
@@ -68,9 +69,9 @@ async def glm_chat(body: GlmChatBody, request: Request) -> Response:
     ),
 )
 async def glm_chat_stream(body: GlmStreamBody, request: Request) -> Response:
-    """Answer a prompt as server-sent events: each has the whole answer so far or, with `chunk`, what is new."""
+    """ChatAnswer a prompt as server-sent events: each has the whole answer so far or, with `chunk`, what is new."""
     generation = await _start(body, request)
-    frames = generation.stream(GlmChunks(generation, is_cumulative=not body.chunk), include_usage=False)
+    frames = generation.stream(GlmStreamFormat(generation, is_cumulative=not body.chunk), include_usage=False)
     return EventStream(frames, state_of(request).settings, on_end=generation.close)
 
 
@@ -124,7 +125,7 @@ def is_glm_tokenize(body: Any) -> bool:
 VARIANTS = (Variant("/tokenize", is_glm_tokenize, glm_tokenize, GlmTokenizeBody, GlmTokens),)
 
 
-class GlmChunks(Chunks):
+class GlmStreamFormat(StreamFormat):
     """Events of a stream, which all look like the answer.
 
     Args:

@@ -7,18 +7,18 @@ from typing import Literal
 
 from pydantic import Field
 
-from llmapi_kit.api.openai.bodies import Strict
 from llmapi_kit.api.openai.embeddings import MAX_INPUTS
+from llmapi_kit.api.openai.request_body import StrictModel
 from llmapi_kit.api.openapi import Sent
 from llmapi_kit.errors import InvalidRequestError
-from llmapi_kit.sampling.parameters import SamplingParams
+from llmapi_kit.sampling.parameters import SamplingParams, with_off_values
 
 MAX_LENGTH = 4096
 TOP_P = 0.7
 TEMPERATURE = 0.95
 
 
-class GlmBody(Strict):
+class GlmBody(StrictModel):
     """What every body has."""
 
     model: str | None = Field(None, description="A name from /v1/models; left out, the server's default.")
@@ -72,7 +72,7 @@ class GlmChatBody(GlmBody):
             "top_p": TOP_P if self.top_p is None else self.top_p,
             "temperature": TEMPERATURE if self.temperature is None else self.temperature,
         }
-        return SamplingParams(**{**defaults, **own})  # type: ignore[arg-type]
+        return SamplingParams(**with_off_values({**defaults, **own}))
 
 
 class GlmStreamBody(GlmChatBody):

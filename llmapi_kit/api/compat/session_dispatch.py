@@ -14,7 +14,7 @@ from llmapi_kit.types import Delta, Finished, GeneratedImage, ImageRequest
 
 
 class ServerDispatch:
-    """See `llmapi_kit.sessions.exchange.Dispatch`.
+    """See `llmapi_kit.sessions.bot_reply.Dispatch`.
 
     Args:
         state: of the server.

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from llmapi_kit.api.openai.bodies import Strict
+from llmapi_kit.api.openai.request_body import StrictModel
 from llmapi_kit.api.openapi import Sent
 
 MIN_TIMEOUT_S, MAX_TIMEOUT_S, DEFAULT_TIMEOUT_S = 5, 120, 30
@@ -14,7 +14,7 @@ MIN_TIMEOUT_S, MAX_TIMEOUT_S, DEFAULT_TIMEOUT_S = 5, 120, 30
 OF_OLD_CLIENTS = ("bot_key", "token")
 
 
-class SessionBody(Strict):
+class SessionBody(StrictModel):
     """What every body may have."""
 
     apikey: str | None = Field(None, description="The API key, for clients that send no Authorization header.")

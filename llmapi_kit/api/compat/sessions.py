@@ -37,9 +37,10 @@ from llmapi_kit.api.compat.session_schemas import (
 )
 from llmapi_kit.api.errors import error_body, error_response, from_validation
 from llmapi_kit.api.openapi import answers, examples
-from llmapi_kit.api.routes import BodyKeyedRoute, Handler
+from llmapi_kit.api.routes import BodyKeyedRoute
 from llmapi_kit.api.sse import DONE, EventStream, while_connected
 from llmapi_kit.api.state import ApiState, state_of
+from llmapi_kit.api.variants import Handler
 from llmapi_kit.errors import (
     AuthenticationError,
     BodyTooLargeError,
@@ -50,6 +51,7 @@ from llmapi_kit.errors import (
     RequestTimeoutError,
     SessionGoneError,
     StoreError,
+    UnsupportedMediaTypeError,
 )
 from llmapi_kit.sessions.bots import Bots
 from llmapi_kit.sessions.conversation import Conversations, Reply
@@ -74,6 +76,7 @@ CODES: tuple[tuple[type[LlmApiKitError], int], ...] = (
     (RequestTimeoutError, TIMEOUT),
     (InvalidRequestError, PARAMETERS),
     (BodyTooLargeError, PARAMETERS),
+    (UnsupportedMediaTypeError, PARAMETERS),
 )
 
 
@@ -233,8 +236,8 @@ def _json(body: Mapping[str, Any]) -> bytes:
 
 
 def _as_json(request: Request) -> Request:
-    """A request that says nothing of what it brings says that it is JSON."""
-    if "content-type" in request.headers:
+    """A request that says nothing of what it brings says that it is JSON, unless a website's page sent it."""
+    if "content-type" in request.headers or "origin" in request.headers:
         return request
     headers = [*request.scope["headers"], (b"content-type", b"application/json")]
     return Request({**request.scope, "headers": headers}, request.receive)

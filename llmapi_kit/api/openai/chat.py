@@ -12,10 +12,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from llmapi_kit.api.openai.answer_schemas import ChatCompletion, ChatCompletionChunk
+from llmapi_kit.api.openai.answer_collector import ChatAnswer
 from llmapi_kit.api.openai.chat_body import ChatBody
-from llmapi_kit.api.openai.gathering import Answer
-from llmapi_kit.api.openai.generation import Chunks, Generation, frame, start
+from llmapi_kit.api.openai.generation import ChunkUsage, Generation, StreamFormat, frame, start
+from llmapi_kit.api.openai.response_schemas import ChatCompletion, ChatCompletionChunk
 from llmapi_kit.api.openai.stored import check_store, store_completion
 from llmapi_kit.api.openapi import answers, examples
 from llmapi_kit.api.routes import KeyedRoute
@@ -37,13 +37,13 @@ EXAMPLES = examples(
 
 @router.post(
     "/v1/chat/completions",
-    summary="Answer a conversation",
+    summary="ChatAnswer a conversation",
     response_model=None,
     responses=answers(ChatCompletion, event=ChatCompletionChunk),
     openapi_extra=EXAMPLES,
 )
 async def create_chat_completion(body: ChatBody, request: Request) -> Response:
-    """Answer a conversation, at once or as server-sent events."""
+    """ChatAnswer a conversation, at once or as server-sent events."""
     state = state_of(request)
     body.check()
     check_store(state, body)
@@ -52,11 +52,13 @@ async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     generation = await start(state, engine, [ask], "chatcmpl-")
     if body.stream:
 
-        async def store(answers: list[Answer]) -> None:
+        async def store(answers: list[ChatAnswer]) -> None:
             await store_completion(state, body, _completion(generation, answers, body))
 
         frames = generation.stream(
-            ChatChunks(generation), include_usage=body.includes_usage, on_complete=store if body.store else None
+            ChatStreamFormat(generation, body),
+            include_usage=body.includes_usage,
+            on_complete=store if body.store else None,
         )
         return EventStream(frames, state.settings, on_end=generation.close)
     answers = await while_connected(request.receive, generation.collect(), on_end=generation.close)
@@ -66,15 +68,17 @@ async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     return JSONResponse(completion)
 
 
-class ChatChunks(Chunks):
-    """Chunks of a stream. What stays the same in every chunk is built once."""
+class ChatStreamFormat(StreamFormat):
+    """StreamFormat of a stream. What stays the same in every chunk is built once."""
 
-    def __init__(self, generation: Generation) -> None:
+    def __init__(self, generation: Generation, body: ChatBody) -> None:
+        self._usage = ChunkUsage(generation, body.stream_options)
         self._base: dict[str, Any] = {
             "id": generation.id,
             "object": "chat.completion.chunk",
             "created": generation.created,
             "model": generation.model,
+            **_service_tier(body),
         }
         head = json.dumps(self._base, ensure_ascii=False, separators=(",", ":"))[:-1]
         self._before = [
@@ -88,7 +92,7 @@ class ChatChunks(Chunks):
 
     def delta(self, delta: Delta) -> bytes:
         """A piece of the answer."""
-        if not (delta.logprobs or delta.reasoning or delta.tool_calls):
+        if not (delta.logprobs or delta.reasoning or delta.tool_calls or self._usage.is_there):
             return (self._before[delta.index] + _quote(delta.text) + self._after).encode()
         body: dict[str, Any] = {}
         if delta.reasoning:
@@ -109,10 +113,15 @@ class ChatChunks(Chunks):
 
     def _choice(self, index: int, delta: object, *, logprobs: object = None, finish_reason: str | None = None) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        return frame({**self._base, "choices": [choice]})
+        return frame({**self._base, "choices": [choice], **self._usage.field()})
 
 
-def _completion(generation: Generation, answers: list[Answer], body: ChatBody) -> dict[str, Any]:
+def _service_tier(body: ChatBody) -> dict[str, Any]:
+    """For those who asked for a tier: there is one."""
+    return {} if body.service_tier is None else {"service_tier": "default"}
+
+
+def _completion(generation: Generation, answers: list[ChatAnswer], body: ChatBody) -> dict[str, Any]:
     choices = [
         {
             "index": answer.index,
@@ -129,14 +138,15 @@ def _completion(generation: Generation, answers: list[Answer], body: ChatBody) -
         "model": generation.model,
         "choices": choices,
         "usage": generation.usage(),
+        **_service_tier(body),
     }
     if body.store:
         completion["metadata"] = body.metadata or {}
     return completion
 
 
-def _message(answer: Answer) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+def _message(answer: ChatAnswer) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None, "annotations": []}
     if answer.reasoning:
         message["reasoning_content"] = answer.reasoning
     if answer.tool_calls:

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from llmapi_kit.api.openai.bodies import GenerationBody, Strict
 from llmapi_kit.api.openai.metadata import Metadata, check_metadata
+from llmapi_kit.api.openai.request_body import NUM_TOKENS, GenerationBody, StrictModel
+from llmapi_kit.api.openai.strict_schema import check_strict_schema
 from llmapi_kit.engines.base import GenerationRequest, ToolUse
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.sampling.constraints import Constraint
@@ -22,39 +23,43 @@ MAX_TOOLS = 128
 FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
-class ContentPart(Strict):
+class ContentPart(StrictModel):
     """A part of a message's content."""
 
     type: str
     text: str | None = None
+    refusal: str | None = Field(None, description="Of an assistant's part of type refusal.")
 
 
-class CalledFunction(Strict):
+class CalledFunction(StrictModel):
     """What a tool call calls."""
 
     name: str
-    arguments: str = Field(description="A JSON object, as text.")
+    arguments: str | dict[str, Any] = Field(description="A JSON object, as text or as it is.")
 
 
-class ToolCall(Strict):
+class ToolCall(StrictModel):
     """A call in an assistant's message of the past."""
 
     id: str
-    type: Literal["function"]
+    type: Literal["function"] = "function"
     function: CalledFunction
 
 
-class Message(Strict):
+class Message(StrictModel):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[ContentPart] | None = None
+    name: str | None = Field(None, description="Of who speaks, or of a tool's function; the template may use it.")
+    refusal: str | None = Field(None, description="Of an assistant's message, in place of content.")
     tool_calls: list[ToolCall] | None = Field(None, description="Of an assistant's message.")
     tool_call_id: str | None = Field(None, description="Of a tool's message: which call it answers.")
     reasoning_content: str | None = Field(None, description="Of an assistant's message; the template may use it.")
+    reasoning: str | None = Field(None, description="Another name of reasoning_content.")
 
 
-class Function(Strict):
+class Function(StrictModel):
     """A function the model may call."""
 
     name: str = Field(json_schema_extra={"pattern": "^[a-zA-Z0-9_-]{1,64}$"})
@@ -63,27 +68,27 @@ class Function(Strict):
     strict: bool | None = Field(None, description="Keep the arguments to the schema even where the call is free.")
 
 
-class Tool(Strict):
+class Tool(StrictModel):
     """A tool the model may call."""
 
     type: Literal["function"]
     function: Function
 
 
-class NamedFunction(Strict):
+class NamedFunction(StrictModel):
     """The name of a function."""
 
     name: str
 
 
-class NamedTool(Strict):
+class NamedTool(StrictModel):
     """A tool the model has to call."""
 
     type: Literal["function"]
     function: NamedFunction
 
 
-class JsonSchema(Strict):
+class JsonSchema(StrictModel):
     """A named JSON schema."""
 
     name: str
@@ -92,7 +97,7 @@ class JsonSchema(Strict):
     strict: bool | None = Field(None, description="The answer matches the schema either way.")
 
 
-class ResponseFormat(Strict):
+class ResponseFormat(StrictModel):
     """What the answer looks like."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -102,8 +107,15 @@ class ResponseFormat(Strict):
 class ChatBody(GenerationBody):
     """Body of POST /v1/chat/completions."""
 
+    own_neutral = {"add_special_tokens": (False,), "best_of": (1,)}  # noqa: RUF012 - declared as ClassVar in StrictModel
+    _limit_names = ("max_tokens", "max_completion_tokens", "n_predict")
+
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: int | None = Field(None, description="OpenAI's newer name of max_tokens.")
+    max_completion_tokens: int | None = Field(
+        None,
+        description="OpenAI's newer name of max_tokens; of both, the smaller counts.",
+        json_schema_extra=NUM_TOKENS,
+    )
     logprobs: bool | None = Field(None, description="Report the log-probability of each token.")
     top_logprobs: int | None = Field(
         None,
@@ -115,7 +127,7 @@ class ChatBody(GenerationBody):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = Field(None, description="False: the answer ends after its first call.")
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
-        None, description="For models whose template takes it; on others only none."
+        None, description="For models whose template takes it; on others only none and minimal."
     )
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="Further variables of the chat template.")
     add_generation_prompt: bool | None = Field(None, description="End the prompt with what begins an answer.")
@@ -125,8 +137,11 @@ class ChatBody(GenerationBody):
     prompt_cache_key: str | None = Field(None, description="Prompts are cached by their own beginning and your key.")
     store: bool | None = Field(
         None,
-        description="Keep the finished answer and its messages: /v1/chat/completions gives them to the same key. They "
-        "are in the server's memory only, while it runs and until newer ones need the room.",
+        description="Keep the finished answer and its messages in the server's database: /v1/chat/completions gives "
+        "them to the same key.",
+    )
+    service_tier: Literal["auto", "default", "flex", "priority", "scale"] | None = Field(
+        None, description="There is one tier here: the answer says default."
     )
     metadata: Metadata | None = Field(None, description="With store: your own words about it, to find it by.")
 
@@ -167,13 +182,14 @@ class ChatBody(GenerationBody):
             sampling=self.sampling(defaults, logprobs=self._num_logprobs()),
             n=self.n or 1,
             num_beams=self.num_beams or 1,
+            length_penalty=1.0 if self.length_penalty is None else self.length_penalty,
             echo=bool(self.echo),
             tools=self._tool_use(),
             reasoning_effort=self.reasoning_effort,
             template_options=self.chat_template_kwargs or {},
             is_continuing=bool(self.continue_final_message),
             has_generation_prompt=not self.continue_final_message and self.add_generation_prompt is not False,
-            cache_salt=cache_salt,
+            cache_salt=self._salted(cache_salt),
         )
 
     def conversation(self) -> list[dict[str, Any]]:
@@ -202,6 +218,8 @@ class ChatBody(GenerationBody):
             if name in names:
                 raise InvalidRequestError(f"{param} is {name!r}, which an earlier tool has too.", param=param)
             names.add(name)
+            if tool.function.strict and tool.function.parameters is not None:
+                check_strict_schema(tool.function.parameters, f"tools.{index}.function.parameters")
         if self.tool_choice in (None, "none", "auto"):
             return
         if not names:
@@ -215,6 +233,12 @@ class ChatBody(GenerationBody):
     def _constraints(self) -> list[Constraint]:
         found = super()._constraints()
         wanted = self.response_format
+        if wanted is not None and wanted.type != "json_schema" and wanted.json_schema is not None:
+            raise InvalidRequestError(
+                f"response_format has a json_schema, but its type is {wanted.type}. Set type to json_schema, or leave "
+                "the schema out.",
+                param="response_format.json_schema",
+            )
         if wanted is not None and wanted.type == "json_object":
             found.append(Constraint("json_object", "", "response_format"))
         if wanted is not None and wanted.type == "json_schema":
@@ -223,18 +247,14 @@ class ChatBody(GenerationBody):
                     "response_format of type json_schema needs json_schema.schema.",
                     param="response_format.json_schema.schema",
                 )
+            if wanted.json_schema.strict:
+                check_strict_schema(wanted.json_schema.schema_, "response_format.json_schema.schema")
             found.append(Constraint("json_schema", json.dumps(wanted.json_schema.schema_), "response_format"))
-        if found and self.tools and self.tool_choice in (None, "auto"):
-            raise UnsupportedFieldError(
-                f"{found[0].param} and tools the model may call or not don't go together. Set tool_choice to none, "
-                "required or a function.",
-                param=found[0].param,
-            )
         return found
 
     def _num_logprobs(self) -> int | None:
         """What `SamplingParams.logprobs` takes."""
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise InvalidRequestError("top_logprobs goes with logprobs=true only.", param="top_logprobs")
         if self.top_logprobs is not None and not 0 <= self.top_logprobs <= 20:
             raise InvalidRequestError(
@@ -242,33 +262,19 @@ class ChatBody(GenerationBody):
             )
         return (self.top_logprobs or 0) if self.logprobs else None
 
-    def _max_tokens(self) -> int | None:
-        both = {self.max_tokens, self.max_completion_tokens} - {None}
-        if len(both) > 1:
-            raise InvalidRequestError(
-                "max_tokens and max_completion_tokens mean the same and differ; send one.",
-                param="max_completion_tokens",
-            )
-        if self.max_completion_tokens is not None and self.max_completion_tokens < 1:
-            raise InvalidRequestError(
-                f"max_completion_tokens is {self.max_completion_tokens}; it must be at least 1.",
-                param="max_completion_tokens",
-            )
-        return super()._max_tokens() if self.max_completion_tokens is None else self.max_completion_tokens
-
 
 def check_message(message: Message, path: str) -> None:
     """Raise for what does not go with the message's role."""
-    if message.content is None and not (message.role == "assistant" and message.tool_calls):
+    is_spoken = message.content is not None or message.role == "tool"
+    if not is_spoken and not (message.role == "assistant" and (message.tool_calls or message.refusal)):
         raise InvalidRequestError(f"{path} has no content; every message needs it.", param=f"{path}.content")
     if message.tool_calls and message.role != "assistant":
         raise InvalidRequestError(
             f"{path} has tool_calls; only the assistant's messages have.", param=f"{path}.tool_calls"
         )
-    if message.reasoning_content is not None and message.role != "assistant":
-        raise InvalidRequestError(
-            f"{path} has reasoning_content; only the assistant's messages have.", param=f"{path}.reasoning_content"
-        )
+    for name in ("reasoning_content", "reasoning", "refusal"):
+        if getattr(message, name) and message.role != "assistant":
+            raise InvalidRequestError(f"{path} has {name}; only the assistant's messages have.", param=f"{path}.{name}")
     if (message.role == "tool") != (message.tool_call_id is not None):
         says = (
             "needs tool_call_id" if message.role == "tool" else "has tool_call_id, which goes with the role tool only"
@@ -276,18 +282,31 @@ def check_message(message: Message, path: str) -> None:
         raise InvalidRequestError(f"{path} {says}.", param=f"{path}.tool_call_id")
     for index, part in enumerate(message.content if isinstance(message.content, list) else ()):
         part_path = f"{path}.content.{index}"
-        if part.type != "text":
+        kinds = ("text", "refusal") if message.role == "assistant" else ("text",)
+        if part.type not in kinds:
             raise UnsupportedFieldError(
                 f"{part_path} is of type {part.type[:40]!r}; this model takes text only.", param=f"{part_path}.type"
             )
-        if part.text is None:
-            raise InvalidRequestError(f"{part_path} has no text.", param=f"{part_path}.text")
+        if getattr(part, part.type) is None:
+            raise InvalidRequestError(f"{part_path} has no {part.type}.", param=f"{part_path}.{part.type}")
 
 
 def plain_message(message: Message) -> dict[str, Any]:
     """A message as chat templates expect it, with text in place of parts."""
     content = message.content
     if isinstance(content, list):
-        content = "\n".join(part.text or "" for part in content)
-    plain = message.model_dump(include={"tool_calls", "tool_call_id", "reasoning_content"}, exclude_none=True)
+        content = "\n".join(part.text or part.refusal or "" for part in content)
+    elif content is None and not message.tool_calls:
+        content = message.refusal or ""
+    plain = {name: value for name in ("name", "tool_call_id") if (value := getattr(message, name)) is not None}
+    if reasoning := message.reasoning_content or message.reasoning:
+        plain["reasoning_content"] = reasoning
+    if message.tool_calls:
+        plain["tool_calls"] = [_plain_call(call) for call in message.tool_calls]
     return {"role": "system" if message.role == "developer" else message.role, "content": content, **plain}
+
+
+def _plain_call(call: ToolCall) -> dict[str, Any]:
+    arguments = call.function.arguments
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return {"id": call.id, "type": call.type, "function": {"name": call.function.name, "arguments": text}}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from llmapi_kit.api.openai.bodies import MAX_ANSWERS, GenerationBody
+from llmapi_kit.api.openai.request_body import MAX_ANSWERS, UNLIMITED, GenerationBody
 from llmapi_kit.config import INSTRUCTION
 from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
@@ -21,13 +21,19 @@ DEFAULT_MAX_TOKENS = 16
 class CompletionBody(GenerationBody):
     """Body of POST /v1/completions."""
 
+    own_neutral = {  # noqa: RUF012 - declared as ClassVar in StrictModel
+        "add_special_tokens": (True,),
+        "response_format": ({"type": "text"},),
+    }
+
     prompt: str | list[str] | list[int] | list[list[int]] = Field(
         description=f"A text, token ids, or up to {MAX_PROMPTS} of either."
     )
     max_tokens: int | None = Field(
         None,
-        description=f"At most this many new tokens, {DEFAULT_MAX_TOKENS} if left out; 0 with echo scores only.",
-        json_schema_extra={"minimum": 0},
+        description=f"At most this many new tokens, {DEFAULT_MAX_TOKENS} if left out; -1 for no limit. 0 with echo "
+        "scores only.",
+        json_schema_extra={"minimum": UNLIMITED},
     )
     suffix: str | None = Field(None, description="The text that follows; for models with fill-in-the-middle tokens.")
     echo: bool | None = Field(None, description="Give the prompt too; with logprobs, its tokens are scored.")
@@ -45,7 +51,7 @@ class CompletionBody(GenerationBody):
     def check(self) -> None:
         """See `GenerationBody`."""
         super().check()
-        if self.suffix is not None and self.echo:
+        if self.suffix and self.echo:
             raise InvalidRequestError("echo does not go with suffix.", param="echo")
         if self.logprobs is not None and not 0 <= self.logprobs <= 5:
             raise InvalidRequestError(f"logprobs is {self.logprobs}; 0 to 5 are allowed.", param="logprobs")
@@ -65,13 +71,14 @@ class CompletionBody(GenerationBody):
         return [
             GenerationRequest(
                 prompt=self._instruction(prompt, template) if template else prompt,
-                suffix=self.suffix,
+                suffix=self.suffix or None,
+                length_penalty=1.0 if self.length_penalty is None else self.length_penalty,
                 sampling=sampling,
                 n=self.n or 1,
                 best_of=self._num_candidates(),
                 num_beams=self.num_beams or 1,
                 echo=bool(self.echo),
-                cache_salt=cache_salt,
+                cache_salt=self._salted(cache_salt),
             )
             for prompt in self._prompts()
         ]
@@ -99,7 +106,7 @@ class CompletionBody(GenerationBody):
                 "This server puts every prompt into an instruction template, which takes texts and no token ids.",
                 param="prompt",
             )
-        if self.suffix is not None:
+        if self.suffix:
             raise UnsupportedFieldError(
                 "suffix does not go with the instruction template that this server puts every prompt into.",
                 param="suffix",
@@ -121,5 +128,7 @@ class CompletionBody(GenerationBody):
     def _max_tokens(self) -> int | None:
         if self.max_tokens == 0 and self.echo:
             return 0
+        if UNLIMITED in (self.max_tokens, self.n_predict):
+            return super()._max_tokens()
         given = super()._max_tokens()
         return DEFAULT_MAX_TOKENS if given is None else given

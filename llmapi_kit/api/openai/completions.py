@@ -12,9 +12,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from llmapi_kit.api.openai.answer_schemas import Completion, CompletionChunk
 from llmapi_kit.api.openai.completion_body import CompletionBody
-from llmapi_kit.api.openai.generation import Chunks, Generation, frame, start
+from llmapi_kit.api.openai.generation import ChunkUsage, Generation, StreamFormat, frame, start
+from llmapi_kit.api.openai.response_schemas import Completion, CompletionChunk
 from llmapi_kit.api.openapi import answers, examples
 from llmapi_kit.api.routes import KeyedRoute
 from llmapi_kit.api.sse import EventStream, while_connected
@@ -43,7 +43,7 @@ async def create_completion(body: CompletionBody, request: Request) -> Response:
     requests = body.requests(engine.info.defaults, state.key_check.key_id, template)
     generation = await start(state, engine, requests, "cmpl-")
     if body.stream:
-        frames = generation.stream(CompletionChunks(generation), include_usage=body.includes_usage)
+        frames = generation.stream(CompletionStreamFormat(generation, body), include_usage=body.includes_usage)
         return EventStream(frames, state.settings, on_end=generation.close)
     answers = await while_connected(request.receive, generation.collect(), on_end=generation.close)
     choices = [
@@ -58,10 +58,11 @@ async def create_completion(body: CompletionBody, request: Request) -> Response:
     return JSONResponse({**_base(generation), "choices": choices, "usage": generation.usage()})
 
 
-class CompletionChunks(Chunks):
-    """Chunks of a stream."""
+class CompletionStreamFormat(StreamFormat):
+    """StreamFormat of a stream."""
 
-    def __init__(self, generation: Generation) -> None:
+    def __init__(self, generation: Generation, body: CompletionBody) -> None:
+        self._usage = ChunkUsage(generation, body.stream_options)
         self._base = _base(generation)
         self._offsets = [0] * generation.num_answers  # where each answer's next piece begins, in characters
 
@@ -81,7 +82,7 @@ class CompletionChunks(Chunks):
 
     def _choice(self, index: int, text: str, *, logprobs: object = None, finish_reason: str | None = None) -> bytes:
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
-        return frame({**self._base, "choices": [choice]})
+        return frame({**self._base, "choices": [choice], **self._usage.field()})
 
 
 def _base(generation: Generation) -> dict[str, Any]:

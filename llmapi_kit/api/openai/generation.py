@@ -13,21 +13,22 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from llmapi_kit.api.errors import error_body, from_store
-from llmapi_kit.api.openai.gathering import Answer, Gathering
+from llmapi_kit.api.openai.answer_collector import AnswerCollector, ChatAnswer
+from llmapi_kit.api.openai.request_body import StreamOptions
 from llmapi_kit.api.sse import DONE, LastFrame
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.api.timed_events import TimedEvents
 from llmapi_kit.engines.base import Engine, GenerationRequest
-from llmapi_kit.engines.many import generate_many
+from llmapi_kit.engines.multi_prompt import generate_prompts
 from llmapi_kit.errors import RequestError, StoreError
 from llmapi_kit.ids import random_hex
 from llmapi_kit.store.counts import Counts
 from llmapi_kit.types import Accepted, Delta, Failed, Finished
 
-OnComplete = Callable[[list[Answer]], Awaitable[None]]
+OnComplete = Callable[[list[ChatAnswer]], Awaitable[None]]
 
 
-class Chunks(Protocol):
+class StreamFormat(Protocol):
     """The frames of a stream, for one endpoint; how it ends is OpenAI's way unless an endpoint has its own."""
 
     def first(self, index: int) -> bytes | None:
@@ -53,6 +54,25 @@ class Chunks(Protocol):
     def end(self) -> bytes | None:
         """The frame that ends a complete one, or None."""
         return DONE
+
+
+class ChunkUsage:
+    """The field `usage` of a stream's chunks, as `stream_options` asks for it.
+
+    Without `include_usage` there is none. With it, chunks have it and say null, but for the last one, which has no
+    choices. With `continuous_usage_stats` each says what was used so far.
+    """
+
+    def __init__(self, generation: Generation, options: StreamOptions | None) -> None:
+        self._generation = generation
+        self._is_continuous = bool(options and options.continuous_usage_stats)
+        self.is_there = self._is_continuous or bool(options and options.include_usage)
+
+    def field(self) -> dict[str, Any]:
+        """What a chunk made now has of it."""
+        if not self.is_there:
+            return {}
+        return {"usage": self._generation.usage_so_far() if self._is_continuous else None}
 
 
 @dataclass(slots=True)
@@ -84,17 +104,17 @@ class Generation:
     _has_failed: bool = False
     _is_counted: bool = False
 
-    async def collect(self) -> list[Answer]:
+    async def collect(self) -> list[ChatAnswer]:
         """Wait for all answers, in order; on cancellation the generation stops.
 
         Raises:
             RequestError: it failed.
         """
-        gathering = Gathering(self.num_answers)
+        collector = AnswerCollector(self.num_answers)
         async with aclosing(self.follow()) as events:
             async for event in events:
-                gathering.add(event)
-        return gathering.complete()
+                collector.add(event)
+        return collector.complete()
 
     async def follow(self) -> AsyncGenerator[Delta | Finished, None]:
         """What comes, for whoever makes something else of it; closing it stops the generation.
@@ -121,7 +141,7 @@ class Generation:
             await self.close()
 
     async def stream(
-        self, chunks: Chunks, *, include_usage: bool, on_complete: OnComplete | None = None
+        self, chunks: StreamFormat, *, include_usage: bool, on_complete: OnComplete | None = None
     ) -> AsyncGenerator[bytes, None]:
         """SSE frames; the last one says that it is complete, or why it failed.
 
@@ -133,12 +153,12 @@ class Generation:
             include_usage: send the usage.
             on_complete: awaited with the whole answers before the last frame; not if it failed or the client left.
         """
-        gathering = None if on_complete is None else Gathering(self.num_answers)
+        collector = None if on_complete is None else AnswerCollector(self.num_answers)
         ready = b"".join(chunks.first(index) or b"" for index in range(self.num_answers))
         try:
             async for event in self.events:
-                if gathering is not None:
-                    gathering.add(event)
+                if collector is not None:
+                    collector.add(event)
                 if isinstance(event, Delta):
                     self._num_made += event.num_tokens
                     if event.reasoning:
@@ -158,9 +178,9 @@ class Generation:
                     self._has_failed = True
                     yield LastFrame(ready + chunks.failed(event.error))
                     return
-            if on_complete is not None and gathering is not None:
+            if on_complete is not None and collector is not None:
                 try:
-                    await on_complete(gathering.complete())
+                    await on_complete(collector.complete())
                 except StoreError as exc:
                     yield LastFrame(ready + chunks.failed(from_store(exc)))
                     return
@@ -191,6 +211,15 @@ class Generation:
         if self._num_reasoning_tokens:
             usage["completion_tokens_details"] = {"reasoning_tokens": self._num_reasoning_tokens}
         return usage
+
+    def usage_so_far(self) -> dict[str, int]:
+        """What a generation that still runs has taken."""
+        made = self._num_made
+        return {
+            "prompt_tokens": self.num_prompt_tokens,
+            "completion_tokens": made,
+            "total_tokens": self.num_prompt_tokens + made,
+        }
 
     def _count(self) -> None:
         """Count the generation once, however it ended."""
@@ -223,7 +252,7 @@ async def start(state: ApiState, engine: Engine, requests: Sequence[GenerationRe
         RequestError: they were not.
     """
     state.check_open()
-    events = TimedEvents(generate_many(engine, requests), state.settings)
+    events = TimedEvents(generate_prompts(engine, requests), state.settings)
     state.active.add(events)  # before it is accepted: a server that stops ends it there too
     try:
         event = await events.__anext__()

@@ -16,8 +16,8 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from llmapi_kit.api.openai.answer_schemas import ImageList
-from llmapi_kit.api.openai.bodies import RequestBody
+from llmapi_kit.api.openai.request_body import RequestBody
+from llmapi_kit.api.openai.response_schemas import ImageList
 from llmapi_kit.api.openapi import answers, examples
 from llmapi_kit.api.routes import KeyedRoute
 from llmapi_kit.api.sse import while_connected

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.requests import Request
 
-from llmapi_kit.api.openai.answer_schemas import ModelCard, ModelList
+from llmapi_kit.api.openai.response_schemas import ModelCard, ModelList
 from llmapi_kit.api.openapi import answers
 from llmapi_kit.api.routes import KeyedRoute
 from llmapi_kit.api.state import state_of

@@ -17,9 +17,9 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llmapi_kit.api.openai.bodies import Strict
-from llmapi_kit.api.openai.chat_body import ChatBody, Message
+from llmapi_kit.api.openai.chat_body import ChatBody, Message, plain_message
 from llmapi_kit.api.openai.metadata import MAX_PAIRS, Metadata, check_metadata
+from llmapi_kit.api.openai.request_body import StrictModel
 from llmapi_kit.api.openai.stored_schemas import (
     CompletionDeleted,
     StoredChatCompletion,
@@ -49,7 +49,7 @@ Limit = Annotated[int, Query(description="How many at most.", ge=1, le=100)]
 Order = Annotated[Literal["asc", "desc"], Query(description="asc: the oldest first.")]
 
 
-class MetadataBody(Strict):
+class MetadataBody(StrictModel):
     """Body of POST /v1/chat/completions/{completion_id}."""
 
     metadata: Metadata | None = Field(description="In place of what is there; null for none.")
@@ -216,11 +216,13 @@ def _metadata_filter(request: Request, names: Sequence[str], *, is_known: bool =
 
 def _message(message: Message, message_id: str) -> dict[str, Any]:
     """A message as it was sent; content that came in parts is listed as such, with no content."""
-    sent = message.model_dump(exclude_none=True, by_alias=True)
-    content = sent.pop("content", None)
-    parts = content if isinstance(content, list) else None
-    text = None if parts is not None else content
-    return {"id": message_id, "role": sent.pop("role"), "content": text, "content_parts": parts, **sent}
+    content = message.content
+    parts = [{"type": p.type, p.type: p.text or p.refusal} for p in content] if isinstance(content, list) else None
+    text = content if isinstance(content, str) else None
+    rest = {name: value for name, value in plain_message(message).items() if name not in ("role", "content")}
+    if message.refusal:
+        rest["refusal"] = message.refusal
+    return {"id": message_id, "role": message.role, "content": text, "content_parts": parts, **rest}
 
 
 def _page(found: Sequence[tuple[str, bytes]], limit: int) -> Response:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from llmapi_kit.api.openai.answer_schemas import ChatCompletion, MessageToolCall
+from llmapi_kit.api.openai.response_schemas import ChatCompletion, MessageToolCall
 from llmapi_kit.api.openapi import Sent
 
 
@@ -40,8 +40,9 @@ class CompletionDeleted(Sent):
 class StoredContentPart(Sent):
     """A part of a message's content."""
 
-    type: Literal["text"]
-    text: str
+    type: Literal["text", "refusal"]
+    text: str | None = None
+    refusal: str | None = None
 
 
 class StoredMessage(Sent):
@@ -51,6 +52,8 @@ class StoredMessage(Sent):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | None = Field(description="Null where it came in parts, or with tool calls only.")
     content_parts: list[StoredContentPart] | None = Field(description="Null where it did not come in parts.")
+    name: str | None = None
+    refusal: str | None = None
     tool_calls: list[MessageToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None

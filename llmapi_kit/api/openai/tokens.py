@@ -8,9 +8,9 @@ from fastapi import APIRouter
 from pydantic import Field
 from starlette.requests import Request
 
-from llmapi_kit.api.openai.answer_schemas import Detokenized, Tokenized, Version
-from llmapi_kit.api.openai.bodies import RequestBody
 from llmapi_kit.api.openai.chat_body import Message, Tool, check_message, plain_message
+from llmapi_kit.api.openai.request_body import RequestBody
+from llmapi_kit.api.openai.response_schemas import Detokenized, Tokenized, Version
 from llmapi_kit.api.openapi import answers, examples
 from llmapi_kit.api.routes import KeyedRoute
 from llmapi_kit.api.state import state_of

@@ -15,20 +15,19 @@ from typing import Any, TypeVar
 
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import GenerationRequest
-from llmapi_kit.engines.upstream.answering import begin_answer
-from llmapi_kit.engines.upstream.asking import Asker
-from llmapi_kit.engines.upstream.circuit import Circuit
-from llmapi_kit.engines.upstream.connection import Connection
-from llmapi_kit.engines.upstream.errors import Fault, Translator, advice
+from llmapi_kit.engines.upstream.answer_parser import read_images, read_prompt, read_token_ids, read_vectors
+from llmapi_kit.engines.upstream.circuit_breaker import Circuit
+from llmapi_kit.engines.upstream.client import Connection, UpstreamClient
+from llmapi_kit.engines.upstream.deadline import Deadline
+from llmapi_kit.engines.upstream.faults import Translator, UpstreamFault, advice
 from llmapi_kit.engines.upstream.key_pool import Key, KeyPool
-from llmapi_kit.engines.upstream.patience import Patience
-from llmapi_kit.engines.upstream.providers import Provider
-from llmapi_kit.engines.upstream.requests import body_of, image_body
-from llmapi_kit.engines.upstream.retrying import Retrying
-from llmapi_kit.engines.upstream.stream import AnswerReader
+from llmapi_kit.engines.upstream.request_body import body_of, image_body
+from llmapi_kit.engines.upstream.response import begin_answer
+from llmapi_kit.engines.upstream.retry_policy import Retrying
+from llmapi_kit.engines.upstream.stream_parser import AnswerReader
 from llmapi_kit.engines.upstream.welm import as_continuation
-from llmapi_kit.engines.upstream.whole_answers import read_images, read_prompt, read_token_ids, read_vectors
 from llmapi_kit.errors import EngineUnavailableError, RequestError, UnsupportedFieldError
+from llmapi_kit.models.providers import Provider
 from llmapi_kit.types import (
     Accepted,
     Delta,
@@ -75,7 +74,7 @@ class UpstreamEngine:
         self._keys = KeyPool(keys, provider=provider.name, advice=advice(provider))
         self._circuit = Circuit(provider.name)
         self._connection = Connection(provider, base_url, settings.upstream_connect_s)
-        self._asker = Asker(self._connection, Translator(provider, model, self._keys.scrub), settings)
+        self._client = UpstreamClient(self._connection, Translator(provider, model, self._keys.scrub), settings)
         self._retrying = Retrying(
             provider.name,
             self._keys,
@@ -96,9 +95,9 @@ class UpstreamEngine:
         error: RequestError | None = None
         with self._counted() as this:
             answer = await self._retrying.run(
-                lambda key: begin_answer(self._asker, key, path, body, this.patience, self._reader(request)),
+                lambda key: begin_answer(self._client, key, path, body, this.deadline, self._reader(request)),
                 affinity=request.affinity,
-                patience=this.patience,
+                deadline=this.deadline,
             )
             try:
                 yield Accepted(0)
@@ -106,7 +105,7 @@ class UpstreamEngine:
                     async for event in events:
                         self._count(event, this)
                         yield event
-            except Fault as fault:
+            except UpstreamFault as fault:
                 error = fault.error
                 if fault.blame == "upstream":
                     self._circuit.failed()
@@ -181,26 +180,26 @@ class UpstreamEngine:
             self._is_closed = True
             under_way = list(self._under_way)
         for this in under_way:
-            this.patience.stop(EngineUnavailableError(f"The connection to {self._provider.name} was closed."))
+            this.deadline.stop(EngineUnavailableError(f"The connection to {self._provider.name} was closed."))
         self._connection.close()
 
     async def _ask(
         self, path: str, body: Any, read: Callable[[Any], T], *, affinity: str = "", is_slow: bool = False
     ) -> T:
         """What is read from a whole answer."""
-        settings = self._asker.settings
+        settings = self._client.settings
         limit_s = settings.total_timeout_s if is_slow else settings.first_token_timeout_s
         with self._counted() as this:
 
             async def send(key: Key) -> T:
-                answer = await self._asker.ask(key, path, body, this.patience, limit_s)
+                answer = await self._client.ask(key, path, body, this.deadline, limit_s)
                 try:
                     return read(answer)
                 except ValueError as exc:
-                    fault = self._asker.fault_of(exc, 0)
+                    fault = self._client.fault_of(exc, 0)
                 raise fault
 
-            result = await self._retrying.run(send, affinity=affinity, patience=this.patience)
+            result = await self._retrying.run(send, affinity=affinity, deadline=this.deadline)
             this.is_over = True
             self._circuit.completed()
             return result
@@ -260,7 +259,7 @@ class _UnderWay:
     """A request that is being answered. Made on the event loop that waits for it."""
 
     def __init__(self) -> None:
-        self.patience = Patience()
+        self.deadline = Deadline()
         self.since = time.monotonic()
         self.has_text = False
         self.is_over = False

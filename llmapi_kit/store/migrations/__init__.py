@@ -1,1 +1,1 @@
-"""How older tables become those of `llmapi_kit.store.tables`, step by step; run by `llmapi_kit.store.upgrading`."""
+"""How older tables become those of `llmapi_kit.store.tables`, step by step; run by `llmapi_kit.store.migrate`."""

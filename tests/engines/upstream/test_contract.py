@@ -8,7 +8,7 @@ import pytest
 
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.engines.registry import make_engine
+from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.models.spec import parse_spec
 from llmapi_kit.testing import EngineContract
 from tests.api.conftest import KEY, serving

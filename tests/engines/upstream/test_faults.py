@@ -105,8 +105,12 @@ BROKEN = {
     "an error in the middle": (events(chunk("one"), {"error": {"message": f"key {CANARY}"}}), UpstreamError),
     "an unknown end": (events(chunk("one"), chunk(finish="exploded")), UpstreamError),
     "a call without a name": (events(chunk("a"), chunk(tool_calls=[{"index": 0, "function": {}}])), UpstreamError),
-    "a call out of order": (
-        events(chunk("a"), chunk(tool_calls=[{"index": 4, "function": {"name": "f"}}])),
+    "a call whose name never comes": (
+        events(chunk("a"), chunk(tool_calls=[{"index": 0, "id": "a"}]), chunk(finish="stop")),
+        UpstreamError,
+    ),
+    "more of a call that never began": (
+        events(chunk("a"), chunk(tool_calls=[{"index": 4, "function": {"arguments": "{"}}]), chunk(finish="stop")),
         UpstreamError,
     ),
 }
@@ -130,7 +134,7 @@ def test_what_fails_before_the_answer_is_refused(upstream, what):
 @pytest.mark.slow
 @pytest.mark.parametrize("what", BROKEN)
 def test_what_fails_later_ends_the_answer(upstream, what, monkeypatch):
-    monkeypatch.setattr("llmapi_kit.engines.upstream.answering.BELIEVED_AFTER_S", 0.1)
+    monkeypatch.setattr("llmapi_kit.engines.upstream.response.BELIEVED_AFTER_S", 0.1)
     behaviour, kind = BROKEN[what]
     limits = {"first_token_timeout_s": 2} if behaviour is hang_after_headers else {}
     _, engine = upstream(behaviour, upstream_silence_s=SHORT_S, **limits)
@@ -237,14 +241,14 @@ def test_without_usage_the_pieces_are_counted(upstream):
 
 
 def test_a_stream_that_hangs_after_its_answers_ends_well(upstream, monkeypatch):
-    monkeypatch.setattr("llmapi_kit.engines.upstream.answering.USAGE_S", 0.1)
+    monkeypatch.setattr("llmapi_kit.engines.upstream.response.USAGE_S", 0.1)
     _, engine = upstream(events(*GOOD[:4], then=hang))
     assert run(engine)[1][-1] == Finished("stop", 0, 2)
 
 
 def test_usage_that_is_none_does_not_spoil_an_answer(upstream):
     _, engine = upstream(events(*GOOD[:4], {"choices": [], "usage": {"prompt_tokens": "many"}}))
-    assert run(engine)[1][-1] == Finished("stop", 0, 0)
+    assert run(engine)[1][-1] == Finished("stop", 0, 2)
 
 
 def test_tokens_that_no_piece_stood_for_are_counted(upstream):

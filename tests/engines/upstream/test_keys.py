@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
-from llmapi_kit.engines.upstream.circuit import Circuit
+from llmapi_kit.engines.upstream.circuit_breaker import Circuit
 from llmapi_kit.engines.upstream.key_pool import QUARANTINE_S, Key, KeyPool, read_keys
-from llmapi_kit.engines.upstream.providers import PROVIDERS
 from llmapi_kit.errors import ConfigError, EngineUnavailableError, QueueFullError, RequestError, UpstreamError
+from llmapi_kit.models.providers import PROVIDERS
 
 from .conftest import ask, run
 from .faulty import GOOD, chunk, error, events, hang, reset
@@ -154,7 +154,7 @@ def test_a_short_wait_is_waited(upstream):
 
 @pytest.mark.parametrize("first", [error(500), error(503), reset, events("{"), events(), hang])
 def test_an_upstream_that_fails_is_asked_again(upstream, first, monkeypatch):
-    monkeypatch.setattr("llmapi_kit.engines.upstream.retrying.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("llmapi_kit.engines.upstream.retry_policy.FIRST_PAUSE_S", 0.01)
     limits = {"upstream_answer_s": 1.0} if first is hang else {}
     server, engine = upstream(first, first, events(*GOOD), upstream_retries=2, **limits)
     text, _seen = run(engine)
@@ -186,8 +186,8 @@ def test_retries_end_at_the_deadline(upstream):
 
 
 def test_closing_the_engine_ends_a_pause(upstream, monkeypatch):
-    monkeypatch.setattr("llmapi_kit.engines.upstream.retrying.FIRST_PAUSE_S", 1.3)
-    monkeypatch.setattr("llmapi_kit.engines.upstream.retrying.MAX_PAUSE_S", 60)
+    monkeypatch.setattr("llmapi_kit.engines.upstream.retry_policy.FIRST_PAUSE_S", 1.3)
+    monkeypatch.setattr("llmapi_kit.engines.upstream.retry_policy.MAX_PAUSE_S", 60)
     server, engine = upstream(error(500), upstream_retries=10)
     failed = []
 

@@ -13,8 +13,8 @@ import pytest
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.engines.registry import make_engine
 from llmapi_kit.errors import ConfigError, ModelLoadError, ModelNotFoundError
+from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.models.spec import parse_spec
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Delta, Finished
@@ -319,7 +319,7 @@ def test_one_engine_serves_several_event_loops_and_leaves_no_connection(behind):
 
 
 def test_a_cell_may_ask_it_directly(behind):
-    from llmapi_kit.model import Model
+    from llmapi_kit.loading.model import Model
 
     model = Model(load(behind, "pocket"))
     try:

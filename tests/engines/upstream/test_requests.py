@@ -7,10 +7,10 @@ import json
 import pytest
 
 from llmapi_kit.engines.base import GenerationRequest, ToolUse
-from llmapi_kit.engines.upstream.providers import PROVIDERS
-from llmapi_kit.engines.upstream.requests import body_of
+from llmapi_kit.engines.upstream.request_body import body_of
 from llmapi_kit.engines.upstream.welm import as_continuation
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
+from llmapi_kit.models.providers import PROVIDERS
 from llmapi_kit.models.spec import PROVIDERS as NAMES
 from llmapi_kit.sampling.constraints import Constraint
 from llmapi_kit.sampling.parameters import SamplingParams

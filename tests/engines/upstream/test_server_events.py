@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmapi_kit.engines.upstream.server_events import EventReader, EventTooLargeError
+from llmapi_kit.engines.upstream.sse_parser import EventReader, EventTooLargeError
 
 pytestmark = pytest.mark.kernel
 

@@ -1,0 +1,1 @@
+"""The kit from a terminal."""

@@ -1,0 +1,244 @@
+"""The kit from a terminal: ``llmapi-kit serve|chat|doctor|notebooks``.
+
+The same words as in a cell, and no logic of its own. An error of the kit is one line on stderr and exit status 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmapi_kit.errors import LlmApiKitError, MissingDependencyError
+from llmapi_kit.version import __version__
+
+app = typer.Typer(
+    help="Turn a machine into a model server with an OpenAI-compatible API.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def main(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+    """Turn a machine into a model server with an OpenAI-compatible API."""
+    if version:
+        print(f"llmapi-kit {__version__}")
+        raise typer.Exit
+
+
+# So that --load_in_8bit is --load-in-8bit
+UNDERSCORES = {"token_normalize_func": lambda name: name.replace("_", "-")}
+MODEL, PLACE, NAMES, SERVER = "The model", "Where it runs", "Several models, and names", "The server"
+
+
+@app.command(context_settings=UNDERSCORES)
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="'pocket', 'mock', a folder, a GGUF file or a hub name. Default: pocket. Several are loaded when they "
+            "are first asked for.",
+            show_default=False,
+        ),
+    ] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="Another way to name the model.", rich_help_panel=MODEL)
+    ] = None,
+    lora: Annotated[
+        str | None,
+        typer.Option("--lora", "--lora-model", help="A LoRA adapter: a folder or a hub name.", rich_help_panel=MODEL),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            "--tokenizer",
+            "--tokenizer-path",
+            help="In place of the adapter's or the model's: a folder or a hub name.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="'float32', 'bfloat16' or 'float16'.", rich_help_panel=MODEL)
+    ] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(help="'8bit' keeps the weights in 8 bits; needs a GPU.", rich_help_panel=MODEL),
+    ] = None,
+    load_in_8bit: Annotated[
+        bool, typer.Option("--load-in-8bit", help="The same as --quantize 8bit.", rich_help_panel=MODEL)
+    ] = False,
+    max_slots: Annotated[int | None, typer.Option(help="Requests answered at once.", rich_help_panel=MODEL)] = None,
+    context_length: Annotated[
+        int | None, typer.Option(help="Most tokens a request may have.", rich_help_panel=MODEL)
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="'cpu', 'cuda' or 'cuda:1'. Default: a GPU where there is one.", rich_help_panel=PLACE),
+    ] = None,
+    gpus: Annotated[str | None, typer.Option(help="The GPU's number: 0.", rich_help_panel=PLACE)] = None,
+    only_cpu: Annotated[
+        bool, typer.Option("--only-cpu", help="The same as --device cpu.", rich_help_panel=PLACE)
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option(help="What clients call the model. Default: its own name.", rich_help_panel=NAMES)
+    ] = None,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A further name: gpt-4o=pocket. May be given again.", show_default=False, rich_help_panel=NAMES
+        ),
+    ] = None,
+    default: Annotated[
+        str | None,
+        typer.Option(help="The model for requests that name none. Default: the first.", rich_help_panel=NAMES),
+    ] = None,
+    port: Annotated[int, typer.Option(help="0 picks a free one.", rich_help_panel=SERVER)] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to bind; 0.0.0.0 lets the network in.", rich_help_panel=SERVER)
+    ] = "127.0.0.1",
+    tunnel: Annotated[str | None, typer.Option(help="'ngrok' for a public URL.", rich_help_panel=SERVER)] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="A file of yours that holds the key to ask for.", rich_help_panel=SERVER)
+    ] = None,
+    api_key: Annotated[str | None, typer.Option("--api-key", hidden=True)] = None,
+) -> None:
+    """Serve models until Ctrl-C.
+
+    The key is random, that of --api-key-file, or LLMAPI_KIT_API_KEY from the environment; it is written to a file that
+    only you can read.
+
+    Without a model, MODEL_PATH, MODEL_NAME and MODEL_TYPE in the environment choose one.
+    """
+    with _errors_as_lines():
+        from llmapi_kit import kit
+        from llmapi_kit.cli.serve_flags import ServeFlags, read_flags
+        from llmapi_kit.notebook.snippets import curl_snippet
+        from llmapi_kit.server.endpoint import Endpoint
+
+        # Otherwise warnings would only be in the server's own buffer
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+        done = threading.Event()
+        flags = ServeFlags(
+            models=models or (),
+            base_model=base_model,
+            lora=lora,
+            tokenizer=tokenizer,
+            device=device,
+            gpus=gpus,
+            only_cpu=only_cpu,
+            dtype=dtype,
+            quantize=quantize,
+            load_in_8bit=load_in_8bit,
+            name=name,
+            aliases=alias or (),
+            default=default,
+            max_slots=max_slots,
+            context_length=context_length,
+            api_key=api_key,
+            api_key_file=api_key_file,
+        )
+        options = read_flags(flags)
+        endpoint = Endpoint(host=host, port=port, api_key=options.api_key, tunnel=tunnel)
+        kit.check_launch(options.models, endpoint, options=options.load, **options.launch)
+        is_one = len(options.models) == 1
+        print(f"{'Loading' if is_one else 'Serving'} {', '.join(options.models)} ...", flush=True)
+        loaded = [kit.load(model, lazy=not is_one, **options.load) for model in options.models]
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: done.set())
+        server = kit.launch(loaded, port=port, host=host, tunnel=tunnel, api_key=options.api_key, **options.launch)
+        print(server)
+        print(f"  key in  {server.key_file}\n")
+        print(f"{curl_snippet(server.url, server.key_file, loaded[0].name)}\n\nServing until Ctrl-C.", flush=True)
+        while server.is_running and not done.wait(1):
+            pass
+        print("\nStopping ...", flush=True)
+        kit.stop_all(drain_s=server.settings.drain_s)
+
+
+@app.command()
+def chat(
+    host: Annotated[
+        str | None, typer.Option("--host", "--url", help="The server; default: this machine's newest.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Default: the server's first, or the bot's.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
+    bot: Annotated[str | None, typer.Option(help="Chat in a session with this bot, such as 'chatgpt'.")] = None,
+) -> None:
+    """Chat with a running server. /help lists the commands, Ctrl-C ends an answer, Ctrl-D leaves.
+
+    The key of a server on this machine is found by itself; for another one set LLMAPI_KIT_API_KEY.
+    """
+    with _errors_as_lines():
+        from llmapi_kit import kit, terminal_chat
+        from llmapi_kit.client import LLMClient
+        from llmapi_kit.config import load_settings
+
+        remote = kit.connect(host)
+        with contextlib.ExitStack() as open_things:
+            open_things.enter_context(terminal_chat.line_history(load_settings()))
+            partner: terminal_chat.Partner
+            if bot is not None:
+                settings = {"model": model} if model else {}
+                client = LLMClient(remote.url, bot=bot, apikey=remote.api_key, system=system, settings=settings)
+                open_things.enter_context(client)
+                client.start_session()
+                partner = terminal_chat.BotPartner(client)
+            else:
+                partner = terminal_chat.ModelPartner(remote.client(), model or remote.models()[0], system or "")
+            print(f"{partner.name} at {remote.url}. /help lists the commands, Ctrl-D leaves.")
+            terminal_chat.TerminalChat(partner).run()
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine and say what is missing."""
+    from llmapi_kit.notebook.doctor import doctor as examine
+
+    report = examine()
+    print(report)
+    raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command()
+def notebooks(
+    folder: Annotated[Path, typer.Argument(help="Where the notebooks are, or shall be copied to.")] = Path("notebooks"),
+) -> None:
+    """Open JupyterLab on the notebooks; copies them to FOLDER first where they are not there."""
+    with _errors_as_lines():
+        if importlib.util.find_spec("jupyterlab") is None:
+            raise MissingDependencyError("jupyterlab", "notebook", "Opening the notebooks")
+        if not any(folder.glob("0*.ipynb")):
+            source = Path(__file__).parent / "_notebooks"
+            if not source.is_dir():
+                source = Path(__file__).parents[1] / "notebooks"
+            shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+            print(f"Copied the notebooks to {folder}/")
+        command = [sys.executable, "-m", "jupyterlab", "--notebook-dir", str(folder)]
+        if os.name == "posix" and os.geteuid() == 0:  # the rule on rented machines and in containers
+            command.append("--allow-root")
+        raise typer.Exit(subprocess.run(command, check=False).returncode)
+
+
+class _errors_as_lines:  # noqa: N801 - reads as a statement
+    """An error of the kit becomes a line on stderr and exit status 1."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, LlmApiKitError):
+            print(f"llmapi-kit: {error}", file=sys.stderr)
+            raise typer.Exit(1) from error

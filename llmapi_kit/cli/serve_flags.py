@@ -1,0 +1,212 @@
+"""What ``llmapi-kit serve`` was told, in the words of `kit.load` and `kit.launch`.
+
+Several flags say the same thing, as those of an older demo are understood too; what contradicts itself is refused by
+name. Loads nothing and imports no torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmapi_kit.cli.model_environment import environment_model
+from llmapi_kit.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MODEL = "pocket"
+KEY_VARIABLE = "LLMAPI_KIT_API_KEY"
+MAX_KEY_FILE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeFlags:
+    """The flags, as they were given; None, False or empty where they were not.
+
+    Attributes:
+        models: names on the command line.
+        base_model: another way to give the name.
+        lora: of an adapter.
+        tokenizer: in place of the model's.
+        device: ``cpu``, ``cuda`` or ``cuda:0``.
+        gpus: a GPU's number.
+        only_cpu: the same as the device ``cpu``.
+        dtype: of the weights.
+        quantize: ``8bit``.
+        load_in_8bit: the same.
+        name: that clients use.
+        aliases: ``name=model`` each.
+        default: the model that answers where none is named.
+        max_slots: requests at once.
+        context_length: most tokens of a request.
+        api_key: refused, but for what to do instead.
+        api_key_file: that holds the key.
+    """
+
+    models: Sequence[str] = ()
+    base_model: str | None = None
+    lora: str | None = None
+    tokenizer: str | None = None
+    device: str | None = None
+    gpus: str | None = None
+    only_cpu: bool = False
+    dtype: str | None = None
+    quantize: str | None = None
+    load_in_8bit: bool = False
+    name: str | None = None
+    aliases: Sequence[str] = ()
+    default: str | None = None
+    max_slots: int | None = None
+    context_length: int | None = None
+    api_key: str | None = field(default=None, repr=False)
+    api_key_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """The same, understood.
+
+    Attributes:
+        models: names for `kit.load`.
+        load: its other arguments.
+        launch: further arguments of `kit.launch`.
+        api_key: the key to ask for; None for a random one.
+    """
+
+    models: Sequence[str]
+    load: Mapping[str, Any]
+    launch: Mapping[str, Any] = field(default_factory=dict)
+    api_key: str | None = field(default=None, repr=False)
+
+
+def read_flags(flags: ServeFlags, environ: Mapping[str, str] | None = None) -> ServeOptions:
+    """Turn flags into arguments. With no model among them the environment may name one; else it is the pocket model.
+
+    Args:
+        flags: as given.
+        environ: the environment; None for this process's.
+
+    Raises:
+        ConfigError: flags that contradict each other, or can't be followed; the message names them.
+        UnsupportedModelError: the environment names a model that reads images.
+    """
+    if flags.base_model is not None and flags.models:
+        raise ConfigError(
+            f"--base_model {flags.base_model} and {flags.models[0]!r} both name the model; leave one out."
+        )
+    models = [flags.base_model] if flags.base_model is not None else list(flags.models)
+    if len(set(models)) < len(models):
+        raise ConfigError(f"A model is named twice: {', '.join(models)}.")
+    given = {
+        "device": _device(flags),
+        "dtype": flags.dtype,
+        "lora": flags.lora,
+        "tokenizer": flags.tokenizer,
+        "quantize": _quantize(flags),
+        "served_name": flags.name,
+        "max_slots": flags.max_slots,
+        "context_length": flags.context_length,
+    }
+    load = {key: value for key, value in given.items() if value is not None}
+    if len(models) > 1:
+        single = {"lora": "--lora", "tokenizer": "--tokenizer", "quantize": "--quantize", "served_name": "--name"}
+        for key, flag in single.items():
+            if key in load:
+                raise ConfigError(f"{flag} goes with one model, and {len(models)} are named: {', '.join(models)}.")
+    if not models:
+        found = environment_model(environ)
+        models = [found.path if found else DEFAULT_MODEL]
+        if found:
+            load = {"served_name": found.served_name, **found.options, **load}
+    launch = {"aliases": _aliases(flags.aliases), "default": flags.default}
+    launch = {key: value for key, value in launch.items() if value}
+    return ServeOptions(models, load, launch, _api_key(flags, os.environ if environ is None else environ))
+
+
+def _device(flags: ServeFlags) -> str | None:
+    """Where to load, of the three ways to say it."""
+    said = {"--device": flags.device, "--gpus": flags.gpus, "--only_cpu": flags.only_cpu or None}
+    names = [name for name, value in said.items() if value is not None]
+    if len(names) > 1 and not (names == ["--device", "--only_cpu"] and flags.device == "cpu"):
+        raise ConfigError(f"{names[0]} and {names[1]} both say where to load the model; leave one out.")
+    if flags.only_cpu:
+        return "cpu"
+    if flags.gpus is None:
+        return flags.device
+    numbers = [part.strip() for part in flags.gpus.split(",")]
+    if not all(number.isascii() and number.isdigit() for number in numbers):
+        raise ConfigError(f"--gpus is {flags.gpus!r}; it must be the number of a GPU, such as 0.")
+    if len(numbers) > 1:
+        raise ConfigError(
+            f"--gpus {flags.gpus} names several GPUs, and a model runs on one here. Pass one of them, such as "
+            f"--gpus {numbers[0]}; a model that does not fit there may with --load_in_8bit."
+        )
+    return f"cuda:{int(numbers[0])}"
+
+
+def _quantize(flags: ServeFlags) -> str | None:
+    if not flags.load_in_8bit:
+        return flags.quantize
+    if flags.quantize not in (None, "8bit"):
+        raise ConfigError(f"--load_in_8bit and --quantize {flags.quantize} contradict each other; leave one out.")
+    if flags.only_cpu:
+        raise ConfigError("--load_in_8bit needs a GPU, and --only_cpu forbids one. Leave one out.")
+    return "8bit"
+
+
+def _aliases(pairs: Sequence[str]) -> dict[str, str]:
+    """``name=model`` each, as a mapping."""
+    aliases: dict[str, str] = {}
+    for pair in pairs:
+        name, _, model = pair.partition("=")
+        if not name or not model:
+            raise ConfigError(f"--alias is {pair!r}; it must be name=model, such as gpt-4o=pocket.")
+        if name in aliases:
+            raise ConfigError(f"--alias names {name!r} twice.")
+        aliases[name] = model
+    return aliases
+
+
+def _api_key(flags: ServeFlags, environ: Mapping[str, str]) -> str | None:
+    """The key, from where no other user of the machine reads it."""
+    if flags.api_key is not None:
+        raise ConfigError(
+            "--api-key is not taken: every user of this machine can read a command line, and the shell keeps it. Set "
+            f"{KEY_VARIABLE} in the environment, or put the key into a file of yours and pass --api-key-file FILE; "
+            "without either, a random key is made."
+        )
+    if flags.api_key_file is not None:
+        return read_key_file(flags.api_key_file)
+    return environ.get(KEY_VARIABLE) or None
+
+
+def read_key_file(path: Path) -> str:
+    """The key in a file; line ends after it are not part of it. Warns where other users can read the file.
+
+    Raises:
+        ConfigError: there is none, or no file that can be read. The message does not contain the key.
+    """
+    try:
+        with path.expanduser().open("rb") as file:
+            content = file.read(MAX_KEY_FILE_BYTES + 1)
+            mode = os.fstat(file.fileno()).st_mode
+    except OSError as exc:
+        raise ConfigError(f"The key file {path} can't be read: {exc.strerror or exc}.") from exc
+    if len(content) > MAX_KEY_FILE_BYTES:
+        raise ConfigError(f"The key file {path} has more than {MAX_KEY_FILE_BYTES} bytes; it must hold the key only.")
+    try:
+        key = content.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise ConfigError(f"The key file {path} is no text; it must hold the key only.") from None
+    if not key:
+        raise ConfigError(f"The key file {path} is empty; it must hold the key.")
+    if len(key.splitlines()) > 1:
+        raise ConfigError(f"The key file {path} has several lines; it must hold the key only.")
+    if os.name == "posix" and stat.S_ISREG(mode) and mode & stat.S_IROTH:
+        logger.warning("Every user of this machine can read the key file %s. Run: chmod 600 %s", path, path)
+    return key

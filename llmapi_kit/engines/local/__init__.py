@@ -1,0 +1,1 @@
+"""Answers from a model in this process: prompts, the batching loop, replies."""

@@ -1,0 +1,197 @@
+"""`ModelLoader`: from a model of transformers to an engine, in steps that a subclass can replace.
+
+`kit.load` goes through the very same steps for every model that runs here. Blocking; called from a cell or a worker
+thread, and again each time a model is loaded anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from llmapi_kit.config import Settings
+from llmapi_kit.dialects import Dialect, dialect_of
+from llmapi_kit.engines.base import Engine, Message
+from llmapi_kit.errors import MissingDependencyError, RequestError, UnsupportedModelError
+from llmapi_kit.models.spec import ModelSpec, parse_spec
+from llmapi_kit.types import EngineInfo
+
+if TYPE_CHECKING:
+    from llmapi_kit.models.weights import LoadedModel
+    from llmapi_kit.sampling.tokenizer import ModelTokenizer
+
+Self = TypeVar("Self", bound="ModelLoader")
+
+
+class ModelLoader:
+    """Loads a model of transformers and starts its engine; pass one to `kit.load` in place of a name.
+
+    Override a step to load another kind of model or to prepare messages another way. Each may run again: a model that
+    was unloaded is loaded anew by the same steps.
+
+    Args:
+        name: as for `kit.load`: a folder, a hub name, ``pocket``.
+        options: as for `kit.load`: ``device``, ``dtype``, ``max_slots`` and so on; what `load` is given wins.
+
+    Attributes:
+        spec: what the name means: `id` is what clients pass as ``model``, `path` the folder, if it is one.
+        options: for `load_weights`.
+        settings: slots, context and memory; those of `kit.load`.
+    """
+
+    def __init__(self, name: str | os.PathLike[str], **options: Any) -> None:
+        self.spec = self.find(name)
+        self.options: dict[str, Any] = options
+        self.settings = Settings()
+
+    def find(self, name: str | os.PathLike[str]) -> ModelSpec:
+        """What the name means. Override it for what the kit does not know: ``ModelSpec(name, id, "folder", path)``.
+
+        Raises:
+            ModelError: it means nothing.
+        """
+        spec = parse_spec(name)
+        if spec.kind in ("mock", "upstream", "plugin"):
+            raise UnsupportedModelError(f"{name!r} is not loaded from files, so a loader has nothing to do with it.")
+        return spec
+
+    def load_weights(self) -> LoadedModel:
+        """Load the weights, and what comes with them: a causal language model of transformers, in evaluation mode.
+
+        Raises:
+            ModelError: they can't be loaded.
+        """
+        from llmapi_kit.models.weights import load_model
+
+        return load_model(self.spec, **self.options)
+
+    def load_tokenizer(self, loaded: LoadedModel) -> Any:
+        """The tokenizer, with its chat template; the one that came with the weights."""
+        return loaded.tokenizer
+
+    def prepare_messages(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The messages of a request as the chat template shall get them; as they came.
+
+        Runs in worker threads, for several requests at once. They are OpenAI-shaped, and not to be changed in place.
+
+        Raises:
+            InvalidRequestError: they can't be used.
+        """
+        return messages
+
+    def make_engine(self) -> Engine:
+        """Take all steps.
+
+        Raises:
+            ModelError: it can't be loaded or served.
+            MissingDependencyError: it needs an extra that is not installed.
+        """
+        try:
+            from llmapi_kit.engines.local.engine import LocalEngine
+            from llmapi_kit.models.fit import free_memory, kv_bytes_per_token, plan_slots
+            from llmapi_kit.runners.torch_runner import TorchRunner
+            from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
+            from llmapi_kit.sampling.recommended import honoured
+            from llmapi_kit.sampling.tokenizer import ModelTokenizer, check_template
+        except ModuleNotFoundError as exc:
+            if (exc.name or "").split(".")[0] not in ("torch", "transformers", "jinja2"):
+                raise
+            raise MissingDependencyError(str(exc.name), "torch", f"Loading {self.spec.id}") from exc
+        settings = self.settings
+        loaded = self.load_weights()
+        their_tokenizer = self.load_tokenizer(loaded)
+        check_template(their_tokenizer.chat_template, self.spec.name)
+        per_token = kv_bytes_per_token(loaded.model.config.get_text_config(), loaded.dtype)
+        on_gpu = loaded.device.startswith("cuda")
+        plan = plan_slots(per_token, loaded.context_length, free_memory(loaded.device), on_gpu, settings)
+        num_parameters = loaded.model.num_parameters()  # the runner takes weights over
+        runner = TorchRunner(
+            loaded.model,
+            num_slots=plan.num_slots,
+            max_length=plan.max_length,
+            num_threads=settings.num_threads,
+            native=settings.native,
+            is_compiled=settings.compile,
+        )
+        dialect = _dialect(their_tokenizer)
+        tokenizer = ModelTokenizer(their_tokenizer, loaded.eos_ids, markers=dialect.markers)
+        info = EngineInfo(
+            id=self.spec.id,
+            context_length=plan.max_length,
+            created=int(time.time()),
+            description=_describe(self.spec, loaded.model),
+            capabilities=_capabilities(tokenizer, dialect),
+            num_parameters=num_parameters,
+            device=loaded.device,
+            dtype=loaded.dtype,
+            defaults=honoured(loaded.sampling_defaults, self.spec.name),
+        )
+        grammars = GrammarCompiler(their_tokenizer, runner.vocab_size, tokenizer.eos_ids)
+        # The first grammar would do it too, but hold up running streams: it takes the GIL for 0.7 s with a large
+        # vocabulary
+        with contextlib.suppress(RequestError, MissingDependencyError):  # the request that needs it will say so
+            grammars.prepare()
+        return LocalEngine(
+            info,
+            runner,
+            tokenizer,
+            dialect=dialect,
+            grammars=grammars,
+            max_queue=settings.max_queue or min(128, 4 * plan.num_slots),
+            settings=settings,
+            prepare_messages=None if _is_inherited(self.prepare_messages) else self.prepare_messages,
+        )
+
+    @classmethod
+    def of(cls, spec: ModelSpec, settings: Settings, options: Mapping[str, Any]) -> ModelLoader:
+        """A loader for a name that is understood already."""
+        loader = cls.__new__(cls)
+        loader.spec, loader.settings, loader.options = spec, settings, dict(options)
+        return loader
+
+    @property
+    def identity(self) -> str:
+        """The same for two of one class that load the same thing in the same way, by all of their attributes."""
+        return repr(sorted(vars(self).items()))
+
+    def loaded_with(self: Self, spec: ModelSpec, settings: Settings, options: Mapping[str, Any]) -> Self:
+        """A copy for one load, with what `kit.load` was given."""
+        copied = copy.copy(self)
+        copied.spec, copied.settings, copied.options = spec, settings, dict(options)
+        return copied
+
+
+def _is_inherited(step: Any) -> bool:
+    """Whether a loader's step is `ModelLoader`'s own, not one of a subclass or set on the loader."""
+    return getattr(step, "__func__", None) is getattr(ModelLoader, step.__name__)
+
+
+def _dialect(tokenizer: Any) -> Dialect:
+    """How the model writes, by its template; of several, the one that `apply_chat_template` takes."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("tool_use") or template.get("default")
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
+    return dialect_of(template, getattr(tokenizer, "response_template", None), added)
+
+
+def _capabilities(tokenizer: ModelTokenizer, dialect: Dialect) -> tuple[str, ...]:
+    variables = tokenizer.template_variables
+    has = {
+        "chat": bool(variables),
+        "completions": True,
+        "embeddings": True,
+        "tools": "tools" in variables and dialect.has_calls,
+        "reasoning": dialect.reasoning is not None,
+    }
+    return tuple(name for name, is_there in has.items() if is_there)
+
+
+def _describe(spec: ModelSpec, model: Any) -> str:
+    if spec.name == "pocket":
+        return "The small model that ships with the kit: a demonstration and a test bench, not an assistant."
+    return f"{type(model).__name__} from {spec.name}"

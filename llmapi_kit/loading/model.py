@@ -1,0 +1,173 @@
+"""`Model`: what `kit.load` returns. An engine with the few synchronous methods a cell wants.
+
+Knows nothing of servers. Generation runs on the engine's threads; the cell only waits, so interrupting it stops the
+generation and harms nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import Any
+
+from llmapi_kit.engines.base import DeferredEngine, Engine, GenerationRequest, Message
+from llmapi_kit.loading.memory_release import release_memory
+from llmapi_kit.sampling.parameters import SamplingParams, with_off_values
+from llmapi_kit.types import Delta, EngineInfo, EngineStats, Event, Failed
+
+
+class Model:
+    """A loaded model.
+
+    Args:
+        engine: who answers.
+        load_s: how long loading took.
+
+    Attributes:
+        engine: the engine, for code that wants events.
+        load_s: seconds that loading took.
+    """
+
+    def __init__(self, engine: Engine, load_s: float = 0.0) -> None:
+        self.engine = engine
+        self.load_s = load_s
+        self._is_closed = False
+
+    @property
+    def name(self) -> str:
+        """What clients pass as ``model``."""
+        return self.engine.info.id
+
+    @property
+    def info(self) -> EngineInfo:
+        """Context length, size, device and so on."""
+        return self.engine.info
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed and its memory given back."""
+        return self._is_closed
+
+    def stream(self, prompt: str | Sequence[Message], **sampling: Any) -> Iterator[str]:
+        """Answer, piece by piece.
+
+        Args:
+            prompt: a question, or a conversation as a list of messages. A model without a chat template continues
+                a text.
+            sampling: as in `SamplingParams`: ``max_tokens``, ``temperature``, ``seed``…; what is left out is the
+                model's own default.
+
+        Raises:
+            RequestError: the request can't be served.
+            ModelError: it had to be loaded first, and that failed.
+
+        Examples:
+            >>> for piece in kit.load("mock").stream("Hello there!"):
+            ...     print(repr(piece))
+            'Hello'
+            ' there!'
+        """
+        if isinstance(self.engine, DeferredEngine):
+            self.engine.load()  # only then is it known what it can do
+        params = SamplingParams(**with_off_values({**self.info.defaults, **sampling}))
+        if isinstance(prompt, str) and "chat" not in self.info.capabilities:
+            request = GenerationRequest(prompt=prompt, sampling=params)
+        else:
+            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            request = GenerationRequest(messages=messages, sampling=params)
+        for event in iterate(self.engine.generate(request)):
+            if isinstance(event, Failed):
+                raise event.error
+            if isinstance(event, Delta) and event.text:
+                yield event.text
+
+    def ask(self, prompt: str | Sequence[Message], **sampling: Any) -> str:
+        """The whole answer; see `stream`.
+
+        Examples:
+            >>> kit.load("mock").ask("Hello there!", max_tokens=1)
+            'Hello'
+        """
+        return "".join(self.stream(prompt, **sampling))
+
+    def stats(self) -> EngineStats:
+        """A snapshot of its counters.
+
+        Examples:
+            >>> model = kit.load("mock", served_name="counted")
+            >>> _ = model.ask("Hello!")
+            >>> model.stats().num_finished
+            1
+        """
+        return self.engine.stats()
+
+    def close(self) -> int:
+        """Unload it and give its memory back; what it is answering ends in an error. Safe to call twice.
+
+        Returns:
+            Bytes of GPU memory given back to the system.
+
+        Examples:
+            >>> model = kit.load("mock", served_name="short-lived")
+            >>> _ = model.close()
+            >>> model.is_closed
+            True
+        """
+        self._is_closed = True
+        self.engine.close()
+        return release_memory()
+
+    def __repr__(self) -> str:
+        info = self.info
+        if self._is_closed:
+            return f"Model {info.id!r}, closed"
+        if (readiness := self.engine.readiness()).state != "loaded":
+            return f"Model {info.id!r}, {readiness.state}. {readiness.reason}"
+        size = f"{info.num_parameters / 1e6:,.1f} M parameters, " if info.num_parameters else ""
+        where = f"{info.dtype} on {info.device}, " if info.device else ""
+        context = f"context {info.context_length:,}. " if info.context_length else ""
+        return f"Model {info.id!r}: {size}{where}{context}{info.description}"
+
+
+def iterate(events: AsyncGenerator[Event, None]) -> Iterator[Event]:
+    """Run an engine's events on a loop of their own thread, and yield them here.
+
+    Leaving the loop early, or an interrupt, stops the generation.
+    """
+    pieces: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+    loop = asyncio.new_event_loop()
+
+    async def pump() -> None:
+        try:
+            async for event in events:
+                pieces.put(event)
+            pieces.put(None)
+        except BaseException as exc:
+            pieces.put(exc)
+        finally:
+            await events.aclose()
+
+    task = loop.create_task(pump())
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(asyncio.wait([task]))
+            loop.run_until_complete(loop.shutdown_asyncgens())  # an upstream's connections end with them
+            loop.run_until_complete(loop.shutdown_default_executor())
+        finally:
+            loop.close()
+
+    thread = threading.Thread(target=run, name="llmapi_kit generation", daemon=True)
+    try:
+        thread.start()
+        while (piece := pieces.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+    finally:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended by itself
+            loop.call_soon_threadsafe(task.cancel)
+        thread.join()

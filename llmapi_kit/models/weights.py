@@ -1,0 +1,274 @@
+"""Loads weights and tokenizer of a model, from a folder, from the hub or from a GGUF file.
+
+Knows nothing of slots or engines. Blocking and slow: call it from a cell or a worker thread, never on an event loop.
+Only safetensors and GGUF weights are read, and no code that comes with a model or an adapter is run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import transformers
+
+from llmapi_kit.errors import ConfigError, LlmApiKitError, MissingDependencyError, ModelLoadError, ModelTooLargeError
+from llmapi_kit.models.architecture import read_config
+from llmapi_kit.models.checkpoint_check import check_loaded, check_size, quiet_report
+from llmapi_kit.models.fit import Fit, check_folder, free_memory
+from llmapi_kit.models.generation_config import Recommended, read_recommended
+from llmapi_kit.models.gguf import GgufModel, check_gguf, load_weights, open_gguf
+from llmapi_kit.models.hub import check_hub_model
+from llmapi_kit.models.load_options import check_device, check_dtype, check_quantize, check_sampling_names
+from llmapi_kit.models.model_files import check_files
+from llmapi_kit.models.spec import ModelSpec
+from llmapi_kit.models.vocabulary import fit_embeddings, load_other_tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from llmapi_kit.models.adapters import Adapter
+
+PROGRESS_FROM_BYTES = 200_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """Weights and tokenizer, ready.
+
+    Attributes:
+        model: a causal language model of transformers, in evaluation mode.
+        tokenizer: its tokenizer.
+        device: where the weights are.
+        dtype: of the weights, such as ``float32``.
+        eos_ids: tokens that end an answer, from the generation configuration.
+        context_length: the model's own limit; 0 where it has none.
+        sampling_defaults: what its makers recommend: `temperature`, `top_k`, …; not looked at yet, as they wrote it.
+    """
+
+    model: Any
+    tokenizer: Any
+    device: str
+    dtype: str
+    eos_ids: tuple[int, ...]
+    context_length: int
+    sampling_defaults: dict[str, float]
+
+
+def pick_device(device: str | None) -> str:
+    """The device to load on: the first GPU if there is one, else the CPU.
+
+    Raises:
+        ConfigError: `device` names a GPU that is not there.
+    """
+    if device is None:
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    check_device(device)
+    if device == "cpu":
+        return device
+    if not torch.cuda.is_available():
+        raise ConfigError(f"device={device!r}, but torch sees no GPU here. Use device='cpu', or choose a GPU runtime.")
+    number, count = int(device.partition(":")[2] or 0), torch.cuda.device_count()
+    if number >= count:
+        raise ConfigError(f"device={device!r}, but torch sees {count} GPUs here; the last is cuda:{count - 1}.")
+    return f"cuda:{number}"
+
+
+def pick_dtype(dtype: str | None, device: str) -> torch.dtype | str:
+    """The type of the weights: as asked for; float32 on a CPU; on a GPU the model's own, or float16 on old cards."""
+    check_dtype(dtype)
+    if dtype is not None:
+        return cast(torch.dtype, getattr(torch, dtype))
+    if device == "cpu":
+        return torch.float32
+    return "auto" if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def pick_quantization(quantize: str | None, device: str, spec: ModelSpec) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that keep weights in 8 bits; none where that is not asked for.
+
+    Raises:
+        ConfigError: it is not known, or not possible on this device.
+        MissingDependencyError: the package for it is not installed.
+    """
+    check_quantize(quantize, device, spec)
+    if quantize is None:
+        return {}
+    config = transformers.BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def load_model(
+    spec: ModelSpec,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    lora: str | None = None,
+    tokenizer: str | None = None,
+    quantize: str | None = None,
+    sampling: Mapping[str, float] | None = None,
+) -> LoadedModel:
+    """Load weights and tokenizer.
+
+    Args:
+        spec: a folder, a model of the hub, or a GGUF file, whose weights are dequantised.
+        device: ``cpu``, ``cuda`` or ``cuda:0``; the first GPU where there is one.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; float32 on a CPU, the model's own on a GPU.
+        lora: a LoRA adapter in PEFT's format, merged into the weights: a folder or a hub name.
+        tokenizer: a folder or a hub name; else the adapter's where it has one, else the model's. Where it has more
+            tokens than the embedding has rows, rows are added.
+        quantize: ``8bit`` keeps the weights in 8 bits, on a GPU.
+        sampling: what holds where a request does not say, before what its makers recommend: ``temperature``, ``top_k``,
+            ``top_p``, ``min_p``, ``repetition_penalty``.
+
+    Raises:
+        ModelNotFoundError: there is no such model, adapter or tokenizer, or the hub can't be reached.
+        UnsupportedModelError: it has no safetensors weights, or is of a kind that can't be loaded.
+        ModelLoadError: the files are damaged, do not fit into memory, or do not fit each other.
+        ConfigError: `device`, `dtype` or `quantize` is not known, or can't be had here.
+        MissingDependencyError: a package is not installed.
+    """
+    check_sampling_names(sampling)
+    device = pick_device(device)
+    torch_dtype = pick_dtype(dtype, device)
+    quantization = pick_quantization(quantize, device, spec)
+    adapter = _find_adapter(lora)
+    gguf = open_gguf(spec.path) if spec.kind == "gguf" and spec.path is not None else None
+    if gguf is not None and torch_dtype == "auto":
+        torch_dtype = getattr(torch, gguf.stored_dtype)
+    if spec.kind == "hub":
+        check_hub_model(spec.name, free_memory(device))
+    source = str(spec.path or spec.name)
+    try:
+        is_own = tokenizer is None and not (adapter and adapter.has_tokenizer)
+        config = None if gguf is not None else _check_model(spec, source, has_tokenizer=is_own)
+        recommended = read_recommended(source, config) if gguf is None else _recommended_by_gguf(gguf)
+        text = _load_tokenizer(spec, source, tokenizer, adapter, gguf)
+        num_trained = adapter.num_embeddings if adapter else 0
+        fit = _check_fit(spec, gguf, adapter, max(len(text), num_trained), device, torch_dtype, bool(quantization))
+        with _progress(fit is None or fit.weights_bytes >= PROGRESS_FROM_BYTES):
+            if gguf is not None:
+                model = load_weights(gguf, cast(torch.dtype, torch_dtype))
+            else:
+                model = _load_weights(spec, source, config, recommended, dtype=torch_dtype, **quantization)
+        fit_embeddings(model, len(text), num_trained)
+        if adapter is not None:
+            from llmapi_kit.models.adapters import apply_adapter
+
+            model = apply_adapter(model, adapter, is_merged=not quantization)
+        if not quantization:  # those are there already
+            model = model.to(device)
+        model = model.eval()
+    except LlmApiKitError:
+        raise
+    except torch.OutOfMemoryError as exc:
+        raise ModelTooLargeError(f"{spec.id} does not fit on {device}: {exc}") from exc
+    except Exception as exc:
+        raise _explain(spec, exc) from exc
+    context = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0)
+    name = str(model.dtype).removeprefix("torch.")
+    defaults = {**recommended.sampling, **(sampling or {})}
+    return LoadedModel(model, text, device, name, recommended.eos_ids, context, defaults)
+
+
+def _check_model(spec: ModelSpec, source: str, *, has_tokenizer: bool) -> Any:
+    """The configuration, of a model whose files look right and that can be served."""
+    if spec.path is None:
+        return read_config(source, spec.name)
+    config = read_config(spec.path, spec.name)
+    check_files(spec.path, has_tokenizer=has_tokenizer)
+    check_size(config, spec.path, spec.name)
+    return config
+
+
+def _recommended_by_gguf(gguf: GgufModel) -> Recommended:
+    return Recommended(gguf.sampling_defaults, gguf.eos_ids)
+
+
+def _load_weights(spec: ModelSpec, source: str, config: Any, recommended: Recommended, **options: Any) -> Any:
+    """The model with its weights, all of which came from its files."""
+    own: Any = transformers.GenerationConfig(eos_token_id=list(recommended.eos_ids) or None)  # type: ignore[no-untyped-call]
+    auto: Any = transformers.AutoModelForCausalLM
+    with quiet_report():
+        model, info = auto.from_pretrained(
+            source,
+            config=config,
+            generation_config=own,  # else its file is read again, and what is no use there is an error
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # else they are an error that names none
+            **options,
+        )
+    check_loaded(model, info, spec.name)
+    return model
+
+
+def _find_adapter(lora: str | None) -> Adapter | None:
+    if lora is None:
+        return None
+    try:
+        from llmapi_kit.models.adapters import find_adapter
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").split(".")[0] != "peft":
+            raise
+        raise MissingDependencyError("peft", "torch", f"Loading the adapter {lora}") from exc
+    return find_adapter(lora)
+
+
+def _load_tokenizer(
+    spec: ModelSpec, source: str, name: str | None, adapter: Adapter | None, gguf: GgufModel | None
+) -> Any:
+    """The tokenizer that was named, else the adapter's, else the model's."""
+    if name is not None:
+        return load_other_tokenizer(name)
+    if adapter is not None and adapter.has_tokenizer:
+        return load_other_tokenizer(str(adapter.folder))
+    if gguf is not None:
+        from llmapi_kit.models.gguf_tokenizer import load_tokenizer as load_from_gguf
+
+        return load_from_gguf(gguf.header, gguf.config.vocab_size)
+    return load_tokenizer(source, f"The tokenizer of {spec.name}")
+
+
+def _check_fit(
+    spec: ModelSpec,
+    gguf: GgufModel | None,
+    adapter: Adapter | None,
+    num_rows: int,
+    device: str,
+    dtype: torch.dtype | str,
+    is_quantized: bool,
+) -> Fit | None:
+    """What the model takes, the adapter included; None for a model of the hub, which was asked before."""
+    added_bytes = adapter.size_bytes if adapter else 0
+    loaded = "int8" if is_quantized else None if dtype == "auto" else str(dtype).removeprefix("torch.")
+    if gguf is not None:
+        fit = check_gguf(gguf, device, str(loaded), num_rows=num_rows, added_bytes=added_bytes)
+    elif spec.path is not None:
+        fit = check_folder(spec.path, device, dtype=loaded, num_rows=num_rows, added_bytes=added_bytes)
+    else:
+        return None
+    if not fit.fits:
+        raise ModelTooLargeError(f"{spec.id} does not fit. {fit.advice}")
+    return fit
+
+
+@contextlib.contextmanager
+def _progress(is_shown: bool) -> Iterator[None]:
+    """Leave transformers' progress bars on, or switch them off meanwhile: a small model is there at once."""
+    were_shown = transformers.utils.logging.is_progress_bar_enabled()
+    if were_shown and not is_shown:
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if were_shown:
+            transformers.utils.logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _explain(spec: ModelSpec, exc: Exception) -> ModelLoadError:
+    """An error a person can act on, from whatever transformers or the hub raised."""
+    if "trust_remote_code" in str(exc):
+        return ModelLoadError(f"{spec.id} brings code of its own, which the kit does not run.")
+    return ModelLoadError(f"{spec.id} could not be loaded: {type(exc).__name__}: {exc}")

@@ -1,0 +1,391 @@
+"""`Server`: the handle that `kit.launch` returns.
+
+Ties together the server's thread, the API's state, the registry and the tunnel. How it looks in a notebook is
+`llmapi_kit.notebook.card`'s business; here it is plain text. The methods may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from llmapi_kit.api.app import create_app
+from llmapi_kit.api.auth import KeyCheck
+from llmapi_kit.api.request_context import LOOPBACK_HOSTS
+from llmapi_kit.api.state import ApiState
+from llmapi_kit.client import RemoteServer, mask
+from llmapi_kit.client.running_servers import RunningServers, ServerRecord
+from llmapi_kit.config import Settings
+from llmapi_kit.engines.base import Engine
+from llmapi_kit.engines.catalog import Catalog
+from llmapi_kit.errors import ConfigError, ServerError
+from llmapi_kit.server import log_buffer
+from llmapi_kit.server.endpoint import LOOPBACK, check_key, warn_of_short_key
+from llmapi_kit.server.thread import ServerThread
+from llmapi_kit.tunnels import open_tunnel, tunnel_settings
+from llmapi_kit.tunnels.base import Tunnel, TunnelStatus
+
+logger = logging.getLogger(__name__)
+
+DAY_S = 86400
+
+
+class Server:
+    """A server of this process. `str(server)` shows no key; `server.api_key` is the key.
+
+    Binds its port when it is made and answers after `start`.
+
+    Args:
+        engines: who answers; not closed by `stop`.
+        host: address to bind.
+        port: port to bind; 0 picks a free one.
+        api_key: the key that opens it; None for nobody's key, on a loopback address only.
+        settings: limits, timeouts and the state folder.
+        aliases: further model names; see `llmapi_kit.engines.catalog.Catalog`.
+        default: which model answers where none is named; None for the first.
+
+    Raises:
+        PortInUseError: the port is taken.
+        ConfigError: no key, or a short one, on an address that others can reach, or the address can't be bound, or
+            there can be no database where the settings say.
+        StoreError: the database can't be used.
+    """
+
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        *,
+        host: str,
+        port: int,
+        api_key: str | None,
+        settings: Settings,
+        aliases: Mapping[str, str] | None = None,
+        default: str | None = None,
+    ) -> None:
+        check_key(api_key, host)
+        warn_of_short_key(api_key)
+        self.api_key = api_key
+        self.settings = settings
+        self._tunnel: Tunnel | None = None
+        self._lock = threading.RLock()
+        self._logs = log_buffer.install()
+        self._is_stopped = False
+        from llmapi_kit.store.store import open_store  # SQLAlchemy, which a cell that only loads a model does without
+
+        self._store = open_store(settings)
+        try:
+            self._state = ApiState(Catalog(engines, aliases, default), KeyCheck(api_key), settings, self._store)
+            self._thread = ServerThread(create_app(self._state), host=host, port=port, on_death=self._on_death)
+        except BaseException:
+            self._store.close()
+            raise
+        self.host, self.port = host, self._thread.port
+        self._registry = RunningServers(settings)
+        self._record = ServerRecord(self._state.instance, self.url, self.port, tuple(self.models))
+        self._allow_hosts()
+
+    def start(self) -> None:
+        """Answer from now on, and be found by other kernels. On failure, or an interrupt, all is taken back.
+
+        Raises:
+            ServerStartError: the server did not come up; the cause is chained.
+            ConfigError: the state folder can't be used.
+        """
+        try:
+            self._thread.start(self.settings.start_timeout_s)
+            self._registry.add(self._record, self.api_key)
+        except BaseException:
+            self.stop(0)
+            raise
+
+    @property
+    def url(self) -> str:
+        """Where it answers on this machine, without ``/v1``."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(self.host, self.host)  # noqa: S104 - shown
+        return f"http://{host}:{self.port}"
+
+    @property
+    def public_url(self) -> str | None:
+        """Where its tunnel answers; None without one."""
+        status = self.tunnel_status()
+        return status.public_url if status and status.state == "up" else None
+
+    @property
+    def tunnel_kind(self) -> str | None:
+        """Through whom it is public; None without a tunnel."""
+        tunnel = self._tunnel
+        return tunnel.kind if tunnel is not None else None
+
+    @property
+    def base_url(self) -> str:
+        """What OpenAI clients take as ``base_url``: public where there is a tunnel."""
+        return f"{self.public_url or self.url}/v1"
+
+    @property
+    def engines(self) -> list[Engine]:
+        """Who answers, the default first."""
+        return self._state.catalog.all()
+
+    @property
+    def models(self) -> list[str]:
+        """Names of its models, the default first; `aliases` has those it answers to besides."""
+        return [engine.info.id for engine in self.engines]
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Further names it answers to, each with the model that it stands for."""
+        return self._state.catalog.aliases()
+
+    @property
+    def key_file(self) -> str | None:
+        """The file that holds the key, readable by this user only; None without a key."""
+        return None if self.api_key is None else str(self._registry.key_file(self._record))
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it answers."""
+        return not self._is_stopped and self._thread.is_alive
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether `stop` was called. A server that neither runs nor was stopped has died; see `failure`."""
+        return self._is_stopped
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the server's thread, if it died."""
+        return self._thread.cause
+
+    def stats(self) -> dict[str, dict[str, float]]:
+        """Counters and latencies of each model; see `llmapi_kit.types.EngineStats`.
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0)
+            >>> server.stats()["mock"]["num_running"]
+            0
+            >>> server.stop()
+        """
+        return {engine.info.id: engine.stats().summary() for engine in self.engines}
+
+    def usage(self, days: int = 30) -> list[dict[str, Any]]:
+        """What this server's key used, by day and model, as rows for a table; also before this server began.
+
+        Args:
+            days: so many days back, in UTC, today's included.
+
+        Raises:
+            StoreError: the database does not answer, or the server was stopped.
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0)
+            >>> with server.client() as client:
+            ...     answer = client.completions.create(model="mock", prompt="Hello there!")
+            >>> [(row["model"], row["completion_tokens"]) for row in server.usage()]
+            [('mock', 2)]
+            >>> server.stop()
+        """
+        end = time.time()
+        start = end - end % DAY_S - (days - 1) * DAY_S
+        found = self._store.usage.read_sync(self._state.key_check.key_id, start, end)
+        return [{"date": each.date, "model": each.model, **asdict(each.counts)} for each in found]
+
+    def logs(self, num: int = 50) -> list[str]:
+        """The latest log lines of this process's servers, as JSON, oldest first.
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0)
+            >>> len(server.logs(3)) <= 3
+            True
+            >>> server.stop()
+        """
+        return self._logs.lines(num)
+
+    def client(self, **options: Any) -> Any:
+        """An official OpenAI client for this server, from this machine.
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0)
+            >>> messages = [{"role": "user", "content": "Hello!"}]
+            >>> with server.client() as client:
+            ...     client.chat.completions.create(model="mock", messages=messages).choices[0].message.content
+            'Hello!'
+            >>> server.stop()
+        """
+        return self._remote().client(**options)
+
+    def async_client(self, **options: Any) -> Any:
+        """The asynchronous one.
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0)
+            >>> async def names():
+            ...     async with server.async_client() as client:
+            ...         return [model.id async for model in client.models.list()]
+            >>> kit.run(names())
+            ['mock']
+            >>> server.stop()
+        """
+        return self._remote().async_client(**options)
+
+    def replace_engines(
+        self, engines: Sequence[Engine], aliases: Mapping[str, str] | None = None, default: str | None = None
+    ) -> list[Engine]:
+        """Answer new requests with other engines, at the same URL and key; returns those no longer used.
+
+        Requests under way stay with the engine they began on: close it when they are done.
+        """
+        dropped = self._state.catalog.replace(engines, aliases, default)
+        self._update_record(models=tuple(self.models))
+        return dropped
+
+    def open_tunnel(self, kind: str, **options: Any) -> str:
+        """Open a tunnel and return its public URL.
+
+        Args:
+            kind: ``ngrok``.
+            options: fields of `TunnelSettings`, such as ``auth_token`` or ``domain``.
+
+        Raises:
+            TunnelError: it did not open; nothing is left behind.
+            ConfigError: the server has no key, or a short one; or an option is unknown.
+
+        Examples:
+            >>> server.open_tunnel("ngrok", domain="….ngrok.app")  # doctest: +SKIP
+            'https://….ngrok.app'
+        """
+        with self._lock:
+            if self.api_key is None:
+                raise ConfigError("There is no tunnel without an API key: everybody could use the model.")
+            check_key(self.api_key, self.host, kind)
+            if not self.is_running:
+                raise ServerError(f"The server is {self._state_in_words()}.")
+            state_dir = self.settings.folder("tunnels")
+            settings = tunnel_settings(**options, state_dir=state_dir, instance=self._state.instance)
+            self.close_tunnel()
+            tunnel = open_tunnel(kind, port=self.port, settings=settings)
+            try:
+                url = tunnel.start()
+            except BaseException:
+                tunnel.stop()
+                raise
+            self._tunnel = tunnel
+            self._allow_hosts(url)
+            self._update_record(public_url=url)
+            return url
+
+    def close_tunnel(self) -> None:
+        """Close the tunnel, if there is one."""
+        with self._lock:
+            tunnel, self._tunnel = self._tunnel, None
+            if tunnel is not None:
+                tunnel.stop()
+                self._allow_hosts()
+                self._update_record(public_url=None)
+
+    def tunnel_status(self, *, check: bool = False) -> TunnelStatus | None:
+        """How the tunnel is; None without one.
+
+        Args:
+            check: ask the public URL, which takes a moment; otherwise only the agent's state is looked at.
+        """
+        tunnel = self._tunnel
+        if tunnel is None:
+            return None
+        return tunnel.check() if check else tunnel.status()
+
+    def stop(self, drain_s: float | None = None) -> None:
+        """Stop: take nothing new, let running requests finish for a while, end the others with an error.
+
+        Safe to call twice; a second call ends what an interrupted one left. Takes `drain_s` and about three seconds
+        more at most, or eight where the database hangs. The models stay loaded.
+
+        Args:
+            drain_s: how long running requests may take; None for the setting (5 s).
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0)
+            >>> server.stop(drain_s=0)
+            >>> server.is_running
+            False
+        """
+        with self._lock:
+            self._is_stopped = True
+            self._state.is_draining = True
+            try:
+                self.close_tunnel()
+                self._drain(self.settings.drain_s if drain_s is None else drain_s)
+            finally:  # also when the cell is interrupted while it drains
+                self._end()
+
+    def _end(self) -> None:
+        try:
+            self._thread.call_soon(self._state.fail_active)
+            if not self._thread.stop():
+                logger.warning("The server's thread did not end in time; it is left behind")
+        finally:
+            self._registry.remove(self._record)
+            self._store.close()
+
+    def _on_death(self) -> None:
+        """On the dying thread, which may not wait for the lock: nothing may say any more that the server answers."""
+        logger.error("The server at %s died: %r", self.url, self.failure)
+        self._registry.remove(self._record)
+        if (tunnel := self._tunnel) is not None:
+            tunnel.stop()
+
+    def _drain(self, drain_s: float) -> None:
+        deadline = time.monotonic() + drain_s
+        while self._state.active and self._thread.is_alive and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def _allow_hosts(self, public_url: str | None = None) -> None:
+        """Which Host headers are answered: this machine's names and the tunnel's; any, when bound to the network."""
+        public = (public_url.split("://")[-1].split("/")[0].split(":")[0].lower(),) if public_url else ()
+        self._state.public_hosts = public
+        self._state.hosts = (*LOOPBACK_HOSTS, *public) if self.host in LOOPBACK else ()
+
+    def _update_record(self, **changes: Any) -> None:
+        self._record = replace(self._record, **changes)
+        if self.is_running:
+            self._registry.add(self._record, self.api_key)
+
+    def _remote(self) -> RemoteServer:
+        if not self.is_running:
+            raise ServerError(f"The server at {self.url} is {self._state_in_words()}. Launch it again.")
+        return RemoteServer(self.url, self.api_key)
+
+    def _state_in_words(self) -> str:
+        if self.is_running:
+            return "running"
+        if self.failure is not None:
+            return f"dead ({type(self.failure).__name__}: {self.failure})"
+        return "stopped" if self._is_stopped else "not started"
+
+    def __repr__(self) -> str:
+        lines = [
+            f"llmapi_kit server, {self._state_in_words()}",
+            f"  URL     {self.url}/v1",
+            f"  key     {mask(self.api_key)}  (server.api_key is the whole key)",
+            f"  models  {', '.join(_model_in_words(engine) for engine in self.engines)}",
+        ]
+        if self.aliases:
+            lines.append(f"  also    {', '.join(f'{alias} = {model}' for alias, model in self.aliases.items())}")
+        if (status := self.tunnel_status()) is not None:
+            lines.insert(2, f"  public  {status.public_url or '-'}  ({status.state}{_because(status)})")
+        return "\n".join(lines)
+
+
+def _model_in_words(engine: Engine) -> str:
+    """Its name, and its state unless it is simply there."""
+    readiness = engine.readiness()
+    if readiness.state != "loaded":
+        return f"{engine.info.id} ({readiness.state}{'' if readiness.ready else ': ' + readiness.reason})"
+    return engine.info.id
+
+
+def _because(status: TunnelStatus) -> str:
+    return f": {status.reason}" if status.reason else ""

@@ -1,0 +1,42 @@
+"""Runs the steps of a client's program, each alone, and prints what came of them as one JSON object.
+
+Programs import it from beside their folder; it needs nothing but Python.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+from collections.abc import Callable
+from typing import Any
+
+FRANCE = "What is the capital of France?"
+WEATHER = "What is the weather in Paris?"
+PERSON = "Give me a JSON object describing a person."
+
+
+class Steps:
+    """The steps of one program: functions, plain or async, that return what JSON can say."""
+
+    def __init__(self) -> None:
+        self._functions: list[Callable[[], Any]] = []
+
+    def __call__(self, function: Callable[[], Any]) -> Callable[[], Any]:
+        """Add a step, as a decorator."""
+        self._functions.append(function)
+        return function
+
+    def run(self) -> None:
+        """Run all, and print `{name: {"value": …} or {"error": …}}` as the last line."""
+        print("\n" + json.dumps(asyncio.run(self._run())))
+
+    async def _run(self) -> dict[str, Any]:
+        results: dict[str, Any] = {}
+        for function in self._functions:
+            try:
+                value = function()
+                results[function.__name__] = {"value": await value if inspect.isawaitable(value) else value}
+            except Exception as exc:
+                results[function.__name__] = {"error": f"{type(exc).__name__}: {exc}"}
+        return results
