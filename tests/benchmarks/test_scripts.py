@@ -14,6 +14,8 @@ from benchmarks import conversation, gpu, overhead, serving
 from benchmarks.processes import ServerFailedError, ServerProcess, free_port
 from benchmarks.serving_report import Failure, Run, Sample, to_markdown
 
+pytestmark = pytest.mark.slow
+
 MODULES = ["bare_loop", "conversation", "environments", "gpu", "load", "models", "overhead", "serving", "stream_server"]
 
 

@@ -37,6 +37,7 @@ def test_no_text_of_any_object_has_the_key():
     assert "sk-llmapi-…4e55" in repr(server)
 
 
+@pytest.mark.slow
 def test_no_log_and_no_error_has_a_key(caplog, capfd, ask):
     caplog.set_level(logging.DEBUG)
     server = kit.launch(MockEngine(delay_s=0.01), port=0, api_key=CANARY)

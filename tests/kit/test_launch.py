@@ -183,6 +183,15 @@ def test_a_dead_server_is_replaced_at_the_same_url_with_the_same_key(ask):
     assert ask(second).status_code == 200
 
 
+def test_a_model_whose_engine_died_is_loaded_anew():
+    dead = kit.load("mock")
+    dead.engine.close()
+    fresh = kit.load("mock")
+    assert fresh is not dead
+    assert dead.is_closed
+    assert fresh.engine.readiness().ready
+
+
 def test_port_in_use_by_another_program_is_told_in_the_cell():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

@@ -190,6 +190,7 @@ def test_processes_that_open_an_empty_database_at_once_all_find_its_tables(open_
     assert differences(open_database(url)) == []
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_makes_the_tables_leaves_all_or_nothing(open_database, url, processes):
     chance = random.Random(1)
     for _ in range(10):

@@ -16,6 +16,8 @@ from llmapi_kit.runners.native.decoder import DEFINES
 from llmapi_kit.runners.torch_runner import TorchRunner
 from tests.runners.conftest import make_tiny
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def empty_cache(monkeypatch, tmp_path):
