@@ -21,8 +21,9 @@ from weakref import WeakKeyDictionary
 import httpx
 import openai
 
+from llmapi_kit.cancellation import cancel_and_wait
 from llmapi_kit.config import Settings
-from llmapi_kit.engines.upstream.deadline import Deadline, cancel_and_wait
+from llmapi_kit.engines.upstream.deadline import Deadline
 from llmapi_kit.engines.upstream.faults import Translator, UpstreamFault, is_error
 from llmapi_kit.engines.upstream.fields import IncompleteError, MalformedError
 from llmapi_kit.engines.upstream.key_pool import Key
