@@ -1,0 +1,66 @@
+"""Imports what a local model needs where an interrupt can't break it.
+
+An interrupt in the middle of torch's import leaves a half-made torch behind, which no later import can mend: the kernel
+would have to be restarted. So a thread of its own imports; a cell waits for it, and may be interrupted meanwhile: the
+import goes on, and the next load waits for the rest. Free of torch.
+"""
+
+from __future__ import annotations
+
+import threading
+from importlib import import_module
+
+# All that a load imports of torch and transformers, but for the module of the model's architecture; a test holds it so
+MODULES = (
+    "torch",
+    "transformers",
+    "llmapi_kit.models.weights",
+    "llmapi_kit.models.adapters",
+    "llmapi_kit.engines.local.engine",
+    "llmapi_kit.runners.torch_runner",
+    "llmapi_kit.sampling.grammar_compiler",
+    "llmapi_kit.sampling.recommended",
+    "llmapi_kit.sampling.tokenizer",
+)
+LOOK_EVERY_S = 0.2  # where a wait can't be interrupted, as on Windows
+
+
+class _Import(threading.Thread):
+    """Imports `MODULES` once.
+
+    Attributes:
+        error: what it ended in; None while it runs, and where all went well.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="llmapi_kit import", daemon=True)
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            for name in MODULES:
+                import_module(name)
+        except Exception as exc:
+            self.error = exc
+
+
+_lock = threading.Lock()
+_latest: _Import | None = None
+
+
+def import_for_local_models() -> None:
+    """Import what local models need; returns when it is there.
+
+    Raises:
+        ImportError: a package is broken. That one is missing is left to whoever imports it next.
+    """
+    global _latest
+    with _lock:
+        if _latest is None or (_latest.error is not None and not _latest.is_alive()):
+            _latest = _Import()
+            _latest.start()
+        running = _latest
+    while running.is_alive():
+        running.join(LOOK_EVERY_S)
+    if running.error is not None and not isinstance(running.error, ModuleNotFoundError):
+        raise running.error
