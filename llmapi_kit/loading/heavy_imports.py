@@ -14,6 +14,7 @@ from importlib import import_module
 MODULES = (
     "torch",
     "transformers",
+    "llguidance",
     "llmapi_kit.models.weights",
     "llmapi_kit.models.adapters",
     "llmapi_kit.engines.local.engine",
@@ -37,11 +38,14 @@ class _Import(threading.Thread):
         self.error: Exception | None = None
 
     def run(self) -> None:
-        try:
-            for name in MODULES:
+        for name in MODULES:
+            try:
                 import_module(name)
-        except Exception as exc:
-            self.error = exc
+            except ModuleNotFoundError:
+                continue  # left to whoever needs it, and says how to install it
+            except Exception as exc:
+                self.error = exc
+                return
 
 
 _lock = threading.Lock()
@@ -52,7 +56,7 @@ def import_for_local_models() -> None:
     """Import what local models need; returns when it is there.
 
     Raises:
-        ImportError: a package is broken. That one is missing is left to whoever imports it next.
+        Exception: what a broken package raises; one that is missing is left to whoever imports it next.
     """
     global _latest
     with _lock:
@@ -62,5 +66,5 @@ def import_for_local_models() -> None:
         running = _latest
     while running.is_alive():
         running.join(LOOK_EVERY_S)
-    if running.error is not None and not isinstance(running.error, ModuleNotFoundError):
+    if running.error is not None:
         raise running.error

@@ -71,11 +71,19 @@ def check_python() -> Iterator[Check]:
 def check_packages() -> Iterator[Check]:
     """What the kit requires is installed, in the versions it asks for."""
     requirements = [Requirement(text) for text in importlib.metadata.requires("llmapi-kit") or []]
-    always = [each for each in requirements if each.marker is None or each.marker.evaluate({"extra": ""})]
+    always = [
+        requirement
+        for requirement in requirements
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+    ]
     for group in ("", *OPTIONAL_GROUPS):
         required = always
         if group:
-            of_group = [each for each in requirements if each.marker and each.marker.evaluate({"extra": group})]
+            of_group = [
+                requirement
+                for requirement in requirements
+                if requirement.marker and requirement.marker.evaluate({"extra": group})
+            ]
             required = [each for each in of_group if each not in always]
         problems = [problem for each in required if (problem := _find_problem(each))]
         label = f"Packages for {OPTIONAL_GROUPS[group]}" if group else "Packages"
@@ -252,7 +260,10 @@ def port_state(port: int) -> Check:
     from llmapi_kit.server.port import bind
 
     name = f"Port {port}"
-    own = next((each for each in RunningServers(load_settings()).running() if each.port == port), None)
+    own = next(
+        (record for record in RunningServers(load_settings()).running() if record.port == port),
+        None,
+    )
     if own is not None:
         return Check("ok", name, f"has a server of the kit (pid {own.pid})", f"Use it: kit.connect({own.url!r}).")
     try:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from llmapi_kit.api.auth import check_key_format, check_key_length, is_short
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ConfigError
+from llmapi_kit.loopback import LOOPBACK
 from llmapi_kit.server.port import check_free
 from llmapi_kit.sessions.bots import Bots
 from llmapi_kit.tunnels import check_tunnel
@@ -20,7 +21,6 @@ from llmapi_kit.tunnels import check_tunnel
 logger = logging.getLogger(__name__)
 
 NO_KEYS = ("none", "null", "empty", "no", "nokey", "no-key", "not-needed", "true")  # what clients send that need none
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,6 @@ from typing import Any
 
 from llmapi_kit.api.app import create_app
 from llmapi_kit.api.auth import KeyCheck, new_api_key
-from llmapi_kit.api.request_context import LOOPBACK_HOSTS
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.client import RemoteServer, mask
 from llmapi_kit.client.running_servers import RunningServers, ServerRecord
@@ -24,8 +23,9 @@ from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.catalog import Catalog
 from llmapi_kit.errors import ConfigError, ServerError
+from llmapi_kit.loopback import LOOPBACK, LOOPBACK_HOSTS
 from llmapi_kit.server import log_buffer
-from llmapi_kit.server.endpoint import LOOPBACK, check_key, warn_of_short_key
+from llmapi_kit.server.endpoint import check_key, warn_of_short_key
 from llmapi_kit.server.thread import ServerThread
 from llmapi_kit.tunnels import open_tunnel, tunnel_settings
 from llmapi_kit.tunnels.base import Tunnel, TunnelStatus

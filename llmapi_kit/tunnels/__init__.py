@@ -45,7 +45,7 @@ def tunnel_settings(**values: Any) -> TunnelSettings:
     Raises:
         ConfigError: one is unknown.
     """
-    names = [each.name for each in fields(TunnelSettings)]
+    names = [field.name for field in fields(TunnelSettings)]
     for name in values:
         if name not in names:
             options = ", ".join(name for name in names if name not in ("state_dir", "instance"))

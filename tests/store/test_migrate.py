@@ -18,7 +18,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from llmapi_kit.errors import StoreError, StoreVersionError
-from llmapi_kit.store import tables, upgrading
+from llmapi_kit.store import migrate as migrate_module
+from llmapi_kit.store import tables
 from llmapi_kit.store.migrate import SCRIPTS, upgrade
 from llmapi_kit.store.sessions import SessionStore, Turn
 
@@ -133,7 +134,7 @@ def test_migrating_leaves_logging_alone(open_database, url):
 
 def test_an_up_to_date_database_is_opened_without_alembic(open_database, url, monkeypatch):
     open_database(url)
-    monkeypatch.setattr(upgrading, "_migrate", None)
+    monkeypatch.setattr(migrate_module, "_migrate", None)
     open_database(url)
 
 

@@ -201,7 +201,7 @@ class Generation:
         num_prompt = sum(answers[0].num_prompt_tokens for answers in by_prompt.values())
         num_made = sum(each.num_completion_tokens + each.num_discarded_tokens for each in self._finished)
         # of several answers, the first is the one whose prompt had to be computed
-        num_cached = sum(min(each.num_cached_tokens for each in answers) for answers in by_prompt.values())
+        num_cached = sum(min(answer.num_cached_tokens for answer in answers) for answers in by_prompt.values())
         usage: dict[str, Any] = {
             "prompt_tokens": num_prompt,
             "completion_tokens": num_made,
