@@ -30,14 +30,22 @@ class _Import(threading.Thread):
     """Imports `MODULES` once.
 
     Attributes:
+        is_done: set at its end. An interrupted `join` takes a thread for ended that runs (bpo-45274's repair).
         error: what it ended in; None while it runs, and where all went well.
     """
 
     def __init__(self) -> None:
         super().__init__(name="llmapi_kit import", daemon=True)
+        self.is_done = threading.Event()
         self.error: Exception | None = None
 
     def run(self) -> None:
+        try:
+            self._import_all()
+        finally:
+            self.is_done.set()
+
+    def _import_all(self) -> None:
         for name in MODULES:
             try:
                 import_module(name)
@@ -60,11 +68,11 @@ def import_for_local_models() -> None:
     """
     global _latest
     with _lock:
-        if _latest is None or (_latest.error is not None and not _latest.is_alive()):
+        if _latest is None or (_latest.error is not None and _latest.is_done.is_set()):
             _latest = _Import()
             _latest.start()
         running = _latest
-    while running.is_alive():
-        running.join(LOOK_EVERY_S)
+    while not running.is_done.wait(LOOK_EVERY_S):
+        pass
     if running.error is not None:
         raise running.error
