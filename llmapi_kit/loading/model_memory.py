@@ -76,15 +76,15 @@ class ModelMemory:
         with self._turn:
             yield
 
-    def add(self, resident: Evictable) -> None:
+    def add(self, model: Evictable) -> None:
         """A model was loaded; under the lock."""
-        self._models.append(resident)
+        self._models.append(model)
         self.changed.notify_all()
 
-    def remove(self, resident: Evictable) -> None:
+    def remove(self, model: Evictable) -> None:
         """A model is out of use; under the lock."""
-        if resident in self._models:
-            self._models.remove(resident)
+        if model in self._models:
+            self._models.remove(model)
         self.changed.notify_all()
 
     def make_room(self, name: str, need: MemoryNeed, is_wanted: Callable[[], bool], timeout_s: float | None) -> None:
@@ -114,7 +114,7 @@ class ModelMemory:
                     if victim is None and timeout_s is None:
                         return
                     if victim is None:
-                        held = self._hold(others[0], held)
+                        held = self._pause(others[0], held)
                         if not self._wait(others, is_wanted, deadline):
                             raise ModelTooLargeError(
                                 f"{name} does not fit beside {_names(others)}, in use all the while. Ask again later."
@@ -153,13 +153,13 @@ class ModelMemory:
                 "quantised model."
             )
 
-    def _hold(self, resident: Evictable, held: Evictable | None) -> Evictable:
+    def _pause(self, model: Evictable, held: Evictable | None) -> Evictable:
         """Let one become idle, and no longer the one before."""
-        if held is not resident:
+        if held is not model:
             if held is not None:
                 held.resume()
-            resident.pause()
-        return resident
+            model.pause()
+        return model
 
     def _wait(self, others: list[Evictable], is_wanted: Callable[[], bool], deadline: float) -> bool:
         """Wait until one is idle or gone, or nobody wants the other any more; whether that came about in time."""

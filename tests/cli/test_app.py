@@ -13,7 +13,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from llmapi_kit.cli import app
+from llmapi_kit.cli.app import app
 from llmapi_kit.notebook import doctor
 
 pytestmark = pytest.mark.kernel

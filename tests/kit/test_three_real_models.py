@@ -66,7 +66,7 @@ def room_for_two(monkeypatch):
     limit = []
 
     def free_bytes(device):
-        return limit[0] - sum(each.need.wanted_bytes for each in list(model_memory._residents)) if limit else 2**40
+        return limit[0] - sum(each.need.wanted_bytes for each in list(model_memory._models)) if limit else 2**40
 
     monkeypatch.setattr(model_memory, "_free_bytes", free_bytes)
     return limit
