@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from llmapi_kit.notebook.show_answer import read_exchanges
+from llmapi_kit.notebook.show import read_exchanges
 
 from .kernels import NOTEBOOKS, cell_of, holds, html_of, keys_in, open_notebook, text_of
 
