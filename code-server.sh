@@ -68,7 +68,7 @@ step() { # step TITLE COMMAND…
   wait "$pid" || status=$?
   if [ "$status" != 0 ]; then
     say "  It failed after $((SECONDS - started)) s. The last lines of $log:" >&2
-    tail -n 15 "$log" | sed 's/^/    /' >&2
+    tail -n +"$(($(grep -n '^== ' "$log" | tail -n 1 | cut -d : -f 1) + 1))" "$log" | tail -n 15 | sed 's/^/    /' >&2
     return "$status"
   fi
   say "  done in $((SECONDS - started)) s."
@@ -193,8 +193,11 @@ set_up_editor() { # extensions of Open VSX, and the environment as the one to ru
   fi
   for extension in ms-python.python ms-toolsai.jupyter; do
     [ -z "$update" ] && compgen -G "$state/code/extensions/$extension-*" >/dev/null && continue
-    step "Installing the extension $extension" run_code "$code" ${update:+--force} --install-extension "$extension" ||
-      say "  Without it, cells don't run in VS Code: open the Extensions view later, or use --lab."
+    if ! step "Installing the extension $extension" run_code "$code" ${update:+--force} --install-extension "$extension"; then
+      say "  Without ms-python.python and ms-toolsai.jupyter (of open-vsx.org) cells don't run in VS Code. Run this again"
+      say "  when that can be reached, or use --lab."
+      return 0
+    fi
   done
 }
 
@@ -286,12 +289,12 @@ if [ "$kind" = code ]; then
   code=$(find_code_server)
   set_up_editor "$code"
 fi
-make_password
 if [ -n "$setup_only" ]; then
   $venv/bin/llmapi-kit doctor || say "The doctor found something; see above."
   say "All is set up. Start it with: $0$([ "$kind" = code ] || printf ' --lab')"
   exit 0
 fi
+make_password
 
 running='' was_kind='' was_port=''
 [ ! -e "$state/server.pid" ] || read -r running was_kind was_port <"$state/server.pid" || true

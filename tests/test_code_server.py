@@ -122,6 +122,7 @@ def test_a_download_that_broke_off_is_said_and_goes_on_when_run_again(machine, s
 
 
 def test_jupyterlab_starts_once_and_stops(machine, script, port):
+    script("--lab", "--setup-only")
     said = script("--lab", "--port", port)
     (password,) = [line.split(": ")[1] for line in said.splitlines() if "shown this once" in line]
     assert httpx.get(f"http://127.0.0.1:{port}", trust_env=False).status_code == 200
@@ -153,6 +154,14 @@ def test_vs_code_starts_with_its_extensions_and_no_password_among_the_arguments(
     assert f'"{machine}/.venv/bin/python"' in settings
     script("--port", port)
     assert calls(machine).count("--install-extension") == 2
+
+
+def test_an_extension_that_can_not_be_had_is_said_and_the_editor_starts(machine, script, port):
+    write_program(machine.parent / "bin" / "code-server", CODE_SERVER.replace("exit 0", "echo ENOTFOUND; exit 1"))
+    said = script("--port", port)
+    assert "ENOTFOUND" in said
+    assert "use --lab" in said
+    assert "VS Code answers at" in said
 
 
 def test_another_kind_takes_the_place_of_what_runs(machine, script, port):
