@@ -39,6 +39,7 @@ check: $(VENV)/.installed docs ## Lint, types, import direction, stripped notebo
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/shellcheck code-server.sh .ci/run
 	$(BIN)/nbstripout --keep-id --verify $(NOTEBOOKS)/*.ipynb
 
 docs: $(VENV)/.installed ## Build the documentation into build/site

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from llmapi_kit.kit import connect, launch, load, serve_engine, servers, stop_all
     from llmapi_kit.notebook.async_cells import run
     from llmapi_kit.notebook.doctor import doctor
+    from llmapi_kit.notebook.environment import describe_machine as machine
+    from llmapi_kit.notebook.show import show
 
 
 __all__ = [
@@ -31,9 +33,11 @@ __all__ = [
     "doctor",
     "launch",
     "load",
+    "machine",
     "run",
     "serve_engine",
     "servers",
+    "show",
     "stop_all",
 ]
 
@@ -43,9 +47,11 @@ _HOMES = {
     "doctor": "llmapi_kit.notebook.doctor",
     "launch": "llmapi_kit.kit",
     "load": "llmapi_kit.kit",
+    "machine": "llmapi_kit.notebook.environment:describe_machine",
     "run": "llmapi_kit.notebook.async_cells",
     "serve_engine": "llmapi_kit.kit",
     "servers": "llmapi_kit.kit",
+    "show": "llmapi_kit.notebook.show",
     "stop_all": "llmapi_kit.kit",
 }
 
@@ -53,11 +59,17 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    module, _, attribute = _HOMES[name].partition(":")
+    value = getattr(import_module(module), attribute or name)
     globals()[name] = value
     if "IPython" in sys.modules:
         import_module("llmapi_kit.notebook.display").install()
     return value
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """``%load_ext llmapi_kit``: the magics ``%%chat`` and ``%llmapi``; see `llmapi_kit.notebook.magics`."""
+    import_module("llmapi_kit.notebook.magics").install(shell)
 
 
 def __dir__() -> list[str]:

@@ -305,6 +305,13 @@ def servers() -> list[ServerRecord]:
     return RunningServers(load_settings()).running()
 
 
+def own_servers() -> list[Server]:
+    """The servers that run in this process, the oldest first."""
+    with _lock:
+        _forget_stopped()
+        return list(_servers.values())
+
+
 def stop_all(drain_s: float = 0.0) -> None:
     """Stop every server of this process and unload every model.
 

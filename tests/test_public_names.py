@@ -13,9 +13,11 @@ PUBLIC = [
     "doctor",
     "launch",
     "load",
+    "machine",
     "run",
     "serve_engine",
     "servers",
+    "show",
     "stop_all",
 ]
 

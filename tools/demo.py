@@ -22,7 +22,7 @@ from notebook_runner import NotebookError, RunningNotebook, Step, open_notebook
 from llmapi_kit.client.running_servers import RunningServers, ServerRecord
 from llmapi_kit.config import load_settings
 from llmapi_kit.errors import PortInUseError
-from llmapi_kit.notebook.show_answer import read_exchanges
+from llmapi_kit.notebook.show import read_exchanges
 from llmapi_kit.notebook.snippets import curl_snippet
 from llmapi_kit.server.port import bind
 

@@ -116,6 +116,18 @@ def check_torch() -> Iterator[Check]:
         yield Check("ok", "torch", f"{version} on the CPU: no GPU seen", advice)
 
 
+def check_compiler() -> Iterator[Check]:
+    """Something that compiles the steps of models on a CPU."""
+    if env.see_gpus() or env.version_of("torch") is None:
+        return
+    compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    if compiler is not None:
+        yield Check("ok", "C compiler", compiler)
+    else:
+        advice = "Install one: apt install gcc, conda install c-compiler, or xcode-select --install."
+        yield Check("warn", "C compiler", "none: models on this CPU are computed in torch, which is slower", advice)
+
+
 def check_memory_and_disk() -> Iterator[Check]:
     """Enough of both for a small model."""
     memory = int(psutil.virtual_memory().available)
@@ -242,6 +254,7 @@ CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
     check_packages,
     check_torch,
     check_cuda,
+    check_compiler,
     check_memory_and_disk,
     check_state_folder,
     check_port,

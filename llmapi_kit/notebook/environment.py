@@ -144,7 +144,14 @@ class Machine:
 
 
 def describe_machine() -> Machine:
-    """Look at this machine. Imports torch, which takes a moment, where it is installed."""
+    """What this machine is and has: place, Python, memory, GPU, disk and packages.
+
+    Imports torch, which takes a moment, where it is installed.
+
+    Examples:
+        >>> kit.machine().num_cores >= 1
+        True
+    """
     memory = psutil.virtual_memory()
     return Machine(
         place=place(),

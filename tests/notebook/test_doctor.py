@@ -203,6 +203,19 @@ def test_a_gpu_that_torch_does_not_see_is_a_warning(monkeypatch):
     assert "built for CPUs only" in only(doctor_module.check_cuda()).text
 
 
+def test_a_missing_compiler_is_a_warning_where_it_matters(monkeypatch):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(environment, "see_gpus", lambda: ())
+    monkeypatch.setattr(doctor_module.shutil, "which", lambda name: None)
+    check = only(doctor_module.check_compiler())
+    assert check.level == "warn"
+    assert "slower" in check.text
+    monkeypatch.setattr(doctor_module.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert only(doctor_module.check_compiler()).text == "/usr/bin/cc"
+    monkeypatch.setattr(environment, "see_gpus", lambda: (environment.Gpu("A Card", 1),))
+    assert list(doctor_module.check_compiler()) == []
+
+
 def test_missing_widgets_are_a_warning_in_a_notebook(monkeypatch):
     assert list(doctor_module.check_widgets()) == []
     monkeypatch.setattr(environment, "is_jupyter_kernel", lambda: True)

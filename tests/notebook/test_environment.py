@@ -77,7 +77,7 @@ def test_description_escapes_what_the_machine_says_of_itself():
 
 def test_import_brings_neither_torch_nor_ipython():
     code = (
-        "import sys, llmapi_kit.notebook.environment, llmapi_kit.notebook.display, llmapi_kit.notebook.show_answer;"
+        "import sys, llmapi_kit.notebook.environment, llmapi_kit.notebook.display, llmapi_kit.notebook.show;"
         "print([name for name in ('torch', 'IPython', 'ipywidgets', 'fastapi', 'anywidget') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

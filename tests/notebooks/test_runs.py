@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from llmapi_kit.notebook.show_answer import read_exchanges
+from llmapi_kit.notebook.show import read_exchanges
 
 from .kernels import NOTEBOOKS, cell_of, holds, html_of, keys_in, open_notebook, text_of
 
@@ -51,7 +51,8 @@ def test_setup_says_what_the_machine_is_and_that_it_is_ready():
             nb = notebook.run()
             assert "is installed" in text_of(cell_of(nb, "install"))
             assert "Jupyter kernel" in html_of(cell_of(nb, "machine"))
-            assert "Ready." in text_of(cell_of(nb, "doctor"))
+            assert "Ready" in text_of(cell_of(nb, "doctor"))
+            assert "Ready" in text_of(cell_of(nb, "verdict"))
 
 
 def test_load_model_streams_an_answer_and_measures_speed():
