@@ -1,0 +1,121 @@
+"""What a model would take of this machine, at each number format, from its shape alone; nothing is downloaded.
+
+The estimate itself is that of `llmapi_kit.models.fit`, by which models are loaded; this module asks it for models whose
+files are not here, and adds what the libraries take. Imports torch only to ask a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from llmapi_kit.config import Settings
+from llmapi_kit.errors import ModelTooLargeError
+from llmapi_kit.models.fit import (
+    BYTES,
+    Fit,
+    MemoryNeed,
+    SlotPlan,
+    check_sizes,
+    fit_need,
+    kv_bytes_per_token,
+    plan_slots,
+)
+
+Verdict = Literal["fits", "tight", "too large", "not here"]
+PRECISIONS = ("float32", "bfloat16", "8bit")
+NOT_YET = "4 bits are not supported in this version."
+# Python's libraries and the buffers of a step. On a CPU torch and transformers take 320 MiB, as measured; on a GPU it is
+# an allowance for the CUDA context and its kernels
+OVERHEAD_BYTES = {"cpu": 350 * 2**20, "cuda": 700 * 2**20}
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What one model takes in one number format.
+
+    Attributes:
+        precision: ``float32``, ``bfloat16`` or ``8bit``.
+        options: for `kit.load`; empty where it is what the device gets anyway.
+        fit: weights, keys and values of a token, and what is free.
+        memory: the least it loads with, and what one long request takes.
+        overhead_bytes: of libraries and buffers.
+        plan: how many requests of which length there would be room for; None where there is none.
+        obstacle: why it can't be had here, whatever the memory; empty if nothing stands in the way.
+    """
+
+    precision: str
+    options: dict[str, Any]
+    fit: Fit
+    memory: MemoryNeed
+    overhead_bytes: int
+    plan: SlotPlan | None = None
+    obstacle: str = ""
+    verdict: Verdict = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "verdict", self._judge())
+
+    @property
+    def kv_bytes(self) -> int:
+        """Of one request of full length."""
+        return self.memory.wanted_bytes - self.fit.weights_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        """Weights, one request and overhead."""
+        return self.memory.wanted_bytes + self.overhead_bytes
+
+    def _judge(self) -> Verdict:
+        if self.obstacle:
+            return "not here"
+        if self.plan is None or self.memory.least_bytes + self.overhead_bytes > self.fit.free_bytes:
+            return "too large"
+        return "fits" if self.total_bytes <= self.fit.free_bytes else "tight"
+
+
+def needs_of(num_parameters: int, shape: Any, precision: str, device: str, settings: Settings) -> Needs:
+    """What a model takes in one number format.
+
+    Args:
+        num_parameters: each counted once.
+        shape: a configuration, or `llmapi_kit.models.known_models.ModelShape`.
+        precision: one of `PRECISIONS`.
+        device: ``cpu`` or a CUDA device.
+        settings: slots, context and KV memory.
+    """
+    on_gpu = device.startswith("cuda")
+    # Beside weights of 8 bits everything else is computed in 16
+    weights, others = ("int8", "bfloat16") if precision == "8bit" else (precision, precision)
+    per_token = kv_bytes_per_token(shape, others)
+    fit = check_sizes(num_parameters * BYTES[weights], per_token, shape.max_position_embeddings, device)
+    overhead = OVERHEAD_BYTES["cuda" if on_gpu else "cpu"]
+    room = fit.free_bytes - fit.weights_bytes - overhead
+    try:
+        plan = plan_slots(per_token, fit.context_length, room, on_gpu, settings) if room > 0 else None
+    except ModelTooLargeError:
+        plan = None
+    obstacle = _obstacle(precision, on_gpu)
+    return Needs(precision, load_options(precision, device), fit, fit_need(fit, settings), overhead, plan, obstacle)
+
+
+def load_options(precision: str, device: str) -> dict[str, Any]:
+    """Arguments of `kit.load` for a number format; none for what a device gets where nothing is said.
+
+    A GPU gets the format of the files, which is bfloat16 for all that the chooser knows, or float16 on an old card.
+    """
+    if precision == "8bit":
+        return {"quantize": "8bit"}
+    is_default = precision == ("bfloat16" if device.startswith("cuda") else "float32")
+    return {} if is_default else {"dtype": precision}
+
+
+def _obstacle(precision: str, on_gpu: bool) -> str:
+    if precision != "8bit":
+        return ""
+    if not on_gpu:
+        return "needs a GPU"
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return 'needs pip install "llmapi-kit[quant]"'
+    return ""
