@@ -124,7 +124,15 @@ def free_memory(device: str) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def check_folder(path: Path, device: str, *, dtype: str | None = None, num_rows: int = 0, added_bytes: int = 0) -> Fit:
+def check_folder(
+    path: Path,
+    device: str,
+    *,
+    dtype: str | None = None,
+    num_rows: int = 0,
+    added_bytes: int = 0,
+    weights_bytes: int | None = None,
+) -> Fit:
     """What the model in a folder needs, against what `device` has free.
 
     Args:
@@ -133,6 +141,7 @@ def check_folder(path: Path, device: str, *, dtype: str | None = None, num_rows:
         dtype: that the weights become, or ``int8``; None for what they are on disk.
         num_rows: that its embedding is to have at least.
         added_bytes: of what is loaded beside, such as an adapter.
+        weights_bytes: of the files of weights, where those are still to be downloaded.
 
     Raises:
         ModelLoadError: its config.json is damaged, or weights are not there.
@@ -140,7 +149,7 @@ def check_folder(path: Path, device: str, *, dtype: str | None = None, num_rows:
     """
     config = read_config(path, path.name).get_text_config()
     stored = str(config.dtype or "float32").removeprefix("torch.")
-    weights = sum(file.stat().st_size for file in weight_files(path))
+    weights = weights_bytes or sum(file.stat().st_size for file in weight_files(path))
     weights = int(weights * BYTES.get(dtype or stored, 4) / BYTES.get(stored, 4))
     num_added = max(0, num_rows - config.vocab_size)
     num_matrices = 1 if config.tie_word_embeddings else 2

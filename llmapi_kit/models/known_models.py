@@ -1,7 +1,7 @@
 """Models that are known without asking the hub: their shapes, sizes and licences, from the table beside this module.
 
-What they need is computed from their shape by `llmapi_kit.models.needs`. Reads one file, once; asks nobody. The table is
-YAML, as Python 3.10 reads no TOML.
+What they need is computed from their shape by `llmapi_kit.models.needs`. Reads one file, once; asks nobody. The table
+is YAML, as Python 3.10 reads no TOML.
 """
 
 from __future__ import annotations

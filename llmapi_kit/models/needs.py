@@ -26,8 +26,8 @@ from llmapi_kit.models.fit import (
 Verdict = Literal["fits", "tight", "too large", "not here"]
 PRECISIONS = ("float32", "bfloat16", "8bit")
 NOT_YET = "4 bits are not supported in this version."
-# Python's libraries and the buffers of a step. On a CPU torch and transformers take 320 MiB, as measured; on a GPU it is
-# an allowance for the CUDA context and its kernels
+# Python's libraries and the buffers of a step. On a CPU torch and transformers take 320 MiB, as measured; on a GPU it
+# is an allowance for the CUDA context and its kernels
 OVERHEAD_BYTES = {"cpu": 350 * 2**20, "cuda": 700 * 2**20}
 
 
