@@ -11,7 +11,6 @@ Importing the package imports nothing heavy: each public name is fetched when it
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +20,14 @@ if TYPE_CHECKING:
     from llmapi_kit.errors import LlmApiKitError
     from llmapi_kit.kit import connect, launch, load, serve_engine, servers, stop_all
     from llmapi_kit.notebook.async_cells import run
+    from llmapi_kit.notebook.chooser.choose import choose
     from llmapi_kit.notebook.doctor import doctor
 
 
 __all__ = [
     "LlmApiKitError",
     "__version__",
+    "choose",
     "connect",
     "doctor",
     "launch",
@@ -39,6 +40,7 @@ __all__ = [
 
 _HOMES = {
     "LlmApiKitError": "llmapi_kit.errors",
+    "choose": "llmapi_kit.notebook.chooser.choose",
     "connect": "llmapi_kit.kit",
     "doctor": "llmapi_kit.notebook.doctor",
     "launch": "llmapi_kit.kit",
@@ -55,7 +57,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
-    if "IPython" in sys.modules:
+    if name[0].islower():
         import_module("llmapi_kit.notebook.display").install()
     return value
 

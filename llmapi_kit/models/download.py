@@ -50,6 +50,8 @@ MAX_WAIT_S = 300.0  # that the hub may ask for
 DISK_RESERVE_BYTES = 1_000_000_000
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
+_running: dict[str, Download] = {}  # by name of the model
+
 
 def download_model(name: str, stall_s: float, check_fit: Callable[[Path, int], None]) -> Path:
     """The folder of a hub model, whole: from the cache, else downloaded.
@@ -110,6 +112,14 @@ def find_folder(name: str, what: str, files: tuple[str, ...], stall_s: float) ->
     return download.finish()
 
 
+def stop_download(name: str) -> bool:
+    """Stop the download of a model that runs in another thread; what is there is kept. Whether there was one."""
+    running = _running.get(name)
+    if running is not None:
+        running.stop()
+    return running is not None
+
+
 class Download:
     """Files of one model, on their way into the cache.
 
@@ -146,6 +156,10 @@ class Download:
             self._cache.link(self._model.commit, transfer.file.name, transfer.target.name)
         return self.folder
 
+    def stop(self) -> None:
+        """End `fetch` in another thread with an error; what is there is kept."""
+        self._stopped.set()
+
     def check_disk(self, files: Sequence[HubFile]) -> None:
         """Raise `ModelLoadError` unless the disk has room for what is missing of files."""
         missing = sum(self._transfer(file).missing_bytes for file in files)
@@ -178,20 +192,26 @@ class Download:
         ]
         failure: Exception | None = None
         num_running = len(threads)
+        _running[self._model.name] = self
         try:
             for thread in threads:
                 thread.start()
-            while num_running and failure is None:
+            while num_running and failure is None and not self._stopped.is_set():
                 with contextlib.suppress(queue.Empty):
                     failure = ends.get(timeout=REPORT_EVERY_S)
                     num_running -= 1
                 self._report(transfers)
         finally:
-            self._stop(transfers, threads)
+            _running.pop(self._model.name, None)
+            is_unwanted = self._stopped.is_set()
+            self._end(transfers, threads)
         if failure is not None:
             raise self._explained(failure, transfers) from failure
+        if is_unwanted:
+            raise ModelLoadError(f"The download of {self._model.name} was stopped. {self._kept(transfers)}")
 
-    def _stop(self, transfers: Sequence[FileTransfer], threads: Sequence[threading.Thread]) -> None:
+    def _end(self, transfers: Sequence[FileTransfer], threads: Sequence[threading.Thread]) -> None:
+        """Let no thread go on, and wait for them a while."""
         self._stopped.set()
         for transfer in transfers:
             transfer.cut()
@@ -275,17 +295,20 @@ class Download:
         done = sum(transfer.done_bytes for transfer in transfers)
         report(step, done=done, total=sum(transfer.size_bytes for transfer in transfers), unit="B")
 
-    def _explained(self, failure: Exception, transfers: Sequence[FileTransfer]) -> Exception:
+    def _kept(self, transfers: Sequence[FileTransfer]) -> str:
         done = sum(transfer.done_bytes for transfer in transfers) / 2**30
         total = sum(transfer.size_bytes for transfer in transfers) / 2**30
-        kept = f"{done:,.2f} of {total:,.2f} GiB are kept in {self._cache.folder}; run it again to go on from there."
+        return f"{done:,.2f} of {total:,.2f} GiB are kept in {self._cache.folder}; run it again to go on from there."
+
+    def _explained(self, failure: Exception, transfers: Sequence[FileTransfer]) -> Exception:
+        kept = self._kept(transfers)
         if isinstance(failure, RefusedError):
             return explain(self._model.name, failure, self._model.token)
         if isinstance(failure, OSError) and failure.errno in NO_SPACE:
             free = free_disk_bytes() / 2**30
             return ModelLoadError(
-                f"The disk became full while {self._model.name} was downloaded: {free:,.2f} GiB are free, "
-                f"{total - done:,.2f} GiB are missing. {kept} {_more_room()}"
+                f"The disk became full while {self._model.name} was downloaded: {free:,.2f} GiB are free. {kept} "
+                f"{_more_room()}"
             )
         if isinstance(failure, OSError) and not isinstance(failure, CorruptFileError):
             return ModelLoadError(f"{self._cache.folder} can't be written: {failure}. {_more_room()}")

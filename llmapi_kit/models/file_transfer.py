@@ -21,7 +21,6 @@ from llmapi_kit.models.hub import HubFile
 from llmapi_kit.models.hub_cache import PARTIAL
 
 CONNECT_S = 10.0
-CHUNK_BYTES = 2**18
 PATIENCE = (408, 429, 500, 502, 503, 504)
 DEFAULT_WAIT_S = 2.0
 
@@ -167,7 +166,7 @@ class FileTransfer:
             if self.done_bytes and response.status_code != 206:  # it begins at the beginning
                 self._start_over()
             with self.path.open("ab") as part:
-                for chunk in response.iter_bytes(CHUNK_BYTES):
+                for chunk in response.iter_bytes():
                     if self._stopped.is_set():
                         raise StoppedError
                     part.write(chunk)

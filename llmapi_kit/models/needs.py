@@ -7,21 +7,12 @@ files are not here, and adds what the libraries take. Imports torch only to ask 
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ModelTooLargeError
-from llmapi_kit.models.fit import (
-    BYTES,
-    Fit,
-    MemoryNeed,
-    SlotPlan,
-    check_sizes,
-    fit_need,
-    kv_bytes_per_token,
-    plan_slots,
-)
+from llmapi_kit.models.fit import BYTES, DEFAULT_MAX_LENGTH, Fit, SlotPlan, check_sizes, kv_bytes_per_token, plan_slots
 
 Verdict = Literal["fits", "tight", "too large", "not here"]
 PRECISIONS = ("float32", "bfloat16", "8bit")
@@ -39,7 +30,7 @@ class Needs:
         precision: ``float32``, ``bfloat16`` or ``8bit``.
         options: for `kit.load`; empty where it is what the device gets anyway.
         fit: weights, keys and values of a token, and what is free.
-        memory: the least it loads with, and what one long request takes.
+        length: tokens of one request of the usual length.
         overhead_bytes: of libraries and buffers.
         plan: how many requests of which length there would be room for; None where there is none.
         obstacle: why it can't be had here, whatever the memory; empty if nothing stands in the way.
@@ -48,31 +39,29 @@ class Needs:
     precision: str
     options: dict[str, Any]
     fit: Fit
-    memory: MemoryNeed
+    length: int
     overhead_bytes: int
     plan: SlotPlan | None = None
     obstacle: str = ""
-    verdict: Verdict = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "verdict", self._judge())
 
     @property
     def kv_bytes(self) -> int:
-        """Of one request of full length."""
-        return self.memory.wanted_bytes - self.fit.weights_bytes
+        """Keys and values of one request."""
+        return self.fit.kv_bytes_per_token * self.length
 
     @property
     def total_bytes(self) -> int:
         """Weights, one request and overhead."""
-        return self.memory.wanted_bytes + self.overhead_bytes
+        return self.fit.weights_bytes + self.kv_bytes + self.overhead_bytes
 
-    def _judge(self) -> Verdict:
+    @property
+    def verdict(self) -> Verdict:
+        """Whether it can be loaded; tight is with room for shorter requests only."""
         if self.obstacle:
             return "not here"
-        if self.plan is None or self.memory.least_bytes + self.overhead_bytes > self.fit.free_bytes:
+        if self.plan is None:
             return "too large"
-        return "fits" if self.total_bytes <= self.fit.free_bytes else "tight"
+        return "fits" if self.plan.max_length >= self.length else "tight"
 
 
 def needs_of(num_parameters: int, shape: Any, precision: str, device: str, settings: Settings) -> Needs:
@@ -96,8 +85,9 @@ def needs_of(num_parameters: int, shape: Any, precision: str, device: str, setti
         plan = plan_slots(per_token, fit.context_length, room, on_gpu, settings) if room > 0 else None
     except ModelTooLargeError:
         plan = None
+    length = min(settings.context_length or DEFAULT_MAX_LENGTH, fit.context_length or DEFAULT_MAX_LENGTH)
     obstacle = _obstacle(precision, on_gpu)
-    return Needs(precision, load_options(precision, device), fit, fit_need(fit, settings), overhead, plan, obstacle)
+    return Needs(precision, load_options(precision, device), fit, length, overhead, plan, obstacle)
 
 
 def load_options(precision: str, device: str) -> dict[str, Any]:

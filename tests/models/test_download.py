@@ -1,4 +1,4 @@
-"""Downloads from a hub on this machine: whatever breaks them off, they go on from where they were, or say what to do."""
+"""Downloads from a hub on this machine: whatever breaks them off, they go on from there, or say what to do."""
 
 from __future__ import annotations
 
@@ -157,6 +157,21 @@ def test_an_interrupt_leaves_what_is_there_and_the_next_call_goes_on(repository,
     assert hub.ranges() == [None, f"bytes={HALF}-"]
 
 
+def test_a_download_can_be_stopped_from_another_thread_and_keeps_what_is_there(repository, hub):
+    hub.faults.stall_after.append(HALF)
+
+    def listen(progress):
+        if (progress.done or 0) >= HALF:
+            threading.Thread(target=download.stop_download, args=(NAME,)).start()
+
+    with reporting(listen), pytest.raises(ModelLoadError, match=r"was stopped.*are kept"):
+        get()
+    assert not download.stop_download(NAME)
+    hub.faults.released.set()
+    get()
+    assert hub.ranges() == [None, f"bytes={HALF}-"]
+
+
 def download_context(reporter):
     from llmapi_kit import progress
 
@@ -167,7 +182,9 @@ def download_context(reporter):
 def test_several_files_are_told_each_and_together(repository, hub):
     names = [f"model-{number}.safetensors" for number in (1, 2)]
     index = b'{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}'
-    hub.repositories[NAME] = Repository({**SMALL, "model.safetensors.index.json": index, **dict.fromkeys(names, CONTENT)})
+    hub.repositories[NAME] = Repository(
+        {**SMALL, "model.safetensors.index.json": index, **dict.fromkeys(names, CONTENT)}
+    )
     heard = []
     with reporting(heard.append):
         get()
@@ -203,7 +220,7 @@ def test_a_disk_that_becomes_full_is_said_with_what_is_missing(repository, hub, 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(file_transfer.os, "replace", fill)
-    with pytest.raises(ModelLoadError, match=r"disk became full.*GiB are missing.*kept.*HF_HOME"):
+    with pytest.raises(ModelLoadError, match=r"disk became full.*GiB are free.*kept.*HF_HOME"):
         get()
 
 

@@ -36,19 +36,18 @@ def test_weights_and_context_follow_from_the_shape(machine, precision, device, w
     machine(64 * GIB)
     found = of(QWEN, precision, device)
     assert (found.fit.weights_bytes, found.fit.kv_bytes_per_token) == (weights, per_token)
-    assert found.kv_bytes >= per_token * 8192, "one request of the usual length"
+    assert found.kv_bytes == per_token * 8192, "one request of the usual length"
     assert found.total_bytes == found.fit.weights_bytes + found.kv_bytes + found.overhead_bytes
 
 
 def test_verdict_goes_from_fits_over_tight_to_too_large(machine):
     machine(64 * GIB)
-    roomy = of(QWEN, "float32")
-    least = roomy.memory.least_bytes + roomy.overhead_bytes
+    bare = of(QWEN, "bfloat16", "cuda:0").fit.weights_bytes + OVERHEAD_BYTES["cuda"]
     verdicts = []
-    for free in (roomy.total_bytes, roomy.total_bytes - 1, least - 1):
-        machine(free)
-        verdicts.append(of(QWEN, "float32").verdict)
-    assert verdicts == ["fits", "tight", "too large"]
+    for room in (3 * GIB, GIB // 2, 2**20, -1):
+        machine(bare + room)
+        verdicts.append(of(QWEN, "bfloat16", "cuda:0").verdict)
+    assert verdicts == ["fits", "tight", "too large", "too large"]
 
 
 def test_what_is_planned_fits_into_what_is_free(machine):
