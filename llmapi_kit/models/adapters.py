@@ -24,7 +24,7 @@ from peft.utils import set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 
 from llmapi_kit.errors import ModelLoadError, ModelNotFoundError, UnsupportedModelError
-from llmapi_kit.models.download import find_folder
+from llmapi_kit.models.download import DEFAULT_STALL_S, find_folder
 from llmapi_kit.models.hub import TOKENIZER_FILES
 from llmapi_kit.models.model_files import check_file
 
@@ -89,7 +89,7 @@ class Adapter:
         return max((shape[0] for name, shape in self.shapes.items() if name.endswith(names) and shape), default=0)
 
 
-def find_adapter(name: str, stall_s: float) -> Adapter:
+def find_adapter(name: str, stall_s: float = DEFAULT_STALL_S) -> Adapter:
     """Find an adapter and check its files.
 
     Args:

@@ -22,6 +22,7 @@ import httpx
 from huggingface_hub import constants
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # documented, not declared
 
+from llmapi_kit.config import Settings
 from llmapi_kit.errors import ModelLoadError, ModelNotFoundError
 from llmapi_kit.models.file_transfer import (
     CorruptFileError,
@@ -38,6 +39,7 @@ from llmapi_kit.progress import report
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_STALL_S = float(Settings.model_fields["download_stall_s"].default)
 NUM_WORKERS = 4
 MAX_TRIES = 5  # without a byte in between
 REPORT_EVERY_S = 0.2
@@ -79,7 +81,7 @@ def download_model(name: str, stall_s: float, check_fit: Callable[[Path, int], N
     return download.finish()
 
 
-def find_folder(name: str, what: str, files: tuple[str, ...], stall_s: float) -> Path:
+def find_folder(name: str, what: str, files: tuple[str, ...], stall_s: float = DEFAULT_STALL_S) -> Path:
     """The folder of something that comes beside a model: a folder as it is, or downloaded from the hub.
 
     Args:

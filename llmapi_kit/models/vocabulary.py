@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from llmapi_kit.errors import ModelLoadError
-from llmapi_kit.models.download import find_folder
+from llmapi_kit.models.download import DEFAULT_STALL_S, find_folder
 from llmapi_kit.models.hub import TOKENIZER_FILES
 from llmapi_kit.models.model_files import check_tokenizer_files
 from llmapi_kit.models.spec import POCKET_DIR
@@ -40,7 +40,7 @@ def load_tokenizer(source: str, what: str) -> Any:
     return tokenizer
 
 
-def load_other_tokenizer(name: str, stall_s: float) -> Any:
+def load_other_tokenizer(name: str, stall_s: float = DEFAULT_STALL_S) -> Any:
     """A tokenizer that does not come with the model's own files.
 
     Args:

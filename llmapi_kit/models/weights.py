@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import transformers
 
-from llmapi_kit.config import Settings
 from llmapi_kit.errors import ConfigError, LlmApiKitError, MissingDependencyError, ModelLoadError, ModelTooLargeError
 from llmapi_kit.models.architecture import read_config
 from llmapi_kit.models.checkpoint_check import check_loaded, check_size, quiet_report
-from llmapi_kit.models.download import download_model
+from llmapi_kit.models.download import DEFAULT_STALL_S, download_model
 from llmapi_kit.models.fit import check_folder
 from llmapi_kit.models.generation_config import Recommended, read_recommended
 from llmapi_kit.models.gguf import GgufModel, check_gguf, load_weights, open_gguf
@@ -31,8 +30,6 @@ from llmapi_kit.models.vocabulary import fit_embeddings, load_other_tokenizer, l
 
 if TYPE_CHECKING:
     from llmapi_kit.models.adapters import Adapter
-
-DOWNLOAD_STALL_S = float(Settings.model_fields["download_stall_s"].default)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +107,7 @@ def load_model(
     tokenizer: str | None = None,
     quantize: str | None = None,
     sampling: Mapping[str, float] | None = None,
-    download_stall_s: float = DOWNLOAD_STALL_S,
+    download_stall_s: float = DEFAULT_STALL_S,
 ) -> LoadedModel:
     """Load weights and tokenizer.
 
