@@ -285,7 +285,8 @@ class Download:
         """All of it last, so that the step that stays is the whole."""
         step = f"downloading {self._model.name}"
         running = [transfer for transfer in transfers if transfer.is_running]
-        for transfer in running if len(transfers) > 1 else ():
+        begun = [transfer for transfer in transfers if transfer.is_running or transfer.done_bytes]
+        for transfer in begun if len(transfers) > 1 else ():
             report(f"{step}: {transfer.file.name}", done=transfer.done_bytes, total=transfer.size_bytes, unit="B")
         quiet_s = min((time.monotonic() - transfer.heard_at for transfer in running), default=0.0)
         if quiet_s < QUIET_S:

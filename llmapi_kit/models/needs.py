@@ -106,6 +106,10 @@ def _obstacle(precision: str, on_gpu: bool) -> str:
         return ""
     if not on_gpu:
         return "needs a GPU"
-    if importlib.util.find_spec("bitsandbytes") is None:
+    if not _has_bitsandbytes():
         return 'needs pip install "llmapi-kit[quant]"'
     return ""
+
+
+def _has_bitsandbytes() -> bool:
+    return importlib.util.find_spec("bitsandbytes") is not None

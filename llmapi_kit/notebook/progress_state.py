@@ -170,9 +170,9 @@ def details(state: ProgressState) -> list[str]:
     if now.done is not None:
         of = f" of {as_amount(now.total, now.unit)}" if now.total else ""
         found.append(f"{as_amount(now.done, now.unit)}{of}")
-    if state.speed and now.unit == "B":
+    if state.speed and now.unit == "B" and not state.note_text:
         found.append(f"{as_amount(state.speed, now.unit)}/s")
-    if state.left_s is not None and now.unit == "B":
+    if state.left_s is not None and now.unit == "B" and not state.note_text:
         found.append(f"{as_time(state.left_s)} left")
     elif state.elapsed_s >= 1:
         found.append(as_time(state.elapsed_s))

@@ -16,7 +16,7 @@ QWEN = next(each for each in known_models() if each.name == "Qwen/Qwen3-0.6B")
 @pytest.fixture
 def machine(monkeypatch):
     """Sets how much memory is free."""
-    monkeypatch.setattr(needs.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(needs, "_has_bitsandbytes", lambda: True)
     return lambda free: monkeypatch.setattr(fit, "free_memory", lambda device: free)
 
 
@@ -75,5 +75,5 @@ def test_code_says_only_what_differs_from_the_device_s_own_choice(precision, dev
 def test_eight_bits_are_not_offered_on_a_cpu_nor_without_their_package(machine, monkeypatch):
     machine(64 * GIB)
     assert (of(QWEN, "8bit").verdict, of(QWEN, "8bit").obstacle) == ("not here", "needs a GPU")
-    monkeypatch.setattr(needs.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(needs, "_has_bitsandbytes", lambda: False)
     assert "pip install" in of(QWEN, "8bit", "cuda:0").obstacle

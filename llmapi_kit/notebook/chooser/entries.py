@@ -26,7 +26,7 @@ MAX_NEARBY = 20
 SKIPPED = ("node_modules", "venv", "site-packages")
 SHAPE = ("num_hidden_layers", "num_attention_heads", "hidden_size")
 # On a CPU larger ones write more slowly than one reads
-MAX_CPU_PARAMETERS = 2e9
+MAX_CPU_PARAMETERS = 1e9
 
 
 @dataclass(frozen=True)
@@ -116,16 +116,23 @@ def of_hub(name: str) -> Entry:
 
 
 def recommended(entries: list[Entry], machine: ChooserMachine, settings: Settings) -> tuple[Entry, str] | None:
-    """The best model of the table that fits here with room to spare, and its number format; None if none does."""
+    """The best model of the table that fits here, and its number format; None if none does.
+
+    One that is whole in its own format is better than a larger one in 8 bits, which is slow; and one with room for a
+    request of the usual length better than any that is tight.
+    """
     limit = MAX_CPU_PARAMETERS if machine.device == "cpu" else float("inf")
     ranked = sorted((each for each in entries if each.rank), key=lambda each: each.rank, reverse=True)
-    for entry in ranked:
-        if entry.num_parameters > limit or entry.missing_bytes > machine.free_disk_bytes:
-            continue
-        for precision in machine.precisions:
-            needs = entry.needs(precision, machine, settings)
-            if needs is not None and needs.verdict == "fits":
-                return entry, precision
+    possible = [
+        each for each in ranked if each.num_parameters <= limit and each.missing_bytes <= machine.free_disk_bytes
+    ]
+    whole = tuple(precision for precision in machine.precisions if precision != "8bit")
+    for verdict, precisions in (("fits", whole), ("fits", ("8bit",)), ("tight", machine.precisions)):
+        for entry in possible:
+            for precision in precisions:
+                needs = entry.needs(precision, machine, settings)
+                if needs is not None and needs.verdict == verdict:
+                    return entry, precision
     return None
 
 

@@ -21,6 +21,7 @@ BOX = "border:1px solid var(--jp-border-color2, rgba(128,128,128,.35));border-ra
 WEIGHTS, CONTEXT, OVERHEAD = "#2b7de9", "#20a39e", "#8a8a8a"
 COLOURS = {"fits": "#2e9e5b", "tight": "#b26a00", "too large": "#d13438", "not here": "#8a8a8a"}
 WORDS = {"fits": "fits", "tight": "tight: short requests only", "too large": "does not fit"}
+MARKS = "✓ fits   ~ short requests only   ✗ too large   ★ recommended"
 LEGEND = (("weights", WEIGHTS), ("context of one request", CONTEXT), ("libraries", OVERHEAD))
 
 
@@ -40,6 +41,11 @@ def detail(entry: Entry, machine: ChooserMachine, settings: Settings) -> str:
     title = f'<div style="font-size:15px;font-weight:600;overflow-wrap:anywhere">{escape(entry.name)}</div>'
     about = f'<div style="opacity:.8;margin-bottom:6px">{escape(entry.good_for)}</div>'
     return f'<div style="{FONT};{BOX};padding:8px 12px">{title}{about}{facts}{memory}</div>'
+
+
+def marks() -> str:
+    """What the signs before the names mean."""
+    return f'<div style="{FONT};font-size:12px;opacity:.8;white-space:pre-wrap">{MARKS}</div>'
 
 
 def code_line(code: str) -> str:
@@ -105,7 +111,7 @@ def _memory_row(needs: Needs, scale: float) -> str:
 
 def _parts(needs: Needs) -> str:
     plan = needs.plan
-    room = f"; room for {plan.num_slots} of {plan.max_length:,} tokens" if plan is not None else ""
+    room = f"; {plan.num_slots} at once, of {plan.max_length:,} tokens" if plan is not None else ""
     weights, context = needs.fit.weights_bytes / GIB, needs.kv_bytes / GIB
     return f"{weights:,.1f} weights + {context:,.1f} context + {needs.overhead_bytes / GIB:,.1f} libraries{room}"
 

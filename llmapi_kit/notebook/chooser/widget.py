@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ipywidgets as widgets
@@ -56,7 +57,8 @@ class Chooser:
         self._entries = {entry.name: entry for entry in entries}
         self._machine, self._settings = machine, settings
         self._thread = threading.Thread(target=lambda: None)
-        self._make(recommended[0].name if recommended else None)
+        self._recommended = recommended[0].name if recommended else None
+        self._make()
         self._fill()
         self._list.value = choice.name
         self._choose()
@@ -77,18 +79,20 @@ class Chooser:
         """Wait until what was clicked is done."""
         self._thread.join(timeout_s)
 
-    def _make(self, recommended: str | None) -> None:
+    def _make(self) -> None:
         """The widgets, and what they do."""
         narrow = {"description_width": "initial"}
         hint = "filter, or owner/name of the hub"
-        self._search = widgets.Text(placeholder=hint, description="Search", style=narrow, layout=widgets.Layout(**WIDE))
-        self._list = widgets.Select(rows=16, layout=widgets.Layout(width="auto", height="330px"))
+        wide = widgets.Layout(flex="1 1 auto", width="auto")
+        self._search = widgets.Text(placeholder=hint, description="Search", style=narrow, layout=wide)
+        tall = widgets.Layout(width="auto", height="330px")
+        self._list = widgets.Select(description="Models", style=narrow, rows=16, layout=tall)
         self._format = widgets.Dropdown(description="Number format", style=narrow, layout=widgets.Layout(**WIDE))
         self._detail, self._code = widgets.HTML(), widgets.HTML()
         self._status, self._progress = widgets.HTML(), widgets.HTML()
         self._load = widgets.Button(description="Load", button_style="primary", tooltip="Download and load this model")
         self._stop = widgets.Button(description="Stop download", tooltip="What is there is kept", disabled=True)
-        self._ask = widgets.Button(description="Ask the hub", tooltip="Look up what is typed above", disabled=True)
+        self._ask = widgets.Button(description="Ask the hub", tooltip="Look up what is typed beside", disabled=True)
         self._search.observe(lambda change: self._fill(), "value")
         self._list.observe(lambda change: self._choose(), "value")
         self._format.observe(lambda change: self._set_format(), "value")
@@ -97,11 +101,11 @@ class Chooser:
         self._stop.on_click(lambda button: self._stop_download())
         buttons = widgets.HBox([self._load, self._stop])
         half = widgets.Layout(flex="1 1 22rem", min_width="18rem")
-        search = widgets.VBox([self._search, self._ask])
-        left = widgets.VBox([search, self._list], layout=half)
+        search = widgets.HBox([self._search, self._ask])
+        left = widgets.VBox([search, self._list, widgets.HTML(page.marks())], layout=half)
         right = widgets.VBox([self._detail, self._format, self._code, buttons], layout=half)
         middle = widgets.HBox([left, right], layout=widgets.Layout(flex_flow="row wrap", max_width="70rem"))
-        head = widgets.HTML(page.header(self._machine, recommended))
+        head = widgets.HTML(page.header(self._machine, self._recommended))
         self.box = widgets.VBox([head, middle, self._progress, self._status])
 
     def _fill(self) -> None:
@@ -119,6 +123,7 @@ class Chooser:
         needs = entry.needs(precision, self._machine, self._settings)
         mark = MARKS[needs.verdict] if needs is not None else "?"
         here = presence(entry)
+        mark = f"{mark} ★" if entry.name == self._recommended else mark
         place = "" if here == "no" else "  · here" if here == "yes" else f"  · {here}"
         return f"{mark} {entry.name}  · {parameters(entry)}{'  · gated' if entry.is_gated else ''}{place}"
 
@@ -176,8 +181,13 @@ class Chooser:
         self._stop.disabled = self._entries[choice.name].is_complete
         with ProgressDisplay(f"Loading {choice.name}", _HtmlScreen(self._progress), show_after_s=0):
             model = kit.load(choice)
+        entry = self._entries[choice.name]
+        self._entries[choice.name] = replace(
+            entry, is_complete=True, here_bytes=max(entry.here_bytes, entry.size_bytes)
+        )
         if (choice.name, choice.options) == (self.choice.name, self.choice.options):
             self.choice.model = model
+            self._detail.value = page.detail(self._entries[choice.name], self._machine, self._settings)
         self._status.value = page.message(f"{model.name} is loaded. The line above returns it at once.")
 
     def _do_ask(self) -> None:
