@@ -27,7 +27,7 @@ from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.loading.model import Model
 from llmapi_kit.loading.servable import Loadable, Servable, resolve_all
 from llmapi_kit.models.choice import Choice
-from llmapi_kit.presenter import loads
+from llmapi_kit.presenter import launches, loads
 from llmapi_kit.server.endpoint import Endpoint
 from llmapi_kit.server.server import Server
 
@@ -89,6 +89,7 @@ def load(
     return _models.load(resolve(name, served_name, options), is_lazy=lazy)
 
 
+@launches
 def launch(
     model: Loadable | Sequence[Loadable],
     *,

@@ -85,7 +85,7 @@ def resolve(
         MissingDependencyError: it needs an extra that is not installed.
     """
     if isinstance(model, Choice):
-        model, given = model.name, {**model.options, **(given or {})}
+        return resolve(model.name, served_name, {**model.options, **(given or {})}, defaults)
     if not isinstance(model, str | os.PathLike | ModelLoader):
         raise ConfigError(f"load() takes a model's name, a path or a ModelLoader, not {type(model).__name__}.")
     loader = model if isinstance(model, ModelLoader) else None

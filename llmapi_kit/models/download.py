@@ -149,7 +149,11 @@ class Download:
             ModelNotFoundError: the hub refuses it.
         """
         transfers = [self._transfer(file) for file in files]
-        self._cache.blobs.mkdir(parents=True, exist_ok=True)
+        try:
+            self._cache.blobs.mkdir(parents=True, exist_ok=True)
+            self._cache.lock_folder.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise self._unwritable(exc) from exc
         missing = [transfer for transfer in transfers if not transfer.target.exists()]
         if missing:
             logger.info("Downloading %d files of %s from %s", len(missing), self._model.name, endpoint())
@@ -203,6 +207,9 @@ class Download:
                     failure = ends.get(timeout=REPORT_EVERY_S)
                     num_running -= 1
                 self._report(transfers)
+        except KeyboardInterrupt:
+            report(f"downloading {self._model.name}: {self._kept(transfers)}")
+            raise
         finally:
             _running.pop(self._model.name, None)
             is_unwanted = self._stopped.is_set()
@@ -259,14 +266,13 @@ class Download:
         if delay > MAX_WAIT_S:
             raise problem
         self._note = f"{transfer.file.name}: {_in_words(problem, self._stall_s)}; asking again"
-        logger.warning("%s (attempt %d of %d)", self._note, num_failures + 1, MAX_TRIES)
+        logger.info("%s (attempt %d of %d)", self._note, num_failures + 1, MAX_TRIES)
         if self._stopped.wait(max(delay, FIRST_WAIT_S * 2**num_failures)):
             raise StoppedError
 
     @contextlib.contextmanager
     def _lock(self, transfer: FileTransfer) -> Iterator[None]:
         """Keep other processes from writing the same file; huggingface_hub takes the same lock."""
-        self._cache.lock_folder.mkdir(parents=True, exist_ok=True)
         while not self._stopped.is_set():
             lock = WeakFileLock(self._cache.lock_folder / f"{transfer.target.name}.lock", timeout=LOCK_WAIT_S)
             try:
@@ -298,6 +304,12 @@ class Download:
         done = sum(transfer.done_bytes for transfer in transfers)
         report(step, done=done, total=sum(transfer.size_bytes for transfer in transfers), unit="B")
 
+    def _unwritable(self, error: OSError) -> ModelLoadError:
+        return ModelLoadError(
+            f"{self._cache.folder} can't be written: {error.strerror or error}. Set HF_HOME to a folder that you can "
+            "write to before Python starts."
+        )
+
     def _kept(self, transfers: Sequence[FileTransfer]) -> str:
         done = sum(transfer.done_bytes for transfer in transfers) / 2**30
         total = sum(transfer.size_bytes for transfer in transfers) / 2**30
@@ -314,7 +326,7 @@ class Download:
                 f"{_more_room()}"
             )
         if isinstance(failure, OSError) and not isinstance(failure, CorruptFileError):
-            return ModelLoadError(f"{self._cache.folder} can't be written: {failure}. {_more_room()}")
+            return self._unwritable(failure)
         return ModelLoadError(
             f"The download of {self._model.name} from {endpoint()} was given up: {_in_words(failure, self._stall_s)}, "
             f"{MAX_TRIES} times in a row. {kept} A mirror is used if HF_ENDPOINT names it."
@@ -322,11 +334,13 @@ class Download:
 
 
 def _in_words(problem: Exception, stall_s: float) -> str:
-    if type(problem).__name__ in ("ReadTimeout", "WriteTimeout"):
+    if isinstance(problem, httpx.ReadTimeout | httpx.WriteTimeout):
         return f"no byte for {stall_s:g} s"
-    if type(problem).__name__ in ("ConnectTimeout", "ConnectError"):
+    if isinstance(problem, httpx.ReadError | httpx.RemoteProtocolError):
+        return "the connection broke off"
+    if isinstance(problem, httpx.ConnectTimeout | httpx.ConnectError):
         return f"no connection ({problem})"
-    return f"{str(problem).rstrip('.') or type(problem).__name__}"
+    return str(problem).rstrip(".") or type(problem).__name__
 
 
 def _more_room() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import shutil
 import sys
 import threading
 import time
@@ -24,7 +25,6 @@ R = TypeVar("R")
 SHOW_AFTER_S = 0.7
 DRAW_EVERY_S = 0.25
 LINE_EVERY_S = 10.0
-LINE_CHARS = 100
 
 
 class Screen(Protocol):
@@ -152,7 +152,7 @@ class LineScreen:
 
     def draw(self, state: ProgressState) -> None:
         """See `Screen.draw`."""
-        line = as_line(state)[:LINE_CHARS]
+        line = as_line(state)[: shutil.get_terminal_size().columns - 1]
         self._stream.write("\r" + line.ljust(self._num_chars))
         self._stream.flush()
         self._num_chars = len(line)

@@ -81,13 +81,14 @@ class ProgressState:
 
     def end(self, error: BaseException | None) -> None:
         """Take in how it ended."""
+        where = f"while {self.step}" + (f" ({self.note_text})" if self.note_text else "")
         seconds = as_time(self._clock() - self._started_at)
         if error is None:
             self.ended = Ended(f"Ready in {seconds}", True)
         elif isinstance(error, KeyboardInterrupt):
-            self.ended = Ended(f"Interrupted after {seconds}, while {self.step}", False)
+            self.ended = Ended(f"Interrupted after {seconds}, {where}", False)
         else:
-            self.ended = Ended(f"Failed after {seconds}, while {self.step}", False)
+            self.ended = Ended(f"Failed after {seconds}, {where}", False)
 
     def parts(self) -> list[tuple[str, Progress]]:
         """Those that are under way, by name; the rest are done or wait."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import threading
@@ -11,7 +12,7 @@ import huggingface_hub
 import pytest
 
 import llmapi_kit as kit
-from llmapi_kit.errors import ModelLoadError, ModelNotFoundError
+from llmapi_kit.errors import ModelLoadError, ModelNotFoundError, ModelTooLargeError, UnsupportedModelError
 from llmapi_kit.models import download, file_transfer
 from llmapi_kit.models.download import download_model, find_folder
 from llmapi_kit.models.hub_cache import ModelCache, cached_folder, cached_models
@@ -282,6 +283,34 @@ def test_a_model_of_the_hub_loads_through_the_kit_and_tells_its_steps(pocket, hu
     order = [f"asking the hub for {pocket}", f"downloading {pocket}", "reading weights", "preparing the engine"]
     assert [step for step in dict.fromkeys(steps) if step in order] == order
     assert "README.md" not in {path.name for path in cached_folder(pocket).iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "kind", "message"),
+    [
+        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, 2000, UnsupportedModelError, "BertForMaskedLM"),
+        (None, 500 * GIB, ModelTooLargeError, "was not downloaded.*not enough"),
+    ],
+    ids=["another kind", "too large"],
+)
+def test_a_model_that_cannot_be_used_is_refused_before_its_weights_are_asked_for(
+    pocket, hub, monkeypatch, config, size, kind, message
+):
+    monkeypatch.setattr(download, "free_disk_bytes", lambda: 1000 * GIB)
+    files = hub.repositories[pocket].files
+    files["model.safetensors"] = size
+    if config is not None:
+        files["config.json"] = json.dumps(config).encode()
+    with pytest.raises(kind, match=message):
+        kit.load(pocket)
+    assert hub.ranges() == []
+
+
+def test_a_cache_that_cannot_be_written_is_said_with_what_to_set(repository, hub, monkeypatch, tmp_path):
+    (tmp_path / "cache").write_text("a file in the way")
+    monkeypatch.setattr(download, "free_disk_bytes", lambda: GIB * 10)
+    with pytest.raises(ModelLoadError, match=r"can't be written.*HF_HOME"):
+        get()
 
 
 def test_a_model_that_is_half_there_is_completed_by_the_next_load(pocket, hub):

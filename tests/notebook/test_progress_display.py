@@ -138,11 +138,13 @@ def test_a_front_end_that_is_gone_does_not_end_the_work():
         assert gone.drawn.wait(20)
 
 
-def test_a_terminal_s_line_is_redrawn_and_leaves_nothing_of_a_longer_one(state):
+def test_a_terminal_s_line_is_redrawn_and_leaves_nothing_of_a_longer_one(state, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
     stream = io.StringIO()
     screen = LineScreen(stream)
     screen.draw(state)
     length = len(stream.getvalue())
+    assert length == 60, "the line and what goes back to its begin: it must not wrap"
     state.note(Progress("short"))
     screen.end(state)
     last = stream.getvalue()[length:]
