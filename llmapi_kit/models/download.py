@@ -172,9 +172,8 @@ class Download:
         free = free_disk_bytes()
         if missing and missing + DISK_RESERVE_BYTES > free:
             raise ModelLoadError(
-                f"{self._model.name} is a download of {missing / 2**30:,.1f} GiB, and the disk of {cache_folder()} has "
-                f"{free / 2**30:,.1f} GiB free, of which {DISK_RESERVE_BYTES / 2**30:,.1f} GiB shall stay. "
-                f"{_more_room()}"
+                f"{self._model.name} is a download of {_size(missing)}, and the disk of {cache_folder()} has "
+                f"{_size(free)} free, of which {_size(DISK_RESERVE_BYTES)} shall stay. {_more_room()}"
             )
 
     def finish(self) -> Path:
@@ -311,19 +310,18 @@ class Download:
         )
 
     def _kept(self, transfers: Sequence[FileTransfer]) -> str:
-        done = sum(transfer.done_bytes for transfer in transfers) / 2**30
-        total = sum(transfer.size_bytes for transfer in transfers) / 2**30
-        return f"{done:,.2f} of {total:,.2f} GiB are kept in {self._cache.folder}; run it again to go on from there."
+        done = _size(sum(transfer.done_bytes for transfer in transfers))
+        total = _size(sum(transfer.size_bytes for transfer in transfers))
+        return f"{done} of {total} are kept in {self._cache.folder}; run it again to go on from there."
 
     def _explained(self, failure: Exception, transfers: Sequence[FileTransfer]) -> Exception:
         kept = self._kept(transfers)
         if isinstance(failure, RefusedError):
             return explain(self._model.name, failure, self._model.token)
         if isinstance(failure, OSError) and failure.errno in NO_SPACE:
-            free = free_disk_bytes() / 2**30
             return ModelLoadError(
-                f"The disk became full while {self._model.name} was downloaded: {free:,.2f} GiB are free. {kept} "
-                f"{_more_room()}"
+                f"The disk became full while {self._model.name} was downloaded: {_size(free_disk_bytes())} are free. "
+                f"{kept} {_more_room()}"
             )
         if isinstance(failure, OSError) and not isinstance(failure, CorruptFileError):
             return self._unwritable(failure)
@@ -341,6 +339,10 @@ def _in_words(problem: Exception, stall_s: float) -> str:
     if isinstance(problem, httpx.ConnectTimeout | httpx.ConnectError):
         return f"no connection ({problem})"
     return str(problem).rstrip(".") or type(problem).__name__
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:,.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:,.1f} MiB"
 
 
 def _more_room() -> str:

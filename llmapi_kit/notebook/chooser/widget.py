@@ -23,7 +23,7 @@ from llmapi_kit.models.spec import HUB_ID
 from llmapi_kit.notebook.chooser import page
 from llmapi_kit.notebook.chooser.entries import Entry, best_precision, of_hub
 from llmapi_kit.notebook.chooser.machine import ChooserMachine
-from llmapi_kit.notebook.chooser.text import parameters, presence
+from llmapi_kit.notebook.chooser.text import as_table, parameters, presence
 from llmapi_kit.notebook.progress_display import ProgressDisplay
 from llmapi_kit.notebook.progress_state import ProgressState, as_html
 
@@ -67,8 +67,11 @@ class Chooser:
         """Show it in the cell that runs."""
         from IPython import display as output
 
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
+        text = as_table(list(self._entries.values()), self._machine, self._settings)
         display: Any = output.display
-        display(self.box)
+        # With the table as its text, for a saved notebook that is read without its widgets
+        display({"application/vnd.jupyter.widget-view+json": view, "text/plain": text}, raw=True)
 
     @property
     def is_busy(self) -> bool:
@@ -159,7 +162,7 @@ class Chooser:
         if self.is_busy:
             return
         self._load.disabled = self._ask.disabled = True
-        self._status.value = ""
+        self._status.value = self._progress.value = ""
         self._thread = threading.Thread(target=self._work, args=(work,), name="llmapi_kit chooser", daemon=True)
         self._thread.start()
 
