@@ -7,6 +7,7 @@ would retry each file for most of a minute. Downloads nothing: that is `llmapi_k
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import Any
@@ -25,6 +26,7 @@ TIMEOUT_S = 10
 # What a tokenizer may consist of; patterns of file names
 TOKENIZER_FILES = (*READ_TOKENIZER_FILES, *VOCABULARY_FILES)
 ADAPTER_CONFIG = "adapter_config.json"
+DIGEST = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?", re.ASCII)
 TOKENS = "https://huggingface.co/settings/tokens"
 HINT = "'pocket' needs no download."
 
@@ -203,13 +205,19 @@ def explain(name: str, error: Exception, token: str | None) -> LlmApiKitError:
 def _ask(name: str, token: str | None) -> HubModel:
     api = huggingface_hub.HfApi(endpoint=endpoint(), token=token or False)  # False: else Colab's secrets are asked
     info: Any = api.model_info(name, files_metadata=True, timeout=TIMEOUT_S)
-    files = [
-        HubFile(file.rfilename, file.size or 0, file.lfs.sha256 if file.lfs else file.blob_id or "")
-        for file in info.siblings or ()
-    ]
+    commit = info.sha or ""
+    if not DIGEST.fullmatch(commit):  # it becomes the name of a folder
+        raise ValueError(f"it tells a version {commit[:80]!r}, which is none")
+    files = [HubFile(file.rfilename, file.size or 0, _digest(file)) for file in info.siblings or ()]
     card = getattr(info, "card_data", None)
     licence = str(getattr(card, "license", None) or "")
-    return HubModel(name, info.sha or "", tuple(files), bool(info.gated), licence, token)
+    return HubModel(name, commit, tuple(files), bool(info.gated), licence, token)
+
+
+def _digest(file: Any) -> str:
+    """What names a content in the cache; empty for what can't be the name of a file."""
+    found = file.lfs.sha256 if file.lfs else file.blob_id or ""
+    return found if DIGEST.fullmatch(found) else ""
 
 
 def _gated(name: str, token: str | None) -> str:

@@ -6,6 +6,7 @@ terminal included, a server stays plain text.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
 def install() -> None:
     """Have a `Server` shown as a card in a notebook, and the progress of loading in a notebook or a terminal.
 
-    Safe to call again.
+    The variable by which users of the Hugging Face hub switch progress bars off leaves log messages only. Safe to call
+    again.
     """
-    presenter.use(NotebookPresenter() if is_jupyter_kernel() else TerminalPresenter())
+    if os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "").upper() not in ("1", "ON", "YES", "TRUE"):
+        presenter.use(NotebookPresenter() if is_jupyter_kernel() else TerminalPresenter())
     if is_jupyter_kernel():
         formatter = sys.modules["IPython"].get_ipython().display_formatter.ipython_display_formatter
         formatter.for_type_by_name("llmapi_kit.server.server", "Server", show_server)

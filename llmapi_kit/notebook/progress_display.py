@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import io
 import shutil
 import sys
 import threading
@@ -197,5 +198,5 @@ class LogScreen:
 
 def terminal_screen(stream: TextIO | None = None) -> Screen:
     """A line that is redrawn in a terminal, plain lines elsewhere; on standard error, as it is no result."""
-    stream = stream or sys.stderr
+    stream = stream or sys.stderr or io.StringIO()  # there is none behind a window
     return LineScreen(stream) if stream.isatty() else LogScreen(stream)

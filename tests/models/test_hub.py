@@ -11,7 +11,7 @@ from huggingface_hub import constants
 
 from llmapi_kit.errors import ModelNotFoundError, UnsupportedModelError
 from llmapi_kit.models import hub_token
-from llmapi_kit.models.hub import HubFile, HubModel, check_hub_model
+from llmapi_kit.models.hub import HubFile, HubModel, check_hub_model, look_up
 from llmapi_kit.models.hub_token import ask_for_token, find_token
 from tests.models.fake_hub import GIB, Repository
 
@@ -80,6 +80,15 @@ def test_offline_mode_is_said(hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelNotFoundError, match="HF_HUB_OFFLINE says"):
         check_hub_model("good/small")
+
+
+def test_a_hub_that_tells_no_version_or_odd_digests_cannot_write_outside_of_the_cache(models, monkeypatch):
+    odd = {"rfilename": "config.json", "size": 5, "blobId": "../../../x"}
+    monkeypatch.setattr(Repository, "sibling", lambda self, name: odd)
+    assert {file.digest for file in look_up("good/small").files} == {""}
+    monkeypatch.setattr(Repository, "commit", "../../x")
+    with pytest.raises(ModelNotFoundError, match=r"a version '\.\./\.\./x', which is none"):
+        look_up("good/small")
 
 
 @pytest.mark.parametrize(

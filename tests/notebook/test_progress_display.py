@@ -7,9 +7,11 @@ import threading
 
 import pytest
 
+from llmapi_kit.notebook import display
 from llmapi_kit.notebook.progress_display import LineScreen, LogScreen, ProgressDisplay, terminal_screen
 from llmapi_kit.notebook.progress_state import ProgressState, as_amount, as_html, as_line, as_time
 from llmapi_kit.progress import Progress, report
+from tests.notebooks.kernels import run_cells
 
 STEP = "downloading a/b"
 
@@ -164,6 +166,33 @@ def test_a_log_has_a_line_for_each_step_and_one_now_and_then(state, clock):
         "downloading",
         "reading",
     ]
+
+
+CELL = """
+from llmapi_kit.notebook.progress_display import CellScreen, ProgressDisplay
+from llmapi_kit.progress import report
+screen = CellScreen()
+with ProgressDisplay("Loading a/b", screen, show_after_s=0):
+    report("downloading a/b", done=1, total=2, unit="B")
+    while screen.handle is None:
+        pass
+"""
+
+
+def test_in_a_cell_one_output_changes_and_stays_readable_when_it_is_saved(tmp_path):
+    (cell,) = run_cells(tmp_path, CELL).cells
+    (output,) = cell.outputs
+    assert "Ready in" in output.data["text/html"]
+    assert output.data["text/plain"].startswith("Loading a/b: Ready in")
+
+
+@pytest.mark.parametrize(("value", "is_shown"), [("", True), ("0", True), ("1", False), ("true", False)])
+def test_the_hub_s_own_variable_switches_it_off(monkeypatch, value, is_shown):
+    used = []
+    monkeypatch.setattr(display.presenter, "use", used.append)
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", value)
+    display.install()
+    assert bool(used) is is_shown
 
 
 def test_what_is_no_terminal_gets_lines_of_its_own():
