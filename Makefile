@@ -4,9 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 NOTEBOOKS := notebooks
 DEMO_EXIT ?=
+# Processes that share the tests. A module's tests stay in one, as they share servers and models; slow modules go first.
+PROCESSES ?= 2
+TESTS = $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab serve test test-clients check docs notebooks bench gpu-check format clean
+.PHONY: help demo lab serve test test-fast test-clients check docs notebooks bench gpu-check format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,8 +24,11 @@ serve: $(VENV)/.installed ## Serve the pocket model from a terminal
 	$(BIN)/llmapi-kit serve pocket
 
 test: $(VENV)/.installed $(VENV)/.programs $(VENV)/.client ## Set up what is missing and run all tests, on other Pythons too
-	$(BIN)/python -m pytest
+	$(TESTS)
 	$(BIN)/python tools/other_pythons.py
+
+test-fast: $(VENV)/.installed ## Run the tests that are not marked slow, for in between
+	$(TESTS) -m "not slow and not clients and not gpu"
 
 test-clients: $(VENV)/.installed $(VENV)/.programs ## Run agents and tools that others wrote against the server
 	$(BIN)/python tools/client_environments.py

@@ -16,6 +16,7 @@ import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from llmapi_kit.did_you_mean import did_you_mean
 from llmapi_kit.errors import ConfigError
 
 Seconds = Annotated[float, Field(gt=0, le=86400)]
@@ -209,7 +210,8 @@ def load_settings(**overrides: object) -> Settings:
     given = {name: value for name, value in overrides.items() if value is not None}
     unknown = sorted(set(given) - set(Settings.model_fields))
     if unknown:
-        raise ConfigError(f"Unknown setting {unknown[0]!r}. Settings are: {', '.join(Settings.model_fields)}.")
+        hint = did_you_mean(unknown[0], Settings.model_fields)
+        raise ConfigError(f"Unknown setting {unknown[0]!r}.{hint} Settings are: {', '.join(Settings.model_fields)}.")
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as exc:

@@ -20,7 +20,6 @@ from llmapi_kit.ids import random_hex
 
 logger = logging.getLogger(__name__)
 
-LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 END = {"type": "http.response.body", "body": b"", "more_body": False}
 
 

@@ -184,7 +184,8 @@ def chat(
     The key of a server on this machine is found by itself; for another one set LLMAPI_KIT_API_KEY.
     """
     with _errors_as_lines():
-        from llmapi_kit import kit, terminal_chat
+        from llmapi_kit import kit
+        from llmapi_kit.cli import terminal_chat
         from llmapi_kit.client import LLMClient
         from llmapi_kit.config import load_settings
 
@@ -223,9 +224,9 @@ def notebooks(
         if importlib.util.find_spec("jupyterlab") is None:
             raise MissingDependencyError("jupyterlab", "notebook", "Opening the notebooks")
         if not any(folder.glob("0*.ipynb")):
-            source = Path(__file__).parent / "_notebooks"
+            source = Path(__file__).parents[1] / "_notebooks"
             if not source.is_dir():
-                source = Path(__file__).parents[1] / "notebooks"
+                source = Path(__file__).parents[2] / "notebooks"
             shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
             print(f"Copied the notebooks to {folder}/")
         command = [sys.executable, "-m", "jupyterlab", "--notebook-dir", str(folder)]

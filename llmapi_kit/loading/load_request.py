@@ -17,6 +17,7 @@ from llmapi_kit.engines.fallback import FallbackEngine
 from llmapi_kit.engines.renamed_engine import renamed
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.loading.loader import ModelLoader
+from llmapi_kit.loading.options import unknown_load_option
 from llmapi_kit.loading.sources import SOURCES, LoaderSource, Source
 from llmapi_kit.models.choice import Choice
 from llmapi_kit.models.fit import MemoryNeed
@@ -132,7 +133,7 @@ def _check_names(values: Mapping[str, Any], source: Source, spec: ModelSpec) -> 
     known = (*source.options, FALLBACK, *source.settings)
     for name in values:
         if name not in known:
-            raise ConfigError(f"load() has no argument {name!r} for {spec.name!r}. It takes {', '.join(known)}.")
+            raise unknown_load_option(name, spec.name, known)
 
 
 def _fallbacks(given: Any) -> list[Any]:

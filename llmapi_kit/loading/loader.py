@@ -93,6 +93,8 @@ class ModelLoader:
         """
         report("importing torch")
         try:
+            import torch
+
             from llmapi_kit.engines.local.engine import LocalEngine
             from llmapi_kit.models.fit import free_memory, kv_bytes_per_token, plan_slots
             from llmapi_kit.runners.torch_runner import TorchRunner
@@ -116,6 +118,7 @@ class ModelLoader:
             loaded.model,
             num_slots=plan.num_slots,
             max_length=plan.max_length,
+            dtype=torch.float32 if loaded.dtype == "float32" else None,
             num_threads=settings.num_threads,
             native=settings.native,
             is_compiled=settings.compile,

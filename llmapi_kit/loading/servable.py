@@ -44,7 +44,7 @@ def resolve_all(
         ConfigError: something is no model, or an argument or a name does not go with the models.
     """
     loadables = [model] if isinstance(model, str | Model) or not isinstance(model, Sequence) else list(model)
-    found = [_resolve(each, options, settings) for each in loadables]
+    found = [_resolve(loadable, options, settings) for loadable in loadables]
     taken = {name for each in found if isinstance(each, LoadRequest) for name in each.source.settings}
     for name in settings:
         if name in LOCAL_SETTINGS and name not in taken:

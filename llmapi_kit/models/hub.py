@@ -16,11 +16,12 @@ import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
+from llmapi_kit.did_you_mean import did_you_mean
 from llmapi_kit.errors import LlmApiKitError, ModelNotFoundError, UnsupportedModelError
 from llmapi_kit.models.hub_token import ask_for_token, find_token
+from llmapi_kit.models.known_names import known_names
 from llmapi_kit.models.model_files import INDEX, MODEL_FILES, VOCABULARY_FILES, WEIGHTS
 from llmapi_kit.models.model_files import TOKENIZER_FILES as READ_TOKENIZER_FILES
-from llmapi_kit.models.similar_names import did_you_mean
 
 TIMEOUT_S = 10
 # What a tokenizer may consist of; patterns of file names
@@ -181,10 +182,9 @@ def explain(name: str, error: Exception, token: str | None) -> LlmApiKitError:
             f"Check the name; make a new token at {TOKENS} and set HF_TOKEN, or remove the old one. {HINT}"
         )
     if isinstance(error, RepositoryNotFoundError) or status in (401, 404):
+        meant = did_you_mean(name, known_names())
         private = "" if token else " A private model needs HF_TOKEN in the environment."
-        return ModelNotFoundError(
-            f"The Hugging Face hub has no model {name!r}. Check the name.{did_you_mean(name)}{private} {HINT}"
-        )
+        return ModelNotFoundError(f"The Hugging Face hub has no model {name!r}. Check the name.{meant}{private} {HINT}")
     if constants.HF_HUB_OFFLINE:
         return ModelNotFoundError(
             f"{name} is not whole on this machine, and HF_HUB_OFFLINE says not to ask the Hugging Face hub, which "

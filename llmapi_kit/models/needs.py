@@ -15,7 +15,7 @@ from llmapi_kit.errors import ModelTooLargeError
 from llmapi_kit.models.fit import BYTES, DEFAULT_MAX_LENGTH, Fit, SlotPlan, check_sizes, kv_bytes_per_token, plan_slots
 
 Verdict = Literal["fits", "tight", "too large", "not here"]
-PRECISIONS = ("float32", "bfloat16", "8bit")
+PRECISIONS = ("bfloat16", "float32", "8bit")
 NOT_YET = "4 bits are not supported in this version."
 # Python's libraries and the buffers of a step. On a CPU torch and transformers take 320 MiB, as measured; on a GPU it
 # is an allowance for the CUDA context and its kernels
@@ -64,8 +64,10 @@ class Needs:
         return "fits" if self.plan.max_length >= self.length else "tight"
 
 
-def needs_of(num_parameters: int, shape: Any, precision: str, device: str, settings: Settings) -> Needs:
-    """What a model takes in one number format.
+def needs_of(
+    num_parameters: int, shape: Any, precision: str, device: str, settings: Settings, stored: str = "bfloat16"
+) -> Needs:
+    """What a model takes with its weights in one number format.
 
     Args:
         num_parameters: each counted once.
@@ -73,11 +75,12 @@ def needs_of(num_parameters: int, shape: Any, precision: str, device: str, setti
         precision: one of `PRECISIONS`.
         device: ``cpu`` or a CUDA device.
         settings: slots, context and KV memory.
+        stored: the format of its files.
     """
     on_gpu = device.startswith("cuda")
-    # Beside weights of 8 bits everything else is computed in 16
-    weights, others = ("int8", "bfloat16") if precision == "8bit" else (precision, precision)
-    per_token = kv_bytes_per_token(shape, others)
+    options = load_options(precision, device, stored)
+    weights = "int8" if precision == "8bit" else precision
+    per_token = kv_bytes_per_token(shape, _kv_format(precision, on_gpu, is_default=not options))
     fit = check_sizes(num_parameters * BYTES[weights], per_token, shape.max_position_embeddings, device)
     overhead = OVERHEAD_BYTES["cuda" if on_gpu else "cpu"]
     room = fit.free_bytes - fit.weights_bytes - overhead
@@ -86,19 +89,31 @@ def needs_of(num_parameters: int, shape: Any, precision: str, device: str, setti
     except ModelTooLargeError:
         plan = None
     length = min(settings.context_length or DEFAULT_MAX_LENGTH, fit.context_length or DEFAULT_MAX_LENGTH)
-    obstacle = _obstacle(precision, on_gpu)
-    return Needs(precision, load_options(precision, device), fit, length, overhead, plan, obstacle)
+    return Needs(precision, options, fit, length, overhead, plan, _obstacle(precision, on_gpu))
 
 
-def load_options(precision: str, device: str) -> dict[str, Any]:
-    """Arguments of `kit.load` for a number format; none for what a device gets where nothing is said.
+def default_precision(device: str, stored: str = "bfloat16") -> str:
+    """The format that weights get where nothing is said: their own, but for float16 on a CPU.
 
-    A GPU gets the format of the files, which is bfloat16 for all that the chooser knows, or float16 on an old card.
+    A GPU has float16, too, which takes as much as bfloat16 and counts as that here.
     """
+    if device.startswith("cuda"):
+        return "float32" if stored == "float32" else "bfloat16"
+    return "bfloat16" if stored == "bfloat16" else "float32"
+
+
+def load_options(precision: str, device: str, stored: str = "bfloat16") -> dict[str, Any]:
+    """Arguments of `kit.load` for a number format; none for what a device gets where nothing is said."""
     if precision == "8bit":
         return {"quantize": "8bit"}
-    is_default = precision == ("bfloat16" if device.startswith("cuda") else "float32")
-    return {} if is_default else {"dtype": precision}
+    return {} if precision == default_precision(device, stored) else {"dtype": precision}
+
+
+def _kv_format(precision: str, on_gpu: bool, *, is_default: bool) -> str:
+    """Of keys and values: a CPU that was told nothing computes in float32; beside 8 bits, the rest is in 16."""
+    if precision == "8bit":
+        return "bfloat16"
+    return "float32" if is_default and not on_gpu else precision
 
 
 def _obstacle(precision: str, on_gpu: bool) -> str:

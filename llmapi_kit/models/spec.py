@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from llmapi_kit.did_you_mean import did_you_mean
 from llmapi_kit.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
+from llmapi_kit.models.known_names import known_names
 from llmapi_kit.models.plugins import find_plugin, plugin_names
 from llmapi_kit.models.providers import PROVIDERS
-from llmapi_kit.models.similar_names import did_you_mean
 
 POCKET_DIR = Path(__file__).parent / "pocket"
 UPSTREAM = re.compile(r"(?P<provider>[a-z][a-z0-9_-]*)(?:\+(?P<scheme>https?))?:(?P<rest>.*)", re.DOTALL)
@@ -87,9 +88,10 @@ def parse_spec(name: str | os.PathLike[str]) -> ModelSpec:
         return _upstream(name, found["provider"], found["rest"], found["scheme"])
     if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
         raise ModelNotFoundError(
-            f"There is no model {name!r}.{did_you_mean(name)} Use 'pocket' (ships with the kit), 'mock', a folder with "
-            "config.json and *.safetensors, a GGUF file, a hub name such as 'Qwen/Qwen3-0.6B', or a provider's model "
-            "such as 'openai:gpt-…'."
+            f"There is no model {name!r}.{did_you_mean(name, known_names())} "
+            "Use 'pocket' (ships with the kit), 'mock', a folder with config.json and "
+            "*.safetensors, a GGUF file, a hub name such as 'Qwen/Qwen3-0.6B', or a provider's model such as "
+            "'openai:gpt-…'."
         )
     return ModelSpec(name, name, "hub")
 
@@ -135,7 +137,8 @@ def _upstream(name: str, provider: str, rest: str, scheme: str | None) -> ModelS
     if (scheme is not None and provider != "compatible") or provider not in PROVIDERS:
         installed = "".join(f", {plugin}" for plugin in plugin_names())
         raise ModelNotFoundError(
-            f"There is no provider {provider!r}. Known are: {', '.join(PROVIDERS)}{installed}; any server with "
+            f"There is no provider {provider!r}.{did_you_mean(provider, PROVIDERS)} "
+            f"Known are: {', '.join(PROVIDERS)}{installed}; any server with "
             "OpenAI's API is 'openai+https://host/v1#model'."
         )
     url, model = "", rest

@@ -40,7 +40,7 @@ class LoadedModel:
         model: a causal language model of transformers, in evaluation mode.
         tokenizer: its tokenizer.
         device: where the weights are.
-        dtype: of the weights, such as ``float32``.
+        dtype: of arithmetic, such as ``float32``; weights that came in bfloat16 may be in that still.
         eos_ids: tokens that end an answer, from the generation configuration.
         context_length: the model's own limit; 0 where it has none.
         sampling_defaults: what its makers recommend: `temperature`, `top_k`, …; not looked at yet, as they wrote it.
@@ -75,7 +75,7 @@ def pick_device(device: str | None) -> str:
 
 
 def pick_dtype(dtype: str | None, device: str) -> torch.dtype | str:
-    """The type of the weights: as asked for; float32 on a CPU; on a GPU the model's own, or float16 on old cards."""
+    """The type of arithmetic: as asked for; float32 on a CPU; on a GPU the model's own, or float16 on old cards."""
     check_dtype(dtype)
     if dtype is not None:
         return cast(torch.dtype, getattr(torch, dtype))
@@ -114,7 +114,9 @@ def load_model(
     Args:
         spec: a folder, a model of the hub, or a GGUF file, whose weights are dequantised.
         device: ``cpu``, ``cuda`` or ``cuda:0``; the first GPU where there is one.
-        dtype: ``float32``, ``bfloat16`` or ``float16``; float32 on a CPU, the model's own on a GPU.
+        dtype: ``float32``, ``bfloat16`` or ``float16``. By default the model's own on a GPU; on a CPU float32, but
+            weights that are stored in bfloat16 stay in it: arithmetic in float32 needs half the memory with them, and
+            gives the same.
         lora: a LoRA adapter in PEFT's format, merged into the weights: a folder or a hub name.
         tokenizer: a folder or a hub name; else the adapter's where it has one, else the model's. Where it has more
             tokens than the embedding has rows, rows are added.
@@ -135,12 +137,13 @@ def load_model(
     torch_dtype = pick_dtype(dtype, device)
     quantization = pick_quantization(quantize, device, spec)
     adapter = _find_adapter(lora, download_stall_s)
+    loaded_as = "int8" if quantization else None if torch_dtype == "auto" else _name(torch_dtype)
+    keeps_bfloat16 = dtype is None and device == "cpu" and adapter is None and spec.kind != "gguf"
     gguf = open_gguf(spec.path) if spec.kind == "gguf" and spec.path is not None else None
     if gguf is not None and torch_dtype == "auto":
         torch_dtype = getattr(torch, gguf.stored_dtype)
     if spec.kind == "hub":
-        loaded = _loaded_dtype(torch_dtype, bool(quantization))
-        check_fit = partial(_check_before_download, spec, device, loaded)
+        check_fit = partial(_check_before_download, spec, device, loaded_as, keeps_bfloat16)
         spec = replace(spec, path=download_model(spec.name, download_stall_s, check_fit))
     source = str(spec.path or spec.name)
     try:
@@ -149,12 +152,15 @@ def load_model(
         recommended = read_recommended(source, config) if gguf is None else _recommended_by_gguf(gguf)
         text = _load_tokenizer(spec, source, tokenizer, adapter, gguf, download_stall_s)
         num_trained = adapter.num_embeddings if adapter else 0
-        _check_fit(spec, gguf, adapter, max(len(text), num_trained), device, torch_dtype, bool(quantization))
+        _check_fit(spec, gguf, adapter, max(len(text), num_trained), device, loaded_as, keeps_bfloat16=keeps_bfloat16)
         with reported_bars():
             if gguf is not None:
                 model = load_weights(gguf, cast(torch.dtype, torch_dtype))
             else:
-                model = _load_weights(spec, source, config, recommended, dtype=torch_dtype, **quantization)
+                stored_dtype = "auto" if keeps_bfloat16 else torch_dtype
+                model = _load_weights(spec, source, config, recommended, dtype=stored_dtype, **quantization)
+                if keeps_bfloat16 and model.dtype != torch.bfloat16:
+                    model = model.to(torch_dtype)
         fit_embeddings(model, len(text), num_trained)
         if adapter is not None:
             from llmapi_kit.models.adapters import apply_adapter
@@ -170,7 +176,7 @@ def load_model(
     except Exception as exc:
         raise _explain(spec, exc) from exc
     context = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0)
-    name = str(model.dtype).removeprefix("torch.")
+    name = _name(torch_dtype if keeps_bfloat16 else model.dtype)
     defaults = {**recommended.sampling, **(sampling or {})}
     return LoadedModel(model, text, device, name, recommended.eos_ids, context, defaults)
 
@@ -208,6 +214,10 @@ def _load_weights(spec: ModelSpec, source: str, config: Any, recommended: Recomm
     return model
 
 
+def _name(dtype: torch.dtype | str) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _find_adapter(lora: str | None, stall_s: float) -> Adapter | None:
     if lora is None:
         return None
@@ -235,14 +245,11 @@ def _load_tokenizer(
     return load_tokenizer(source, f"The tokenizer of {spec.name}")
 
 
-def _loaded_dtype(dtype: torch.dtype | str, is_quantized: bool) -> str | None:
-    """What weights become, as the estimate calls it; None for what they are."""
-    return "int8" if is_quantized else None if dtype == "auto" else str(dtype).removeprefix("torch.")
-
-
-def _check_before_download(spec: ModelSpec, device: str, dtype: str | None, folder: Path, weights_bytes: int) -> None:
+def _check_before_download(
+    spec: ModelSpec, device: str, dtype: str | None, keeps_bfloat16: bool, folder: Path, weights_bytes: int
+) -> None:
     """Raise `ModelTooLargeError` for a model of the hub whose weights would not fit once they were here."""
-    fit = check_folder(folder, device, dtype=dtype, weights_bytes=weights_bytes)
+    fit = check_folder(folder, device, dtype=dtype, keeps_bfloat16=keeps_bfloat16, weights_bytes=weights_bytes)
     if not fit.fits:
         raise ModelTooLargeError(f"{spec.id} was not downloaded, as it would not fit. {fit.advice}")
 
@@ -253,16 +260,23 @@ def _check_fit(
     adapter: Adapter | None,
     num_rows: int,
     device: str,
-    dtype: torch.dtype | str,
-    is_quantized: bool,
+    dtype: str | None,
+    *,
+    keeps_bfloat16: bool,
 ) -> None:
     """Raise `ModelTooLargeError` unless the model fits, the adapter included."""
     added_bytes = adapter.size_bytes if adapter else 0
-    loaded = _loaded_dtype(dtype, is_quantized)
     if gguf is not None:
-        fit = check_gguf(gguf, device, str(loaded), num_rows=num_rows, added_bytes=added_bytes)
+        fit = check_gguf(gguf, device, str(dtype), num_rows=num_rows, added_bytes=added_bytes)
     elif spec.path is not None:
-        fit = check_folder(spec.path, device, dtype=loaded, num_rows=num_rows, added_bytes=added_bytes)
+        fit = check_folder(
+            spec.path,
+            device,
+            dtype=dtype,
+            num_rows=num_rows,
+            added_bytes=added_bytes,
+            keeps_bfloat16=keeps_bfloat16,
+        )
     else:
         return
     if not fit.fits:

@@ -15,6 +15,8 @@ import psutil
 from llmapi_kit.errors import ConfigError, PortInUseError
 
 LISTEN_BACKLOG = 512
+DEFAULT_PORT = 8000
+PORTS_TO_TRY = 20
 
 _bound: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
@@ -41,6 +43,21 @@ def bind(host: str, port: int) -> socket.socket:
         raise
     _bound.add(sock)
     return sock
+
+
+def pick_port(host: str) -> int:
+    """The default port, or the next one that is free; 0, for any, where none of the first few is.
+
+    Raises:
+        ConfigError: the address can't be bound.
+    """
+    for port in range(DEFAULT_PORT, DEFAULT_PORT + PORTS_TO_TRY):
+        try:
+            check_free(host, port)
+        except PortInUseError:
+            continue
+        return port
+    return 0
 
 
 def check_free(host: str, port: int) -> None:

@@ -14,17 +14,18 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from llmapi_kit.api.app import create_app
-from llmapi_kit.api.auth import KeyCheck
-from llmapi_kit.api.request_context import LOOPBACK_HOSTS
+from llmapi_kit.api.auth import KeyCheck, new_api_key
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.client import RemoteServer, mask
 from llmapi_kit.client.running_servers import RunningServers, ServerRecord
+from llmapi_kit.client.server_keys import ServerKeys
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.catalog import Catalog
 from llmapi_kit.errors import ConfigError, ServerError
+from llmapi_kit.loopback import LOOPBACK, LOOPBACK_HOSTS
 from llmapi_kit.server import log_buffer
-from llmapi_kit.server.endpoint import LOOPBACK, check_key, warn_of_short_key
+from llmapi_kit.server.endpoint import check_key, warn_of_short_key
 from llmapi_kit.server.thread import ServerThread
 from llmapi_kit.tunnels import open_tunnel, tunnel_settings
 from llmapi_kit.tunnels.base import Tunnel, TunnelStatus
@@ -47,6 +48,15 @@ class Server:
         settings: limits, timeouts and the state folder.
         aliases: further model names; see `llmapi_kit.engines.catalog.Catalog`.
         default: which model answers where none is named; None for the first.
+        name: of the launch, which a key is kept for; None keeps none.
+        instead_of: a server whose place it takes, at the same host and port: both hold the port, and `take_over` ends
+            the old one.
+
+    Attributes:
+        api_key: the key that opens it.
+        settings: limits, timeouts and the state folder.
+        name: of the launch.
+        replaced: the models that the latest launch took out of service.
 
     Raises:
         PortInUseError: the port is taken.
@@ -65,9 +75,13 @@ class Server:
         settings: Settings,
         aliases: Mapping[str, str] | None = None,
         default: str | None = None,
+        name: str | None = None,
+        instead_of: Server | None = None,
     ) -> None:
         check_key(api_key, host)
         warn_of_short_key(api_key)
+        self.name = name
+        self.replaced: tuple[str, ...] = ()
         self.api_key = api_key
         self.settings = settings
         self._tunnel: Tunnel | None = None
@@ -79,7 +93,13 @@ class Server:
         self._store = open_store(settings)
         try:
             self._state = ApiState(Catalog(engines, aliases, default), KeyCheck(api_key), settings, self._store)
-            self._thread = ServerThread(create_app(self._state), host=host, port=port, on_death=self._on_death)
+            listener = None
+            if instead_of is not None:
+                self._state.instance = instead_of._state.instance  # to clients and to its tunnel it is the same server
+                listener = instead_of._thread.share_listener()
+            self._thread: ServerThread = ServerThread(
+                create_app(self._state), host=host, port=port, listener=listener, on_death=self._on_death
+            )
         except BaseException:
             self._store.close()
             raise
@@ -101,6 +121,62 @@ class Server:
         except BaseException:
             self.stop(0)
             raise
+
+    def can_keep_tunnel(self, old: Server, tunnel: str | None) -> bool:
+        """Whether the tunnel of the server whose place this one takes is up, and leads here, too."""
+        return old.public_url is not None and (old.tunnel_kind, old.port) == (tunnel, self.port)
+
+    def take_over(self, old: Server, tunnel: str | None) -> None:
+        """End the server whose place this one takes, and go on with its tunnel. Blocks while that one drains.
+
+        Args:
+            old: that server; what it is answering may finish.
+            tunnel: of which kind its tunnel must be to be kept.
+        """
+        with self._lock, old._lock:
+            if self._tunnel is None and self.can_keep_tunnel(old, tunnel):
+                self._tunnel, old._tunnel = old._tunnel, None
+                self._allow_hosts(self.public_url)
+                self._record = replace(self._record, public_url=self.public_url)
+        old._thread.stop_listening()
+        try:
+            old.stop()
+        finally:
+            self._update_record()  # the old one took it away, if they have the instance in common
+
+    def reappear(self) -> None:
+        """Be found by other kernels again, after a server that was to take this one's place has failed."""
+        self._update_record()
+
+    def rotate_key(self) -> str:
+        """Make a new key, and return it. The old one opens nothing any more, and what it is being answered ends.
+
+        The new key is kept for this server's name. Usage and sessions of the old key are no longer to be seen.
+
+        Raises:
+            ConfigError: the server has no key, or the state folder can't be written to.
+            ServerError: the server does not run.
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0)
+            >>> old = server.api_key
+            >>> server.rotate_key() == server.api_key != old
+            True
+            >>> server.stop()
+        """
+        with self._lock:
+            if self.api_key is None:
+                raise ConfigError("The server asks for no key. Launch it without api_key=False to get one.")
+            if not self.is_running:
+                raise ServerError(f"The server is {self._state_in_words()}.")
+            key = new_api_key()
+            if self.name is not None:
+                ServerKeys(self.settings).replace(self.name, key)
+            self._state.key_check = KeyCheck(key)
+            self.api_key = key
+            self._update_record()
+            self._thread.call_soon(self._state.fail_active, "The server's key was changed.")
+            return key
 
     @property
     def url(self) -> str:
@@ -374,6 +450,8 @@ class Server:
         ]
         if self.aliases:
             lines.append(f"  also    {', '.join(f'{alias} = {model}' for alias, model in self.aliases.items())}")
+        if self.replaced:
+            lines.append(f"  instead of {', '.join(self.replaced)}  (another name=… makes a second server)")
         if (status := self.tunnel_status()) is not None:
             lines.insert(2, f"  public  {status.public_url or '-'}  ({status.state}{_because(status)})")
         return "\n".join(lines)

@@ -18,6 +18,8 @@ from llmapi_kit.store.stored_completion import StoredCompletion, encode
 from .client_suite import API_KEY, MODELS, VERSION, fetch_archive, run_suite, split_client, unpack
 from .reasons import NUM_CLIENTS, REASONS
 
+pytestmark = pytest.mark.slow
+
 # Also in docs/api.md.
 NUM_PASSED = 221
 CASES = [(test, reason) for reason in REASONS for test in reason.tests]

@@ -18,6 +18,8 @@ import llmapi_kit as kit
 from llmapi_kit import kit as kit_module
 from llmapi_kit.models.spec import POCKET_DIR
 
+pytestmark = pytest.mark.slow
+
 NUM_REQUESTS, NUM_CLIENTS, NUM_TOKENS = 200, 16, 8
 QUESTIONS = ["Hello!", "What is the capital of France?", "Count to five.", "Who are you?"]
 NAMES = ("pocket", "tiny-one", "tiny-two")

@@ -28,7 +28,8 @@ def of(model, precision, device="cpu", **settings):
     ("precision", "device", "weights", "per_token"),
     [
         ("float32", "cpu", 4 * 596_049_920, 2 * 28 * 8 * 128 * 4),
-        ("bfloat16", "cpu", 2 * 596_049_920, 2 * 28 * 8 * 128 * 2),
+        ("bfloat16", "cpu", 2 * 596_049_920, 2 * 28 * 8 * 128 * 4),  # computed in float32
+        ("bfloat16", "cuda:0", 2 * 596_049_920, 2 * 28 * 8 * 128 * 2),
         ("8bit", "cuda:0", 596_049_920, 2 * 28 * 8 * 128 * 2),
     ],
 )
@@ -59,17 +60,20 @@ def test_what_is_planned_fits_into_what_is_free(machine):
 
 
 @pytest.mark.parametrize(
-    ("precision", "device", "options"),
+    ("precision", "device", "stored", "options"),
     [
-        ("float32", "cpu", {}),
-        ("bfloat16", "cpu", {"dtype": "bfloat16"}),
-        ("bfloat16", "cuda:0", {}),
-        ("float32", "cuda:0", {"dtype": "float32"}),
-        ("8bit", "cuda:0", {"quantize": "8bit"}),
+        ("float32", "cpu", "bfloat16", {"dtype": "float32"}),
+        ("bfloat16", "cpu", "bfloat16", {}),
+        ("float32", "cpu", "float16", {}),
+        ("bfloat16", "cpu", "float32", {"dtype": "bfloat16"}),
+        ("bfloat16", "cuda:0", "bfloat16", {}),
+        ("bfloat16", "cuda:0", "float16", {}),
+        ("float32", "cuda:0", "bfloat16", {"dtype": "float32"}),
+        ("8bit", "cuda:0", "bfloat16", {"quantize": "8bit"}),
     ],
 )
-def test_code_says_only_what_differs_from_the_device_s_own_choice(precision, device, options):
-    assert load_options(precision, device) == options
+def test_code_says_only_what_differs_from_the_device_s_own_choice(precision, device, stored, options):
+    assert load_options(precision, device, stored) == options
 
 
 def test_eight_bits_are_not_offered_on_a_cpu_nor_without_their_package(machine, monkeypatch):

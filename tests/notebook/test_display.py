@@ -28,6 +28,7 @@ def server():
     kit.stop_all()
 
 
+@pytest.mark.slow
 def test_last_line_of_a_cell_shows_card_and_key_row_without_the_key(tmp_path):
     nb = run_cells(tmp_path, LAUNCH + "\nserver")
     (cell,) = nb.cells
@@ -38,6 +39,7 @@ def test_last_line_of_a_cell_shows_card_and_key_row_without_the_key(tmp_path):
     assert not holds(nb, KEY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "without",
     [
@@ -53,6 +55,7 @@ def test_without_anywidget_the_card_still_shows_and_says_where_the_key_is(tmp_pa
     assert not holds(nb, KEY)
 
 
+@pytest.mark.slow
 def test_card_above_changes_when_the_server_stops(tmp_path):
     wait = """
 import llmapi_kit.notebook.live_card as live_card
@@ -68,6 +71,7 @@ assert not watcher.is_alive()
     assert WIDGET not in mimes_of(nb.cells[2])
 
 
+@pytest.mark.slow
 def test_server_in_a_list_or_printed_is_plain_text_without_the_key(tmp_path):
     nb = run_cells(tmp_path, LAUNCH, "print(server)", "[server]")
     assert "llmapi_kit server, running" in text_of(nb.cells[1])
@@ -150,6 +154,7 @@ def test_stopped_server_gives_its_key_away_no_more(server, row):
     assert KEY not in str(answer)
 
 
+@pytest.mark.slow
 def test_kernel_of_a_test_has_a_home_of_its_own(tmp_path):
     (cell,) = run_cells(tmp_path, "import os; print(os.environ['LLMAPI_KIT_HOME'])").cells
     assert text_of(cell).strip() == os.environ["LLMAPI_KIT_HOME"]

@@ -15,6 +15,7 @@ def test_program_prints_the_pieces_as_they_come(capsys):
     assert capsys.readouterr().out == "> Who?\nMe!\n"
 
 
+@pytest.mark.slow
 def test_cell_shows_one_output_that_a_program_can_read(tmp_path):
     cells = run_cells(
         tmp_path,
@@ -28,6 +29,7 @@ def test_cell_shows_one_output_that_a_program_can_read(tmp_path):
     assert read_exchanges(cells[2].outputs) == [("Again?", "No."), ("Really?", "No.")]
 
 
+@pytest.mark.slow
 def test_error_in_the_stream_keeps_what_came_before_it(tmp_path):
     source = """
 from llmapi_kit.notebook.show_answer import show_answer

@@ -11,7 +11,7 @@ from llmapi_kit.notebook.show_answer import read_exchanges
 
 from .kernels import NOTEBOOKS, cell_of, holds, html_of, keys_in, open_notebook, text_of
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 
 @pytest.fixture

@@ -29,8 +29,8 @@ def choose() -> Choice:
     """
     machine, settings, entries = look_at_machine(), load_settings(), all_entries()
     found = recommended(entries, machine, settings)
-    entry, precision = found or (entries[0], machine.precisions[0])
-    choice = Choice(entry.name, load_options(precision, machine.device))
+    entry, precision = found or (entries[0], machine.precisions(entries[0].stored)[0])
+    choice = Choice(entry.name, load_options(precision, machine.device, entry.stored))
     if is_jupyter_kernel() and version_of("ipywidgets") is not None:
         from llmapi_kit.notebook.chooser.widget import Chooser
 

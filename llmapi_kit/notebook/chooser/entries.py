@@ -38,6 +38,7 @@ class Entry:
         where: ``kit``, ``hub`` or ``files``.
         num_parameters: 0 if unknown.
         shape: a configuration's numbers; None if unknown.
+        stored: the number format of its weights.
         size_bytes: of the weights, on the hub or here.
         here_bytes: what is on this machine.
         is_complete: whether nothing needs to be downloaded.
@@ -52,6 +53,7 @@ class Entry:
     where: str
     num_parameters: int = 0
     shape: Any = None
+    stored: str = "bfloat16"
     size_bytes: int = 0
     here_bytes: int = 0
     is_complete: bool = False
@@ -70,7 +72,7 @@ class Entry:
         """What it takes in one number format; None if its shape is not known."""
         if self.shape is None:
             return None
-        return needs_of(self.num_parameters, self.shape, precision, machine.device, settings)
+        return needs_of(self.num_parameters, self.shape, precision, machine.device, settings, self.stored)
 
 
 def all_entries(folder: Path | None = None) -> list[Entry]:
@@ -126,8 +128,8 @@ def recommended(entries: list[Entry], machine: ChooserMachine, settings: Setting
     possible = [
         each for each in ranked if each.num_parameters <= limit and each.missing_bytes <= machine.free_disk_bytes
     ]
-    whole = tuple(precision for precision in machine.precisions if precision != "8bit")
-    for verdict, precisions in (("fits", whole), ("fits", ("8bit",)), ("tight", machine.precisions)):
+    whole = tuple(precision for precision in machine.precisions("bfloat16") if precision != "8bit")
+    for verdict, precisions in (("fits", whole), ("fits", ("8bit",)), ("tight", machine.precisions("bfloat16"))):
         for entry in possible:
             for precision in precisions:
                 needs = entry.needs(precision, machine, settings)
@@ -138,12 +140,12 @@ def recommended(entries: list[Entry], machine: ChooserMachine, settings: Setting
 
 def best_precision(entry: Entry, machine: ChooserMachine, settings: Settings) -> str:
     """The number format that a model fits in: the device's own where that will do."""
-    found = {precision: entry.needs(precision, machine, settings) for precision in machine.precisions}
+    found = {precision: entry.needs(precision, machine, settings) for precision in machine.precisions(entry.stored)}
     for verdict in ("fits", "tight"):
         for precision, needs in found.items():
             if needs is not None and needs.verdict == verdict:
                 return precision
-    return machine.precisions[0]
+    return machine.precisions(entry.stored)[0]
 
 
 def _pocket() -> Entry:
@@ -201,7 +203,8 @@ def _measured(entry: Entry, config: Path, weights_bytes: int) -> Entry:
     except (OSError, ValueError, AttributeError, LlmApiKitError):
         return entry
     stored = str(values.get("dtype") or values.get("torch_dtype") or "float32").removeprefix("torch.")
-    return replace(entry, shape=shape, num_parameters=weights_bytes // BYTES.get(stored, 4) if shape else 0)
+    count = weights_bytes // BYTES.get(stored, 4) if shape else 0
+    return replace(entry, shape=shape, stored=stored, num_parameters=count)
 
 
 def _shape(values: Mapping[str, Any]) -> Any:

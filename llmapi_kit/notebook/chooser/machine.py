@@ -14,6 +14,7 @@ import psutil
 
 from llmapi_kit.models.fit import free_memory
 from llmapi_kit.models.hub_cache import cache_folder, free_disk_bytes
+from llmapi_kit.models.needs import default_precision
 from llmapi_kit.notebook.environment import see_gpus
 
 GIB = 2**30
@@ -40,10 +41,11 @@ class ChooserMachine:
     free_disk_bytes: int
     disk: str
 
-    @property
-    def precisions(self) -> tuple[str, ...]:
-        """Number formats, the one first that `kit.load` takes here where nothing is said."""
-        return ("float32", "bfloat16") if self.device == "cpu" else ("bfloat16", "8bit", "float32")
+    def precisions(self, stored: str) -> tuple[str, ...]:
+        """Number formats for weights that are stored in one, the one first that `kit.load` takes by itself."""
+        possible = ("bfloat16", "float32") if self.device == "cpu" else ("bfloat16", "8bit", "float32")
+        first = default_precision(self.device, stored)
+        return (first, *(each for each in possible if each != first))
 
     def __str__(self) -> str:
         memory = f"{self.free_bytes / GIB:,.1f} of {self.total_bytes / GIB:,.1f} GiB of memory free"

@@ -27,8 +27,8 @@ def as_table(entries: Sequence[Entry], machine: ChooserMachine, settings: Settin
 def footnote() -> str:
     """What the numbers are."""
     text = (
-        "Memory is weights, one request of the usual length, and the libraries. GPUs run bfloat16 or 8 bits, CPUs "
-        f"float32 or bfloat16. {NOT_YET} Sizes are from a table reviewed on {read_table().reviewed}; the hub is asked "
+        "Memory is weights, one request of the usual length, and the libraries. The number format is that of the "
+        f"weights. {NOT_YET} Sizes are from a table reviewed on {read_table().reviewed}; the hub is asked "
         "before a download."
     )
     return textwrap.fill(text, 110)

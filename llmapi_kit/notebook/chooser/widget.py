@@ -140,7 +140,7 @@ class Chooser:
         self._load.disabled = self.is_busy
         self._detail.value = page.detail(entry, self._machine, self._settings)
         precision = best_precision(entry, self._machine, self._settings)
-        options = self._machine.precisions if entry.shape is not None else self._machine.precisions[:1]
+        options = self._machine.precisions(entry.stored)[: None if entry.shape is not None else 1]
         self._format.options = [(FORMATS[each], each) for each in options]
         self._format.value = precision
         self._set_format()
@@ -150,7 +150,7 @@ class Chooser:
         if entry is None or self._format.value is None:
             return
         self.choice.name, self.choice.model = entry.name, None
-        self.choice.options = load_options(self._format.value, self._machine.device)
+        self.choice.options = load_options(self._format.value, self._machine.device, entry.stored)
         self._code.value = page.code_line(self.choice.code)
 
     @property
