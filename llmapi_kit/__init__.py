@@ -11,7 +11,6 @@ Importing the package imports nothing heavy: each public name is fetched when it
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from llmapi_kit.errors import LlmApiKitError
     from llmapi_kit.kit import connect, launch, load, serve_engine, servers, stop_all
     from llmapi_kit.notebook.async_cells import run
+    from llmapi_kit.notebook.chooser.choose import choose
     from llmapi_kit.notebook.doctor import doctor
     from llmapi_kit.notebook.environment import describe_machine as machine
     from llmapi_kit.notebook.show import show
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LlmApiKitError",
     "__version__",
+    "choose",
     "connect",
     "doctor",
     "launch",
@@ -43,6 +44,7 @@ __all__ = [
 
 _HOMES = {
     "LlmApiKitError": "llmapi_kit.errors",
+    "choose": "llmapi_kit.notebook.chooser.choose",
     "connect": "llmapi_kit.kit",
     "doctor": "llmapi_kit.notebook.doctor",
     "launch": "llmapi_kit.kit",
@@ -62,7 +64,7 @@ def __getattr__(name: str) -> Any:
     module, _, attribute = _HOMES[name].partition(":")
     value = getattr(import_module(module), attribute or name)
     globals()[name] = value
-    if "IPython" in sys.modules:
+    if name[0].islower():
         import_module("llmapi_kit.notebook.display").install()
     return value
 

@@ -58,6 +58,7 @@ class Settings(BaseSettings):
         max_queue: requests that may wait for a slot; 0 is four times the slots, at most 128.
         idle_unload_s: after how long without a request a model that was loaded when it was asked for is unloaded; 0
             for never.
+        download_stall_s: how long a download may stay without a byte before it is begun again where it stopped.
         load_wait_s: how long a request waits for its model to load before it is told to come back.
         max_body_bytes: size of a request's body, counted as received.
         max_json_depth: nesting of a request's JSON.
@@ -113,6 +114,7 @@ class Settings(BaseSettings):
     default_max_tokens: int = Field(default=0, ge=0, le=10_000_000)
     max_queue: int = Field(default=0, ge=0, le=100_000)
     idle_unload_s: Annotated[float, Field(ge=0, le=30 * 86400)] = 0
+    download_stall_s: Seconds = 30
     load_wait_s: Seconds = 60
     max_body_bytes: int = Field(default=2_000_000, ge=1024)
     max_json_depth: int = Field(default=64, ge=4, le=500)

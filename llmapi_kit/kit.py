@@ -30,7 +30,9 @@ from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.loading.model import Model
 from llmapi_kit.loading.options import LaunchSettings, LoadOptions, check_launch_settings, showing
 from llmapi_kit.loading.servable import Loadable, Servable, resolve_all
+from llmapi_kit.models.choice import Choice
 from llmapi_kit.places import tunnel_policy
+from llmapi_kit.presenter import launches, loads
 from llmapi_kit.server.endpoint import Endpoint
 from llmapi_kit.server.port import DEFAULT_PORT, pick_port
 from llmapi_kit.server.server import Server
@@ -46,7 +48,7 @@ _servers: dict[str, Server] = {}  # by name of the launch
 
 @overload
 def load(
-    name: str | os.PathLike[str] | ModelLoader,
+    name: str | os.PathLike[str] | ModelLoader | Choice,
     *,
     served_name: str | None = None,
     lazy: bool = False,
@@ -54,11 +56,20 @@ def load(
 ) -> Model: ...
 @overload
 def load(
-    name: str | os.PathLike[str] | ModelLoader, *, served_name: str | None = None, lazy: bool = False, **options: Any
+    name: str | os.PathLike[str] | ModelLoader | Choice,
+    *,
+    served_name: str | None = None,
+    lazy: bool = False,
+    **options: Any,
 ) -> Model: ...
 @showing(LoadOptions, also="options")
+@loads
 def load(
-    name: str | os.PathLike[str] | ModelLoader, *, served_name: str | None = None, lazy: bool = False, **options: Any
+    name: str | os.PathLike[str] | ModelLoader | Choice,
+    *,
+    served_name: str | None = None,
+    lazy: bool = False,
+    **options: Any,
 ) -> Model:
     """Load a model. The same call again returns the model that is loaded already.
 
@@ -66,7 +77,8 @@ def load(
         name: ``pocket`` (ships with the kit), ``mock``, a folder with a Hugging Face model, a GGUF file, a hub name
             such as ``Qwen/Qwen3-0.6B``, a provider's model such as ``openai:gpt-…``, ``ollama:llama3.2`` or
             ``openai+https://host/v1#model``, ``plugin:name`` for a back end that another package brings, or a loader of
-            your own: see `llmapi_kit.loading.loader.ModelLoader`. A `pathlib.Path` is a folder or a file.
+            your own: see `llmapi_kit.loading.loader.ModelLoader`. A `pathlib.Path` is a folder or a file. What `choose`
+            returned stands for its name and options.
         served_name: what clients pass as ``model``; the model's own name unless given.
         lazy: return at once, and load it when it is first asked something.
         options: all of them are looked at before anything is loaded. For every model: ``fallback`` (a name, what
@@ -77,9 +89,9 @@ def load(
             another than the adapter's or the model's), ``quantize`` (``8bit``, on a GPU), ``sampling`` (such as
             ``{"temperature": 0.7}``, where a request does not say) and settings of the engine: ``max_slots``,
             ``context_length``, ``kv_memory``, ``num_threads``, ``native``, ``compile``, ``step_tokens``,
-            ``default_max_tokens``, ``max_queue``, ``prefix_cache``. For a provider's model: ``api_key`` (one or
-            several; its environment variable unless given), ``base_url``, ``sampling``, and settings:
-            ``first_token_timeout_s``, ``upstream_connect_s``, ``upstream_answer_s``, ``upstream_silence_s``,
+            ``default_max_tokens``, ``max_queue``, ``prefix_cache``, ``download_stall_s``. For a provider's model:
+            ``api_key`` (one or several; its environment variable unless given), ``base_url``, ``sampling``, and
+            settings: ``first_token_timeout_s``, ``upstream_connect_s``, ``upstream_answer_s``, ``upstream_silence_s``,
             ``upstream_retries``, ``upstream_retry_s``. See `llmapi_kit.config.Settings` for the settings. Back ends
             that other packages bring have options of their own.
 
@@ -101,6 +113,7 @@ def load(
 
 
 @showing(LaunchSettings)
+@launches
 def launch(
     model: Loadable | Sequence[Loadable],
     *,

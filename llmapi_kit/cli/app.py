@@ -125,11 +125,13 @@ def serve(
     with _errors_as_lines():
         from llmapi_kit import kit
         from llmapi_kit.cli.serve_flags import ServeFlags, read_flags
+        from llmapi_kit.notebook import display
         from llmapi_kit.notebook.snippets import curl_snippet
         from llmapi_kit.server.endpoint import Endpoint
 
         # Otherwise warnings would only be in the server's own buffer
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+        display.install()
         done = threading.Event()
         flags = ServeFlags(
             models=models or (),

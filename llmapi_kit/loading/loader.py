@@ -18,6 +18,7 @@ from llmapi_kit.dialects import Dialect, dialect_of
 from llmapi_kit.engines.base import Engine, Message
 from llmapi_kit.errors import MissingDependencyError, RequestError, UnsupportedModelError
 from llmapi_kit.models.spec import ModelSpec, parse_spec
+from llmapi_kit.progress import report
 from llmapi_kit.types import EngineInfo
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class ModelLoader:
         """
         from llmapi_kit.models.weights import load_model
 
-        return load_model(self.spec, **self.options)
+        return load_model(self.spec, download_stall_s=self.settings.download_stall_s, **self.options)
 
     def load_tokenizer(self, loaded: LoadedModel) -> Any:
         """The tokenizer, with its chat template; the one that came with the weights."""
@@ -90,6 +91,7 @@ class ModelLoader:
             ModelError: it can't be loaded or served.
             MissingDependencyError: it needs an extra that is not installed.
         """
+        report("importing torch")
         try:
             import torch
 
@@ -107,6 +109,7 @@ class ModelLoader:
         loaded = self.load_weights()
         their_tokenizer = self.load_tokenizer(loaded)
         check_template(their_tokenizer.chat_template, self.spec.name)
+        report("preparing the engine")
         per_token = kv_bytes_per_token(loaded.model.config.get_text_config(), loaded.dtype)
         on_gpu = loaded.device.startswith("cuda")
         plan = plan_slots(per_token, loaded.context_length, free_memory(loaded.device), on_gpu, settings)

@@ -36,6 +36,7 @@ class _ModelSettings(TypedDict, total=False):
     default_max_tokens: int | None
     max_queue: int | None
     prefix_cache: PrefixCache | None
+    download_stall_s: float | None
 
 
 class _ProviderSettings(TypedDict, total=False):

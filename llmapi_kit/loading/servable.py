@@ -16,8 +16,9 @@ from llmapi_kit.loading.load_request import LoadRequest, resolve
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.loading.model import Model
 from llmapi_kit.loading.sources import LOCAL_SETTINGS
+from llmapi_kit.models.choice import Choice
 
-Loadable = str | os.PathLike[str] | ModelLoader | Model | Engine
+Loadable = str | os.PathLike[str] | ModelLoader | Choice | Model | Engine
 Servable = LoadRequest | Model | Engine
 
 
@@ -53,7 +54,7 @@ def resolve_all(
 
 
 def _resolve(each: object, options: Mapping[str, Any], settings: Mapping[str, Any]) -> Servable:
-    if isinstance(each, str | os.PathLike | ModelLoader):
+    if isinstance(each, str | os.PathLike | ModelLoader | Choice):
         others = {name: value for name, value in options.items() if name != "served_name"}
         return resolve(each, options.get("served_name"), others, settings)
     if isinstance(each, Model) and each.is_closed:

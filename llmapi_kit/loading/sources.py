@@ -37,6 +37,7 @@ LOCAL_SETTINGS = (
     "default_max_tokens",
     "max_queue",
     "prefix_cache",
+    "download_stall_s",
 )
 UPSTREAM_SETTINGS = (
     "first_token_timeout_s",
@@ -288,7 +289,7 @@ def _check_installed(spec: ModelSpec) -> None:
 
 
 def _local_need(spec: ModelSpec, settings: Settings, device: str | None, dtype: str | None) -> MemoryNeed:
-    from llmapi_kit.models.hub import cached_folder
+    from llmapi_kit.models.hub_cache import cached_folder
     from llmapi_kit.models.weights import pick_device
 
     place = pick_device(device)

@@ -131,6 +131,7 @@ def check_folder(
     dtype: str | None = None,
     num_rows: int = 0,
     added_bytes: int = 0,
+    weights_bytes: int | None = None,
     keeps_bfloat16: bool = False,
 ) -> Fit:
     """What the model in a folder needs, against what `device` has free.
@@ -141,6 +142,7 @@ def check_folder(
         dtype: that the weights become, or ``int8``; None for what they are on disk.
         num_rows: that its embedding is to have at least.
         added_bytes: of what is loaded beside, such as an adapter.
+        weights_bytes: of the files of weights, where those are still to be downloaded.
         keeps_bfloat16: weights in bfloat16 stay so; only keys and values are of `dtype`.
 
     Raises:
@@ -149,7 +151,7 @@ def check_folder(
     """
     config = read_config(path, path.name).get_text_config()
     stored = str(config.dtype or "float32").removeprefix("torch.")
-    weights = sum(file.stat().st_size for file in weight_files(path))
+    weights = weights_bytes or sum(file.stat().st_size for file in weight_files(path))
     kept = stored if dtype is None or (keeps_bfloat16 and stored == "bfloat16") else dtype
     weights = int(weights * BYTES.get(kept, 4) / BYTES.get(stored, 4))
     num_added = max(0, num_rows - config.vocab_size)

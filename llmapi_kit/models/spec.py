@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from llmapi_kit.did_you_mean import did_you_mean
 from llmapi_kit.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
+from llmapi_kit.models.known_names import known_names
 from llmapi_kit.models.plugins import find_plugin, plugin_names
 from llmapi_kit.models.providers import PROVIDERS
 
-SHORT_NAMES = ("pocket", "mock")
 POCKET_DIR = Path(__file__).parent / "pocket"
 UPSTREAM = re.compile(r"(?P<provider>[a-z][a-z0-9_-]*)(?:\+(?P<scheme>https?))?:(?P<rest>.*)", re.DOTALL)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -88,7 +88,7 @@ def parse_spec(name: str | os.PathLike[str]) -> ModelSpec:
         return _upstream(name, found["provider"], found["rest"], found["scheme"])
     if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
         raise ModelNotFoundError(
-            f"There is no model {name!r}.{did_you_mean(name, SHORT_NAMES)} "
+            f"There is no model {name!r}.{did_you_mean(name, known_names())} "
             "Use 'pocket' (ships with the kit), 'mock', a folder with config.json and "
             "*.safetensors, a GGUF file, a hub name such as 'Qwen/Qwen3-0.6B', or a provider's model such as "
             "'openai:gpt-…'."
