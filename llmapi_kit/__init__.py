@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from llmapi_kit.errors import LlmApiKitError
     from llmapi_kit.kit import connect, launch, load, serve_engine, servers, stop_all
     from llmapi_kit.notebook.async_cells import run
+    from llmapi_kit.notebook.chat.chat import chat
     from llmapi_kit.notebook.doctor import doctor
 
 
 __all__ = [
     "LlmApiKitError",
     "__version__",
+    "chat",
     "connect",
     "doctor",
     "launch",
@@ -39,6 +41,7 @@ __all__ = [
 
 _HOMES = {
     "LlmApiKitError": "llmapi_kit.errors",
+    "chat": "llmapi_kit.notebook.chat.chat",
     "connect": "llmapi_kit.kit",
     "doctor": "llmapi_kit.notebook.doctor",
     "launch": "llmapi_kit.kit",
