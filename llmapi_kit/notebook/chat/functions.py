@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError, create_model
@@ -115,11 +115,8 @@ def _problems(error: ValidationError) -> str:
 
 
 def _as_text(result: Any) -> str:
-    if not isinstance(result, str):
-        try:
-            if isinstance(result, Mapping):
-                result = dict(result)
-            result = json.dumps(result, ensure_ascii=False)
-        except (TypeError, ValueError):
-            result = repr(result)
-    return result if len(result) <= MAX_RESULT else result[:MAX_RESULT] + " … (cut off)"
+    try:
+        text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+    except (TypeError, ValueError):
+        text = repr(result)
+    return text if len(text) <= MAX_RESULT else text[:MAX_RESULT] + " … (cut off)"

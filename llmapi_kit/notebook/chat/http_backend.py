@@ -61,9 +61,7 @@ class HttpBackend:
             fields["tools"] = request.tools
         reader = _ChunkReader()
         async with self._remote().async_client(**self._options(SILENCE_TIMEOUT_S)) as client:
-            answer = await client.chat.completions.create(
-                **fields, stream=True, stream_options={"include_usage": True}
-            )
+            answer = await client.chat.completions.create(**fields, stream=True, stream_options={"include_usage": True})
             async with answer as chunks:
                 async for chunk in chunks:
                     if (delta := reader.read(chunk)) is not None:

@@ -35,7 +35,7 @@ def render_markdown(text: str) -> str:
 def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
     parser.disable("image")  # fetching one would tell its server what was said
-    parser.validateLink = _is_safe_link  # type: ignore[method-assign] - how its documentation says to do it
+    parser.validateLink = _is_safe_link  # type: ignore[method-assign]  # as its documentation says
     return parser
 
 

@@ -316,5 +316,3 @@ def _finish(answer: Message, end: Finished, *, ttft_s: float, rest_s: float) -> 
     answer.ttft_s = ttft_s
     if rest_s > 0 and answer.num_completion_tokens > 1:
         answer.tokens_per_s = (answer.num_completion_tokens - 1) / rest_s
-
-

@@ -1,4 +1,4 @@
-"""What a page shows of a chat, as JSON: all of it at once, so that a page that comes late or lost something catches up."""
+"""What a page shows of a chat, as JSON: all of it, so that a page that comes late or lost something catches up."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ def snapshot(sessions: Sequence[Session], models: Sequence[Sequence[str]]) -> di
         sessions: one for each column.
         models: for each session, what there is to choose from.
     """
-    return {"panes": [_pane(session, list(names)) for session, names in zip(sessions, models, strict=True)]}
+    return {"panes": [snapshot_pane(session, names) for session, names in zip(sessions, models, strict=True)]}
 
 
-def _pane(session: Session, models: list[str]) -> dict[str, Any]:
+def snapshot_pane(session: Session, models: Sequence[str] = ()) -> dict[str, Any]:
+    """What a page shows of one conversation."""
     with session.lock:
         options = session.options
         return {
             "is_busy": session.is_busy,
-            "models": models,
+            "models": list(models),
             "options": {"model": options.model, "system": options.system}
             | {name: getattr(options, name) for name in SAMPLING},
             "tools": list(session.functions),

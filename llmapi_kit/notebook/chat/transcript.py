@@ -6,14 +6,14 @@ is there, and, in a notebook that was opened again, the front end's note that th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
-from llmapi_kit.notebook.chat.conversation import Message
 from llmapi_kit.notebook.chat.export import to_markdown
 from llmapi_kit.notebook.chat.markup import render_markdown, show_invisible
 from llmapi_kit.notebook.chat.session import Session
-from llmapi_kit.notebook.chat.snapshot import pretty_json
+from llmapi_kit.notebook.chat.snapshot import snapshot_pane
 
 CLASS = "llmapi-kit-transcript"
 CELL = ".jp-OutputArea-child"
@@ -30,70 +30,69 @@ def transcript(sessions: Sequence[Session]) -> dict[str, str]:
     """A chat as text, Markdown and HTML, by media type. The key is in none of them."""
     texts = [to_markdown(session) for session in sessions]
     markdown = "\n\n---\n\n".join(text for text in texts if text)
+    html = columns_html([snapshot_pane(session) for session in sessions])
     empty = "The conversation is empty."
     return {
         "text/plain": markdown or empty,
         "text/markdown": show_invisible(markdown) or empty,
-        "text/html": f'<div class="{CLASS}">{HIDE_MISSING_WIDGET}{_columns(sessions) or empty}</div>',
+        "text/html": f'<div class="{CLASS}">{HIDE_MISSING_WIDGET}{html or empty}</div>',
     }
 
 
-def _columns(sessions: Sequence[Session]) -> str:
-    columns = [html for session in sessions if (html := conversation_html(session))]
+def columns_html(panes: Sequence[Mapping[str, Any]]) -> str:
+    """Conversations side by side, as HTML; see `llmapi_kit.notebook.chat.snapshot` for what they are made of."""
+    columns = [html for pane in panes if (html := _conversation(pane))]
     if len(columns) < 2:
         return "".join(columns)
     cells = "".join(f'<div style="flex:1 1 20rem;min-width:0">{html}</div>' for html in columns)
     return f'<div style="display:flex;flex-wrap:wrap;gap:16px">{cells}</div>'
 
 
-def conversation_html(session: Session) -> str:
-    """The branch that is shown, as HTML."""
-    with session.lock:
-        parts = [_system(session.options.system)] if session.options.system else []
-        return "".join([*parts, *(_message(message) for message in session.conversation.path())])
+def _conversation(pane: Mapping[str, Any]) -> str:
+    parts = [_system(pane["options"]["system"])] if pane["options"]["system"] else []
+    return "".join([*parts, *(_message(message) for message in pane["messages"])])
 
 
 def _system(text: str) -> str:
-    return f'<div style="{BOX};{DIM}"><em>System:</em> {escape(show_invisible(text))}</div>'
+    return f'<div style="{BOX};{DIM}"><em>System:</em> {_text(text)}</div>'
 
 
-def _message(message: Message) -> str:
-    if message.role == "user":
+def _message(message: Mapping[str, Any]) -> str:
+    if message["role"] == "user":
         style = f"{BOX};margin:8px 0 0;padding:2px 0 2px 10px;border-left:3px solid {LINE};white-space:pre-wrap"
-        return f'<div style="{style};font-weight:600">{escape(show_invisible(message.content))}</div>'
+        return f'<div style="{style};font-weight:600">{_text(message["content"])}</div>'
     color = "var(--jp-brand-color1, #2196f3)"
     style = f"{BOX};margin:0 0 8px;padding:2px 0 2px 10px;border-left:3px solid {color}"
     return f'<div style="{style}">{"".join(_answer_parts(message))}</div>'
 
 
-def _answer_parts(message: Message) -> list[str]:
+def _answer_parts(message: Mapping[str, Any]) -> list[str]:
     parts = []
-    if message.reasoning:
-        parts.append(_folded("Reasoning", f'<div style="{DIM}">{render_markdown(message.reasoning)}</div>'))
-    if message.content:
-        parts.append(render_markdown(message.content))
-    for call in message.tool_calls:
-        shown = f"<pre>{_text(pretty_json(call.arguments))}</pre><pre>{_text(call.result)}</pre>"
-        parts.append(_folded(f"Function {call.name}: {call.status}", shown))
-    if message.error:
-        parts.append(f'<div role="alert"><strong>{_text(message.error)}</strong></div>')
-    parts.append(f'<div style="{DIM}">{_text(figures(message))}</div>')
-    return parts
+    if message["reasoning"]:
+        parts.append(_folded("Reasoning", f'<div style="{DIM}">{render_markdown(message["reasoning"])}</div>'))
+    if message["content"]:
+        parts.append(render_markdown(message["content"]))
+    for call in message["tool_calls"]:
+        shown = f"<pre>{_text(call['arguments'])}</pre><pre>{_text(call['result'])}</pre>"
+        parts.append(_folded(f"Function {call['name']}: {call['status']}", shown))
+    if message["error"]:
+        parts.append(f'<div role="alert"><strong>{_text(message["error"])}</strong></div>')
+    return [*parts, f'<div style="{DIM}">{_text(_figures(message))}</div>']
 
 
-def figures(message: Message) -> str:
+def _figures(message: Mapping[str, Any]) -> str:
     """Who answered, how much and how fast, in a line."""
-    parts = [message.model]
-    if message.status == "stopped":
+    parts = [message["model"]]
+    if message["status"] == "stopped":
         parts.append("stopped")
-    if message.finish_reason == "length":
+    if message["finish_reason"] == "length":
         parts.append("cut off at max_tokens or the context's end")
-    if message.num_prompt_tokens:
-        parts.append(f"{message.num_prompt_tokens:,} + {message.num_completion_tokens:,} tokens")
-    if message.ttft_s:
-        parts.append(f"first after {message.ttft_s:.2f} s")
-    if message.tokens_per_s:
-        parts.append(f"{message.tokens_per_s:,.0f} tokens/s")
+    if message["num_prompt_tokens"]:
+        parts.append(f"{message['num_prompt_tokens']:,} + {message['num_completion_tokens']:,} tokens")
+    if message["ttft_s"]:
+        parts.append(f"first after {message['ttft_s']:.2f} s")
+    if message["tokens_per_s"]:
+        parts.append(f"{message['tokens_per_s']:,.0f} tokens/s")
     return " · ".join(part for part in parts if part)
 
 

@@ -22,8 +22,8 @@ from llmapi_kit.vendored import katex_css, read_vendored
 FOLDER = Path(__file__).parent
 # Joined in this order: a widget's code is one module
 SCRIPTS = ("markdown.js", "message.js", "pane.js", "chat.js")
-# What renders answers, by the name the page knows it under. Sent once a page, when it asks: 600 kB that would else stand
-# in every notebook that is saved with its widgets.
+# What renders answers, by the name the page knows it under. Sent once a page, when it asks: 700 kB that would else
+# stand in every notebook that is saved with its widgets.
 LIBRARIES = {
     "markdownit": "markdown-it/markdown-it.umd.min.js",
     "DOMPurify": "dompurify/purify.min.js",
