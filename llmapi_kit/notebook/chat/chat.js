@@ -44,8 +44,8 @@ class ChatView {
     this.panes = [];
     this.root = make("div", { className: "llmapi-kit-chat", attributes: { "data-lm-suppress-shortcuts": "true" } }, el);
     this.columns = make("div", { className: "lk-columns" }, this.root);
-    this.makeStatus();
     this.makeComposer();
+    this.makeStatus();
     this.makeSettings();
     // A notebook's own shortcuts must not hear what is typed here
     this.root.addEventListener("keydown", (event) => {
@@ -65,7 +65,9 @@ class ChatView {
   }
 
   makeStatus() {
-    this.status = make("div", { className: "lk-status", attributes: { role: "status" } }, this.root);
+    const row = make("div", { className: "lk-status-row" }, this.root);
+    this.status = make("div", { className: "lk-status", attributes: { role: "status" } }, row);
+    this.clearButton = makeButton("New chat", row, () => this.run("clear"));
   }
 
   makeComposer() {
@@ -102,7 +104,6 @@ class ChatView {
       this.numbers[name] = input;
     }
     const actions = make("div", { className: "lk-row" }, details);
-    this.clearButton = makeButton("New chat", actions, () => this.run("clear"));
     const format = make("select", { attributes: { "aria-label": "Export format" } }, actions);
     for (const [value, text] of [[".md", "Markdown"], [".json", "JSON"], [".py", "Python"]]) {
       make("option", { value, textContent: text }, format);

@@ -10,10 +10,13 @@ import re
 from functools import lru_cache
 
 from markdown_it import MarkdownIt
+from markdown_it.rules_inline import StateInline
 
 # These turn what follows around or hide in it; shown by their numbers. Joiners stay: emoji and Persian need them.
 INVISIBLE = re.compile("[\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 SAFE_LINK = re.compile(r"(?:https?:|mailto:|#)", re.IGNORECASE)
+# $…$, $$…$$, \\(…\\) and \\[…\\]; a price is no formula: see markdown.js
+MATH = re.compile(r"\$\$.+?\$\$|\\\[.+?\\\]|\\\(.+?\\\)|\$(?!\s)(?:\\.|[^$\\\n])+?(?<!\s)\$(?!\d)", re.DOTALL)
 MAX_RENDERED = 100_000  # characters; longer texts are shown as they are
 
 
@@ -34,6 +37,7 @@ def render_markdown(text: str) -> str:
 @lru_cache
 def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+    parser.inline.ruler.before("escape", "math", _keep_math)
     parser.disable("image")  # fetching one would tell its server what was said
     parser.validateLink = _is_safe_link  # type: ignore[method-assign]  # as its documentation says
     return parser
@@ -41,3 +45,13 @@ def _parser() -> MarkdownIt:
 
 def _is_safe_link(url: str) -> bool:
     return SAFE_LINK.match(url.strip()) is not None
+
+
+def _keep_math(state: StateInline, silent: bool) -> bool:
+    """A formula stays as it is written: front ends typeset it, and people can read it."""
+    if state.src[state.pos] not in "$\\" or (found := MATH.match(state.src, state.pos)) is None:
+        return False
+    if not silent:
+        state.push("text", "", 0).content = found.group()
+    state.pos = found.end()
+    return True

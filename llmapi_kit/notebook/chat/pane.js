@@ -13,8 +13,9 @@ class PaneView {
     this.views = new Map(); // by the message's id
     this.element = make("section", { className: "lk-pane" }, parent);
     const head = make("div", { className: "lk-pane-head" }, this.element);
-    const label = make("label", { textContent: "Model " }, head);
-    this.model = make("select", {}, label);
+    this.name = make("span", {}, head);
+    this.choice = make("label", { textContent: "Model " }, head);
+    this.model = make("select", {}, this.choice);
     this.model.addEventListener("change", () => this.chat.run("set", { options: { model: this.model.value } }));
     this.log = make("div", { className: "lk-log", attributes: { tabindex: "0", role: "log", "aria-live": "off" } }, this.element);
     this.empty = make("div", { className: "lk-empty" }, this.log);
@@ -61,7 +62,9 @@ class PaneView {
       this.model.replaceChildren(...names.map((name) => make("option", { value: name, textContent: name })));
     }
     this.model.value = chosen;
-    this.model.disabled = names.length < 2;
+    this.choice.hidden = names.length < 2;
+    this.name.hidden = !this.choice.hidden;
+    this.name.textContent = showInvisible(chosen);
   }
 
   grow({ id, content, reasoning }) {

@@ -16,7 +16,7 @@ import ipywidgets
 
 from llmapi_kit.notebook.chat.conversation import Message
 from llmapi_kit.notebook.chat.options import SAMPLING
-from llmapi_kit.notebook.chat.transcript import columns_html
+from llmapi_kit.notebook.chat.transcript import PLAIN_CLASS, columns_html
 
 DRAW_EVERY_S = 0.15
 LOG_STYLE = "max-height:30rem;overflow-y:auto;line-height:1.5"
@@ -35,6 +35,7 @@ class PlainChat:
         self._on_command = on_command
         self._lock = threading.Lock()
         self._drawn_at = 0.0
+        self._timer: threading.Timer | None = None
         self._drawing_thread: int | None = None
         self._state = state
         self._edited: str | None = None
@@ -52,9 +53,14 @@ class PlainChat:
             self._draw(full_state())
 
     def show_growth(self, message: Message, full_state: Callable[[], dict[str, Any]]) -> None:
-        """See `FrontEnd.show_growth`. The end is drawn by `show_state`."""
-        if time.monotonic() - self._drawn_at >= DRAW_EVERY_S:
+        """See `FrontEnd.show_growth`. What comes too soon after the last drawing is drawn a little later."""
+        left = self._drawn_at + DRAW_EVERY_S - time.monotonic()
+        if left <= 0:
             self.show_state(full_state)
+        elif self._timer is None or not self._timer.is_alive():
+            self._timer = threading.Timer(left, self.show_state, [full_state])
+            self._timer.daemon = True
+            self._timer.start()
 
     def answer(self, command: Command, **content: Any) -> None:
         """See `FrontEnd.answer`."""
@@ -88,7 +94,7 @@ class PlainChat:
         self._box = ipywidgets.VBox(
             [self._log, self._note, self._input, ipywidgets.HBox(buttons, layout=row), settings]
         )
-        self._box.add_class("llmapi-kit-chat")
+        self._box.add_class(PLAIN_CLASS)
 
     def _make_settings(self) -> Any:
         wide = ipywidgets.Layout(width="100%")
@@ -167,7 +173,8 @@ class PlainChat:
         try:
             panes = state["panes"]
             shown = columns_html(panes) or "Ask something."
-            self._log.value = f'<div role="log" aria-live="off" tabindex="0" style="{LOG_STYLE}">{shown}</div>'
+            attributes = f'role="log" aria-live="off" aria-label="Conversation" tabindex="0" style="{LOG_STYLE}"'
+            self._log.value = f"<div {attributes}>{shown}</div>"
             self._draw_settings(panes[0])
             self._draw_buttons(panes)
         finally:

@@ -15,11 +15,12 @@ from llmapi_kit.notebook.chat.markup import render_markdown, show_invisible
 from llmapi_kit.notebook.chat.session import Session
 from llmapi_kit.notebook.chat.snapshot import snapshot_pane
 
-CLASS = "llmapi-kit-transcript"
+CLASS, PLAIN_CLASS, RICH_CLASS = "llmapi-kit-transcript", "llmapi-kit-plain-chat", "llmapi-kit-chat"
 CELL = ".jp-OutputArea-child"
-HIDE_MISSING_WIDGET = (
-    f"<style>{CELL}:not(:has(.llmapi-kit-chat)):has(+ {CELL} .{CLASS})"
-    "{display:none}.llmapi-kit-transcript pre{white-space:pre-wrap}</style>"
+WIDGET = f":has(.{RICH_CLASS}, .{PLAIN_CLASS})"
+STYLE = (
+    f"<style>{CELL}:not({WIDGET}):has(+ {CELL} .{CLASS}), {CELL}{WIDGET} + {CELL}:has(.{CLASS})"
+    f"{{display:none}}.{CLASS} pre{{white-space:pre-wrap}}</style>"
 )
 LINE = "rgba(128,128,128,.45)"
 BOX = "max-width:60rem;overflow-wrap:anywhere;unicode-bidi:isolate"
@@ -35,7 +36,7 @@ def transcript(sessions: Sequence[Session]) -> dict[str, str]:
     return {
         "text/plain": markdown or empty,
         "text/markdown": show_invisible(markdown) or empty,
-        "text/html": f'<div class="{CLASS}">{HIDE_MISSING_WIDGET}{html or empty}</div>',
+        "text/html": f'<div class="{CLASS}">{STYLE}{html or empty}</div>',
     }
 
 

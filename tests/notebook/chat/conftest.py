@@ -50,7 +50,7 @@ class ScriptedEngine(MockEngine):
     async def _pause(self):
         self.has_paused.set()
         try:
-            while not self.go_on.is_set():
+            while not self.go_on.is_set():  # noqa: ASYNC110 - set from another thread
                 await asyncio.sleep(0.005)
         except asyncio.CancelledError:
             self.was_cancelled.set()

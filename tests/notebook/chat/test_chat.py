@@ -108,7 +108,7 @@ def test_stopped_server_and_dead_connection_say_what_to_do(server):
     server.stop(0)
     with pytest.raises(LlmApiKitError, match=r"is stopped\. Launch it again, and run kit\.chat"):
         ours.send("x")
-    with pytest.raises(LlmApiKitError, match="does not answer. It was stopped, or its kernel ended"):
+    with pytest.raises(LlmApiKitError, match=r"does not answer\. It was stopped, or its kernel ended"):
         remote.send("x")
 
 
