@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from importlib import import_module
 
 import pytest
 
@@ -71,7 +72,7 @@ class Page:
 @pytest.fixture
 def in_kernel(monkeypatch):
     """Chats are made as in a kernel, and not displayed."""
-    for module in (panel, kit.notebook.chat.chat):
+    for module in (panel, import_module("llmapi_kit.notebook.chat.chat")):
         monkeypatch.setattr(module, "is_jupyter_kernel", lambda: True)
     monkeypatch.setattr(panel.ChatPanel, "display", lambda self: None)
 
