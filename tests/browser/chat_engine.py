@@ -1,4 +1,4 @@
-"""Who answers in the browser tests of the chat: the question says what comes. Imported by kernels, so it stands alone."""
+"""Who answers in the browser tests of the chat: the question says what comes. Kernels import it, so it stands alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from llmapi_kit.types import Accepted, Delta, Failed, Finished, ToolCallDelta
 HOSTILE = """<script>window.pwned = 1</script> <img src=x onerror="window.pwned = 2"> [a](javascript:window.pwned=3)
 <a href="javascript:window.pwned=4">b</a> ![c](http://127.0.0.1:1/leak.png) <style>body { display: none }</style>
 
-$\\href{javascript:window.pwned=5}{x}$ and $\\htmlStyle{position:fixed}{y}$ and \u202eright to left\u202c, zero\u200bwidth.
+$\\href{javascript:window.pwned=5}{x}$ and $\\htmlStyle{position:fixed}{y}$ and
+\u202eright to left\u202c, zero\u200bwidth.
 
 ```html
 <script>window.pwned = 6</script>
@@ -70,7 +71,7 @@ class ChatEngine(MockEngine):
         elif word == "line":
             yield Delta("x" * 1_000_000)
         else:
-            delay_s = 0.005 if word == "count" else 0.001
+            delay_s = 0.002 if word == "count" else 0.001
             for piece in re.findall(r"\s*\S+\s*", _text(word, rest, text)):
                 await asyncio.sleep(delay_s)
                 yield Delta(piece)

@@ -132,7 +132,7 @@ def test_retry_and_edit_make_branches_to_go_back_to(chat):
     chat.ask("first")
     chat.wait_for_answers(1)
     chat.button("Try again").click()
-    chat.root.get_by_text("2 / 2").wait_for()
+    chat.root.locator(".lk-assistant .lk-branch", has_text="2 / 2").wait_for()
     chat.wait_for_answers(1)
     chat.button("Edit question").click()
     chat.root.get_by_role("textbox", name="Edited question").fill("second")
@@ -286,7 +286,7 @@ def test_chat_made_and_named_in_one_cell_is_shown_once_and_follows_code(chat):
 @use("blocked")
 def test_answer_streams_while_a_cell_runs_and_clicks_are_said_to_wait(chat):
     page = chat.lab.page
-    code = "import threading; held = threading.Event(); blocked.send('count 3000', wait=False); held.wait(60)"
+    code = "import threading; held = threading.Event(); blocked.send('count 20000', wait=False); held.wait(60)"
     page.evaluate(f"code => {{ {CURRENT}.sessionContext.session.kernel.requestExecute({{code}}); }}", code)
     chat.root.locator(".lk-streaming").get_by_text("word100").wait_for()
     chat.button("Stop answering (Escape)").click()

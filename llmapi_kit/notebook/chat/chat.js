@@ -12,6 +12,7 @@ const OPTIONS = [
   ["seed", "Seed", { step: 1 }],
 ];
 const BUSY = "The kernel is busy with a cell; this is done when the cell ends. Jupyter holds clicks back until then.";
+const SILENT = "The kernel does not answer: it is busy with a cell, or gone.";
 const GONE = "The kernel of this chat is gone. What was said stays; to go on, run the cell again.";
 
 async function loadLibraries(ask) {
@@ -58,9 +59,9 @@ class ChatView {
       "comm_live_update": () => this.checkKernel(),
     };
     for (const [name, listener] of Object.entries(this.listeners)) model.on(name, listener);
-    this.watchKernel();
     this.update();
-    this.run("hello").catch(() => {});
+    this.watchKernel();
+    this.run("hello");
     this.prepareRenderer();
   }
 
@@ -98,8 +99,8 @@ class ChatView {
       const each = make("label", { textContent: title }, row);
       const input = make("input", { type: "number", placeholder: "model's own", ...limits }, each);
       input.addEventListener("change", () => {
-        if (input.validity.badInput) return this.say(`${title} takes a number.`);
-        this.set(name, input.value === "" ? null : Number(input.value));
+        if (input.validity.badInput) this.say(`${title} takes a number.`);
+        else this.set(name, input.value === "" ? null : Number(input.value));
       });
       this.numbers[name] = input;
     }
@@ -136,7 +137,7 @@ class ChatView {
   announce() {
     const isBusy = this.isBusy;
     if (isBusy && !this.wasBusy) this.say("Answering …");
-    if (!isBusy && this.wasBusy) this.say("");
+    if (!isBusy && this.wasBusy) this.say("Answer complete.");
     this.wasBusy = isBusy;
   }
 
@@ -167,19 +168,22 @@ class ChatView {
   }
 
   hear(message, buffers) {
-    if (message.kind === "delta") return this.grow(message);
+    if (message.kind === "delta") this.grow(message);
     const waiter = this.waiting.get(message.request);
     if (message.kind !== "answer" || !waiter) return;
     this.waiting.delete(message.request);
     clearTimeout(waiter.timer);
-    if ([BUSY, GONE].includes(this.status.textContent)) this.say("");
+    if ([BUSY, SILENT].includes(this.status.textContent)) this.say("");
     if (message.error) waiter.reject(new Error(message.error));
     else waiter.resolve({ ...message, buffers });
   }
 
   grow(delta) {
     if (delta.version !== this.version) return; // of another state: that one has it, or the next
-    if (delta.number !== this.expected) return this.run("hello");
+    if (delta.number !== this.expected) {
+      this.run("hello");
+      return;
+    }
     this.expected += 1;
     for (const pane of this.panes) pane.grow(delta);
   }
@@ -188,18 +192,23 @@ class ChatView {
   ask(kind, content) {
     const request = `${Date.now()}-${Math.random()}`;
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => this.say(this.isGone ? GONE : BUSY), ANSWER_WITHIN_MS);
+      const timer = setTimeout(() => this.say(this.kernel ? BUSY : SILENT), ANSWER_WITHIN_MS);
       this.waiting.set(request, { resolve, reject, timer });
       this.model.send({ kind, request, ...content });
     });
   }
 
+  // What the kernel answers; null where it refuses or is gone, which the user is told
   async run(kind, content) {
-    if (this.isGone) return this.say(GONE);
+    if (this.isGone) {
+      this.say(GONE);
+      return null;
+    }
     try {
       return await this.ask(kind, content);
     } catch (error) {
       this.say(error.message);
+      return null;
     }
   }
 
@@ -207,18 +216,25 @@ class ChatView {
     this.run("set", { options: { [name]: value } });
   }
 
-  send() {
+  async send() {
     const text = this.input.value;
-    if (!text.trim() || this.isGone) return;
-    if (this.isBusy) return this.say("An answer is being made. Stop it first, or wait for its end.");
-    this.input.value = "";
-    this.run("send", { text });
+    if (!text.trim() || this.isGone || this.input.readOnly) return;
+    if (this.isBusy) {
+      this.say("An answer is being made. Stop it first, or wait for its end.");
+      return;
+    }
+    this.input.readOnly = true; // until the kernel has it, which a busy one takes a while for
+    if (await this.run("send", { text })) this.input.value = "";
+    this.input.readOnly = false;
   }
 
   async export(format, isDownload) {
     const answer = await this.run("export", { format });
     if (!answer) return;
-    if (!isDownload) return this.say((await copyText(answer.text)) ? "Copied." : "The page may not write to the clipboard here.");
+    if (!isDownload) {
+      this.say((await copyText(answer.text)) ? COPIED : NO_CLIPBOARD);
+      return;
+    }
     const url = URL.createObjectURL(new Blob([answer.text], { type: "text/plain" }));
     const link = make("a", { href: url, download: `chat${format}` }, this.root);
     link.click();
@@ -244,11 +260,10 @@ class ChatView {
     const status = this.kernel?.status;
     const isEnded = this.kernel?.isDisposed || ["dead", "terminating", "restarting", "autorestarting"].includes(status);
     const isCut = this.model.comm_live === false;
-    if (!this.isGone && (isEnded || isCut)) {
-      this.isGone = true;
-      this.say(GONE);
-    }
-    this.enable?.call(this);
+    if (this.isGone || !(isEnded || isCut)) return;
+    this.isGone = true;
+    this.say(GONE);
+    this.enable();
   }
 
   close() {

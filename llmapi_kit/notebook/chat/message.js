@@ -1,5 +1,8 @@
 // One message of the chat: a question that can be edited, or an answer with its reasoning, calls and figures.
 
+const COPIED = "Copied.";
+const NO_CLIPBOARD = "The page may not write to the clipboard here.";
+
 function make(tag, properties, parent) {
   const { attributes = {}, ...others } = properties ?? {};
   const element = Object.assign(document.createElement(tag), others);
@@ -166,7 +169,7 @@ class MessageView {
   }
 
   async copy(text) {
-    this.chat.say((await copyText(text)) ? "Copied." : "The page may not write to the clipboard here.");
+    this.chat.say((await copyText(text)) ? COPIED : NO_CLIPBOARD);
   }
 
   onBodyClick(event) {

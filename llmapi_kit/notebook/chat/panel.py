@@ -35,6 +35,7 @@ EXPORTS: dict[str, Callable[[Session], str]] = {
     ".py": export.to_python,
 }
 SEPARATORS = {".md": "\n\n---\n\n", ".json": "\n", ".py": "\n\n"}  # between conversations side by side
+IDLE_S = 60.0
 LOOK_EVERY_S = 0.2  # so that a cell that waits can be interrupted everywhere
 
 
@@ -50,6 +51,7 @@ class ChatPanel:
 
     def __init__(self, targets: Sequence[Any], api_key: str | None, options: ChatOptions, kind: Kind) -> None:
         self._commands: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._command_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._front_end: FrontEnd | None = None
         self._transcripts: list[Any] = []
@@ -121,10 +123,10 @@ class ChatPanel:
     def close(self) -> None:
         """Stop, and take the widget off the page; the conversation stays readable."""
         self.stop()
+        front_end, self._front_end = self._front_end, None
+        if front_end is not None:
+            front_end.close()
         self._commands.put(None)
-        if self._front_end is not None:
-            self._front_end.close()
-            self._front_end = None
 
     def display(self) -> None:
         """Show it in the cell that runs. `chat` does this once; a second place shows the same conversation."""
@@ -213,20 +215,33 @@ class ChatPanel:
 
     def _take(self, command: dict[str, Any]) -> None:
         """Called by widgets, in the kernel's main thread or a subshell's."""
-        self._commands.put(command)
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._obey_all, name="llmapi_kit chat", daemon=True)
-            self._thread.start()
+        with self._command_lock:
+            self._commands.put(command)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._obey_all, name="llmapi_kit chat", daemon=True)
+                self._thread.start()
 
     def _obey_all(self) -> None:
-        while (command := self._commands.get()) is not None:
-            front_end = self._front_end
-            if front_end is None:
-                return
+        """Do what comes; a chat that nobody touches for a while needs no thread."""
+        while True:
             try:
-                self._obey(command, front_end)
-            except Exception as exc:
-                self._guard(front_end.answer, command, error=explain(exc))
+                command = self._commands.get(timeout=IDLE_S)
+            except queue.Empty:
+                command = None
+            front_end = self._front_end
+            if command is not None and front_end is not None:
+                self._obey_safely(command, front_end)
+                continue
+            with self._command_lock:
+                if front_end is None or self._commands.empty():
+                    self._thread = None
+                    return
+
+    def _obey_safely(self, command: dict[str, Any], front_end: FrontEnd) -> None:
+        try:
+            self._obey(command, front_end)
+        except Exception as exc:
+            self._guard(front_end.answer, command, error=explain(exc))
 
     def _obey(self, command: dict[str, Any], front_end: FrontEnd) -> None:
         """Do what somebody clicked on."""

@@ -99,6 +99,9 @@ class ChatWidget(anywidget.AnyWidget):
             buffers=[text.encode() for text in texts],
         )
 
+    def __repr__(self) -> str:
+        return "A chat, where a kernel runs. What was said stands below."  # shown where there are no widgets
+
     def _hear(self, widget: object, message: Any, buffers: object) -> None:
         """Nothing may be raised here: no cell would show it."""
         if isinstance(message, dict) and isinstance(message.get("kind"), str):

@@ -190,6 +190,7 @@ def test_closed_chat_ends_its_thread_and_its_widget(rich):
     chat, _, page = rich()
     page.say("hello")
     thread, widget = chat._thread, chat._front_end
+    assert thread.is_alive()
     chat.close()
     thread.join(DEADLINE_S)
     assert not thread.is_alive()
