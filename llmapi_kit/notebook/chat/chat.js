@@ -117,6 +117,10 @@ class ChatView {
     return this.model.get("state").panes.some((pane) => pane.is_busy);
   }
 
+  get isWaiting() {
+    return this.model.get("state").panes.some((pane) => pane.messages.at(-1)?.status === "waiting");
+  }
+
   update() {
     const { panes, version } = this.model.get("state");
     this.version = version;
@@ -137,14 +141,18 @@ class ChatView {
   announce() {
     const isBusy = this.isBusy;
     if (isBusy && !this.wasBusy) this.say("Answering …");
-    if (!isBusy && this.wasBusy) this.say("Answer complete.");
+    if (!isBusy && this.wasBusy) this.say(this.isWaiting ? "The model asks to run a function." : "Answer complete.");
     this.wasBusy = isBusy;
   }
 
   enable() {
     const isBusy = this.isBusy;
+    const active = this.root.getRootNode().activeElement;
     this.sendButton.hidden = isBusy;
     this.stopButton.hidden = !isBusy;
+    // Whoever pressed a button that goes away must not find the focus at the page's beginning
+    if (active === this.sendButton && isBusy) this.stopButton.focus();
+    if (active === this.stopButton && !isBusy) this.input.focus();
     const controls = [this.sendButton, this.stopButton, this.clearButton, this.system, ...Object.values(this.numbers)];
     for (const each of controls) each.disabled = this.isGone;
     this.input.disabled = this.isGone;
@@ -153,6 +161,9 @@ class ChatView {
   }
 
   draw(element, text, isSettled) {
+    const key = `${Boolean(this.renderer)} ${isSettled} ${text}`;
+    if (element.lkKey === key) return; // every state has every message, and most are as they were
+    element.lkKey = key;
     if (this.renderer) this.renderer(element, text, isSettled);
     else renderPlain(element, showInvisible(text));
   }

@@ -112,6 +112,9 @@ class MessageView {
 
   drawCalls() {
     const { tool_calls: calls, status } = this.message;
+    const key = JSON.stringify([calls, status]);
+    if (this.calls.lkKey === key) return;
+    this.calls.lkKey = key;
     this.calls.replaceChildren();
     for (const call of calls) {
       const isOpen = call.status === "waiting";
