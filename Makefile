@@ -71,7 +71,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 # Programs that tests run beside Python; CHROMIUM names a Chromium that is not on PATH.
-$(VENV)/.programs: $(VENV)/.installed tools/test_programs.py $(wildcard examples/javascript/package.json)
+$(VENV)/.programs: $(VENV)/.installed tools/test_programs.py $(wildcard examples/javascript/package.json tests/browser/package.json)
 	@$(BIN)/python tools/test_programs.py
 	@touch $@
 

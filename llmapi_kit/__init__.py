@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmapi_kit.errors import LlmApiKitError
     from llmapi_kit.kit import connect, launch, load, serve_engine, servers, stop_all
     from llmapi_kit.notebook.async_cells import run
+    from llmapi_kit.notebook.chat.chat import chat
     from llmapi_kit.notebook.chooser.choose import choose
     from llmapi_kit.notebook.doctor import doctor
     from llmapi_kit.notebook.environment import describe_machine as machine
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LlmApiKitError",
     "__version__",
+    "chat",
     "choose",
     "connect",
     "doctor",
@@ -44,6 +46,7 @@ __all__ = [
 
 _HOMES = {
     "LlmApiKitError": "llmapi_kit.errors",
+    "chat": "llmapi_kit.notebook.chat.chat",
     "choose": "llmapi_kit.notebook.chooser.choose",
     "connect": "llmapi_kit.kit",
     "doctor": "llmapi_kit.notebook.doctor",

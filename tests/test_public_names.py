@@ -9,6 +9,7 @@ pytestmark = pytest.mark.kernel
 PUBLIC = [
     "LlmApiKitError",
     "__version__",
+    "chat",
     "choose",
     "connect",
     "doctor",

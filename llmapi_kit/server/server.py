@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from importlib import import_module
 from typing import Any
 
 from llmapi_kit.api.app import create_app
@@ -33,6 +34,8 @@ from llmapi_kit.tunnels.base import Tunnel, TunnelStatus
 logger = logging.getLogger(__name__)
 
 DAY_S = 86400
+# By name, because it is above this module
+CHAT = ("llmapi_kit.notebook.chat.chat", "chat")
 
 
 class Server:
@@ -306,6 +309,21 @@ class Server:
             >>> server.stop()
         """
         return self._remote().async_client(**options)
+
+    def chat(self, **options: Any) -> Any:
+        """A chat with this server in this cell.
+
+        Args:
+            options: see `llmapi_kit.chat`.
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0)
+            >>> server.chat().send("Hello!")
+            'Hello!'
+            >>> server.stop()
+        """
+        module, name = CHAT
+        return getattr(import_module(module), name)(self, **options)
 
     def replace_engines(
         self, engines: Sequence[Engine], aliases: Mapping[str, str] | None = None, default: str | None = None

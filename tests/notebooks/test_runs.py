@@ -9,7 +9,7 @@ import pytest
 
 from llmapi_kit.notebook.show import read_exchanges
 
-from .kernels import NOTEBOOKS, cell_of, holds, html_of, keys_in, open_notebook, text_of
+from .kernels import NOTEBOOKS, cell_of, holds, html_of, keys_in, mimes_of, open_notebook, text_of
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
@@ -155,3 +155,17 @@ def test_many_backends_answer_behind_one_server(home):
             assert "Tom" in text_of(cell_of(nb, "glm"))
             assert "pocket 5 requests" in text_of(cell_of(nb, "usage"))
         assert keys_in(home) == []  # its last cell stops both servers
+
+
+def test_chat_answers_from_code_calls_functions_and_stays_readable(home):
+    with open_notebook(NOTEBOOKS / "07_chat.ipynb") as notebook:
+        for _ in range(2):
+            nb = notebook.run()
+            assert "Paris" in text_of(cell_of(nb, "send"))
+            assert "2 messages" in text_of(cell_of(nb, "send"))
+            assert "Paris" in html_of(cell_of(nb, "chat"))  # the transcript, for readers without a kernel
+            assert "widget-view" in str(mimes_of(cell_of(nb, "chat")))
+            assert "18 degrees" in text_of(cell_of(nb, "tools"))
+            assert "Function get_weather: done" in html_of(cell_of(nb, "tools"))
+            assert "Tokyo" in text_of(cell_of(nb, "compare"))
+            assert "model.ask(messages" in text_of(cell_of(nb, "export"))

@@ -18,6 +18,7 @@ NAMES = [
     "04_test_client",
     "05_tools_and_structured_output",
     "06_many_backends",
+    "07_chat",
     "colab",
 ]
 # What a model needs, before it is loaded
