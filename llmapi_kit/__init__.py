@@ -19,8 +19,9 @@ from llmapi_kit.version import __version__
 
 if TYPE_CHECKING:
     from llmapi_kit.errors import LlmApiKitError
-    from llmapi_kit.kit import connect, launch, load, serve_engine, servers, stop_all
+    from llmapi_kit.kit import connect, launch, load, models, serve_engine, servers, stop_all
     from llmapi_kit.notebook.async_cells import run
+    from llmapi_kit.notebook.dashboard.dashboard import dashboard
     from llmapi_kit.notebook.doctor import doctor
 
 
@@ -28,9 +29,11 @@ __all__ = [
     "LlmApiKitError",
     "__version__",
     "connect",
+    "dashboard",
     "doctor",
     "launch",
     "load",
+    "models",
     "run",
     "serve_engine",
     "servers",
@@ -40,9 +43,11 @@ __all__ = [
 _HOMES = {
     "LlmApiKitError": "llmapi_kit.errors",
     "connect": "llmapi_kit.kit",
+    "dashboard": "llmapi_kit.notebook.dashboard.dashboard",
     "doctor": "llmapi_kit.notebook.doctor",
     "launch": "llmapi_kit.kit",
     "load": "llmapi_kit.kit",
+    "models": "llmapi_kit.kit",
     "run": "llmapi_kit.notebook.async_cells",
     "serve_engine": "llmapi_kit.kit",
     "servers": "llmapi_kit.kit",

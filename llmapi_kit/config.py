@@ -58,6 +58,7 @@ class Settings(BaseSettings):
         idle_unload_s: after how long without a request a model that was loaded when it was asked for is unloaded; 0
             for never.
         load_wait_s: how long a request waits for its model to load before it is told to come back.
+        request_log: keep a line for each request: its key, model, tokens, status and time, never what was asked.
         max_body_bytes: size of a request's body, counted as received.
         max_json_depth: nesting of a request's JSON.
         database_url: where sessions, usage and stored completions are kept: ``sqlite:///path/to/file.db``,
@@ -113,6 +114,7 @@ class Settings(BaseSettings):
     max_queue: int = Field(default=0, ge=0, le=100_000)
     idle_unload_s: Annotated[float, Field(ge=0, le=30 * 86400)] = 0
     load_wait_s: Seconds = 60
+    request_log: bool = True
     max_body_bytes: int = Field(default=2_000_000, ge=1024)
     max_json_depth: int = Field(default=64, ge=4, le=500)
     database_url: SecretStr = SecretStr("")  # it may have a password

@@ -14,18 +14,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from llmapi_kit import tables
 from llmapi_kit.api.auth import new_api_key
 from llmapi_kit.client import RemoteServer, normalise_url
 from llmapi_kit.client.running_servers import RunningServers, ServerRecord
 from llmapi_kit.config import Settings, load_settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.engine_check import check_engine
-from llmapi_kit.errors import PortInUseError, ServerNotFoundError
+from llmapi_kit.errors import PortInUseError, ServerError, ServerNotFoundError
 from llmapi_kit.loading.load_request import LoadRequest, resolve
 from llmapi_kit.loading.loaded_models import LoadedModels
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.loading.model import Model
 from llmapi_kit.loading.servable import Loadable, Servable, resolve_all
+from llmapi_kit.presenter import launches, loads
+from llmapi_kit.progress import report
 from llmapi_kit.server.endpoint import Endpoint
 from llmapi_kit.server.server import Server
 
@@ -33,11 +36,25 @@ logger = logging.getLogger(__name__)
 
 LOCK_AT_EXIT_S = 2.0
 
+SERVER_COLUMNS: tables.Columns = {
+    "url": ("URL", tables.text),
+    "models": ("Models", tables.names),
+    "public_url": ("Public URL", tables.text),
+    "pid": ("Process", tables.text),
+    "started_at": ("Launched", tables.moment),
+}
+MODEL_COLUMNS: tables.Columns = {
+    "model": ("Model", tables.text),
+    "url": ("Server", tables.text),
+    "is_here": ("Runs in", lambda is_here: "this notebook" if is_here else "another program"),
+}
+
 _lock = threading.RLock()
 _models = LoadedModels(_lock)
 _servers: dict[str, Server] = {}  # by name of the launch
 
 
+@loads
 def load(
     name: str | os.PathLike[str] | ModelLoader, *, served_name: str | None = None, lazy: bool = False, **options: Any
 ) -> Model:
@@ -81,6 +98,7 @@ def load(
     return _models.load(resolve(name, served_name, options), is_lazy=lazy)
 
 
+@launches
 def launch(
     model: Loadable | Sequence[Loadable],
     *,
@@ -98,6 +116,8 @@ def launch(
 
     Of several models, those given by name are loaded when they are first asked for, one at a time, and unloaded when
     they are idle for ``idle_unload_s`` or when another one needs the memory. A single one is loaded at once.
+
+    In a notebook its card appears, after the steps of loading. In a ``with`` statement it is stopped at the block's end.
 
     Running the cell again keeps URL and key: a server that runs under the same name and place goes on with the new
     model; what the old model is answering may finish for ``drain_s`` and then ends in an error, and the old model is
@@ -156,8 +176,10 @@ def launch(
             )
         except PortInUseError as exc:
             raise _explain_port(exc, port) from exc.__cause__
+        server.on_restart = lambda: _take_place(identity, server)
         _servers[identity] = server
         try:
+            report("starting the server")
             server.start()
             _match_tunnel(server, tunnel, tunnel_options)
         except BaseException:
@@ -256,8 +278,8 @@ def connect(url: str | None = None, api_key: str | None = None) -> RemoteServer:
     return remote
 
 
-def servers() -> list[ServerRecord]:
-    """The servers that run on this machine for this user, the newest first.
+def servers() -> tables.Table[ServerRecord]:
+    """The servers that run on this machine for this user, the newest first: a list, and a table in a cell.
 
     Examples:
         >>> server = kit.launch(kit.load("mock"), port=0)
@@ -265,7 +287,25 @@ def servers() -> list[ServerRecord]:
         [('mock',)]
         >>> server.stop()
     """
-    return RunningServers(load_settings()).running()
+    found = RunningServers(load_settings()).running()
+    return tables.Table(found, SERVER_COLUMNS, empty="No server of llmapi_kit runs on this machine.")
+
+
+def models() -> tables.Table[dict[str, Any]]:
+    """The models that servers of this machine and user answer with: a list, and a table in a cell.
+
+    Examples:
+        >>> server = kit.launch(kit.load("mock"), port=0)
+        >>> [(each["model"], each["url"] == server.url) for each in kit.models()]
+        [('mock', True)]
+        >>> server.stop()
+    """
+    found = [
+        {"model": model, "url": record.url, "is_here": record.pid == os.getpid()}
+        for record in servers()
+        for model in record.models
+    ]
+    return tables.Table(found, MODEL_COLUMNS, empty="No server of llmapi_kit runs on this machine.")
 
 
 def stop_all(drain_s: float = 0.0) -> None:
@@ -307,6 +347,15 @@ def _newest(records: Sequence[ServerRecord], registry: RunningServers, api_key: 
         except ServerNotFoundError as exc:
             problem = exc
     raise problem
+
+
+def _take_place(identity: str, server: Server) -> None:
+    """Have a server that starts again be this process's one of its name."""
+    with _lock:
+        _forget_stopped()
+        other = _servers.setdefault(identity, server)
+        if other is not server:
+            raise ServerError(f"Another server of this notebook, at {other.url}, has taken this one's place. Use that.")
 
 
 def _forget_stopped() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +19,7 @@ from llmapi_kit.dialects import Dialect, dialect_of
 from llmapi_kit.engines.base import Engine, Message
 from llmapi_kit.errors import MissingDependencyError, RequestError, UnsupportedModelError
 from llmapi_kit.models.spec import ModelSpec, parse_spec
+from llmapi_kit.progress import report
 from llmapi_kit.types import EngineInfo
 
 if TYPE_CHECKING:
@@ -90,6 +92,8 @@ class ModelLoader:
             ModelError: it can't be loaded or served.
             MissingDependencyError: it needs an extra that is not installed.
         """
+        if "torch" not in sys.modules:
+            report("importing torch")
         try:
             from llmapi_kit.engines.local.engine import LocalEngine
             from llmapi_kit.models.fit import free_memory, kv_bytes_per_token, plan_slots
@@ -102,7 +106,9 @@ class ModelLoader:
                 raise
             raise MissingDependencyError(str(exc.name), "torch", f"Loading {self.spec.id}") from exc
         settings = self.settings
+        report("reading weights")
         loaded = self.load_weights()
+        report("preparing the engine")
         their_tokenizer = self.load_tokenizer(loaded)
         check_template(their_tokenizer.chat_template, self.spec.name)
         per_token = kv_bytes_per_token(loaded.model.config.get_text_config(), loaded.dtype)
