@@ -117,7 +117,7 @@ def launch(
     Of several models, those given by name are loaded when they are first asked for, one at a time, and unloaded when
     they are idle for ``idle_unload_s`` or when another one needs the memory. A single one is loaded at once.
 
-    In a notebook its card appears, after the steps of loading. In a ``with`` statement it is stopped at the block's end.
+    In a notebook its card appears, after the steps of loading. In a ``with`` statement the block's end stops it.
 
     Running the cell again keeps URL and key: a server that runs under the same name and place goes on with the new
     model; what the old model is answering may finish for ``drain_s`` and then ends in an error, and the old model is
