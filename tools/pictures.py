@@ -53,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Take the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     there = sorted(path.stem for path in SOURCES.glob("*.py"))
-    parser.add_argument("names", nargs="*", default=there, metavar="NAME", help=f"of {', '.join(there)}; all by default")
+    parser.add_argument(
+        "names", nargs="*", default=there, metavar="NAME", help=f"of {', '.join(there)}; all by default"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
     parser.add_argument("--width", type=int, help="of the window")
     parser.add_argument("--dark", action="store_true")

@@ -8,6 +8,8 @@ import llmapi_kit as kit
 server = kit.launch("pocket", max_slots=8)
 # %%
 board = kit.dashboard(server)
+
+
 # %%
 # Some work: a few clients that ask for answers of different lengths, with pauses
 def work(number):
@@ -15,11 +17,11 @@ def work(number):
     client = server.client()
     messages = [{"role": "user", "content": "Tell me about the sun."}]
     while server.is_running:
-        length = random.randint(20, 400)
+        length = random.randint(200, 1900)
         extra = {"ignore_eos": True}
         client.chat.completions.create(model="pocket", messages=messages, max_tokens=length, extra_body=extra)
-        time.sleep(random.uniform(0.2, 6))
+        time.sleep(random.uniform(0, 4))
 
 
-for number in range(10):
+for number in range(24):
     threading.Thread(target=work, args=(number,), daemon=True).start()
