@@ -10,8 +10,10 @@ import atexit
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 from llmapi_kit import tables
@@ -176,7 +178,7 @@ def launch(
             )
         except PortInUseError as exc:
             raise _explain_port(exc, port) from exc.__cause__
-        server.on_restart = lambda: _take_place(identity, server)
+        server.on_restart = partial(_take_place, identity, weakref.ref(server))
         _servers[identity] = server
         try:
             report("starting the server")
@@ -349,10 +351,14 @@ def _newest(records: Sequence[ServerRecord], registry: RunningServers, api_key: 
     raise problem
 
 
-def _take_place(identity: str, server: Server) -> None:
+def _take_place(identity: str, again: weakref.ref[Server]) -> None:
     """Have a server that starts again be this process's one of its name."""
+    server = again()
+    if server is None:
+        return
     with _lock:
-        _forget_stopped()
+        if _servers.get(identity) is not server:
+            _forget_stopped()
         other = _servers.setdefault(identity, server)
         if other is not server:
             raise ServerError(f"Another server of this notebook, at {other.url}, has taken this one's place. Use that.")
