@@ -70,12 +70,20 @@ def test_where_outputs_have_frames_of_their_own_the_widget_is_displayed_beside_t
 
 
 def test_card_above_changes_when_the_server_stops_and_when_it_starts_again(tmp_path):
-    stop = "server.stop()\ncard = __import__('llmapi_kit.notebook.live_card').notebook.live_card._cards[server]"
-    look = "card.look(server)"
-    cells = run_cells(tmp_path, LAUNCH, stop, look).cells
-    assert "It was stopped as of" in html_of(cells[0])
-    cells = run_cells(tmp_path, LAUNCH, stop, look, "server.restart()", look).cells
-    assert "It ran as of" in html_of(cells[0])
+    stop = """
+from llmapi_kit.notebook import live_card
+card = live_card._cards[server]
+drawn = []
+card._handles.append(type("Handle", (), {"update": lambda self, bundle, raw: drawn.append(bundle["text/html"])})())
+server.stop()
+card.look(server)
+server.restart()
+card.look(server)
+print(*drawn)
+"""
+    above, below = run_cells(tmp_path, LAUNCH, stop).cells
+    assert text_of(below).index("It was stopped as of") < text_of(below).index("It ran as of")
+    assert "It ran as of" in html_of(above)
 
 
 def test_server_in_a_list_or_printed_is_plain_text_without_the_key(tmp_path):
