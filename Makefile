@@ -6,7 +6,7 @@ NOTEBOOKS := notebooks
 DEMO_EXIT ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab serve test test-clients check docs notebooks bench gpu-check format clean
+.PHONY: help demo lab serve test test-clients check docs notebooks pictures bench gpu-check format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ docs: $(VENV)/.installed ## Build the documentation into build/site
 
 notebooks: $(VENV)/.installed ## Run every notebook in a real kernel, twice
 	$(BIN)/python -m pytest tests/notebooks
+
+pictures: $(VENV)/.installed $(VENV)/.programs ## Take the documentation's pictures, in a real JupyterLab
+	$(BIN)/python tools/pictures.py
 
 bench: $(VENV)/.installed ## Measure this server beside others
 	$(BIN)/python -m benchmarks.serving

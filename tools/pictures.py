@@ -77,7 +77,7 @@ def take(name: str, path: Path, *, width: int | None = None, is_dark: bool = Fal
         scratch.mkdir()
         nbformat.write(read_notebook(SOURCES / f"{name}.py"), root / f"{name}.ipynb")
         with run_lab(root, scratch, settings) as address, open_page() as lab:
-            lab.page.set_viewport_size({"width": width or subject.width, "height": 1400})
+            lab.page.set_viewport_size({"width": width or subject.width, "height": 2000})
             lab.open(address(f"{name}.ipynb"))
             lab.run_all()
             lab.page.wait_for_timeout(subject.wait_s * 1000)

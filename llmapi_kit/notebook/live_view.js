@@ -40,6 +40,7 @@ function bringToLife(build) {
     let state = null;
     let goneText = "";
     let wasVisible = null;
+    const page = `${Date.now()}-${Math.random()}`;
 
     function call(action, fields = {}) {
       const request = `${Date.now()}-${Math.random()}`; // several pages may ask: each takes its own answer
@@ -80,7 +81,11 @@ function bringToLife(build) {
       const isVisible = document.visibilityState === "visible" && seen.size > 0;
       if (isVisible === wasVisible || state === null || goneText) return;
       wasVisible = isVisible;
-      model.send({ kind: "visible", value: isVisible });
+      model.send({ kind: "visible", page, value: isVisible });
+    }
+
+    function sayGoodbye() {
+      if (wasVisible) model.send({ kind: "visible", page, value: false });
     }
 
     const observer = new IntersectionObserver((entries) => {
@@ -159,6 +164,7 @@ function bringToLife(build) {
     model.on("msg:custom", onMessage);
     model.on("comm_live_update", onCommChange);
     document.addEventListener("visibilitychange", tellVisibility);
+    window.addEventListener("pagehide", sayGoodbye);
     const timer = setInterval(look, LOOK_EVERY_MS);
     look();
     greet();
@@ -166,6 +172,7 @@ function bringToLife(build) {
     return () => {
       clearInterval(timer);
       document.removeEventListener("visibilitychange", tellVisibility);
+      window.removeEventListener("pagehide", sayGoodbye);
       kernel?.statusChanged?.disconnect(onKernelStatus);
       end(ENDED);
       observer.disconnect();

@@ -42,7 +42,6 @@ class LiveView:
     Attributes:
         place: the class of the HTML element that is brought to life.
         is_heard: whether a page has answered yet.
-        is_visible: whether a page has it in sight; True until one says otherwise.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class LiveView:
     ) -> None:
         self.place = f"llmapi-kit-{secrets.token_hex(6)}"
         self.is_heard = False
-        self.is_visible = True
+        self._in_sight: dict[str, bool] = {}  # by page
         self.visibility_changed = threading.Event()
         self._state = state
         self._actions = actions
@@ -67,6 +66,11 @@ class LiveView:
     def is_alive(self) -> bool:
         """Whether there can be anything but HTML."""
         return self._widget is not None
+
+    @property
+    def is_visible(self) -> bool:
+        """Whether a page has it in sight; also before any has said so."""
+        return not self._in_sight or any(self._in_sight.values())
 
     def bundle(self, text: str, html: str) -> dict[str, Any]:
         """What a cell displays."""
@@ -101,7 +105,7 @@ class LiveView:
             self.is_heard = True
             self.send_state()
         elif kind == "visible":
-            self.is_visible = bool(message.get("value"))
+            self._in_sight[str(message.get("page"))] = bool(message.get("value"))
             self.visibility_changed.set()
         elif kind == "do" and message.get("action") in self._actions:
             threading.Thread(target=self._act, args=(message,), name="llmapi_kit view", daemon=True).start()
@@ -127,6 +131,11 @@ def _make_widget(place: str, scripts: Sequence[Path | str], styles: Sequence[Pat
     try:
         import anywidget
         import traitlets
+
+        if is_colab():
+            from google.colab import output  # which shows widgets of third parties only when told so
+
+            output.enable_custom_widget_manager()
 
         class LiveViewWidget(anywidget.AnyWidget):
             _esm = "\n".join(_read(each) for each in scripts)

@@ -254,7 +254,14 @@ class Server:
         return is_there
 
     def first_token_times(self) -> tuple[int, list[float]]:
-        """How many generations had a first token, and how long the latest of them waited for it, in seconds."""
+        """How many generations had a first token, and how long the latest of them waited for it, in seconds.
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0)
+            >>> server.first_token_times()
+            (0, [])
+            >>> server.stop()
+        """
         return self._state.num_first_tokens, list(self._state.first_token_times_s)
 
     def usage(self, days: int = 30) -> tables.Table[dict[str, Any]]:

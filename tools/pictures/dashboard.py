@@ -23,5 +23,5 @@ def work(number):
         time.sleep(random.uniform(0, 4))
 
 
-for number in range(24):
+for number in range(14):
     threading.Thread(target=work, args=(number,), daemon=True).start()
