@@ -19,7 +19,7 @@ from llmapi_kit.version import __version__
 
 if TYPE_CHECKING:
     from llmapi_kit.errors import LlmApiKitError
-    from llmapi_kit.kit import connect, launch, load, models, serve_engine, servers, stop_all
+    from llmapi_kit.kit import connect, launch, load, serve_engine, servers, stop_all
     from llmapi_kit.notebook.async_cells import run
     from llmapi_kit.notebook.dashboard.dashboard import dashboard
     from llmapi_kit.notebook.doctor import doctor
@@ -33,7 +33,6 @@ __all__ = [
     "doctor",
     "launch",
     "load",
-    "models",
     "run",
     "serve_engine",
     "servers",
@@ -47,7 +46,6 @@ _HOMES = {
     "doctor": "llmapi_kit.notebook.doctor",
     "launch": "llmapi_kit.kit",
     "load": "llmapi_kit.kit",
-    "models": "llmapi_kit.kit",
     "run": "llmapi_kit.notebook.async_cells",
     "serve_engine": "llmapi_kit.kit",
     "servers": "llmapi_kit.kit",

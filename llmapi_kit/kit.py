@@ -45,11 +45,6 @@ SERVER_COLUMNS: tables.Columns = {
     "pid": ("Process", tables.text),
     "started_at": ("Launched", tables.moment),
 }
-MODEL_COLUMNS: tables.Columns = {
-    "model": ("Model", tables.text),
-    "url": ("Server", tables.text),
-    "is_here": ("Runs in", lambda is_here: "this notebook" if is_here else "another program"),
-}
 
 _lock = threading.RLock()
 _models = LoadedModels(_lock)
@@ -291,23 +286,6 @@ def servers() -> tables.Table[ServerRecord]:
     """
     found = RunningServers(load_settings()).running()
     return tables.Table(found, SERVER_COLUMNS, empty="No server of llmapi_kit runs on this machine.")
-
-
-def models() -> tables.Table[dict[str, Any]]:
-    """The models that servers of this machine and user answer with: a list, and a table in a cell.
-
-    Examples:
-        >>> server = kit.launch(kit.load("mock"), port=0)
-        >>> [(each["model"], each["url"] == server.url) for each in kit.models()]
-        [('mock', True)]
-        >>> server.stop()
-    """
-    found = [
-        {"model": model, "url": record.url, "is_here": record.pid == os.getpid()}
-        for record in servers()
-        for model in record.models
-    ]
-    return tables.Table(found, MODEL_COLUMNS, empty="No server of llmapi_kit runs on this machine.")
 
 
 def stop_all(drain_s: float = 0.0) -> None:

@@ -14,7 +14,6 @@ PUBLIC = [
     "doctor",
     "launch",
     "load",
-    "models",
     "run",
     "serve_engine",
     "servers",

@@ -186,11 +186,11 @@ def card_html(state: CardState, *, as_of: float, place: str = "") -> str:
 
 def _head(state: CardState, content: CardContent, as_of: float) -> str:
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(as_of))
-    was = "It ran" if state.is_running else "It had died" if state.failure is not None else "It was stopped"
+    was = "it was running" if state.is_running else "it had died" if state.failure is not None else "it was stopped"
     return (
         f'<div style="margin-bottom:8px"><strong style="font-size:14px">Model server</strong>'
         f'<span style="{DIM};margin-left:10px">{escape(content.models)}</span>'
-        f'<div style="{DIM}">{was} as of {when}. A page without its kernel can not tell what is so now.</div></div>'
+        f'<div style="{DIM}">As of {when} {was}. A page without its kernel can not tell what is so now.</div></div>'
     )
 
 

@@ -80,14 +80,15 @@ def test_card_says_where_how_and_until_when():
 
 @pytest.mark.parametrize(
     ("state", "was"),
-    [(STATE, "It ran as of"), (replace(STATE, is_running=False), "It was stopped as of"),
-     (replace(STATE, is_running=False, failure="OSError"), "It had died as of")],
+    [(STATE, "it was running"), (replace(STATE, is_running=False), "it was stopped"),
+     (replace(STATE, is_running=False, failure="OSError"), "it had died")],
     ids=["running", "stopped", "died"],
 )  # fmt: skip
 def test_html_says_what_was_so_at_a_time_and_nothing_of_now(state, was):
     text = read(draw(state)).text
-    assert f"{was} 1970-01-0" in text
-    assert "running" not in text
+    assert "As of 1970-01-0" in text
+    assert f" {was}. A page without its kernel can not tell" in text
+    assert "Model server running" not in text
     assert "#2e9e5b" not in draw(state), "green says that it runs"
 
 

@@ -33,7 +33,7 @@ def test_launch_shows_the_card_once_also_when_the_cell_ends_with_the_name(tmp_pa
     for cell in nb.cells:
         (output,) = cell.outputs
         assert set(output.data) == {"text/plain", "text/html"}, "a saved widget would show an error"
-        assert "It ran as of" in html_of(cell)
+        assert "it was running" in html_of(cell)
         assert "llmapi_kit server, running" in text_of(cell)
     assert not holds(nb, KEY)
 
@@ -82,8 +82,8 @@ card.look(server)
 print(*drawn)
 """
     above, below = run_cells(tmp_path, LAUNCH, stop).cells
-    assert text_of(below).index("It was stopped as of") < text_of(below).index("It ran as of")
-    assert "It ran as of" in html_of(above)
+    assert text_of(below).index("it was stopped") < text_of(below).index("it was running")
+    assert "it was running" in html_of(above)
 
 
 def test_server_in_a_list_or_printed_is_plain_text_without_the_key(tmp_path):
@@ -125,7 +125,7 @@ def test_a_card_is_drawn_on_a_change_only(server, card):
     card.look(server)
     card.look(server)
     assert len(drawn) == 1
-    assert "It was stopped as of" in drawn[0]["text/html"]
+    assert "it was stopped" in drawn[0]["text/html"]
     assert card.sent[-1]["state"]["title"] == "Model server stopped"
 
 

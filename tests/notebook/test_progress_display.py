@@ -85,4 +85,4 @@ def test_in_a_cell_the_card_takes_the_place_of_the_steps(tmp_path):
     assert "reading weights" in text_of(load)
     assert "Ready after" in text_of(load)
     assert len(launch.outputs) == 1
-    assert "It ran as of" in html_of(launch)
+    assert "it was running" in html_of(launch)

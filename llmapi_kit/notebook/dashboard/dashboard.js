@@ -26,6 +26,7 @@ function buildDashboard(element, call) {
   const note = make("span", { className: "llmapi-kit-dim" }, head);
   note.setAttribute("role", "status");
   const totals = make("div", { className: "llmapi-kit-dim llmapi-kit-totals" }, element);
+  const usage = make("div", { className: "llmapi-kit-dim llmapi-kit-totals" }, element);
   const grid = make("div", { className: "llmapi-kit-charts" }, element);
   const requests = requestTable(element, call, (text) => { note.textContent = text; });
   const logBox = make("details", { open: true }, element);
@@ -46,6 +47,7 @@ function buildDashboard(element, call) {
     dot.className = `llmapi-kit-dot llmapi-kit-${now.isRunning ? "running" : "stopped"}`;
     note.textContent = now.isRunning ? "" : "The server is stopped.";
     totals.textContent = now.totals ?? "";
+    usage.textContent = now.usage ?? "";
     requests.update(now.requests);
     if (now.log) {
       const isAtEnd = log.scrollTop + log.clientHeight >= log.scrollHeight - 4;
@@ -82,7 +84,8 @@ function makeChart({ title, keys, names, write, isDots }, grid) {
   const box = make("div", { className: "llmapi-kit-chart" }, grid);
   const head = make("div", { className: "llmapi-kit-chart-head" }, box);
   make("span", { className: "llmapi-kit-dim", textContent: title }, head);
-  const value = make("strong", {}, head);
+  const value = make("strong", { className: names ? "llmapi-kit-named" : "" }, head);
+  const words = keys.map(() => make("span", {}, value)); // of several, each in the colour of its line
   const place = make("div", {}, box);
   place.setAttribute("role", "img");
   let plot = null;
@@ -98,8 +101,8 @@ function makeChart({ title, keys, names, write, isDots }, grid) {
       const latest = data[i + 1][at];
       return (latest == null ? "-" : write(latest)) + (names ? ` ${names[i]}` : "");
     });
-    value.textContent = parts.join(", ");
-    place.setAttribute("aria-label", `${title}: ${value.textContent}`);
+    parts.forEach((part, i) => { words[i].textContent = part; });
+    place.setAttribute("aria-label", `${title}: ${parts.join(", ")}`);
   }
 
   function options() {

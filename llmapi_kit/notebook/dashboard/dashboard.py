@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from llmapi_kit.errors import ConfigError, ServerError
-from llmapi_kit.notebook.dashboard.figures import dashboard_html, log_text, totals
+from llmapi_kit.errors import ConfigError, ServerError, StoreError
+from llmapi_kit.notebook.dashboard.figures import dashboard_html, log_text, totals, usage_text
 from llmapi_kit.notebook.dashboard.samples import Sample, Sampler
 from llmapi_kit.notebook.environment import is_jupyter_kernel
 from llmapi_kit.notebook.live_view import FOLDER, LiveView
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 SAMPLE_EVERY_S = 1.0
 HIDDEN_EVERY_S = 5.0
+USAGE_EVERY_S = 30.0  # it is read from the database
 DRAW_EVERY_S = 3.0  # the HTML, where no script runs
 NUM_LOG_LINES = 30
 ROOM = FOLDER / "dashboard"
@@ -76,6 +77,8 @@ class Dashboard(threading.Thread):
         self._drawn_at = 0.0
         self._drawn: object = None
         self._log: list[str] = []
+        self._usage = ""
+        self._usage_read_at = float("-inf")
         self._view: LiveView | None = None
         self._sampler.take(server)
 
@@ -169,7 +172,22 @@ class Dashboard(threading.Thread):
 
     def _now(self, server: Server, sample: Sample) -> dict[str, Any]:
         requests = [asdict(each) for each in server.requests()]
-        return {"isRunning": server.is_running, "requests": requests, "totals": totals(sample)}
+        return {
+            "isRunning": server.is_running,
+            "requests": requests,
+            "totals": f"Since the models were loaded: {totals(sample)}",
+            "usage": self._read_usage(server),
+        }
+
+    def _read_usage(self, server: Server) -> str:
+        """What the key used today, in words; not asked for again and again."""
+        if server.is_running and time.monotonic() - self._usage_read_at >= USAGE_EVERY_S:
+            self._usage_read_at = time.monotonic()
+            try:
+                self._usage = usage_text(server.usage(days=1))
+            except StoreError as exc:
+                self._usage = f"What this key used today is not known: {exc}"
+        return self._usage
 
     def _log_lines(self, server: Server) -> list[str]:
         return [log_text(line) for line in server.logs(NUM_LOG_LINES)]

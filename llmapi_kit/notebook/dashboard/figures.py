@@ -6,8 +6,9 @@ Small curves in SVG beside the latest values, with the time they were taken at. 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 from llmapi_kit import tables
 from llmapi_kit.api.running_requests import RunningRequest
@@ -67,6 +68,19 @@ def totals(sample: Sample) -> str:
     return (
         f"{sample.num_finished:,} requests answered, {sample.num_failed:,} failed, {sample.num_cancelled:,} cancelled; "
         f"{sample.num_prompt_tokens:,} prompt tokens, {sample.num_completion_tokens:,} tokens made"
+    )
+
+
+def usage_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What a key used today, in words.
+
+    Args:
+        rows: of `Server.usage`.
+    """
+    sums = {name: sum(row[name] for row in rows) for name in ("requests", "prompt_tokens", "completion_tokens")}
+    return (
+        f"This key today (UTC): {sums['requests']:,} requests, {sums['prompt_tokens']:,} prompt tokens, "
+        f"{sums['completion_tokens']:,} tokens made"
     )
 
 

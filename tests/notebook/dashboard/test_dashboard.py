@@ -10,7 +10,7 @@ import llmapi_kit as kit
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.notebook.dashboard.dashboard import Dashboard
-from llmapi_kit.notebook.dashboard.figures import dashboard_html, log_text
+from llmapi_kit.notebook.dashboard.figures import dashboard_html, log_text, usage_text
 from llmapi_kit.notebook.dashboard.samples import NUM_KEPT, Sampler
 
 
@@ -63,6 +63,11 @@ def test_html_has_figures_curves_and_the_time_and_is_escaped(server):
     assert "GPU" not in html, "this process uses none"
 
 
+def test_usage_of_today_is_summed_over_models():
+    rows = [{"requests": 1, "prompt_tokens": 1000, "completion_tokens": 2}] * 2
+    assert usage_text(rows) == "This key today (UTC): 2 requests, 2,000 prompt tokens, 4 tokens made"
+
+
 def test_log_lines_are_short_and_printable():
     line = {"time": "2026-11-28T09:31:02", "level": "INFO", "message": "POST /v1/completions 200", "model": "m",
             "prompt_tokens": 3, "completion_tokens": 40, "seconds": 0.25}  # fmt: skip
@@ -107,6 +112,7 @@ def test_pages_get_samples_while_they_look_and_everything_when_they_look_again(s
     board._look(server, view)
     assert [message["kind"] for message in view.sent] == ["sample", "sample"]
     assert "POST /v1/completions 200" in view.sent[1]["log"][-1]
+    assert view.sent[1]["usage"].startswith("This key today (UTC): ")
     json.dumps(view.sent)
     view.sent.clear()
     view.is_visible = False
