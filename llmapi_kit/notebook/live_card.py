@@ -87,6 +87,7 @@ class LiveCard(threading.Thread):
         while not self._pause.wait(LOOK_EVERY_S):
             server = self._server()
             if server is None:
+                self.view.close("The server was stopped, and nothing holds it any more. Run the launch cell again.")
                 return
             try:
                 self.look(server)

@@ -72,6 +72,8 @@ function bringToLife(build) {
         for (const view of views.values()) view.update(state);
       } else if (message.kind === "done" || message.kind === "failed") {
         settle(message);
+      } else if (message.kind === "end") {
+        end(message.text);
       } else {
         for (const view of views.values()) view.receive?.(message);
       }

@@ -91,8 +91,13 @@ class LiveView:
             except Exception:  # the kernel is going down, and its sockets are closed
                 logger.debug("A page could not be told something", exc_info=True)
 
-    def close(self) -> None:
-        """Be plain HTML from now on."""
+    def close(self, text: str) -> None:
+        """End it; the widget would stay in memory otherwise.
+
+        Args:
+            text: why, for the pages that show it.
+        """
+        self.send({"kind": "end", "text": text})
         widget, self._widget = self._widget, None
         if widget is not None:
             widget.close()

@@ -24,6 +24,8 @@ class NotebookPresenter(Presenter):
 
     def load(self, work: Callable[[], R]) -> R:
         """Do the work, and show its progress."""
+        if not _is_in_cell():
+            return super().load(work)
         display = StepsDisplay()
         with display, reporting(display):
             result = work()
@@ -32,6 +34,8 @@ class NotebookPresenter(Presenter):
 
     def launch(self, work: Callable[[], R]) -> R:
         """Do the work, show its progress, and then the server's card."""
+        if not _is_in_cell():
+            return super().load(work)
         from llmapi_kit.notebook.live_card import show
         from llmapi_kit.server.server import Server
 
@@ -101,6 +105,11 @@ class StepsDisplay:
             self.handle = display(bundle, raw=True, display_id=True)
         else:
             self.handle.update(bundle, raw=True)
+
+
+def _is_in_cell() -> bool:
+    """Whether a cell works; what other threads show would land in whichever cell runs."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def _sentence(step: str) -> str:

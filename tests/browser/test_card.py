@@ -158,12 +158,14 @@ def test_the_dashboard_moves_and_cancels_a_request(lab):
     page.page.wait_for_function(
         "element => !element.getAttribute('aria-label').endsWith(': 0')", arg=tokens.element_handle()
     )
+    button(page, "Reveal").scroll_into_view_if_needed()  # out of sight, a card is not told the speed
     card(page).get_by_text("1 running").wait_for()
     page.execute("request_id = server.requests()[0].id")
     board(page).get_by_role("button", name="Cancel request").click()
     board(page).get_by_text("No requests are running.").wait_for()
     board(page).get_by_text("request_cancelled").wait_for()  # in its log
     page.execute("while not endings: pass\nassert 'cancelled by whoever runs this server' in endings[0], endings")
+    button(page, "Reveal").scroll_into_view_if_needed()
     card(page).get_by_text("idle", exact=True).wait_for()
 
 
@@ -211,6 +213,14 @@ def test_another_page_on_the_same_kernel_comes_alive_too(opened, lab):
     other.close()
 
 
+def test_a_closed_dashboard_stays_as_it_was_last(lab):
+    page, _ = lab
+    page.execute("board.close()")
+    board(page).get_by_text("As of").wait_for()
+    assert "requests answered" in board(page).inner_text()
+    page.execute("assert not board.is_alive()")
+
+
 def test_with_its_kernel_killed_the_card_says_that_it_is_gone(lab):
     page, path = lab
     button(page, "Reveal").click()
@@ -221,7 +231,6 @@ def test_with_its_kernel_killed_the_card_says_that_it_is_gone(lab):
     title(page, "Model server gone").wait_for()
     assert KEY not in page.page.content()
     assert not button(page, "Stop").is_visible()
-    board(page).get_by_text("Run the launch cell again").wait_for()
     page.errors.clear()  # the page says in its console that the kernel went
 
 

@@ -114,7 +114,7 @@ def card(server):
     card.view._widget.send = card.sent.append
     card._handles = [FakeHandle()]
     yield card
-    card.view.close()
+    card.view.close("The test is over.")
 
 
 def test_a_card_is_drawn_on_a_change_only(server, card):
@@ -135,7 +135,7 @@ def test_a_card_keeps_no_server_alive():
     kit.stop_all()
     assert card._server() is server
     assert [name for name, value in vars(card).items() if value is server] == []
-    card.view.close()
+    card.view.close("The test is over.")
 
 
 def ask(card, message):

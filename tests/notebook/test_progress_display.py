@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 import pytest
 
@@ -55,6 +56,13 @@ def test_work_that_fails_leaves_the_step_at_which_it_did(drawn):
 
 def test_work_without_steps_shows_nothing(drawn):
     NotebookPresenter().load(lambda: None)
+    assert drawn == []
+
+
+def test_a_thread_shows_no_steps_as_they_would_land_in_another_cell(drawn):
+    thread = threading.Thread(target=NotebookPresenter().load, args=(lambda: report("reading weights"),))
+    thread.start()
+    thread.join()
     assert drawn == []
 
 

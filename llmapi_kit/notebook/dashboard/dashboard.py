@@ -107,7 +107,7 @@ class Dashboard(threading.Thread):
             if self.is_alive() and threading.current_thread() is not self:
                 self.join()
             self._draw()
-            self._view.close()
+            self._view.close("The dashboard was closed.")
 
     def run(self) -> None:
         """Keep it up to date, until it is closed or the server is gone."""
@@ -117,7 +117,10 @@ class Dashboard(threading.Thread):
         while not self._is_closed.is_set():
             view.visibility_changed.wait(SAMPLE_EVERY_S if view.is_visible else HIDDEN_EVERY_S)
             server = self._server()
-            if server is None or self._is_closed.is_set():
+            if self._is_closed.is_set():
+                return
+            if server is None:
+                view.close("The server was stopped, and nothing holds it any more.")
                 return
             try:
                 self._look(server, view)
