@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llmapi_kit.notebook.async_cells import run
     from llmapi_kit.notebook.chat.chat import chat
     from llmapi_kit.notebook.chooser.choose import choose
+    from llmapi_kit.notebook.dashboard.dashboard import dashboard
     from llmapi_kit.notebook.doctor import doctor
     from llmapi_kit.notebook.environment import describe_machine as machine
     from llmapi_kit.notebook.show import show
@@ -33,6 +34,7 @@ __all__ = [
     "chat",
     "choose",
     "connect",
+    "dashboard",
     "doctor",
     "launch",
     "load",
@@ -49,6 +51,7 @@ _HOMES = {
     "chat": "llmapi_kit.notebook.chat.chat",
     "choose": "llmapi_kit.notebook.chooser.choose",
     "connect": "llmapi_kit.kit",
+    "dashboard": "llmapi_kit.notebook.dashboard.dashboard",
     "doctor": "llmapi_kit.notebook.doctor",
     "launch": "llmapi_kit.kit",
     "load": "llmapi_kit.kit",

@@ -60,6 +60,7 @@ class Settings(BaseSettings):
             for never.
         download_stall_s: how long a download may stay without a byte before it is begun again where it stopped.
         load_wait_s: how long a request waits for its model to load before it is told to come back.
+        request_log: keep a line for each request: its key, model, tokens, status and time, never what was asked.
         max_body_bytes: size of a request's body, counted as received.
         max_json_depth: nesting of a request's JSON.
         database_url: where sessions, usage and stored completions are kept: ``sqlite:///path/to/file.db``,
@@ -116,6 +117,7 @@ class Settings(BaseSettings):
     idle_unload_s: Annotated[float, Field(ge=0, le=30 * 86400)] = 0
     download_stall_s: Seconds = 30
     load_wait_s: Seconds = 60
+    request_log: bool = True
     max_body_bytes: int = Field(default=2_000_000, ge=1024)
     max_json_depth: int = Field(default=64, ge=4, le=500)
     database_url: SecretStr = SecretStr("")  # it may have a password

@@ -16,6 +16,7 @@ Knows nothing of HTTP frameworks, tunnels or torch; every other module may impor
     │   │   └── ContextLengthError      400, prompt and answer do not fit the context
     │   ├── AuthenticationError     401
     │   ├── ForbiddenError          403
+    │   │   └── RequestCancelledError   403, whoever runs the server ended the request; no client tries it again
     │   ├── NotFoundError           404, no such model, route or stored completion
     │   ├── BodyTooLargeError       413
     │   ├── UnsupportedMediaTypeError   415, the body is compressed, or is not said to be JSON
@@ -155,6 +156,12 @@ class ForbiddenError(RequestError):
 
     status = 403
     type = "permission_error"
+
+
+class RequestCancelledError(ForbiddenError):
+    """Whoever runs the server ended the request."""
+
+    default_code = "request_cancelled"
 
 
 class NotFoundError(RequestError):

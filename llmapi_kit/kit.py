@@ -10,12 +10,15 @@ import atexit
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, overload
 
 from typing_extensions import Unpack
 
+from llmapi_kit import tables
 from llmapi_kit.api.auth import new_api_key
 from llmapi_kit.client import RemoteServer, normalise_url
 from llmapi_kit.client.running_servers import RunningServers, ServerRecord
@@ -23,7 +26,7 @@ from llmapi_kit.client.server_keys import ServerKeys
 from llmapi_kit.config import Settings, load_settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.engine_check import check_engine
-from llmapi_kit.errors import PortInUseError, ServerNotFoundError
+from llmapi_kit.errors import PortInUseError, ServerError, ServerNotFoundError
 from llmapi_kit.loading.load_request import LoadRequest, resolve
 from llmapi_kit.loading.loaded_models import LoadedModels
 from llmapi_kit.loading.loader import ModelLoader
@@ -33,6 +36,7 @@ from llmapi_kit.loading.servable import Loadable, Servable, resolve_all
 from llmapi_kit.models.choice import Choice
 from llmapi_kit.places import tunnel_policy
 from llmapi_kit.presenter import launches, loads
+from llmapi_kit.progress import report
 from llmapi_kit.server.endpoint import Endpoint
 from llmapi_kit.server.port import DEFAULT_PORT, pick_port
 from llmapi_kit.server.server import Server
@@ -40,6 +44,14 @@ from llmapi_kit.server.server import Server
 logger = logging.getLogger(__name__)
 
 LOCK_AT_EXIT_S = 2.0
+
+SERVER_COLUMNS: tables.Columns = {
+    "url": ("URL", tables.text),
+    "models": ("Models", tables.names),
+    "public_url": ("Public URL", tables.text),
+    "pid": ("Process", tables.text),
+    "started_at": ("Launched", tables.moment),
+}
 
 _lock = threading.RLock()
 _models = LoadedModels(_lock)
@@ -132,6 +144,8 @@ def launch(
     Of several models, those given by name are loaded when they are first asked for, one at a time, and unloaded when
     they are idle for ``idle_unload_s`` or when another one needs the memory. A single one is loaded at once.
 
+    In a notebook its card appears, after the steps of loading. In a ``with`` statement the block's end stops it.
+
     Running the cell again keeps URL and key: a server that runs under the same name goes on with the new model, and
     says which it replaced; what the old model is answering may finish for ``drain_s`` and then ends in an error, and
     the old model is unloaded. So may other settings be given: a server with those takes the place of the old one, at
@@ -209,6 +223,8 @@ def launch(
             )
         except PortInUseError as exc:
             raise _explain_port(exc, where) from exc.__cause__
+        server.on_restart = partial(_take_place, identity, weakref.ref(server))
+        report("starting the server")
         _bring_up(server, old, tunnel, tunnel_options)
         _servers[identity] = server
         if old is not None:
@@ -306,8 +322,8 @@ def connect(url: str | None = None, api_key: str | None = None) -> RemoteServer:
     return remote
 
 
-def servers() -> list[ServerRecord]:
-    """The servers that run on this machine for this user, the newest first.
+def servers() -> tables.Table[ServerRecord]:
+    """The servers that run on this machine for this user, the newest first: a list, and a table in a cell.
 
     Examples:
         >>> server = kit.launch(kit.load("mock"), port=0)
@@ -315,7 +331,8 @@ def servers() -> list[ServerRecord]:
         [('mock',)]
         >>> server.stop()
     """
-    return RunningServers(load_settings()).running()
+    found = RunningServers(load_settings()).running()
+    return tables.Table(found, SERVER_COLUMNS, empty="No server of llmapi_kit runs on this machine.")
 
 
 def own_servers() -> list[Server]:
@@ -418,6 +435,19 @@ def _newest(records: Sequence[ServerRecord], registry: RunningServers, api_key: 
         except ServerNotFoundError as exc:
             problem = exc
     raise problem
+
+
+def _take_place(identity: str, again: weakref.ref[Server]) -> None:
+    """Have a server that starts again be this process's one of its name."""
+    server = again()
+    if server is None:
+        return
+    with _lock:
+        if _servers.get(identity) is not server:
+            _forget_stopped()
+        other = _servers.setdefault(identity, server)
+        if other is not server:
+            raise ServerError(f"Another server of this notebook, at {other.url}, has taken this one's place. Use that.")
 
 
 def _forget_stopped() -> None:

@@ -12,6 +12,7 @@ PUBLIC = [
     "chat",
     "choose",
     "connect",
+    "dashboard",
     "doctor",
     "launch",
     "load",

@@ -18,6 +18,7 @@ import time
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
+from llmapi_kit.api.request_record import current_request
 from llmapi_kit.errors import AuthenticationError, ConfigError
 
 KEY_PREFIX = "sk-llmapi-"
@@ -126,6 +127,7 @@ class KeyCheck:
         sent = hashlib.sha256(key.encode("latin-1", errors="replace")).digest()
         if not hmac.compare_digest(sent, self._digest):
             raise AuthenticationError("The API key is wrong. Ask whoever launched this server for the current one.")
+        _note_key()
 
     def new_token(self, lifetime_s: int) -> str:
         """A token for those who have shown the key."""
@@ -145,7 +147,15 @@ class KeyCheck:
             raise AuthenticationError("The token is none of this server's. Get one with POST /chat-sse/token.")
         if time.time() >= int(until):
             raise AuthenticationError("The token has expired. Get a new one with POST /chat-sse/token.")
+        _note_key()
 
     def _seal(self, until: str) -> str:
         """What only those who have the key, or this server, can make."""
         return hmac.new(self._token_secret, TOKEN_PURPOSE + until.encode(), hashlib.sha256).hexdigest()
+
+
+def _note_key() -> None:
+    """Write down that the current request, if there is one, comes from somebody who has the key."""
+    record = current_request.get()
+    if record is not None:
+        record.is_keyed = True

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
+from llmapi_kit.api.request_record import note_error
 from llmapi_kit.errors import (
     EngineUnavailableError,
     GenerationError,
@@ -40,6 +41,7 @@ def error_body(error: RequestError) -> dict[str, Any]:
 
 def error_response(error: RequestError) -> JSONResponse:
     """The response of an error."""
+    note_error(error.code)
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))

@@ -9,10 +9,12 @@ Pure ASGI, because Starlette's BaseHTTPMiddleware hides that a client left.
 from __future__ import annotations
 
 import logging
+import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmapi_kit.api.errors import error_response
+from llmapi_kit.api.request_record import RequestRecord, current_request
 from llmapi_kit.api.routes import host_name
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.errors import ForbiddenError, InvalidRequestError, RequestError
@@ -20,6 +22,7 @@ from llmapi_kit.ids import random_hex
 
 logger = logging.getLogger(__name__)
 
+CLIENT_LEFT = 499  # nginx's number for a client that left before the answer
 END = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
@@ -41,6 +44,15 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         answer = _Answer(send, is_head=scope["method"] == "HEAD")
+        record, started_at = RequestRecord(answer.request_id, scope["method"], scope["path"]), time.monotonic()
+        current_request.set(record)
+        try:
+            await self._answer(scope, receive, answer)
+        finally:
+            if self._state.request_log is not None:
+                self._state.request_log.add(record, answer.status, time.monotonic() - started_at)
+
+    async def _answer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         error = self._find_error(scope)
         if error is not None:
             await error_response(error)(scope, receive, answer.send)
@@ -74,12 +86,14 @@ class _Answer:
     def __init__(self, send: Send, *, is_head: bool) -> None:
         self.request_id = f"req_{random_hex(24)}"
         self.is_complete = False
+        self.status = CLIENT_LEFT
         self._send = send
         self._is_head = is_head
 
     async def send(self, message: Message) -> None:
         """Send a part of it; what comes after the end of an answer to HEAD is dropped."""
         if message["type"] == "http.response.start":
+            self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
             await self._send(message)
             message = END

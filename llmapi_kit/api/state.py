@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
@@ -12,16 +13,20 @@ from typing import TYPE_CHECKING, cast
 from starlette.requests import Request
 
 from llmapi_kit.api.auth import KeyCheck
+from llmapi_kit.api.request_log import RequestLog
+from llmapi_kit.api.request_record import current_request
 from llmapi_kit.api.timed_events import TimedEvents
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.catalog import Catalog
-from llmapi_kit.errors import EngineUnavailableError, RequestError
+from llmapi_kit.errors import EngineUnavailableError, RequestCancelledError, RequestError
 from llmapi_kit.store.counts import Counts
 
 if TYPE_CHECKING:
     from llmapi_kit.api.variants import Variant
     from llmapi_kit.sessions.conversation import Conversations
     from llmapi_kit.store.store import Store  # a cell that only loads a model should not wait for SQLAlchemy
+
+MAX_FIRST_TOKEN_TIMES = 1024
 
 
 @dataclass(slots=True)
@@ -37,7 +42,10 @@ class ApiState:
         hosts: names this server may be called by in the Host header; empty means any.
         public_hosts: those of them that a tunnel answers to; routes for this machine only are closed there.
         is_draining: set while the server stops: nothing new is taken.
-        active: generations under way; touched on the server's event loop only.
+        active: generations under way; changed on the server's event loop only.
+        first_token_times_s: how long the latest generations waited for their first token.
+        num_first_tokens: how many generations had one, so that the new ones of those times can be told.
+        request_log: writes a line for each request; None for none.
         conversations: sessions, where the setting `compat` has them.
         variants: by path, what else than the route there may answer; see `llmapi_kit.api.variants.Variant`.
     """
@@ -51,11 +59,18 @@ class ApiState:
     public_hosts: Sequence[str] = ()
     is_draining: bool = False
     active: set[TimedEvents] = field(default_factory=set)
+    first_token_times_s: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_FIRST_TOKEN_TIMES))
+    num_first_tokens: int = 0
+    request_log: RequestLog | None = None
     conversations: Conversations | None = None
     variants: dict[str, list[Variant]] = field(default_factory=dict)
 
     def count_usage(self, model: str, counts: Counts) -> None:
         """Count what the caller's key used; waits for nothing."""
+        if (record := current_request.get()) is not None:
+            record.model = model
+            record.prompt_tokens += counts.prompt_tokens
+            record.completion_tokens += counts.completion_tokens
         self.store.usage.count(self.key_check.key_id, model, counts)
 
     @contextlib.contextmanager
@@ -74,6 +89,20 @@ class ApiState:
         finally:
             if counts.requests:
                 self.count_usage(model, counts)
+
+    def forget(self, events: TimedEvents) -> None:
+        """A generation is over. On the event loop only; safe to call twice."""
+        if events in self.active:
+            self.active.discard(events)
+            if events.first_token_s is not None:
+                self.first_token_times_s.append(events.first_token_s)
+                self.num_first_tokens += 1
+
+    def cancel(self, request_id: str) -> None:
+        """End a generation that is under way, if it still is. On the event loop only."""
+        for events in list(self.active):
+            if events.id == request_id:
+                events.fail(RequestCancelledError("The request was cancelled by whoever runs this server."))
 
     def fail_active(self, why: str = "The server was stopped.") -> None:
         """End every request under way in an error that says why. On the event loop only."""

@@ -6,8 +6,10 @@ Wraps any engine, so a model that hangs ends its requests in an error instead of
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 
+from llmapi_kit.api.request_record import current_request
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import RequestError, RequestTimeoutError
 from llmapi_kit.types import Accepted, Delta, Event, Failed
@@ -24,9 +26,29 @@ class TimedEvents:
     Args:
         events: from `Engine.generate`.
         settings: the limits.
+        request_id: what the answer carries as ``id``.
+        model: that answers.
+
+    Attributes:
+        request: the HTTP request that it answers; None for none.
+        started_at: monotonic time.
+        is_accepted: whether the model took it.
+        num_prompt_tokens: as the model said when it did.
+        num_tokens: that were made so far.
+        first_token_s: after how long the first one was there; None before it is.
     """
 
-    def __init__(self, events: AsyncGenerator[Event, None], settings: Settings) -> None:
+    def __init__(
+        self, events: AsyncGenerator[Event, None], settings: Settings, *, request_id: str = "", model: str = ""
+    ) -> None:
+        self.id = request_id
+        self.model = model
+        self.request = current_request.get()
+        self.started_at = time.monotonic()
+        self.is_accepted = False
+        self.num_prompt_tokens = 0
+        self.num_tokens = 0
+        self.first_token_s: float | None = None
         self._events = events
         self._settings = settings
         self._loop = asyncio.get_running_loop()
@@ -57,10 +79,9 @@ class TimedEvents:
         finally:
             self._is_waiting = False
         if not self._has_text:
-            self._phase.cancel()
-            if isinstance(event, Accepted):
-                self._phase = self._arm(self._settings.first_token_timeout_s, "got no first token")
-            self._has_text = isinstance(event, Delta)
+            self._note_phase(event)
+        if isinstance(event, Delta):
+            self.num_tokens += event.num_tokens
         return event
 
     def fail(self, error: RequestError) -> None:
@@ -75,6 +96,17 @@ class TimedEvents:
         self._phase.cancel()
         self._total.cancel()
         await self._events.aclose()
+
+    def _note_phase(self, event: Event) -> None:
+        """Before the first text: which timer runs from here on."""
+        self._phase.cancel()
+        if isinstance(event, Accepted):
+            self.is_accepted = True
+            self.num_prompt_tokens = event.num_prompt_tokens
+            self._phase = self._arm(self._settings.first_token_timeout_s, "got no first token")
+        elif isinstance(event, Delta):
+            self._has_text = True
+            self.first_token_s = time.monotonic() - self.started_at
 
     async def _fail(self) -> Failed:
         await self.aclose()

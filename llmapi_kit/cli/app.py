@@ -20,6 +20,7 @@ from typing import Annotated
 import typer
 
 from llmapi_kit.errors import LlmApiKitError, MissingDependencyError
+from llmapi_kit.progress import Progress, reporting
 from llmapi_kit.version import __version__
 
 app = typer.Typer(
@@ -157,7 +158,8 @@ def serve(
         kit.check_launch(options.models, endpoint, options=options.load, **options.launch)
         is_one = len(options.models) == 1
         print(f"{'Loading' if is_one else 'Serving'} {', '.join(options.models)} ...", flush=True)
-        loaded = [kit.load(model, lazy=not is_one, **options.load) for model in options.models]
+        with reporting(_print_step):
+            loaded = [kit.load(model, lazy=not is_one, **options.load) for model in options.models]
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: done.set())
         server = kit.launch(loaded, port=port, host=host, tunnel=tunnel, api_key=options.api_key, **options.launch)
@@ -245,3 +247,9 @@ class _errors_as_lines:  # noqa: N801 - reads as a statement
         if isinstance(error, LlmApiKitError):
             print(f"llmapi-kit: {error}", file=sys.stderr)
             raise typer.Exit(1) from error
+
+
+def _print_step(progress: Progress) -> None:
+    """A line for each step; how far it is would be one for every few bytes."""
+    if progress.done is None:
+        print(f"  {progress.step} ...", flush=True)

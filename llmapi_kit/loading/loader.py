@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -91,7 +92,8 @@ class ModelLoader:
             ModelError: it can't be loaded or served.
             MissingDependencyError: it needs an extra that is not installed.
         """
-        report("importing torch")
+        if "torch" not in sys.modules:
+            report("importing torch")
         try:
             import torch
 
@@ -106,10 +108,11 @@ class ModelLoader:
                 raise
             raise MissingDependencyError(str(exc.name), "torch", f"Loading {self.spec.id}") from exc
         settings = self.settings
+        report("reading weights")
         loaded = self.load_weights()
+        report("preparing the engine")
         their_tokenizer = self.load_tokenizer(loaded)
         check_template(their_tokenizer.chat_template, self.spec.name)
-        report("preparing the engine")
         per_token = kv_bytes_per_token(loaded.model.config.get_text_config(), loaded.dtype)
         on_gpu = loaded.device.startswith("cuda")
         plan = plan_slots(per_token, loaded.context_length, free_memory(loaded.device), on_gpu, settings)

@@ -1,15 +1,17 @@
-"""The server's card: what is shown in a notebook for a `Server`. HTML only; no script, no key.
+"""The server's card: what is shown in a notebook for a `Server`, as content and as HTML. No script, no key.
 
-A pure function of the server's state, so it can be drawn again when that changes. The markup has its styles inline,
+Pure functions of the server's state. `llmapi_kit.notebook.live_card` sends the content to pages that show it alive; the
+HTML is what a notebook saves, so it says what was so at a time and claims nothing about now. It has its styles inline,
 with Jupyter's variables where they help and neutral colours elsewhere: front-ends strip style sheets from notebooks
 they do not trust, and light and dark pages both have to look right. Knows nothing of IPython.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import asdict, dataclass, field
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmapi_kit.client import mask
 from llmapi_kit.notebook.snippets import KEY_VARIABLE, curl_snippet, openai_snippet, python_snippet
@@ -17,17 +19,17 @@ from llmapi_kit.notebook.snippets import KEY_VARIABLE, curl_snippet, openai_snip
 if TYPE_CHECKING:
     from llmapi_kit.server.server import Server
 
-GREEN, AMBER, RED, GREY = "#2e9e5b", "#c77700", "#d13438", "#8a8a8a"
-TUNNEL_COLOURS = {"up": GREEN, "starting": AMBER, "down": RED, "stopped": GREY}
+TUNNEL_TONES = {"up": "running", "starting": "waiting", "down": "died"}
 BORDER = "1px solid var(--jp-border-color2, rgba(128,128,128,.35))"
 UI_FONT = "font-family:var(--jp-ui-font-family, system-ui, sans-serif);font-size:13px;line-height:1.5"
 CODE_FONT = "font-family:var(--jp-code-font-family, ui-monospace, Menlo, Consolas, monospace);font-size:12px"
-DIM = "opacity:.7"
+DIM = "opacity:.75"
+WARNING = "color:var(--jp-warn-color-normal, #b35c00)"
 
 
 @dataclass(frozen=True, slots=True)
 class CardState:
-    """All that a card shows. Two equal states look the same, so a card is drawn again only when it has to be.
+    """All that a card shows but its speed. Two equal states look the same.
 
     Attributes:
         is_running: whether the server answers.
@@ -35,6 +37,9 @@ class CardState:
         models: the names it answers to, the default first.
         masked_key: recognisable, not usable.
         key_file: where the key is; None without one.
+        started_at: when it was launched, as Unix time.
+        aliases: further names, each with the model that it stands for.
+        network_url: where others on the network reach it; None where they don't.
         tunnel: the tunnel's state; None without one.
         public_url: the tunnel's, also while it is down.
         reason: why it is down.
@@ -46,10 +51,67 @@ class CardState:
     models: tuple[str, ...]
     masked_key: str
     key_file: str | None
+    started_at: float = 0.0
+    aliases: tuple[tuple[str, str], ...] = ()
+    network_url: str | None = None
     tunnel: str | None = None
     public_url: str | None = None
     reason: str | None = None
     failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of a card.
+
+    Attributes:
+        label: what it is.
+        text: the value.
+        note: what follows it.
+        tone: the colour of a dot before it; empty for no dot.
+        isCode: whether the value is to be copied.
+        isKey: whether it stands for the key.
+        isStruck: whether it is no longer so.
+        isWarning: whether the note is one.
+    """
+
+    label: str
+    text: str
+    note: str = ""
+    tone: str = ""
+    isCode: bool = False  # noqa: N815 - as the page's script names it
+    isKey: bool = False  # noqa: N815
+    isStruck: bool = False  # noqa: N815
+    isWarning: bool = False  # noqa: N815
+
+
+@dataclass(frozen=True, slots=True)
+class Snippet:
+    """Code to copy; none holds the key."""
+
+    title: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class CardContent:
+    """A card in words.
+
+    Attributes:
+        title: whether it runs.
+        tone: the same as a colour: ``running``, ``stopped`` or ``died``.
+        models: their names.
+        rows: its lines.
+        snippets: how to use it.
+        hint: what to do.
+    """
+
+    title: str
+    tone: str
+    models: str
+    rows: list[Row] = field(default_factory=list)
+    snippets: list[Snippet] = field(default_factory=list)
+    hint: str = ""
 
 
 def card_state(server: Server) -> CardState:
@@ -61,6 +123,9 @@ def card_state(server: Server) -> CardState:
         models=tuple(server.models),
         masked_key=mask(server.api_key),
         key_file=server.key_file,
+        started_at=server.started_at,
+        aliases=tuple(server.aliases.items()),
+        network_url=server.network_url,
         tunnel=status.state if status else None,
         public_url=status.public_url if status else None,
         reason=status.reason if status else None,
@@ -75,95 +140,128 @@ def _failure(server: Server) -> str | None:
     return f"{type(cause).__name__}: {cause}" if cause is not None else "its thread ended"
 
 
-def card_html(state: CardState) -> str:
-    """The card as HTML."""
-    parts = [_head(state), *_rows(state)]
+def card_content(state: CardState) -> CardContent:
+    """The card in words."""
+    title, tone = "Model server stopped", "stopped"
     if state.is_running:
-        parts += [_snippet(*each, is_open=index == 0) for index, each in enumerate(_snippets(state))]
-        parts.append(
-            f'<div style="{DIM};margin-top:8px">Runs until this kernel ends, or {_code("server.stop()")}.</div>'
-        )
-    else:
-        parts.append(f'<div style="{DIM};margin-top:8px">Run the launch cell again to start it.</div>')
-    style = f"box-sizing:border-box;max-width:46rem;margin:4px 0;padding:12px 16px;border:{BORDER};border-radius:8px"
-    return f'<div class="llmapi-kit-card" style="{style};{UI_FONT}">{"".join(parts)}</div>'
-
-
-def _head(state: CardState) -> str:
-    title, colour = "Model server stopped", GREY
-    if state.is_running:
-        title, colour = "Model server running", GREEN
+        title, tone = "Model server running", "running"
     elif state.failure is not None:
-        title, colour = "Model server died", RED
-    models = ", ".join(escape(model) for model in state.models)
-    return (
-        f'<div style="margin-bottom:8px">{_dot(colour)}<strong style="font-size:14px">{title}</strong>'
-        f'<span style="{DIM};margin-left:10px">{models}</span></div>'
+        title, tone = "Model server died", "died"
+    return CardContent(
+        title=title,
+        tone=tone,
+        models=", ".join(state.models),
+        rows=_rows(state),
+        snippets=_snippets(state) if state.is_running else [],
+        hint="Runs until this kernel ends, or server.stop()."
+        if state.is_running
+        else "Restart it, or launch it again.",
     )
 
 
-def _rows(state: CardState) -> list[str]:
-    rows = [_row("URL", _code(f"{state.url}/v1"))]
+def live_state(state: CardState, speed: str) -> dict[str, Any]:
+    """What a page that shows the card alive is told.
+
+    Args:
+        state: of the server.
+        speed: what it is doing, in words.
+    """
+    return {**asdict(card_content(state)), "isRunning": state.is_running, "speed": speed}
+
+
+def card_html(state: CardState, *, as_of: float, place: str = "") -> str:
+    """The card as HTML that stays true.
+
+    Args:
+        state: of the server.
+        as_of: when that was, as Unix time.
+        place: a class for the element.
+    """
+    content = card_content(state)
+    parts = [_head(state, content, as_of), *map(_row, content.rows)]
+    parts += [_snippet(each, is_open=index == 0) for index, each in enumerate(content.snippets)]
+    style = f"box-sizing:border-box;max-width:48rem;margin:4px 0;padding:12px 16px;border:{BORDER};border-radius:8px"
+    return f'<div class="{escape(f"llmapi-kit-card {place}".strip())}" style="{style};{UI_FONT}">{"".join(parts)}</div>'
+
+
+def _head(state: CardState, content: CardContent, as_of: float) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(as_of))
+    was = "it was running" if state.is_running else "it had died" if state.failure is not None else "it was stopped"
+    return (
+        f'<div style="margin-bottom:8px"><strong style="font-size:14px">Model server</strong>'
+        f'<span style="{DIM};margin-left:10px">{escape(content.models)}</span>'
+        f'<div style="{DIM}">As of {when} {was}. A page without its kernel can not tell what is so now.</div></div>'
+    )
+
+
+def _rows(state: CardState) -> list[Row]:
+    rows = [Row("URL", f"{state.url}/v1", isCode=True)]
     if state.failure is not None:
-        rows.insert(0, _row("Cause", escape(state.failure)))
+        rows.insert(0, Row("Cause", state.failure))
+    if state.network_url is not None:
+        rows.append(Row("Network", f"{state.network_url}/v1", isCode=True))
+        rows.append(
+            Row("", "", "Everybody on this network who has the key can use it, and what is sent is not encrypted.",
+                isWarning=True)
+        )  # fmt: skip
     if state.tunnel is not None:
-        rows.append(_row("Public", _public(state)))
+        rows.append(_public(state))
     if state.key_file is None:
-        rows.append(_row("Key", "none: only this machine reaches the server"))
+        rows.append(Row("Key", "none", "only this machine reaches the server"))
     else:
-        where = f'<span style="{DIM}">the whole key is</span> {_code("server.api_key")}'
-        rows.append(_row("Key", f"{_code(state.masked_key)} {where}"))
+        rows.append(Row("Key", state.masked_key, "the whole key is server.api_key", isKey=True))
+    if state.aliases:
+        rows.append(Row("Also", ", ".join(f"{alias} = {model}" for alias, model in state.aliases)))
+    if state.started_at:
+        rows.append(Row("Launched", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(state.started_at))))
     return rows
 
 
-def _public(state: CardState) -> str:
+def _public(state: CardState) -> Row:
     tunnel = state.tunnel or ""
-    mark = _dot(TUNNEL_COLOURS.get(tunnel, GREY))
-    address = escape(f"{state.public_url}/v1") if state.public_url else ""
+    address = f"{state.public_url}/v1" if state.public_url else ""
+    tone = TUNNEL_TONES.get(tunnel, "stopped")
     if tunnel == "up":
-        return f"{mark}{_code(f'{state.public_url}/v1')}"
-    shown = f'<s style="{CODE_FONT};{DIM}">{address}</s> ' if address else ""
-    why = f": {escape(state.reason)}" if state.reason else ""
-    return f"{mark}{shown}<strong>{escape(tunnel)}</strong>{why}"
+        return Row("Public", address, tone=tone, isCode=True)
+    why = f"{tunnel}: {state.reason}" if state.reason else tunnel
+    return Row("Public", address, why, tone=tone, isStruck=True)
 
 
-def _snippets(state: CardState) -> list[tuple[str, str]]:
-    """Headings and code; none holds the key."""
-    model = state.models[0]
+def _snippets(state: CardState) -> list[Snippet]:
+    """What works for most people comes first; none holds the key."""
+    model, has_key = state.models[0], state.key_file is not None
+    key = f", the key in {KEY_VARIABLE}" if has_key else ""
     found = [
-        ("Python, on this machine", python_snippet(state.url, model)),
-        ("curl, on this machine", curl_snippet(state.url, state.key_file, model)),
+        Snippet(f"Python with openai{key}", openai_snippet(state.url, model, has_key=has_key)),
+        Snippet("Python with this kit, which finds the key", python_snippet(state.url, model)),
+        Snippet("curl, on this machine", curl_snippet(state.url, state.key_file, model)),
     ]
     if state.tunnel == "up" and state.public_url:
-        where = f"with the key in {KEY_VARIABLE}"
         found = [
-            (f"Python, anywhere, {where}", openai_snippet(state.public_url, model)),
-            (f"curl, anywhere, {where}", curl_snippet(state.public_url, None, model, key_variable=KEY_VARIABLE)),
-            *found,
+            Snippet(f"Python with openai, anywhere{key}", openai_snippet(state.public_url, model)),
+            Snippet(f"curl, anywhere{key}", curl_snippet(state.public_url, None, model, key_variable=KEY_VARIABLE)),
+            *found[1:],
         ]
     return found
 
 
-def _snippet(title: str, code: str, *, is_open: bool) -> str:
+def _row(row: Row) -> str:
+    text = escape(row.text)
+    if row.isStruck:
+        text = f'<s style="{CODE_FONT};{DIM}">{text}</s>' if text else ""
+    elif row.isCode or row.isKey:
+        text = f'<code style="{CODE_FONT}">{text}</code>'
+    note = f'<span style="{WARNING if row.isWarning else DIM}">{escape(row.note)}</span>' if row.note else ""
+    return (
+        f'<div style="display:flex;gap:12px;margin:2px 0"><span style="{DIM};flex:0 0 5rem">{escape(row.label)}</span>'
+        f'<span style="min-width:0;overflow-wrap:anywhere">{text} {note}</span></div>'
+    )
+
+
+def _snippet(snippet: Snippet, *, is_open: bool) -> str:
     box = f"margin:4px 0 0;padding:8px 10px;border:{BORDER};border-radius:4px;background:rgba(128,128,128,.08)"
     return (
         f'<details style="margin-top:8px"{" open" if is_open else ""}>'
-        f'<summary style="cursor:pointer">{escape(title)}</summary>'
-        f'<pre style="{box};{CODE_FONT};white-space:pre;overflow-x:auto">{escape(code)}</pre></details>'
+        f'<summary style="cursor:pointer">{escape(snippet.title)}</summary>'
+        f'<pre style="{box};{CODE_FONT};white-space:pre;overflow-x:auto">{escape(snippet.code)}</pre></details>'
     )
-
-
-def _row(label: str, value: str) -> str:
-    return (
-        f'<div style="display:flex;gap:12px;margin:2px 0"><span style="{DIM};flex:0 0 3.5rem">{label}</span>'
-        f'<span style="min-width:0;overflow-wrap:anywhere">{value}</span></div>'
-    )
-
-
-def _code(text: str) -> str:
-    return f'<code style="{CODE_FONT}">{escape(text)}</code>'
-
-
-def _dot(colour: str) -> str:
-    style = f"display:inline-block;width:9px;height:9px;border-radius:50%;margin-right:8px;background:{colour}"
-    return f'<span style="{style}"></span>'

@@ -24,11 +24,14 @@ def install() -> None:
     The variable by which users of the Hugging Face hub switch progress bars off leaves log messages only. Safe to call
     again.
     """
-    if os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "").upper() not in ("1", "ON", "YES", "TRUE"):
-        presenter.use(NotebookPresenter() if is_jupyter_kernel() else TerminalPresenter())
+    shows_progress = os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "").upper() not in ("1", "ON", "YES", "TRUE")
     if is_jupyter_kernel():
+        presenter.use(NotebookPresenter(shows_progress=shows_progress))
         formatter = sys.modules["IPython"].get_ipython().display_formatter.ipython_display_formatter
         formatter.for_type_by_name("llmapi_kit.server.server", "Server", show_server)
+    elif shows_progress:
+        presenter.use(TerminalPresenter())
+        presenter.use(NotebookPresenter())
 
 
 def show_server(server: Server) -> None:

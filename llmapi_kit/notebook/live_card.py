@@ -1,110 +1,166 @@
-"""A card that stays true: shown for a `Server`, and drawn again when the server's state changes.
+"""A card that stays true: shown for a `Server`, and told to the pages that show it when something changes.
 
-Also in the middle of another cell: one thread for each server that is shown looks once a second, and ends with the
-server. Called by `llmapi_kit.notebook.display`, in the kernel's main thread.
+Also in the middle of another cell: one thread for each server that is shown looks once a second, for as long as there
+is the server. Called by `llmapi_kit.notebook.display`, in the kernel's main thread.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 import threading
+import time
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
-from llmapi_kit.notebook.card import CardState, card_html, card_state
-from llmapi_kit.notebook.environment import has_anywidget
+from llmapi_kit.errors import ServerError
+from llmapi_kit.notebook.card import card_html, card_state, live_state
+from llmapi_kit.notebook.live_view import FOLDER, LiveView
 from llmapi_kit.server.server import Server
 
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
-MAX_CARDS = 8  # of one server; cells that are run again leave handles without a place behind
+MAX_HANDLES = 8  # of one card; cells that are run again leave handles without a place behind
 
-_watchers: weakref.WeakKeyDictionary[Server, _Watcher] = weakref.WeakKeyDictionary()
-
-
-def show(server: Server) -> None:
-    """Show a server's card in the cell that runs."""
-    from IPython import display as output
-
-    display: Any = output.display  # untyped there
-    state = card_state(server)
-    handle = display(_bundle(server, state), raw=True, display_id=True)
-    if server.is_running:
-        row = _key_row(server)
-        if row is not None:
-            display(row)
-        _watch(server, handle, state)
+_cards: weakref.WeakKeyDictionary[Server, LiveCard] = weakref.WeakKeyDictionary()
 
 
-def _bundle(server: Server, state: CardState) -> dict[str, str]:
-    return {"text/plain": repr(server), "text/html": card_html(state)}
+def show(server: Server, handle: Any = None) -> None:
+    """Show a server's card: once in a cell, so that one which ends with the server's name has it once.
+
+    Args:
+        server: whose card.
+        handle: of a display to take the place of; None for a new one in the cell that runs.
+    """
+    card = _cards.get(server)
+    if card is None:
+        card = _cards[server] = LiveCard(server)
+        card.start()
+    card.show(handle)
 
 
-def _key_row(server: Server) -> Any:
-    """The widget; None where it can't be made, as the card does without it."""
-    if server.api_key is None or not has_anywidget():
-        return None
-    try:
-        from llmapi_kit.notebook.key_row import KeyRow
-
-        return KeyRow(server)
-    except Exception as exc:  # a front-end library that does not match must not hide the server
-        logger.warning("The key's buttons can't be shown (%s); server.api_key is the key", exc)
-        return None
-
-
-def _watch(server: Server, handle: Any, state: CardState) -> None:
-    watcher = _watchers.get(server)
-    if watcher is None or not watcher.is_alive():
-        watcher = _watchers[server] = _Watcher(server, state)
-        watcher.add(handle)
-        watcher.start()
-    else:
-        watcher.add(handle)
-
-
-class _Watcher(threading.Thread):
-    """Draws a server's cards again when what they show has changed.
+class LiveCard(threading.Thread):
+    """A server's card, in as many cells as show it.
 
     Args:
         server: not kept alive by this.
-        state: what the cards show now.
     """
 
-    def __init__(self, server: Server, state: CardState) -> None:
+    def __init__(self, server: Server) -> None:
         super().__init__(name=f"llmapi_kit card :{server.port}", daemon=True)
         self._server = weakref.ref(server)
-        self._state = state
+        self._state = card_state(server)
+        self._speed = ""
+        self._num_tokens: tuple[float, float] | None = None
         self._handles: list[Any] = []
-        self._handles_lock = threading.Lock()
+        self._shown_in: object = None
+        self._lock = threading.Lock()
         self._pause = threading.Event()
+        self.view = LiveView(
+            [FOLDER / "card.js"],
+            [FOLDER / "card.css"],
+            state=lambda: live_state(self._state, self._speed),
+            actions={"key": self._key, "stop": self._stop, "restart": self._restart},
+        )
 
-    def add(self, handle: Any) -> None:
-        """Keep one more card up to date."""
-        with self._handles_lock:
-            self._handles = [*self._handles, handle][-MAX_CARDS:]
+    def show(self, handle: Any = None) -> None:
+        """Show it in the cell that runs, unless that shows it already; or in place of a display."""
+        from IPython import display as output
+
+        cell = _running_cell()
+        if handle is None and cell is not None and cell == self._shown_in:
+            return
+        self._shown_in = cell
+        display: Any = output.display  # untyped there
+        bundle = self._bundle()
+        if handle is None:
+            handle = display(bundle, raw=True, display_id=True)
+        else:
+            handle.update(bundle, raw=True)
+        with self._lock:
+            self._handles = [*self._handles, handle][-MAX_HANDLES:]
 
     def run(self) -> None:
+        """Look again and again, for as long as there is the server."""
         while not self._pause.wait(LOOK_EVERY_S):
             server = self._server()
             if server is None:
+                self.view.close("The server was stopped, and nothing holds it any more. Run the launch cell again.")
                 return
             try:
-                self._draw(server)
+                self.look(server)
             except Exception:  # the kernel is going down, and its sockets are closed
                 logger.debug("A card could not be drawn again", exc_info=True)
                 return
-            if not self._state.is_running:
-                return
             del server  # or this frame keeps it alive during the wait
 
-    def _draw(self, server: Server) -> None:
-        state = card_state(server)
-        if state == self._state:
+    def look(self, server: Server) -> None:
+        """Tell the pages, and draw the HTML again, if something has changed."""
+        state, speed = card_state(server), self._measure(server)
+        is_new = state != self._state
+        if not is_new and (speed == self._speed or not self.view.is_visible):
             return
-        self._state = state
-        with self._handles_lock:
+        self._state, self._speed = state, speed
+        if is_new:
+            self._draw()
+        self.view.send_state()
+
+    def _draw(self) -> None:
+        bundle = self._bundle()
+        with self._lock:
             handles = self._handles
         for handle in handles:
-            handle.update(_bundle(server, state), raw=True)
+            handle.update(bundle, raw=True)
+
+    def _bundle(self) -> dict[str, Any]:
+        server = self._server()
+        html = card_html(self._state, as_of=time.time(), place=self.view.place)
+        return self.view.bundle("" if server is None else repr(server), html)
+
+    def _measure(self, server: Server) -> str:
+        """What it is doing, in words: from the tokens made since the last look."""
+        if not server.is_running:
+            return ""
+        stats = [engine.stats() for engine in server.engines]
+        before = self._num_tokens
+        made, now = sum(each.num_completion_tokens for each in stats), time.monotonic()
+        self._num_tokens = (now, made)
+        running = sum(each.num_running for each in stats)
+        queued = sum(each.num_queued for each in stats)
+        rate = max(0.0, (made - before[1]) / (now - before[0])) if before else 0.0
+        if not running and not queued and rate < 0.5:
+            return "idle"
+        waiting = f", {queued:,} queued" if queued else ""
+        return f"{running:,} running{waiting} · {rate:,.0f} tokens/s"
+
+    def _key(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        server = self._server()
+        if server is None or server.api_key is None or not server.is_running:
+            raise ServerError("The server is stopped.")
+        return {"key": server.api_key}
+
+    def _stop(self, message: Mapping[str, Any]) -> None:
+        server = self._server()
+        if server is not None:
+            server.stop()
+            self.look(server)
+
+    def _restart(self, message: Mapping[str, Any]) -> None:
+        server = self._server()
+        if server is None:
+            raise ServerError("The server is gone. Launch it again.")
+        server.restart()
+        self.look(server)
+
+
+def _running_cell() -> object:
+    """What tells the cell that runs from every other run; None where there is none."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    kernel = getattr(shell, "kernel", None)
+    try:
+        return None if kernel is None else kernel.get_parent("shell")["header"]["msg_id"]
+    except (AttributeError, KeyError, TypeError):
+        return getattr(shell, "execution_count", None)

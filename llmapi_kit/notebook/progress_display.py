@@ -94,12 +94,35 @@ class ProgressDisplay:
 
 
 class NotebookPresenter(Presenter):
-    """Shows progress in the cell."""
+    """Shows progress in the cell, and the card of what was launched in its place.
+
+    Args:
+        shows_progress: if not, progress goes to the log only.
+    """
+
+    def __init__(self, *, shows_progress: bool = True) -> None:
+        self._shows_progress = shows_progress
 
     def load(self, work: Callable[[], R]) -> R:
         """Do the work, and show its progress."""
-        with ProgressDisplay():
+        if not self._shows_progress or not _is_in_cell():
+            return super().load(work)
+        with ProgressDisplay(screen=CellScreen()):
             return work()
+
+    def launch(self, work: Callable[[], R]) -> R:
+        """Do the work, show its progress, and then the server's card."""
+        if not _is_in_cell():
+            return super().load(work)
+        from llmapi_kit.notebook.live_card import show
+        from llmapi_kit.server.server import Server
+
+        screen = CellScreen()
+        with ProgressDisplay(screen=screen) if self._shows_progress else contextlib.nullcontext():
+            result = work()
+        if isinstance(result, Server):
+            show(result, screen.handle)
+        return result
 
 
 class TerminalPresenter(Presenter):
@@ -109,6 +132,11 @@ class TerminalPresenter(Presenter):
         """Do the work, and show its progress."""
         with ProgressDisplay(screen=terminal_screen()):
             return work()
+
+
+def _is_in_cell() -> bool:
+    """Whether a cell works; what other threads show would land in whichever cell runs."""
+    return threading.current_thread() is threading.main_thread()
 
 
 class CellScreen:

@@ -1,4 +1,4 @@
-"""The latest log lines of the kit and of uvicorn, kept in memory.
+"""The latest log lines of the kit and of uvicorn, and of requests, kept in memory.
 
 What a thread prints lands in whichever cell runs, so warnings go here and not to stderr; `Server.logs` shows them. A
 program that configures logging gets them too, as records still reach the root logger. Thread-safe.
@@ -8,38 +8,65 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections import deque
+from heapq import merge
+from typing import Any
 
 LOGGERS = ("llmapi_kit", "uvicorn.error")
 MAX_LINES = 500
+UNUSUAL = re.compile(r"[^\x20-\x7e]")
 
 
 class LogBuffer(logging.Handler):
-    """Keeps records as JSON lines, which escape control characters, so that a request can't forge a line."""
+    """Keeps records as JSON lines of printable characters, so that a request can't forge a line or change its reader.
+
+    Requests have a place of their own: however many there are, they push out no warning.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
-        self._lines: deque[str] = deque(maxlen=MAX_LINES)
+        self._lines: deque[tuple[float, str]] = deque(maxlen=MAX_LINES)
+        self._requests: deque[tuple[float, str]] = deque(maxlen=MAX_LINES)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record."""
         try:
             line = {
-                "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(record.created)),
+                "time": _when(record.created),
                 "level": record.levelname,
                 "logger": record.name,
                 "message": record.getMessage(),
             }
             if record.exc_info and record.exc_info[1] is not None:
                 line["error"] = f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
-            self._lines.append(json.dumps(line, ensure_ascii=False))
+            self._lines.append((record.created, _printable(line)))
         except Exception:
             self.handleError(record)
 
+    def add_request(self, fields: dict[str, Any]) -> None:
+        """Keep a line on a request."""
+        now = time.time()
+        line = {"time": _when(now), "level": "INFO", "logger": "llmapi_kit.requests", **fields}
+        self._requests.append((now, _printable(line)))
+
     def lines(self, num: int) -> list[str]:
         """The latest lines, oldest first."""
-        return list(self._lines)[-num:]
+        if num < 1:
+            return []
+        both = merge(list(self._lines), list(self._requests), key=lambda each: each[0])
+        return [line for _, line in both][-num:]
+
+
+def _when(at: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(at))
+
+
+def _printable(line: dict[str, Any]) -> str:
+    """JSON in which what does not show, or turns text around, is escaped."""
+    text = json.dumps(line, ensure_ascii=False)
+    return UNUSUAL.sub(lambda each: each[0] if each[0].isprintable() else json.dumps(each[0])[1:-1], text)
 
 
 _buffer = LogBuffer()

@@ -65,6 +65,15 @@ def check_free(host: str, port: int) -> None:
     _bind(host, port).close()
 
 
+def network_address() -> str | None:
+    """An address under which others on the network may reach this machine; None where it has none. Asks nobody."""
+    for addresses in psutil.net_if_addrs().values():
+        for each in addresses:
+            if each.family == socket.AF_INET and not each.address.startswith("127."):
+                return str(each.address)
+    return None
+
+
 def _bind(host: str, port: int) -> socket.socket:
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
         raise ConfigError(f"port is {port!r}; it must be 0 (any free port) to 65535.")

@@ -7,15 +7,20 @@ Ties together the server's thread, the API's state, the registry and the tunnel.
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib import import_module
+from types import TracebackType
 from typing import Any
 
+from llmapi_kit import tables
 from llmapi_kit.api.app import create_app
 from llmapi_kit.api.auth import KeyCheck, new_api_key
+from llmapi_kit.api.request_log import RequestLog
+from llmapi_kit.api.running_requests import RunningRequest, running_requests
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.client import RemoteServer, mask
 from llmapi_kit.client.running_servers import RunningServers, ServerRecord
@@ -27,6 +32,7 @@ from llmapi_kit.errors import ConfigError, ServerError
 from llmapi_kit.loopback import LOOPBACK, LOOPBACK_HOSTS
 from llmapi_kit.server import log_buffer
 from llmapi_kit.server.endpoint import check_key, warn_of_short_key
+from llmapi_kit.server.port import network_address
 from llmapi_kit.server.thread import ServerThread
 from llmapi_kit.tunnels import open_tunnel, tunnel_settings
 from llmapi_kit.tunnels.base import Tunnel, TunnelStatus
@@ -36,6 +42,26 @@ logger = logging.getLogger(__name__)
 DAY_S = 86400
 # By name, because it is above this module
 CHAT = ("llmapi_kit.notebook.chat.chat", "chat")
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - shown; where this machine reaches them
+REQUEST_COLUMNS: tables.Columns = {
+    "id": ("Id", tables.text),
+    "key": ("Key", tables.text),
+    "model": ("Model", tables.text),
+    "state": ("State", tables.text),
+    "prompt_tokens": ("Prompt tokens", tables.count),
+    "completion_tokens": ("Tokens so far", tables.count),
+    "seconds": ("Since", tables.seconds),
+}
+USAGE_COLUMNS: tables.Columns = {
+    "date": ("Day (UTC)", tables.text),
+    "model": ("Model", tables.text),
+    "requests": ("Requests", tables.count),
+    "failed": ("Failed", tables.count),
+    "cancelled": ("Cancelled", tables.count),
+    "prompt_tokens": ("Prompt tokens", tables.count),
+    "cached_tokens": ("Cached", tables.count),
+    "completion_tokens": ("Tokens made", tables.count),
+}
 
 
 class Server:
@@ -60,6 +86,7 @@ class Server:
         settings: limits, timeouts and the state folder.
         name: of the launch.
         replaced: the models that the latest launch took out of service.
+        on_restart: asked before a `restart`; raises what speaks against it.
 
     Raises:
         PortInUseError: the port is taken.
@@ -91,25 +118,35 @@ class Server:
         self._lock = threading.RLock()
         self._logs = log_buffer.install()
         self._is_stopped = False
-        from llmapi_kit.store.store import open_store  # SQLAlchemy, which a cell that only loads a model does without
-
-        self._store = open_store(settings)
-        try:
-            self._state = ApiState(Catalog(engines, aliases, default), KeyCheck(api_key), settings, self._store)
-            listener = None
-            if instead_of is not None:
-                self._state.instance = instead_of._state.instance  # to clients and to its tunnel it is the same server
-                listener = instead_of._thread.share_listener()
-            self._thread: ServerThread = ServerThread(
-                create_app(self._state), host=host, port=port, listener=listener, on_death=self._on_death
-            )
-        except BaseException:
-            self._store.close()
-            raise
-        self.host, self.port = host, self._thread.port
+        self._tunnel_options: dict[str, Any] = {}
+        self.on_restart: Callable[[], None] = lambda: None
+        self.host, self.port = host, port
+        instance = secrets.token_hex(8) if instead_of is None else instead_of._state.instance  # the same, to clients
+        self._open(Catalog(engines, aliases, default), instance, instead_of)
         self._registry = RunningServers(settings)
         self._record = ServerRecord(self._state.instance, self.url, self.port, tuple(self.models))
         self._allow_hosts()
+
+    def _open(self, catalog: Catalog, instance: str, instead_of: Server | None = None) -> None:
+        """Open the database and bind the port, or hold it beside the server whose place this one takes."""
+        from llmapi_kit.store.store import open_store  # SQLAlchemy, which a cell that only loads a model does without
+
+        store = open_store(self.settings)
+        try:
+            state = ApiState(catalog, KeyCheck(self.api_key), self.settings, store, instance)
+            listener = None if instead_of is None else instead_of._thread.share_listener()
+            thread = ServerThread(
+                create_app(state), host=self.host, port=self.port, listener=listener, on_death=self._on_death
+            )
+        except BaseException:
+            store.close()
+            raise
+        self._store = store
+        self._state: ApiState = state
+        self._thread: ServerThread = thread
+        self.port: int = thread.port
+        if self.settings.request_log:
+            state.request_log = RequestLog(self._log_request)
 
     def start(self) -> None:
         """Answer from now on, and be found by other kernels. On failure, or an interrupt, all is taken back.
@@ -184,8 +221,21 @@ class Server:
     @property
     def url(self) -> str:
         """Where it answers on this machine, without ``/v1``."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(self.host, self.host)  # noqa: S104 - shown
+        host = {**WILDCARDS, "::1": "[::1]"}.get(self.host, self.host)
         return f"http://{host}:{self.port}"
+
+    @property
+    def network_url(self) -> str | None:
+        """Where others on the network reach it; None where they don't, or where this machine has no such address."""
+        if self.host in LOOPBACK:
+            return None
+        host = network_address() if self.host in WILDCARDS else self.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}" if host else None
+
+    @property
+    def started_at(self) -> float:
+        """When it was launched, as Unix time."""
+        return self._record.started_at
 
     @property
     def public_url(self) -> str | None:
@@ -239,8 +289,8 @@ class Server:
         """What ended the server's thread, if it died."""
         return self._thread.cause
 
-    def stats(self) -> dict[str, dict[str, float]]:
-        """Counters and latencies of each model; see `llmapi_kit.types.EngineStats`.
+    def stats(self) -> tables.StatsTable:
+        """Counters and latencies of each model, a mapping by its name; see `llmapi_kit.types.EngineStats`.
 
         Examples:
             >>> server = kit.launch(kit.load("mock"), port=0)
@@ -248,10 +298,52 @@ class Server:
             0
             >>> server.stop()
         """
-        return {engine.info.id: engine.stats().summary() for engine in self.engines}
+        return tables.StatsTable({engine.info.id: engine.stats().summary() for engine in self.engines})
 
-    def usage(self, days: int = 30) -> list[dict[str, Any]]:
-        """What this server's key used, by day and model, as rows for a table; also before this server began.
+    def requests(self) -> tables.Table[RunningRequest]:
+        """The generations under way, the oldest first; a list, and a table in a cell.
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0)
+            >>> server.requests()
+            []
+            >>> server.stop()
+        """
+        return tables.Table(running_requests(self._state.active), REQUEST_COLUMNS, empty="No requests are running.")
+
+    def cancel(self, request_id: str) -> bool:
+        """End a generation: its client gets an error, which says that whoever runs the server cancelled it.
+
+        Args:
+            request_id: as `requests` lists it, and as the answer carries it.
+
+        Returns:
+            Whether it was under way.
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0)
+            >>> server.cancel("chatcmpl-of-yesterday")
+            False
+            >>> server.stop()
+        """
+        is_there = any(request.id == request_id for request in self.requests())
+        if is_there:
+            self._thread.call_soon(self._state.cancel, request_id)
+        return is_there
+
+    def first_token_times(self) -> tuple[int, list[float]]:
+        """How many generations had a first token, and how long the latest of them waited for it, in seconds.
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0)
+            >>> server.first_token_times()
+            (0, [])
+            >>> server.stop()
+        """
+        return self._state.num_first_tokens, list(self._state.first_token_times_s)
+
+    def usage(self, days: int = 30) -> tables.Table[dict[str, Any]]:
+        """What this server's key used, by day and model: a list, and a table in a cell. Also before this server began.
 
         Args:
             days: so many days back, in UTC, today's included.
@@ -270,10 +362,13 @@ class Server:
         end = time.time()
         start = end - end % DAY_S - (days - 1) * DAY_S
         found = self._store.usage.read_sync(self._state.key_check.key_id, start, end)
-        return [{"date": each.date, "model": each.model, **asdict(each.counts)} for each in found]
+        rows = [{"date": each.date, "model": each.model, **asdict(each.counts)} for each in found]
+        return tables.Table(rows, USAGE_COLUMNS, empty="This key has not been used yet.")
 
     def logs(self, num: int = 50) -> list[str]:
         """The latest log lines of this process's servers, as JSON, oldest first.
+
+        Each request has one, without what was asked or answered, unless the setting ``request_log`` is off.
 
         Examples:
             >>> server = kit.launch(kit.load("mock"), port=0)
@@ -281,6 +376,8 @@ class Server:
             True
             >>> server.stop()
         """
+        if self._state.request_log is not None:
+            self._state.request_log.flush()
         return self._logs.lines(num)
 
     def client(self, **options: Any) -> Any:
@@ -366,7 +463,7 @@ class Server:
             except BaseException:
                 tunnel.stop()
                 raise
-            self._tunnel = tunnel
+            self._tunnel, self._tunnel_options = tunnel, options
             self._allow_hosts(url)
             self._update_record(public_url=url)
             return url
@@ -415,6 +512,45 @@ class Server:
             finally:  # also when the cell is interrupted while it drains
                 self._end()
 
+    def restart(self) -> None:
+        """Stop, if it runs, and answer again: the same URL, key, models and settings, and a tunnel if there was one.
+
+        Raises:
+            ServerError: a model was unloaded meanwhile, or another server has taken its place.
+            PortInUseError: another program has taken the port.
+            ServerStartError: it did not come up; the cause is chained.
+            TunnelError: the tunnel did not open; the server answers without it.
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0)
+            >>> server.stop()
+            >>> server.restart()
+            >>> server.is_running
+            True
+            >>> server.stop()
+        """
+        self.on_restart()
+        with self._lock:
+            self._check_models()
+            tunnel = self.tunnel_kind
+            if not self._is_stopped:
+                self.stop()
+            self._open(self._state.catalog, self._state.instance)
+            self._record = replace(self._record, started_at=time.time(), public_url=None)
+            self._allow_hosts()
+            self._is_stopped = False
+            self.start()
+            if tunnel is not None:
+                self.open_tunnel(tunnel, **self._tunnel_options)
+
+    def _check_models(self) -> None:
+        gone = [engine.info.id for engine in self.engines if not engine.readiness().ready]
+        if gone:
+            raise ServerError(f"The model {gone[0]!r} was unloaded, so the server can't answer. Launch it again.")
+
+    def _log_request(self, fields: dict[str, Any]) -> None:
+        self._logs.add_request({"port": self.port, **fields})
+
     def _end(self) -> None:
         try:
             self._thread.call_soon(self._state.fail_active)
@@ -458,6 +594,15 @@ class Server:
         if self.failure is not None:
             return f"dead ({type(self.failure).__name__}: {self.failure})"
         return "stopped" if self._is_stopped else "not started"
+
+    def __enter__(self) -> Server:
+        """The server runs until the end of the block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
 
     def __repr__(self) -> str:
         lines = [

@@ -113,10 +113,11 @@ class LabPage:
         self.page.wait_for_function("() => window.hasRun")
 
     def execute(self, code):
-        """Run code in the notebook's kernel, without a cell; returns when it is done."""
-        self.page.evaluate(
-            f"code => {CURRENT}.sessionContext.session.kernel.requestExecute({{code, store_history: false}}).done", code
-        )
+        """Run code in the notebook's kernel, without a cell; returns when it is done, and raises if it failed."""
+        done = f"{CURRENT}.sessionContext.session.kernel.requestExecute({{code, store_history: false}}).done"
+        content = self.page.evaluate(f"async code => (await {done}).content", code)
+        if content["status"] != "ok":
+            raise RuntimeError(f"{content.get('ename')}: {content.get('evalue')}")
 
     def save(self):
         """Save the notebook, widget state included, and wait until it is on disk."""

@@ -1,84 +1,237 @@
-"""The server's card in a real JupyterLab in a real Chromium: drawn, revealing, copying, and never saving the key."""
+"""Card and dashboard in a real JupyterLab in a real Chromium: alive with their kernel, and true without it.
+
+All tests share one Lab, one page and one kernel; each begins with the server running.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+
 import nbformat
 import pytest
+from nbconvert import HTMLExporter
 from nbformat.v4 import new_code_cell, new_notebook
 
-from .lab import SETTINGS, find_chromium, open_page, run_lab
+from .lab import CURRENT, SETTINGS, find_chromium, open_page, run_lab
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 KEY = "canary-0123456789-canary-0123456789"
 SAVE_WIDGETS = {"@jupyter-widgets/jupyterlab-manager/plugin": {"saveState": True}}
 LAUNCH = """
-import os, llmapi_kit as kit
-server = kit.launch("mock", port=0, api_key=os.environ["CANARY"])
+import os, threading
+import llmapi_kit as kit
+from llmapi_kit.engines.mock import MockEngine
+engine = MockEngine(delay_s=0.01, num_tokens=100_000, context_length=200_000)
+server = kit.launch(engine, port=0, api_key=os.environ["CANARY"], aliases={"gpt-4o": "mock"})
 server
+"""
+DASHBOARD = "board = kit.dashboard(server)"
+ASK = """
+def ask():
+    with server.client(max_retries=0) as client:
+        try:
+            client.completions.create(model="mock", prompt="a b c", max_tokens=100_000)
+        except Exception as exc:
+            endings.append(str(exc))
+endings = []
+threading.Thread(target=ask, daemon=True).start()
 """
 
 
-@pytest.fixture
-def lab(tmp_path, monkeypatch):
-    """A page on a notebook that shows a card, and the notebook's path."""
-    monkeypatch.setenv("CANARY", KEY)
-    root, scratch = tmp_path / "root", tmp_path / "scratch"
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    """A page on a notebook that has run, its path, and a function from a notebook's name to its address."""
+    folder = tmp_path_factory.mktemp("lab")
+    root, scratch = folder / "root", folder / "scratch"
     root.mkdir()
     scratch.mkdir()
     path = root / "card.ipynb"
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nb = new_notebook(cells=[new_code_cell(LAUNCH, id="launch")], metadata={"kernelspec": kernel})
-    nbformat.write(nb, path)
-    with run_lab(root, scratch, {**SETTINGS, **SAVE_WIDGETS}) as address, open_page() as page:
-        page.open(address(path.name))
-        page.run_all()
-        yield page, path
+    cells = [new_code_cell(LAUNCH, id="launch"), new_code_cell(DASHBOARD, id="dashboard")]
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CANARY", KEY)
+        patch.setenv("LLMAPI_KIT_HOME", str(folder / "home"))
+        with run_lab(root, scratch, {**SETTINGS, **SAVE_WIDGETS}) as address, open_page() as page:
+            page.open(address(path.name))
+            page.run_all()
+            yield page, path, address
+
+
+@pytest.fixture
+def lab(opened):
+    """The page with the server running, and the notebook's path."""
+    page, path, _ = opened
+    page.execute("server.is_running or server.restart()")
+    title(page, "Model server running").wait_for()
+    yield page, path
+    assert page.errors == []
+
+
+def card(lab):
+    return lab.page.locator(".llmapi-kit-card")
+
+
+def title(lab, text):
+    return card(lab).get_by_text(text, exact=True)
+
+
+def button(lab, name):
+    return card(lab).get_by_role("button", name=name, exact=True)
+
+
+def board(lab):
+    return lab.page.locator(".llmapi-kit-dashboard")
+
+
+def test_launch_shows_one_card_though_the_cell_ends_with_the_servers_name(lab):
+    page, _ = lab
+    assert card(page).count() == 1
+    assert page.page.locator(".jp-OutputArea-output").count() == 2  # the card, the dashboard
+    assert "gpt-4o = mock" in card(page).inner_text()
+    assert button(page, "Copy URL").count() == 1
+    button(page, "Copy URL").click()
+    button(page, "Copy URL").get_by_text("Copied").wait_for()
+    assert page.page.evaluate("() => navigator.clipboard.readText()").endswith("/v1")
 
 
 def test_key_is_shown_on_demand_hidden_again_and_never_saved(lab):
     page, path = lab
-    outputs = page.outputs()
-    reveal = page.page.get_by_role("button", name="Reveal", exact=True)
-    shown = page.page.locator(".llmapi-kit-key")
-    reveal.wait_for()
-    assert "Model server running" in outputs.first.inner_text()
+    shown = card(page).locator(".llmapi-kit-key")
+    button(page, "Reveal").wait_for()
     assert KEY not in page.page.content()
 
-    reveal.click()
-    page.page.get_by_role("button", name="Hide", exact=True).wait_for()
+    button(page, "Reveal").click()
+    button(page, "Hide").wait_for()
     assert shown.inner_text() == KEY
     page.save()  # while the key stands in the page, and with the state of the widgets
     saved = path.read_text()
-    assert "widget-view+json" in saved
     assert "widget-state+json" in saved, "the widgets' state was not saved, so it was not searched"
     assert KEY not in saved
 
-    page.page.get_by_role("button", name="Hide", exact=True).click()
-    reveal.wait_for()
+    button(page, "Hide").click()
+    button(page, "Reveal").wait_for()
     assert KEY not in page.page.content()
 
-    page.page.get_by_role("button", name="Copy key", exact=True).click()
-    page.page.get_by_text("copied", exact=True).wait_for()
+    button(page, "Copy key").click()
+    card(page).get_by_text("copied", exact=True).wait_for()
     assert page.page.evaluate("() => navigator.clipboard.readText()") == KEY
     assert KEY not in page.page.content()
-    page.save()
-    assert KEY not in path.read_text()
-
-    page.execute("server.stop()")
-    page.page.get_by_text("Model server stopped").wait_for()  # the card above follows by itself
-    reveal.click()
-    page.page.get_by_text("The server is stopped.", exact=True).wait_for()
-    assert KEY not in page.page.content()
-    assert page.errors == []
 
 
 def test_key_hides_by_itself_after_a_while(lab):
     page, _ = lab
-    page.page.get_by_role("button", name="Reveal", exact=True).click()
-    page.page.get_by_role("button", name="Hide", exact=True).wait_for()
+    button(page, "Reveal").click()
+    button(page, "Hide").wait_for()
     page.page.clock.fast_forward(20_000)
-    page.page.get_by_role("button", name="Reveal", exact=True).wait_for(timeout=5_000)
+    button(page, "Reveal").wait_for(timeout=5_000)
     assert KEY not in page.page.content()
+
+
+def test_a_server_that_stops_takes_a_revealed_key_along_and_its_buttons_stop_and_restart_it(lab):
+    page, _ = lab
+    button(page, "Reveal").click()
+    button(page, "Hide").wait_for()
+    button(page, "Stop").click()
+    title(page, "Model server stopped").wait_for()
+    assert KEY not in page.page.content()
+    assert button(page, "Reveal").is_disabled()
+    board(page).get_by_text("The server is stopped.").wait_for()
+
+    button(page, "Restart").click()
+    title(page, "Model server running").wait_for()
+    button(page, "Reveal").click()
+    button(page, "Hide").wait_for()
+    page.execute("server.stop()")  # and from code
+    title(page, "Model server stopped").wait_for()
+    assert KEY not in page.page.content()
+
+
+def test_the_dashboard_moves_and_cancels_a_request(lab):
+    page, _ = lab
+    tokens = board(page).get_by_role("img", name="Tokens a second")
+    tokens.locator("canvas").wait_for()
+    page.execute(ASK)
+    board(page).get_by_text("running", exact=True).wait_for()
+    page.page.wait_for_function(
+        "element => !element.getAttribute('aria-label').endsWith(': 0')", arg=tokens.element_handle()
+    )
+    button(page, "Reveal").scroll_into_view_if_needed()  # out of sight, a card is not told the speed
+    card(page).get_by_text("1 running").wait_for()
+    page.execute("request_id = server.requests()[0].id")
+    board(page).get_by_role("button", name="Cancel request").click()
+    board(page).get_by_text("No requests are running.").wait_for()
+    board(page).get_by_text("request_cancelled").wait_for()  # in its log
+    page.execute("while not endings: pass\nassert 'cancelled by whoever runs this server' in endings[0], endings")
+    button(page, "Reveal").scroll_into_view_if_needed()
+    card(page).get_by_text("idle", exact=True).wait_for()
+
+
+def test_out_of_sight_nothing_is_sent(lab):
+    page, _ = lab
+    hide = "value => { Object.defineProperty(document, 'visibilityState', {value, configurable: true});"
+    hide += " document.dispatchEvent(new Event('visibilitychange')); }"
+    page.page.evaluate(hide, "hidden")
+    try:
+        card(page).get_by_text("idle").wait_for()
+        page.execute("")  # what the page sent before has been heard
+        page.execute("assert not board._view.is_visible")
+    finally:
+        page.page.evaluate(hide, "visible")
+
+
+def test_saved_reopened_and_exported_it_claims_nothing_about_now(opened, lab):
+    page, path, address = opened
+    page.save()
+    nb = nbformat.read(path, as_version=4)
+    html, _ = HTMLExporter().from_notebook_node(nb)
+    nbformat.write(nb, path.with_name("reopened.ipynb"))
+    kinds = {mime for cell in nb.cells for output in cell.outputs for mime in output.get("data", {})}
+    assert kinds == {"text/plain", "text/html"}
+    other = page.page.context.new_page()
+    other.goto(address("reopened.ipynb"))
+    other.wait_for_function(f"() => window.jupyterapp && {CURRENT}?.sessionContext?.session?.kernel?.status === 'idle'")
+    other.get_by_text("it was running").wait_for()
+    for text in (html, other.content()):
+        assert "it was running" in text
+        assert "Model server running" not in text
+        assert "Error displaying widget" not in text
+        assert KEY not in text
+    assert other.locator(".llmapi-kit-card button").count() == 0
+    other.close()
+
+
+def test_another_page_on_the_same_kernel_comes_alive_too(opened, lab):
+    page, path, address = opened
+    page.save()
+    other = page.page.context.new_page()
+    other.goto(address(path.name))
+    other.get_by_text("Model server running", exact=True).wait_for()
+    other.locator(".llmapi-kit-dashboard canvas").first.wait_for()
+    other.close()
+
+
+def test_a_closed_dashboard_stays_as_it_was_last(lab):
+    page, _ = lab
+    page.execute("board.close()")
+    board(page).get_by_text("As of").wait_for()
+    assert "requests answered" in board(page).inner_text()
+    page.execute("assert not board.is_alive()")
+
+
+def test_with_its_kernel_killed_the_card_says_that_it_is_gone(lab):
+    page, path = lab
+    button(page, "Reveal").click()
+    button(page, "Hide").wait_for()
+    pid_file = path.with_name("pid.json")
+    page.execute(f"import json, pathlib; pathlib.Path({str(pid_file)!r}).write_text(json.dumps(os.getpid()))")
+    os.kill(json.loads(pid_file.read_text()), signal.SIGKILL)
+    title(page, "Model server gone").wait_for()
+    assert KEY not in page.page.content()
+    assert not button(page, "Stop").is_visible()
+    page.errors.clear()  # the page says in its console that the kernel went
 
 
 def test_missing_chromium_is_an_error_that_says_what_to_do(monkeypatch):

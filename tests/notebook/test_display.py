@@ -1,15 +1,15 @@
-"""How a server looks in a kernel: the card, its key row, its life; and plain text elsewhere."""
+"""How a server looks in a kernel: the card, what it is asked, its life; and plain text elsewhere."""
 
 from __future__ import annotations
 
 import os
+import threading
 
 import pytest
 
 import llmapi_kit as kit
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.notebook import live_card
-from llmapi_kit.notebook.card import card_state
+from llmapi_kit.notebook.live_card import LiveCard
 from tests.notebooks.kernels import holds, html_of, mimes_of, run_cells, text_of
 
 LAUNCH = "import os, llmapi_kit as kit\nserver = kit.launch('mock', port=0, api_key=os.environ['CANARY'])"
@@ -28,14 +28,13 @@ def server():
     kit.stop_all()
 
 
-@pytest.mark.slow
-def test_last_line_of_a_cell_shows_card_and_key_row_without_the_key(tmp_path):
-    nb = run_cells(tmp_path, LAUNCH + "\nserver")
-    (cell,) = nb.cells
-    assert "Model server running" in html_of(cell)
-    assert "llmapi_kit server, running" in text_of(cell)
-    assert WIDGET in mimes_of(cell)
-    assert "key_row" in str(nb.metadata.widgets) or "KeyRow" in str(nb.metadata.widgets)
+def test_launch_shows_the_card_once_also_when_the_cell_ends_with_the_name(tmp_path):
+    nb = run_cells(tmp_path, LAUNCH, LAUNCH + "\nserver", "server")
+    for cell in nb.cells:
+        (output,) = cell.outputs
+        assert set(output.data) == {"text/plain", "text/html"}, "a saved widget would show an error"
+        assert "it was running" in html_of(cell)
+        assert "llmapi_kit server, running" in text_of(cell)
     assert not holds(nb, KEY)
 
 
@@ -44,31 +43,48 @@ def test_last_line_of_a_cell_shows_card_and_key_row_without_the_key(tmp_path):
     "without",
     [
         "import sys; sys.modules['anywidget'] = None",
-        "import llmapi_kit.notebook.live_card as live_card; live_card.has_anywidget = lambda: False",
+        "import llmapi_kit.notebook.live_view as live_view; live_view.has_anywidget = lambda: False",
     ],
     ids=["broken", "not-installed"],
 )
-def test_without_anywidget_the_card_still_shows_and_says_where_the_key_is(tmp_path, without):
-    nb = run_cells(tmp_path, without, LAUNCH + "\nserver")
-    assert WIDGET not in mimes_of(nb.cells[1])
+def test_without_anywidget_card_and_dashboard_still_show_and_the_dashboard_moves(tmp_path, without):
+    moved = """
+import time
+board._is_closed  # it is drawn again after requests
+with server.client() as client:
+    client.completions.create(model="mock", prompt="a b c")
+deadline = time.monotonic() + 20
+while "1 requests answered" not in repr(board) and time.monotonic() < deadline:
+    time.sleep(0.05)
+board.close()
+"""
+    nb = run_cells(tmp_path, without, LAUNCH, "board = kit.dashboard(server)", moved)
     assert "server.api_key" in html_of(nb.cells[1])
+    assert "<svg" in html_of(nb.cells[2])
+    assert "1 requests answered" in html_of(nb.cells[2])
     assert not holds(nb, KEY)
 
 
-@pytest.mark.slow
-def test_card_above_changes_when_the_server_stops(tmp_path):
-    wait = """
-import llmapi_kit.notebook.live_card as live_card
-watcher = live_card._watchers[server]
+def test_where_outputs_have_frames_of_their_own_the_widget_is_displayed_beside_the_html(tmp_path):
+    (cell,) = run_cells(tmp_path, "import os; os.environ['VSCODE_PID'] = '1'\n" + LAUNCH).cells
+    assert mimes_of(cell) == {"text/plain", "text/html", WIDGET}
+
+
+def test_card_above_changes_when_the_server_stops_and_when_it_starts_again(tmp_path):
+    stop = """
+from llmapi_kit.notebook import live_card
+card = live_card._cards[server]
+drawn = []
+card._handles.append(type("Handle", (), {"update": lambda self, bundle, raw: drawn.append(bundle["text/html"])})())
 server.stop()
-watcher.join(20)
-assert not watcher.is_alive()
+card.look(server)
+server.restart()
+card.look(server)
+print(*drawn)
 """
-    nb = run_cells(tmp_path, LAUNCH + "\nserver", wait, "server")
-    assert "Model server stopped" in html_of(nb.cells[0])
-    assert "Model server running" not in html_of(nb.cells[0])
-    assert "Model server stopped" in html_of(nb.cells[2])
-    assert WIDGET not in mimes_of(nb.cells[2])
+    above, below = run_cells(tmp_path, LAUNCH, stop).cells
+    assert text_of(below).index("it was stopped") < text_of(below).index("it was running")
+    assert "it was running" in html_of(above)
 
 
 @pytest.mark.slow
@@ -92,66 +108,71 @@ class FakeHandle:
         self.drawn.append(bundle)
 
 
-def test_watcher_draws_on_a_change_only(server):
-    handle = FakeHandle()
-    watcher = live_card._Watcher(server, card_state(server))
-    watcher.add(handle)
-    watcher._draw(server)
-    assert handle.drawn == []
-    server.stop()
-    watcher._draw(server)
-    watcher._draw(server)
-    assert len(handle.drawn) == 1
-    assert "Model server stopped" in handle.drawn[0]["text/html"]
-
-
-def test_watcher_keeps_no_server_alive():
-    server = kit.launch(MockEngine(), port=0)
-    watcher = live_card._Watcher(server, card_state(server))
-    kit.stop_all()
-    assert watcher._server() is server
-    assert [name for name, value in vars(watcher).items() if value is server] == []
-
-
-class FakePage:
-    """What the widget sends to the page."""
-
-    def __init__(self, row):
-        self.sent = []
-        row.send = lambda content, buffers=None: self.sent.append(content)
-        self._row = row
-
-    def ask(self, message):
-        self.sent.clear()
-        self._row._answer(self._row, message, None)
-        return self.sent
-
-
 @pytest.fixture
-def row(server):
-    from llmapi_kit.notebook.key_row import KeyRow
-
-    row = KeyRow(server)
-    yield row
-    row.close()
-
-
-def test_key_comes_as_a_message_to_the_question_and_is_in_no_trait(server, row):
-    page = FakePage(row)
-    assert page.ask({"kind": "ask", "request": "7"}) == [{"kind": "key", "request": "7", "key": KEY}]
-    assert KEY not in str(row.get_state())
+def card(server):
+    """A card whose thread does not run, and what it sends to pages."""
+    card = LiveCard(server)
+    card.sent = []
+    card.view._widget.send = card.sent.append
+    card._handles = [FakeHandle()]
+    yield card
+    card.view.close("The test is over.")
 
 
-@pytest.mark.parametrize("message", [{}, {"kind": "other"}, "ask", None, 3])
-def test_other_messages_are_answered_with_nothing(row, message):
-    assert FakePage(row).ask(message) == []
-
-
-def test_stopped_server_gives_its_key_away_no_more(server, row):
+def test_a_card_is_drawn_on_a_change_only(server, card):
+    card.look(server)
+    drawn = card._handles[0].drawn
+    assert drawn == []
     server.stop()
-    (answer,) = FakePage(row).ask({"kind": "ask", "request": "7"})
-    assert answer["kind"] == "refused"
-    assert KEY not in str(answer)
+    card.look(server)
+    card.look(server)
+    assert len(drawn) == 1
+    assert "it was stopped" in drawn[0]["text/html"]
+    assert card.sent[-1]["state"]["title"] == "Model server stopped"
+
+
+def test_a_card_keeps_no_server_alive():
+    server = kit.launch(MockEngine(), port=0)
+    card = LiveCard(server)
+    kit.stop_all()
+    assert card._server() is server
+    assert [name for name, value in vars(card).items() if value is server] == []
+    card.view.close("The test is over.")
+
+
+def ask(card, message):
+    """What the page gets for a message, when the work is done."""
+    card.sent.clear()
+    card.view._hear(None, message, None)
+    for thread in threading.enumerate():
+        if thread.name == "llmapi_kit view":
+            thread.join(20)
+    return card.sent
+
+
+def test_key_comes_as_a_message_to_the_question_and_is_in_no_trait(card):
+    answer, state = ask(card, {"kind": "do", "action": "key", "request": "7"})
+    assert answer == {"kind": "done", "request": "7", "key": KEY}
+    assert KEY not in str(state)
+    assert KEY not in str(card.view._widget.get_state())
+
+
+@pytest.mark.parametrize("message", [{}, {"kind": "other"}, {"kind": "do", "action": "__init__"}, "ask", None, 3])
+def test_other_messages_are_answered_with_nothing(card, message):
+    assert ask(card, message) == []
+
+
+def test_stopped_server_gives_its_key_away_no_more(server, card):
+    server.stop()
+    (answer,) = ask(card, {"kind": "do", "action": "key", "request": "7"})
+    assert answer == {"kind": "failed", "request": "7", "text": "The server is stopped."}
+
+
+def test_a_restart_whose_model_is_unloaded_says_so_in_the_card(server, card):
+    server.stop()
+    server.engines[0].close()
+    (answer,) = ask(card, {"kind": "do", "action": "restart", "request": "7"})
+    assert "Launch it again" in answer["text"]
 
 
 @pytest.mark.slow

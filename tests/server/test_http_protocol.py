@@ -268,5 +268,7 @@ def test_a_pooled_client_goes_on_after_a_500_and_the_log_has_the_cause(live_serv
             failed = client.post("/v1/completions", json={"prompt": "a"})
         assert failed.status_code == 500
         assert client.get("/v1/models").status_code == 200
-    (line,) = [json.loads(line) for line in server.logs() if failed.headers["x-request-id"] in line]
-    assert line["error"] == "RuntimeError: a bug"
+    lines = [json.loads(line) for line in server.logs() if failed.headers["x-request-id"] in line]
+    bug, request = lines
+    assert bug["error"] == "RuntimeError: a bug"
+    assert (request["status"], request["error"]) == (500, "generation_failed")

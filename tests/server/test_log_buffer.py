@@ -30,7 +30,12 @@ def test_an_error_is_kept_with_its_kind_and_the_buffer_stays_bounded():
     assert json.loads(buffer.lines(1)[0])["error"] == "ValueError: broken"
     for i in range(log_buffer.MAX_LINES + 10):
         logging.getLogger("llmapi_kit.test").warning("line %d", i)
-    assert len(buffer.lines(10_000)) == log_buffer.MAX_LINES
+    buffer.add_request({"message": "GET / 404"})
+    for i in range(log_buffer.MAX_LINES + 10):
+        buffer.add_request({"message": f"GET /{i} 404"})
+    loggers = [json.loads(line)["logger"] for line in buffer.lines(10_000)]
+    assert loggers.count("llmapi_kit.requests") == log_buffer.MAX_LINES
+    assert loggers.count("llmapi_kit.test") == log_buffer.MAX_LINES, "requests pushed out other lines"
 
 
 @pytest.mark.slow

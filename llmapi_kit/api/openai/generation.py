@@ -15,12 +15,13 @@ from typing import Any, Protocol
 from llmapi_kit.api.errors import error_body, from_store
 from llmapi_kit.api.openai.answer_collector import AnswerCollector, ChatAnswer
 from llmapi_kit.api.openai.request_body import StreamOptions
+from llmapi_kit.api.request_record import note_error
 from llmapi_kit.api.sse import DONE, LastFrame
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.api.timed_events import TimedEvents
 from llmapi_kit.engines.base import Engine, GenerationRequest
 from llmapi_kit.engines.multi_prompt import generate_prompts
-from llmapi_kit.errors import RequestError, StoreError
+from llmapi_kit.errors import RequestCancelledError, RequestError, StoreError
 from llmapi_kit.ids import random_hex
 from llmapi_kit.store.counts import Counts
 from llmapi_kit.types import Accepted, Delta, Failed, Finished
@@ -134,6 +135,8 @@ class Generation:
                     yield event
                 elif isinstance(event, Failed):
                     raise event.error
+        except RequestCancelledError:
+            raise
         except Exception:
             self._has_failed = True
             raise
@@ -173,6 +176,7 @@ class Generation:
             if on_complete is not None and collector is not None:
                 await on_complete(collector.complete())
         except RequestError as exc:
+            note_error(exc.code)
             yield LastFrame(ready + chunks.failed(exc))
             return
         except StoreError as exc:
@@ -230,7 +234,7 @@ class Generation:
     async def close(self) -> None:
         """Stop the generation if it still runs, and count it. Also for one that was never collected or streamed."""
         self._count()
-        self.state.active.discard(self.events)
+        self.state.forget(self.events)
         await self.events.aclose()
 
 
@@ -245,7 +249,8 @@ async def start(state: ApiState, engine: Engine, requests: Sequence[GenerationRe
         RequestError: they were not.
     """
     state.check_open()
-    events = TimedEvents(generate_prompts(engine, requests), state.settings)
+    answer_id, model = new_id(id_prefix), engine.info.id
+    events = TimedEvents(generate_prompts(engine, requests), state.settings, request_id=answer_id, model=model)
     state.active.add(events)  # before it is accepted: a server that stops ends it there too
     try:
         event = await events.__anext__()
@@ -254,11 +259,11 @@ async def start(state: ApiState, engine: Engine, requests: Sequence[GenerationRe
         if not isinstance(event, Accepted):
             raise RuntimeError(f"{type(engine).__name__} began with {type(event).__name__}, not with Accepted")
     except BaseException:
-        state.active.discard(events)
+        state.forget(events)
         await events.aclose()
         raise
     n = requests[0].n
-    return Generation(state, events, engine.info.id, new_id(id_prefix), len(requests) * n, n, event.num_prompt_tokens)
+    return Generation(state, events, model, answer_id, len(requests) * n, n, event.num_prompt_tokens)
 
 
 def new_id(prefix: str) -> str:

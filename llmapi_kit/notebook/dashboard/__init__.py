@@ -1,0 +1,1 @@
+"""`kit.dashboard`: what a server does, live: plots, running requests with a cancel button, its log, its usage."""
