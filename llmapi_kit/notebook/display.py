@@ -31,7 +31,6 @@ def install() -> None:
         formatter.for_type_by_name("llmapi_kit.server.server", "Server", show_server)
     elif shows_progress:
         presenter.use(TerminalPresenter())
-        presenter.use(NotebookPresenter())
 
 
 def show_server(server: Server) -> None:

@@ -32,7 +32,8 @@ from llmapi_kit.errors import ConfigError, ServerError
 from llmapi_kit.loopback import LOOPBACK, LOOPBACK_HOSTS
 from llmapi_kit.server import log_buffer
 from llmapi_kit.server.endpoint import check_key, warn_of_short_key
-from llmapi_kit.server.port import network_address
+from llmapi_kit.server.port import url_here, url_on_network
+from llmapi_kit.server.table_columns import REQUEST_COLUMNS, USAGE_COLUMNS
 from llmapi_kit.server.thread import ServerThread
 from llmapi_kit.tunnels import open_tunnel, tunnel_settings
 from llmapi_kit.tunnels.base import Tunnel, TunnelStatus
@@ -42,26 +43,6 @@ logger = logging.getLogger(__name__)
 DAY_S = 86400
 # By name, because it is above this module
 CHAT = ("llmapi_kit.notebook.chat.chat", "chat")
-WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - shown; where this machine reaches them
-REQUEST_COLUMNS: tables.Columns = {
-    "id": ("Id", tables.text),
-    "key": ("Key", tables.text),
-    "model": ("Model", tables.text),
-    "state": ("State", tables.text),
-    "prompt_tokens": ("Prompt tokens", tables.count),
-    "completion_tokens": ("Tokens so far", tables.count),
-    "seconds": ("Since", tables.seconds),
-}
-USAGE_COLUMNS: tables.Columns = {
-    "date": ("Day (UTC)", tables.text),
-    "model": ("Model", tables.text),
-    "requests": ("Requests", tables.count),
-    "failed": ("Failed", tables.count),
-    "cancelled": ("Cancelled", tables.count),
-    "prompt_tokens": ("Prompt tokens", tables.count),
-    "cached_tokens": ("Cached", tables.count),
-    "completion_tokens": ("Tokens made", tables.count),
-}
 
 
 class Server:
@@ -144,7 +125,7 @@ class Server:
         self._store = store
         self._state: ApiState = state
         self._thread: ServerThread = thread
-        self.port: int = thread.port
+        self.port = thread.port
         if self.settings.request_log:
             state.request_log = RequestLog(self._log_request)
 
@@ -221,16 +202,12 @@ class Server:
     @property
     def url(self) -> str:
         """Where it answers on this machine, without ``/v1``."""
-        host = {**WILDCARDS, "::1": "[::1]"}.get(self.host, self.host)
-        return f"http://{host}:{self.port}"
+        return url_here(self.host, self.port)
 
     @property
     def network_url(self) -> str | None:
         """Where others on the network reach it; None where they don't, or where this machine has no such address."""
-        if self.host in LOOPBACK:
-            return None
-        host = network_address() if self.host in WILDCARDS else self.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}" if host else None
+        return url_on_network(self.host, self.port)
 
     @property
     def started_at(self) -> float:
