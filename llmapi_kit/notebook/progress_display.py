@@ -94,10 +94,12 @@ class ProgressDisplay:
 
 
 class NotebookPresenter(Presenter):
-    """Shows progress in the cell."""
+    """Shows progress in the cell that works; what other threads do is logged, as it belongs to none."""
 
     def load(self, work: Callable[[], R]) -> R:
         """Do the work, and show its progress."""
+        if threading.current_thread() is not threading.main_thread():
+            return super().load(work)
         with ProgressDisplay():
             return work()
 
