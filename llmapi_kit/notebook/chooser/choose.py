@@ -24,7 +24,7 @@ def choose() -> Choice:
 
     Examples:
         >>> choice = kit.choose()  # doctest: +ELLIPSIS
-        CPU...
+        This machine: ...
         >>> model = kit.load(choice)  # doctest: +SKIP
     """
     machine, settings, entries = look_at_machine(), load_settings(), all_entries()
