@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 
 import pytest
 
-from llmapi_kit.notebook import display
+from llmapi_kit.notebook import display, progress_display
 from llmapi_kit.notebook.progress_display import LineScreen, LogScreen, ProgressDisplay, terminal_screen
 from llmapi_kit.notebook.progress_state import ProgressState, as_amount, as_html, as_line, as_time
 from llmapi_kit.progress import Progress, report
@@ -184,6 +185,18 @@ def test_in_a_cell_one_output_changes_and_stays_readable_when_it_is_saved(tmp_pa
     (output,) = cell.outputs
     assert "Ready in" in output.data["text/html"]
     assert output.data["text/plain"].startswith("Loading a/b: Ready in")
+
+
+def test_what_another_thread_loads_shows_in_no_cell(monkeypatch):
+    shown = []
+    monkeypatch.setattr(progress_display, "ProgressDisplay", lambda: shown.append("shown") or contextlib.nullcontext())
+    work = progress_display.NotebookPresenter().load
+    thread = threading.Thread(target=work, args=(lambda: None,))
+    thread.start()
+    thread.join()
+    assert shown == []
+    assert work(lambda: 5) == 5
+    assert shown == ["shown"]
 
 
 @pytest.mark.parametrize(("value", "is_shown"), [("", True), ("0", True), ("1", False), ("true", False)])

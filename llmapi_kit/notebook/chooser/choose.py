@@ -24,7 +24,7 @@ def choose() -> Choice:
 
     Examples:
         >>> choice = kit.choose()  # doctest: +ELLIPSIS
-        CPU...
+        This machine: ...
         >>> model = kit.load(choice)  # doctest: +SKIP
     """
     machine, settings, entries = look_at_machine(), load_settings(), all_entries()
@@ -37,8 +37,6 @@ def choose() -> Choice:
         Chooser(choice, entries, machine, settings, recommended=found).show()
         return choice
     word = "Recommended here" if found else "Nothing of the table fits here; without a download there is"
-    text = (
-        f"{machine}\n{word}: {choice.name}\n    {choice.code}\n\n{as_table(entries, machine, settings)}\n\n{footnote()}"
-    )
-    print(text)  # noqa: T201 - that is what was asked for
+    head = f"This machine: {machine}\n{word}: {choice.name}\n    {choice.code}"
+    print(f"{head}\n\n{as_table(entries, machine, settings)}\n\n{footnote()}")  # noqa: T201 - it was asked for
     return choice
