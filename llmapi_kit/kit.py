@@ -31,7 +31,7 @@ from llmapi_kit.loading.load_request import LoadRequest, resolve
 from llmapi_kit.loading.loaded_models import LoadedModels
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.loading.model import Model
-from llmapi_kit.loading.options import LaunchSettings, LoadOptions, check_launch_settings, showing
+from llmapi_kit.loading.options import LaunchSettings, LoadOptions, check_launch_settings, showing, showing_those_of
 from llmapi_kit.loading.servable import Loadable, Servable, resolve_all
 from llmapi_kit.models.choice import Choice
 from llmapi_kit.places import tunnel_policy
@@ -271,6 +271,7 @@ def check_launch(
     return found
 
 
+@showing_those_of(launch)
 def serve_engine(engine: Engine, **options: Any) -> Server:
     """Serve an engine of your own; see `launch` for the options, and ``docs/backends.md`` for how to write one.
 

@@ -224,6 +224,21 @@ def showing(options: Any, *, also: str | None = None) -> Callable[[FunctionT], F
     return decorate
 
 
+def showing_those_of(other: Callable[..., Any]) -> Callable[[FunctionT], FunctionT]:
+    """Let a function's signature list what it passes on to another function as ``**``."""
+
+    def decorate(function: FunctionT) -> FunctionT:
+        signature = inspect.signature(function)
+        own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        passed = [
+            each for each in inspect.signature(other).parameters.values() if each.kind is inspect.Parameter.KEYWORD_ONLY
+        ]
+        function.__signature__ = signature.replace(parameters=[*own, *passed])  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
 def _in_words(annotation: Any) -> str:
     """An annotation as it is written above."""
     return str(getattr(annotation, "__forward_arg__", annotation))

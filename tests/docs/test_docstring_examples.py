@@ -15,6 +15,7 @@ from llmapi_kit.server.server import Server
 # What an example would say nothing about that the sentence does not.
 WITHOUT = {
     *("Server.start", "Server.replace_engines", "Server.close_tunnel", "Server.tunnel_status"),
+    *("Server.can_keep_tunnel", "Server.take_over", "Server.reappear"),
     *("RemoteServer.async_client", "RemoteServer.check"),
 }
 PUBLIC = {f"kit.{name}": getattr(kit, name) for name in kit.__all__ if inspect.isfunction(getattr(kit, name))} | {

@@ -166,3 +166,30 @@ def fail():
         "from llmapi_kit.loading.memory_release import release_memory\nprint(release_memory(), is_there() is None)"
     )
     assert printed == "0 True"
+
+
+WATCH_THE_IMPORT = """
+import sys, threading, time
+import llmapi_kit as kit
+
+def watch():
+    while "torch.nn" not in sys.modules:
+        time.sleep(0.001)
+    print("importing")
+
+threading.Thread(target=watch, daemon=True).start()
+model = kit.load("pocket")
+"""
+
+
+def test_interrupting_the_first_load_breaks_no_later_one(notebook):
+    """Torch was left half imported, and the kernel had to be restarted."""
+    pytest.importorskip("torch")
+    notebook.restart()
+    cell = notebook.send(WATCH_THE_IMPORT)
+    notebook.wait_for(cell, until="importing")
+    notebook.manager.interrupt_kernel()
+    with pytest.raises(CellError, match="KeyboardInterrupt"):
+        notebook.wait_for(cell)
+    answer = notebook.run("print(kit.load('pocket').ask('What is the capital of France?', temperature=0))")
+    assert "Paris" in answer

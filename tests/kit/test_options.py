@@ -48,7 +48,15 @@ def test_shared_options_have_the_type_of_the_setting():
 
 
 @pytest.mark.parametrize(
-    ("function", "name"), [("load", "max_slots"), ("load", "quantize"), ("launch", "drain_s"), ("launch", "port")]
+    ("function", "name"),
+    [
+        ("load", "max_slots"),
+        ("load", "quantize"),
+        ("launch", "drain_s"),
+        ("launch", "port"),
+        ("serve_engine", "tunnel"),
+        ("serve_engine", "drain_s"),
+    ],
 )
 def test_jupyter_shows_and_completes_the_options(shell, function, name):
     shown = shell.object_inspect_mime(f"kit.{function}", detail_level=0)["text/plain"]
