@@ -13,6 +13,7 @@ from .lab import CURRENT, SETTINGS, open_page, run_lab
 
 pytestmark = pytest.mark.timeout(240)
 HERE = Path(__file__).parent
+SAVE_WIDGETS = {"@jupyter-widgets/jupyterlab-manager/plugin": {"saveState": True}}
 AXE = HERE / "node_modules" / "axe-core" / "axe.min.js"
 SETUP = """
 import llmapi_kit as kit
@@ -74,7 +75,7 @@ def lab(tmp_path_factory):
     nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
     with (
         pytest.MonkeyPatch.context() as patch,
-        run_lab(root, scratch, SETTINGS) as address,
+        run_lab(root, scratch, {**SETTINGS, **SAVE_WIDGETS}) as address,
         open_page(timeout_s=20) as page,
     ):
         patch.setenv("LLMAPI_KIT_HOME", str(folder / "home"))
@@ -334,6 +335,8 @@ def test_restarted_kernel_is_said_and_saved_notebook_reads_without_one(chat):
     html = "".join(output.get("data", {}).get("text/html", "") for output in nb.cells[2].outputs)
     assert "&lt;script&gt;" in html
     assert "<script" not in html
+    assert "widget-state+json" in lab.path.read_text()
+    assert "markdown-it" not in lab.path.read_text(), "the libraries were saved"
     lab.page.goto("about:blank")
     lab.open(lab.url)
     transcript = lab.page.locator(".llmapi-kit-transcript").first

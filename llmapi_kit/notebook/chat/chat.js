@@ -4,6 +4,9 @@
 // answers is asked for once a page; until it comes, and in a notebook without a kernel, answers are plain text.
 
 const ANSWER_WITHIN_MS = 1500;
+const SILENT_TIMES = 2;
+const SHARE_WITHIN_MS = 3000;
+const UNASKED = ["hello", "libraries"]; // what a page asks by itself
 const LIBRARIES = Symbol.for("llmapi_kit.chat.libraries");
 const OPTIONS = [
   ["temperature", "Temperature", { min: 0, max: 2, step: "any" }],
@@ -35,6 +38,15 @@ async function loadLibraries(ask) {
   return makeRenderer(libraries);
 }
 
+// Chats of one page share them. One whose kernel is gone may have asked, and gets no answer: then ask anew
+async function sharedRenderer(ask) {
+  const shared = globalThis[LIBRARIES]?.catch(() => null);
+  const found = shared && await Promise.race([shared, new Promise((resolve) => setTimeout(resolve, SHARE_WITHIN_MS))]);
+  if (found) return found;
+  globalThis[LIBRARIES] = loadLibraries(ask);
+  return globalThis[LIBRARIES];
+}
+
 class ChatView {
   constructor(model, el) {
     this.model = model;
@@ -56,7 +68,6 @@ class ChatView {
     this.listeners = {
       "msg:custom": (message, buffers) => this.hear(message, buffers),
       "change:state": () => this.update(),
-      "comm_live_update": () => this.checkKernel(),
     };
     for (const [name, listener] of Object.entries(this.listeners)) model.on(name, listener);
     this.update();
@@ -170,12 +181,11 @@ class ChatView {
 
   async prepareRenderer() {
     try {
-      globalThis[LIBRARIES] ??= loadLibraries(() => this.ask("libraries"));
-      this.renderer = await globalThis[LIBRARIES];
-      for (const pane of this.panes) pane.redraw();
-    } catch (error) {
-      delete globalThis[LIBRARIES]; // another chat, or this one when it is drawn again, may have more luck
+      this.renderer = await sharedRenderer(() => this.ask("libraries"));
+    } catch {
+      return; // answers stay plain text
     }
+    for (const pane of this.panes) pane.redraw();
   }
 
   hear(message, buffers) {
@@ -185,6 +195,7 @@ class ChatView {
     this.waiting.delete(message.request);
     clearTimeout(waiter.timer);
     if ([BUSY, SILENT].includes(this.status.textContent)) this.say("");
+    this.setGone(false);
     if (message.error) waiter.reject(new Error(message.error));
     else waiter.resolve({ ...message, buffers });
   }
@@ -203,10 +214,19 @@ class ChatView {
   ask(kind, content) {
     const request = `${Date.now()}-${Math.random()}`;
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => this.say(this.kernel ? BUSY : SILENT), ANSWER_WITHIN_MS);
-      this.waiting.set(request, { resolve, reject, timer });
+      this.waiting.set(request, { resolve, reject });
+      this.expectAnswer(request, kind);
       this.model.send({ kind, request, ...content });
     });
+  }
+
+  expectAnswer(request, kind) {
+    const waiter = this.waiting.get(request);
+    waiter.timer = setTimeout(() => {
+      waiter.silences = (waiter.silences ?? 0) + 1;
+      this.onSilence(kind, waiter.silences);
+      if (!this.isGone) this.expectAnswer(request, kind);
+    }, ANSWER_WITHIN_MS);
   }
 
   // What the kernel answers; null where it refuses or is gone, which the user is told
@@ -269,11 +289,27 @@ class ChatView {
 
   checkKernel() {
     const status = this.kernel?.status;
-    const isEnded = this.kernel?.isDisposed || ["dead", "terminating", "restarting", "autorestarting"].includes(status);
-    const isCut = this.model.comm_live === false;
-    if (this.isGone || !(isEnded || isCut)) return;
-    this.isGone = true;
-    this.say(GONE);
+    const isEnded = ["dead", "terminating", "restarting", "autorestarting"].includes(status);
+    if (isEnded || this.kernel?.isDisposed) this.setGone(true);
+  }
+
+  // A kernel that has nothing to do and does not answer is another one than this chat's
+  onSilence(kind, times) {
+    const status = this.kernel?.status;
+    if (status === "idle" && times < SILENT_TIMES) return; // a slow way there
+    if (status === "idle") this.setGone(true);
+    else if (!UNASKED.includes(kind)) this.say(status === "busy" ? BUSY : SILENT);
+  }
+
+  setGone(isGone) {
+    if (this.isGone === isGone) return;
+    this.isGone = isGone;
+    this.say(isGone ? GONE : "");
+    // Where nothing has come that renders answers, as in a notebook that was opened again, the transcript reads better
+    const below = this.root.closest(".jp-OutputArea-child")?.nextElementSibling;
+    const isBetter = isGone && !this.renderer && below?.querySelector(".llmapi-kit-transcript");
+    this.root.classList.toggle("llmapi-kit-chat", !isBetter);
+    this.root.hidden = Boolean(isBetter);
     this.enable();
   }
 

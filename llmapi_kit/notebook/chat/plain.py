@@ -19,6 +19,7 @@ from llmapi_kit.notebook.chat.options import SAMPLING
 from llmapi_kit.notebook.chat.transcript import PLAIN_CLASS, columns_html
 
 DRAW_EVERY_S = 0.15
+HINT = "A button does nothing? The kernel is busy with a cell, or gone: then run this cell again."
 LOG_STYLE = "max-height:30rem;overflow-y:auto;line-height:1.5"
 Command = dict[str, Any]
 
@@ -91,8 +92,9 @@ class PlainChat:
         row = ipywidgets.Layout(flex_flow="row wrap")
         buttons = [self._send, self._stop, self._retry, self._edit, self._back, self._forth, self._run, self._refuse]
         settings = self._make_settings()
+        hint = ipywidgets.HTML(f'<span style="opacity:.75;font-size:90%">{HINT}</span>')
         self._box = ipywidgets.VBox(
-            [self._log, self._note, self._input, ipywidgets.HBox(buttons, layout=row), settings]
+            [self._log, self._note, self._input, ipywidgets.HBox(buttons, layout=row), hint, settings]
         )
         self._box.add_class(PLAIN_CLASS)
 
