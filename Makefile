@@ -4,9 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 NOTEBOOKS := notebooks
 DEMO_EXIT ?=
+# Processes that share the tests. A module's tests stay in one, as they share servers and models; slow modules go first.
+PROCESSES ?= 2
+TESTS = $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab serve test test-clients check docs notebooks pictures bench gpu-check format clean
+.PHONY: help demo lab serve test test-fast test-clients check docs notebooks pictures bench gpu-check format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,8 +24,11 @@ serve: $(VENV)/.installed ## Serve the pocket model from a terminal
 	$(BIN)/llmapi-kit serve pocket
 
 test: $(VENV)/.installed $(VENV)/.programs $(VENV)/.client ## Set up what is missing and run all tests, on other Pythons too
-	$(BIN)/python -m pytest
+	$(TESTS)
 	$(BIN)/python tools/other_pythons.py
+
+test-fast: $(VENV)/.installed ## Run the tests that are not marked slow, for in between
+	$(TESTS) -m "not slow and not clients and not gpu"
 
 test-clients: $(VENV)/.installed $(VENV)/.programs ## Run agents and tools that others wrote against the server
 	$(BIN)/python tools/client_environments.py
@@ -33,6 +39,7 @@ check: $(VENV)/.installed docs ## Lint, types, import direction, stripped notebo
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/shellcheck code-server.sh .ci/run
 	$(BIN)/nbstripout --keep-id --verify $(NOTEBOOKS)/*.ipynb
 
 docs: $(VENV)/.installed ## Build the documentation into build/site
@@ -67,7 +74,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 # Programs that tests run beside Python; CHROMIUM names a Chromium that is not on PATH.
-$(VENV)/.programs: $(VENV)/.installed tools/test_programs.py $(wildcard examples/javascript/package.json)
+$(VENV)/.programs: $(VENV)/.installed tools/test_programs.py $(wildcard examples/javascript/package.json tests/browser/package.json)
 	@$(BIN)/python tools/test_programs.py
 	@touch $@
 

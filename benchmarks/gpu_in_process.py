@@ -35,10 +35,10 @@ class _IdCodec:
     eos_ids: frozenset[int] = frozenset()
     boundaries: frozenset[str] = frozenset()
 
-    def token_bytes(self, token_id: int) -> bytes:
+    def token_bytes(self, token_id: int, *, skip_special_tokens: bool = True) -> bytes:
         return f"{token_id} ".encode()
 
-    def detokenizer(self) -> ByteDetokenizer:
+    def detokenizer(self, *, skip_special_tokens: bool = True) -> ByteDetokenizer:
         return ByteDetokenizer(self.token_bytes)
 
 

@@ -2,7 +2,8 @@
 
 First the kit around an engine without a model, in chunks/s, against Starlette sending fixed bytes on the same uvicorn.
 Then the engine over HTTP, in tokens/s, against a bare transformers forward loop over the same weights at the same
-batch. Each in a process of its own, in turns, the others held still.
+batch. Each in a process of its own, in turns, the others held still. Of a single stream it also says how many bytes/s
+of weights its steps read, beside what this machine's memory gives in the same run.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from benchmarks.contenders import Contender, make_ours
 from benchmarks.figures import median, ratio, shown
 from benchmarks.machine import describe_machine, machine_line
 from benchmarks.measuring import ROOT, command_line, make_parser, numbers, run_load, write_results
+from benchmarks.memory_bandwidth import read_bandwidth
 from benchmarks.models import NAMES as MODELS
 from benchmarks.models import BenchModel, make_model
 from benchmarks.processes import ServerProcess, free_port, stop_on_sigterm
@@ -58,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for label, rates in engines.items():
         lines += [f"## The engine over HTTP against a bare forward loop, {label}, tokens/s", ""]
         lines += _table(rates, "engine", "bare", "streams", "kit over HTTP", "bare loop")
+        lines += _bandwidth(rates)
     data = {
         "machine": machine,
         "steadiness": steadiness.sentence(),
@@ -112,6 +115,10 @@ def measure_engine(model: BenchModel, args: argparse.Namespace, steadiness: Stea
                 steadiness.probe()
                 bare = _bare(model, streams, result["num_prompt_tokens"], max_tokens, args)
                 rates["bare", streams].append(bare["tokens_per_s"])
+                if streams == 1:
+                    weights = sum(file.stat().st_size for file in model.folder.glob("*.safetensors"))
+                    rates["weights", 1].append(weights * result["tokens_per_s"])
+                    rates["memory", 1].append(read_bandwidth(1 << 24) if args.quick else read_bandwidth())
                 _say(f"{model.name}: bare loop, batch {streams}", repeat, bare["tokens_per_s"], "tokens/s")
     return rates
 
@@ -157,12 +164,24 @@ def _stream_server(kind: str, num_chunks: int, key: str, args: argparse.Namespac
 
 def _table(rates: Rates, ours: str, other: str, how_many: str, *columns: str) -> list[str]:
     lines = [f"| {how_many} | {' | '.join(columns)} | ratio |", "|---:|---:|---:|---:|"]
-    for number in dict.fromkeys(number for _, number in rates):
+    for number in dict.fromkeys(number for who, number in rates if who == ours):
         values = median(rates[ours, number]), median(rates[other, number])
         lines.append(
             f"| {number} | {_range(rates[ours, number])} | {_range(rates[other, number])} | {shown(ratio(*values))} |"
         )
     return [*lines, ""]
+
+
+def _bandwidth(rates: Rates) -> list[str]:
+    """A sentence on what a single stream's steps read, where one was measured."""
+    if ("weights", 1) not in rates:
+        return []
+    steps, memory = ([rate / 1e9 for rate in rates[who, 1]] for who in ("weights", "memory"))
+    return [
+        f"One stream reads {_range(steps)} GB/s of weights; all cores read memory at {_range(memory)} GB/s, so that is "
+        f"{shown(ratio(median(steps), median(memory)))} of it.",
+        "",
+    ]
 
 
 def _range(rates: Sequence[float]) -> str:

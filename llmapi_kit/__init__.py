@@ -11,7 +11,6 @@ Importing the package imports nothing heavy: each public name is fetched when it
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -21,34 +20,46 @@ if TYPE_CHECKING:
     from llmapi_kit.errors import LlmApiKitError
     from llmapi_kit.kit import connect, launch, load, serve_engine, servers, stop_all
     from llmapi_kit.notebook.async_cells import run
+    from llmapi_kit.notebook.chat.chat import chat
+    from llmapi_kit.notebook.chooser.choose import choose
     from llmapi_kit.notebook.dashboard.dashboard import dashboard
     from llmapi_kit.notebook.doctor import doctor
+    from llmapi_kit.notebook.environment import describe_machine as machine
+    from llmapi_kit.notebook.show import show
 
 
 __all__ = [
     "LlmApiKitError",
     "__version__",
+    "chat",
+    "choose",
     "connect",
     "dashboard",
     "doctor",
     "launch",
     "load",
+    "machine",
     "run",
     "serve_engine",
     "servers",
+    "show",
     "stop_all",
 ]
 
 _HOMES = {
     "LlmApiKitError": "llmapi_kit.errors",
+    "chat": "llmapi_kit.notebook.chat.chat",
+    "choose": "llmapi_kit.notebook.chooser.choose",
     "connect": "llmapi_kit.kit",
     "dashboard": "llmapi_kit.notebook.dashboard.dashboard",
     "doctor": "llmapi_kit.notebook.doctor",
     "launch": "llmapi_kit.kit",
     "load": "llmapi_kit.kit",
+    "machine": "llmapi_kit.notebook.environment:describe_machine",
     "run": "llmapi_kit.notebook.async_cells",
     "serve_engine": "llmapi_kit.kit",
     "servers": "llmapi_kit.kit",
+    "show": "llmapi_kit.notebook.show",
     "stop_all": "llmapi_kit.kit",
 }
 
@@ -56,11 +67,17 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    module, _, attribute = _HOMES[name].partition(":")
+    value = getattr(import_module(module), attribute or name)
     globals()[name] = value
-    if "IPython" in sys.modules:
+    if name[0].islower():
         import_module("llmapi_kit.notebook.display").install()
     return value
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """``%load_ext llmapi_kit``: the magics ``%%chat`` and ``%llmapi``; see `llmapi_kit.notebook.magics`."""
+    import_module("llmapi_kit.notebook.magics").install(shell)
 
 
 def __dir__() -> list[str]:

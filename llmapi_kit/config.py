@@ -16,6 +16,7 @@ import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from llmapi_kit.did_you_mean import did_you_mean
 from llmapi_kit.errors import ConfigError
 
 Seconds = Annotated[float, Field(gt=0, le=86400)]
@@ -57,6 +58,7 @@ class Settings(BaseSettings):
         max_queue: requests that may wait for a slot; 0 is four times the slots, at most 128.
         idle_unload_s: after how long without a request a model that was loaded when it was asked for is unloaded; 0
             for never.
+        download_stall_s: how long a download may stay without a byte before it is begun again where it stopped.
         load_wait_s: how long a request waits for its model to load before it is told to come back.
         request_log: keep a line for each request: its key, model, tokens, status and time, never what was asked.
         max_body_bytes: size of a request's body, counted as received.
@@ -113,6 +115,7 @@ class Settings(BaseSettings):
     default_max_tokens: int = Field(default=0, ge=0, le=10_000_000)
     max_queue: int = Field(default=0, ge=0, le=100_000)
     idle_unload_s: Annotated[float, Field(ge=0, le=30 * 86400)] = 0
+    download_stall_s: Seconds = 30
     load_wait_s: Seconds = 60
     request_log: bool = True
     max_body_bytes: int = Field(default=2_000_000, ge=1024)
@@ -209,7 +212,8 @@ def load_settings(**overrides: object) -> Settings:
     given = {name: value for name, value in overrides.items() if value is not None}
     unknown = sorted(set(given) - set(Settings.model_fields))
     if unknown:
-        raise ConfigError(f"Unknown setting {unknown[0]!r}. Settings are: {', '.join(Settings.model_fields)}.")
+        hint = did_you_mean(unknown[0], Settings.model_fields)
+        raise ConfigError(f"Unknown setting {unknown[0]!r}.{hint} Settings are: {', '.join(Settings.model_fields)}.")
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as exc:

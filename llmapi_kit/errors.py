@@ -30,6 +30,7 @@ Knows nothing of HTTP frameworks, tunnels or torch; every other module may impor
     │   ├── PortInUseError
     │   ├── ServerStartError
     │   └── ServerNotFoundError     no running server matches
+    │       └── ServerGoneError         a client's server does not answer (in `llmapi_kit.client.openai_client`)
     ├── StoreError              the database can't do what was asked
     │   ├── StoreUnavailableError   locked, full, out of reach or closed: the same may work later
     │   └── StoreVersionError       its tables are of a newer version of the kit
@@ -48,9 +49,15 @@ Knows nothing of HTTP frameworks, tunnels or torch; every other module may impor
 
 from __future__ import annotations
 
+from llmapi_kit.short_traceback import render
+
 
 class LlmApiKitError(Exception):
-    """Root of every error the kit raises on purpose."""
+    """Root of every error the kit raises on purpose. A notebook shows its message; ``%tb`` shows the traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows; see `llmapi_kit.short_traceback`."""
+        return render(self)
 
 
 class ConfigError(LlmApiKitError):

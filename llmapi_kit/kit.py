@@ -14,12 +14,15 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, overload
+
+from typing_extensions import Unpack
 
 from llmapi_kit import tables
 from llmapi_kit.api.auth import new_api_key
 from llmapi_kit.client import RemoteServer, normalise_url
 from llmapi_kit.client.running_servers import RunningServers, ServerRecord
+from llmapi_kit.client.server_keys import ServerKeys
 from llmapi_kit.config import Settings, load_settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.engine_check import check_engine
@@ -28,10 +31,14 @@ from llmapi_kit.loading.load_request import LoadRequest, resolve
 from llmapi_kit.loading.loaded_models import LoadedModels
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.loading.model import Model
+from llmapi_kit.loading.options import LaunchSettings, LoadOptions, check_launch_settings, showing
 from llmapi_kit.loading.servable import Loadable, Servable, resolve_all
+from llmapi_kit.models.choice import Choice
+from llmapi_kit.places import tunnel_policy
 from llmapi_kit.presenter import launches, loads
 from llmapi_kit.progress import report
 from llmapi_kit.server.endpoint import Endpoint
+from llmapi_kit.server.port import DEFAULT_PORT, pick_port
 from llmapi_kit.server.server import Server
 
 logger = logging.getLogger(__name__)
@@ -51,9 +58,30 @@ _models = LoadedModels(_lock)
 _servers: dict[str, Server] = {}  # by name of the launch
 
 
+@overload
+def load(
+    name: str | os.PathLike[str] | ModelLoader | Choice,
+    *,
+    served_name: str | None = None,
+    lazy: bool = False,
+    **options: Unpack[LoadOptions],
+) -> Model: ...
+@overload
+def load(
+    name: str | os.PathLike[str] | ModelLoader | Choice,
+    *,
+    served_name: str | None = None,
+    lazy: bool = False,
+    **options: Any,
+) -> Model: ...
+@showing(LoadOptions, also="options")
 @loads
 def load(
-    name: str | os.PathLike[str] | ModelLoader, *, served_name: str | None = None, lazy: bool = False, **options: Any
+    name: str | os.PathLike[str] | ModelLoader | Choice,
+    *,
+    served_name: str | None = None,
+    lazy: bool = False,
+    **options: Any,
 ) -> Model:
     """Load a model. The same call again returns the model that is loaded already.
 
@@ -61,7 +89,8 @@ def load(
         name: ``pocket`` (ships with the kit), ``mock``, a folder with a Hugging Face model, a GGUF file, a hub name
             such as ``Qwen/Qwen3-0.6B``, a provider's model such as ``openai:gpt-…``, ``ollama:llama3.2`` or
             ``openai+https://host/v1#model``, ``plugin:name`` for a back end that another package brings, or a loader of
-            your own: see `llmapi_kit.loading.loader.ModelLoader`. A `pathlib.Path` is a folder or a file.
+            your own: see `llmapi_kit.loading.loader.ModelLoader`. A `pathlib.Path` is a folder or a file. What `choose`
+            returned stands for its name and options.
         served_name: what clients pass as ``model``; the model's own name unless given.
         lazy: return at once, and load it when it is first asked something.
         options: all of them are looked at before anything is loaded. For every model: ``fallback`` (a name, what
@@ -72,9 +101,9 @@ def load(
             another than the adapter's or the model's), ``quantize`` (``8bit``, on a GPU), ``sampling`` (such as
             ``{"temperature": 0.7}``, where a request does not say) and settings of the engine: ``max_slots``,
             ``context_length``, ``kv_memory``, ``num_threads``, ``native``, ``compile``, ``step_tokens``,
-            ``default_max_tokens``, ``max_queue``, ``prefix_cache``. For a provider's model: ``api_key`` (one or
-            several; its environment variable unless given), ``base_url``, ``sampling``, and settings:
-            ``first_token_timeout_s``, ``upstream_connect_s``, ``upstream_answer_s``, ``upstream_silence_s``,
+            ``default_max_tokens``, ``max_queue``, ``prefix_cache``, ``download_stall_s``. For a provider's model:
+            ``api_key`` (one or several; its environment variable unless given), ``base_url``, ``sampling``, and
+            settings: ``first_token_timeout_s``, ``upstream_connect_s``, ``upstream_answer_s``, ``upstream_silence_s``,
             ``upstream_retries``, ``upstream_retry_s``. See `llmapi_kit.config.Settings` for the settings. Back ends
             that other packages bring have options of their own.
 
@@ -95,11 +124,12 @@ def load(
     return _models.load(resolve(name, served_name, options), is_lazy=lazy)
 
 
+@showing(LaunchSettings)
 @launches
 def launch(
     model: Loadable | Sequence[Loadable],
     *,
-    port: int = 8000,
+    port: int | None = None,
     host: str = "127.0.0.1",
     tunnel: str | None = None,
     tunnel_options: dict[str, Any] | None = None,
@@ -107,7 +137,7 @@ def launch(
     name: str | None = None,
     aliases: Mapping[str, str] | None = None,
     default: str | None = None,
-    **settings: Any,
+    **settings: Unpack[LaunchSettings],
 ) -> Server:
     """Serve models from a background thread of this process; returns when it answers.
 
@@ -116,19 +146,24 @@ def launch(
 
     In a notebook its card appears, after the steps of loading. In a ``with`` statement the block's end stops it.
 
-    Running the cell again keeps URL and key: a server that runs under the same name and place goes on with the new
-    model; what the old model is answering may finish for ``drain_s`` and then ends in an error, and the old model is
-    unloaded. So may other settings be given: the server starts again at the same port with the same key. Use another
-    `port` or `name` for a second server. After `Server.stop`, a launch makes a new key.
+    Running the cell again keeps URL and key: a server that runs under the same name goes on with the new model, and
+    says which it replaced; what the old model is answering may finish for ``drain_s`` and then ends in an error, and
+    the old model is unloaded. So may other settings be given: a server with those takes the place of the old one, at
+    the same port with the same key. A launch that fails leaves the server before it as it was. Use another `port` or
+    `name` for a second server; ``port=0`` is one name, too.
+
+    A random key is kept for the server's name on this machine, in a file of this user's, and is the same after
+    `Server.stop` and in a new kernel, until `Server.rotate_key`.
 
     Args:
         model: what `load` returned, what `load` takes, an engine, or a list of these; the first is the default.
-        port: 0 picks a free one.
+        port: 8000 unless given, or the next one that is free; 0 picks any free one.
         host: address to bind; anything but loopback can be reached from the network.
-        tunnel: ``ngrok`` for a public URL.
+        tunnel: ``ngrok`` for a public URL. Its token is found in the environment or in Colab's or Kaggle's secrets, as
+            ``NGROK_AUTHTOKEN``; what the host's rules say about tunnels is logged.
         tunnel_options: fields of `llmapi_kit.tunnels.base.TunnelSettings`, such as ``auth_token`` or ``domain``.
-        api_key: the key to ask for; None makes a random one. One of fewer than 16 characters is for loopback without
-            a tunnel. So is False, which asks for none.
+        api_key: the key to ask for; None takes the one that is kept for the name. One of fewer than 16 characters is
+            for loopback without a tunnel. So is False, which asks for none.
         name: tells servers of this process apart; the port unless given.
         aliases: further names to answer to, each with the model that it stands for; they are listed as models too.
         default: the model that answers where none is named, if not the first.
@@ -138,7 +173,7 @@ def launch(
     Raises:
         PortInUseError: another program, or another kernel's server, has the port.
         ServerStartError: the server did not come up; the cause is chained.
-        TunnelError: the tunnel did not open; a server that this call started is stopped again.
+        TunnelError: the tunnel did not open.
         ConfigError: arguments that do not go together.
         ModelError: a model can't be loaded; of several, a name means nothing.
 
@@ -150,39 +185,51 @@ def launch(
         ['mock']
         >>> server.stop()
     """
+    check_launch_settings(settings)
     limits = load_settings(**settings)
     place = Endpoint(host=host, port=port, api_key=api_key, tunnel=tunnel, tunnel_options=tunnel_options or {})
     wanted = check_launch(model, place, name=name, aliases=aliases, default=default, settings=settings)
+    if tunnel is not None and (rule := tunnel_policy()) is not None:
+        logger.warning(rule)
     engines = _engines(wanted, limits)
     with _lock:
         _forget_stopped()
-        identity = name or str(port)
+        identity = _identity(name, port)
         old = _servers.get(identity)
-        key = None if api_key is False else api_key or (old.api_key if old else None) or new_api_key()
-        if old is not None:
-            is_same = (old.host, old.api_key, old.settings) == (host, key, limits) and port in (0, old.port)
-            if is_same and old.is_running:
-                _unload(old.replace_engines(engines, aliases, default), limits.drain_s)
-                _match_tunnel(old, tunnel, tunnel_options)
-                return old
-            _stop(identity, old, keep=engines)
-            port = port or old.port
+        key = None if api_key is False else api_key or (old.api_key if old else None)
+        if key is None and api_key is not False:
+            key = ServerKeys(limits).key(identity, new_api_key)
+        before = old.models if old is not None else []
+        is_same = old is not None and (old.host, old.api_key, old.settings) == (host, key, limits)
+        if old is not None and is_same and old.is_running and port in (0, None, old.port):
+            _match_tunnel(old, tunnel, tunnel_options)  # first, as it may fail, and then all is as it was
+            _unload(old.replace_engines(engines, aliases, default), limits.drain_s)
+            return _say_what_is_replaced(old, before)
+        where = _port(port, host, old)
+        in_place = old if old is not None and old.is_running and (old.host, old.port) == (host, where) else None
+        if old is not None and in_place is None and old.port == where:
+            old.stop()  # it is dead, or at another address that does not go together with the new one
         try:
             server = Server(
-                engines, host=host, port=port, api_key=key, settings=limits, aliases=aliases, default=default
+                engines,
+                host=host,
+                port=where,
+                api_key=key,
+                settings=limits,
+                aliases=aliases,
+                default=default,
+                name=identity,
+                instead_of=in_place,
             )
         except PortInUseError as exc:
-            raise _explain_port(exc, port) from exc.__cause__
+            raise _explain_port(exc, where) from exc.__cause__
         server.on_restart = partial(_take_place, identity, weakref.ref(server))
+        report("starting the server")
+        _bring_up(server, old, tunnel, tunnel_options)
         _servers[identity] = server
-        try:
-            report("starting the server")
-            server.start()
-            _match_tunnel(server, tunnel, tunnel_options)
-        except BaseException:
-            _stop(identity, server, keep=engines, drain_s=0)
-            raise
-        return server
+        if old is not None:
+            _end(old, server, tunnel)
+        return _say_what_is_replaced(server, before)
 
 
 def check_launch(
@@ -214,13 +261,13 @@ def check_launch(
     found = resolve_all(model, options=options or {}, settings=given, aliases=aliases, default=default)
     with _lock:
         _forget_stopped()
-        old = _servers.get(name or str(place.port))
-        is_held = old is not None and old.is_running and place.port in (0, old.port)
+        old = _servers.get(_identity(name, place.port))
+        is_held = old is not None and old.is_running and place.port in (0, None, old.port)
         key = old.api_key if old is not None and place.api_key is None else place.api_key
         try:
             replace(place, api_key=key).check(limits, is_held=is_held)
         except PortInUseError as exc:
-            raise _explain_port(exc, place.port) from exc.__cause__
+            raise _explain_port(exc, place.port or 0) from exc.__cause__
     return found
 
 
@@ -288,6 +335,13 @@ def servers() -> tables.Table[ServerRecord]:
     return tables.Table(found, SERVER_COLUMNS, empty="No server of llmapi_kit runs on this machine.")
 
 
+def own_servers() -> list[Server]:
+    """The servers that run in this process, the oldest first."""
+    with _lock:
+        _forget_stopped()
+        return list(_servers.values())
+
+
 def stop_all(drain_s: float = 0.0) -> None:
     """Stop every server of this process and unload every model.
 
@@ -299,8 +353,62 @@ def stop_all(drain_s: float = 0.0) -> None:
     """
     with _lock:
         for identity, server in list(_servers.items()):
-            _stop(identity, server, keep=(), drain_s=drain_s)
+            _stop(identity, server, drain_s)
         _models.close_all()
+
+
+def _identity(name: str | None, port: int | None) -> str:
+    """What a launch is told apart by in this process, and its key is kept for on this machine."""
+    return name or str(DEFAULT_PORT if port is None else port)
+
+
+def _port(port: int | None, host: str, old: Server | None) -> int:
+    """Where to answer: where the server before did, unless another port is asked for."""
+    if port:
+        return port
+    if old is not None:
+        return old.port
+    if port == 0:
+        return 0
+    found = pick_port(host)
+    if found != DEFAULT_PORT:
+        logger.warning("Port %d is in use, so the server takes another one: see server.url", DEFAULT_PORT)
+    return found
+
+
+def _bring_up(server: Server, old: Server | None, tunnel: str | None, options: dict[str, Any] | None) -> None:
+    """Start a server, with its tunnel; if that fails, the one before it goes on as it was."""
+    try:
+        server.start()
+        if old is None or not server.can_keep_tunnel(old, tunnel):
+            _match_tunnel(server, tunnel, options)
+    except BaseException:
+        server.stop(0)
+        if old is not None and old.is_running:
+            old.reappear()
+        raise
+
+
+def _end(old: Server, server: Server, tunnel: str | None) -> None:
+    """End a server whose place another one took, and unload what only it answered with."""
+    kept = {id(engine) for engine in server.engines}
+    try:
+        server.take_over(old, tunnel)
+    finally:  # also when the cell is interrupted meanwhile
+        _unload([engine for engine in old.engines if id(engine) not in kept])
+
+
+def _say_what_is_replaced(server: Server, before: Sequence[str]) -> Server:
+    """Tell which models a launch took out of service: a second launch may have been meant as a second server."""
+    server.replaced = tuple(model for model in before if model not in server.models)
+    if server.replaced:
+        logger.warning(
+            "%s now answers at %s in place of %s. Launch with another name=… for a second server",
+            ", ".join(server.models),
+            server.url,
+            ", ".join(server.replaced),
+        )
+    return server
 
 
 def _engines(wanted: Sequence[Servable], limits: Settings) -> list[Engine]:
@@ -348,12 +456,11 @@ def _forget_stopped() -> None:
             del _servers[identity]
 
 
-def _stop(identity: str, server: Server, *, keep: Sequence[Engine], drain_s: float | None = None) -> None:
+def _stop(identity: str, server: Server, drain_s: float) -> None:
     server.stop(drain_s)
     if _servers.get(identity) is server:
         del _servers[identity]
-    kept = {id(engine) for engine in keep}
-    _unload([engine for engine in server.engines if id(engine) not in kept])
+    _unload(server.engines)
 
 
 def _unload(engines: Sequence[Engine], drain_s: float = 0.0) -> None:

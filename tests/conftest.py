@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 
 # Read by huggingface_hub when it is first imported, so before any test
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Read by torch, here and in programs that tests start. Threads that wait for each other by spinning make a small model
+# many times slower when another process wants the same cores; a test that is about threads asks for them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import pytest
@@ -20,8 +24,28 @@ hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
 
 
-def pytest_collection_finish():
-    """What has been imported by now stays: the many full collections to come need not look through it."""
+SLOW_MODULE = re.compile(r"^pytestmark = .*\bpytest\.mark\.slow\b", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Modules that are slow as a whole are not even imported where slow tests are left out."""
+    if "not slow" in config.option.markexpr and collection_path.suffix == ".py":
+        return bool(SLOW_MODULE.search(collection_path.read_text(encoding="utf-8"))) or None
+    return None
+
+
+def pytest_collection_modifyitems(items):
+    """Modules with slow tests go first, so that processes which share the tests end at about the same time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def freeze():
+    """What has been imported, or kept by earlier modules, stays: full collections to come need not look through it.
+
+    In a process that ran thousands of tests they would take a tenth of its time.
+    """
     gc.collect()
     gc.freeze()
 
@@ -37,3 +61,16 @@ def clean_environment(monkeypatch, tmp_path):
         if name.startswith(PREFIXES) or name.lower().endswith("_proxy") or name in GGUF_SERVER:
             monkeypatch.delenv(name)
     monkeypatch.setenv("LLMAPI_KIT_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def pocket_engine():
+    """The pocket model with its usual settings, loaded once for all tests that leave it as it is."""
+    from llmapi_kit.config import load_settings
+    from llmapi_kit.loading.load_request import make_engine  # needs torch for it, which kernel tests do without
+    from llmapi_kit.models.spec import parse_spec
+
+    engine = make_engine(parse_spec("pocket"), load_settings())
+    close, engine.close = engine.close, lambda: None  # whoever serves it closes what they served
+    yield engine
+    close()

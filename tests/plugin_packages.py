@@ -10,7 +10,7 @@ GROUP = "llmapi_kit.engines"
 
 def without_collecting_garbage(monkeypatch):
     """Close models without a collection each, which takes most of a second in a process that has torch."""
-    for module in ("model", "engines.loadable"):
+    for module in ("loading.model", "loading.lazy_model"):
         monkeypatch.setattr(f"llmapi_kit.{module}.release_memory", lambda: 0)
 
 

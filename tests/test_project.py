@@ -40,6 +40,7 @@ def test_conda_environment_installs_this_package_with_its_extras():
     assert python.removeprefix("python=") >= PYPROJECT["project"]["requires-python"].removeprefix(">=")
     pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
     assert "-c constraints.txt" in pip
+    assert "c-compiler" in names
     extras = re.fullmatch(r"-e \.\[(.*)\]", next(line for line in pip if line.startswith("-e"))).group(1).split(",")
     assert set(extras) <= set(PYPROJECT["project"]["optional-dependencies"])
 

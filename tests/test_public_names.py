@@ -9,14 +9,18 @@ pytestmark = pytest.mark.kernel
 PUBLIC = [
     "LlmApiKitError",
     "__version__",
+    "chat",
+    "choose",
     "connect",
     "dashboard",
     "doctor",
     "launch",
     "load",
+    "machine",
     "run",
     "serve_engine",
     "servers",
+    "show",
     "stop_all",
 ]
 

@@ -23,6 +23,8 @@ from llmapi_kit.loading.model import Model
 from llmapi_kit.models.spec import POCKET_DIR, parse_spec
 from tests.models.lora_files import ALL_LINEAR, pocket, save_adapter
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "What is the capital of France?"
 
 

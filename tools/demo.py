@@ -19,10 +19,10 @@ from types import FrameType
 
 from notebook_runner import NotebookError, RunningNotebook, Step, open_notebook
 
-from llmapi_kit.client.running_servers import Registry, ServerRecord
+from llmapi_kit.client.running_servers import RunningServers, ServerRecord
 from llmapi_kit.config import load_settings
 from llmapi_kit.errors import PortInUseError
-from llmapi_kit.notebook.show_answer import read_exchanges
+from llmapi_kit.notebook.show import read_exchanges
 from llmapi_kit.notebook.snippets import curl_snippet
 from llmapi_kit.server.port import bind
 
@@ -64,7 +64,7 @@ def _demonstrate(options: argparse.Namespace, kernels: contextlib.ExitStack) -> 
     for question, answer in exchanges:
         print(_wrapped(question, "  > "))
         print(_wrapped(answer, "    "), end="\n\n")
-    key_file = Registry(load_settings()).key_file(record)
+    key_file = RunningServers(load_settings()).key_file(record)
     print(f"The server:  {record.url}/v1")
     print(f"Its key:     in {key_file}")
     if options.exit:
@@ -105,7 +105,7 @@ def free_port() -> int:
 
 
 def _find_server(port: int) -> ServerRecord:
-    for record in Registry(load_settings()).running():
+    for record in RunningServers(load_settings()).running():
         if record.port == port:
             return record
     raise NotebookError(f"Notebook 03 ran, but no server is registered on port {port}.")

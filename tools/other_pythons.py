@@ -2,7 +2,8 @@
 
 For each of Python 3.10 to 3.13 but the running one: find an interpreter (on PATH, or among pyenv's), make a virtual
 environment ``.venv-3.X`` with the package and what these tests need, and run the test modules marked ``kernel`` in
-it. The environment is kept, and installed again when ``pyproject.toml``, ``constraints.txt`` or this file change.
+it. The environment is kept, and installed again when what goes into it changes.
+Versions are tested side by side, as many at once as there are cores; what pytest says is shown when one has ended.
 Prints a line for each version; the exit status says whether all that are installed passed. `make test` runs it.
 """
 
@@ -10,13 +11,18 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tomllib
 
@@ -38,39 +44,67 @@ def main() -> int:
     parser.add_argument("--install-only", action="store_true", help="make the environments, run no test")
     arguments = parser.parse_args()
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
-    lines, has_failed = [], False
-    for version in arguments.versions:
-        if version == running:
-            continue
+    versions = [version for version in arguments.versions if version != running]
+    printing = threading.Lock()
+
+    def report(version: str) -> Outcome:
         started = time.monotonic()
         outcome = check(version, install_only=arguments.install_only)
-        has_failed |= outcome.startswith("FAILED")
-        lines.append(f"Python {version}: {outcome} ({time.monotonic() - started:.0f} s)")
-        print(lines[-1], flush=True)
-    if len(lines) > 1:
-        print("\n".join(["", "Other Pythons:", *lines]))
-    return int(has_failed)
+        line = f"Python {version}: {outcome.verdict} ({time.monotonic() - started:.0f} s)"
+        with printing:
+            print(f"{outcome.output}{line}", flush=True)
+        return Outcome(line, has_failed=outcome.has_failed)
+
+    with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
+        outcomes = list(pool.map(report, versions))
+    if len(outcomes) > 1:
+        print("\n".join(["", "Other Pythons:", *(outcome.verdict for outcome in outcomes)]))
+    return int(any(outcome.has_failed for outcome in outcomes))
 
 
-def check(version: str, *, install_only: bool) -> str:
-    """Install and test on one version; what came of it, in words."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one version.
+
+    Attributes:
+        verdict: in words.
+        has_failed: whether that is a failure.
+        output: what pytest printed.
+    """
+
+    verdict: str
+    has_failed: bool = False
+    output: str = ""
+
+
+def check(version: str, *, install_only: bool) -> Outcome:
+    """Install and test on one version."""
     interpreter = find_interpreter(version)
     if interpreter is None:
-        return "not installed"
+        return Outcome("not installed")
     folder = ROOT / f".venv-{version}"
     if (problem := install(interpreter, folder)) is not None:
-        return f"FAILED to install\n{problem}"
+        return Outcome(f"FAILED to install\n{problem}", has_failed=True)
     if install_only:
-        return "installed"
+        return Outcome("installed")
     modules = kernel_modules()
     if not modules:
-        return "FAILED: no test module is marked kernel"
+        return Outcome("FAILED: no test module is marked kernel", has_failed=True)
     command = [python_of(folder), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "kernel", *modules]
     try:
-        status = subprocess.run(command, cwd=ROOT, env=clean_environment(), timeout=TEST_TIMEOUT_S).returncode
+        ran = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=clean_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=TEST_TIMEOUT_S,
+        )
     except subprocess.TimeoutExpired:
-        return f"FAILED: not done within {TEST_TIMEOUT_S} s"
-    return "passed" if status == 0 else f"FAILED (pytest exit {status})"
+        return Outcome(f"FAILED: not done within {TEST_TIMEOUT_S} s", has_failed=True)
+    verdict = "passed" if ran.returncode == 0 else f"FAILED (pytest exit {ran.returncode})"
+    return Outcome(verdict, has_failed=ran.returncode != 0, output=ran.stdout)
 
 
 def find_interpreter(version: str) -> str | None:
@@ -128,19 +162,22 @@ def constraints_for(version: str) -> str:
     return pins.replace("==", "<=") if is_older else pins
 
 
+def project() -> dict[str, Any]:
+    """The project's metadata, as pyproject.toml has it."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        return dict(tomllib.load(file)["project"])
+
+
 def ipykernel() -> str:
     """The kernel as the package's extra asks for it, without the rest of JupyterLab."""
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        extras = tomllib.load(file)["project"]["optional-dependencies"]
-    return next(str(each) for each in extras["notebook"] if each.startswith("ipykernel"))
+    return next(str(each) for each in project()["optional-dependencies"]["notebook"] if each.startswith("ipykernel"))
 
 
 def fingerprint() -> str:
-    """Changes when an environment has to be installed again."""
-    digest = hashlib.sha256()
-    for name in ("pyproject.toml", "constraints.txt", "tools/other_pythons.py"):
-        digest.update((ROOT / name).read_bytes())
-    return digest.hexdigest()
+    """Changes when an environment has to be installed again, which settings of tools and most extras do not ask for."""
+    metadata = {name: value for name, value in project().items() if name != "optional-dependencies"}
+    packages = json.dumps([metadata, *REQUIREMENTS, ipykernel()], sort_keys=True)
+    return hashlib.sha256(packages.encode() + (ROOT / "constraints.txt").read_bytes()).hexdigest()
 
 
 def kernel_modules() -> list[str]:

@@ -1,4 +1,4 @@
-"""Install the programs that tests run beside Python: Chromium, PostgreSQL, curl, Java, Node and one npm package.
+"""Install the programs that tests run beside Python: Chromium, PostgreSQL, curl, Java, Node and a few npm packages.
 
 What is there already is left alone; the rest comes from apt, which needs root. Without apt, says what to install by
 hand. `make test` runs it. CHROMIUM names a Chromium that is not on PATH.
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NODE_FOLDER = ROOT / "examples" / "javascript"
+NODE_FOLDERS = (ROOT / "examples" / "javascript", ROOT / "tests" / "browser")
 # What a test runs: apt's package for it
 PROGRAMS = {
     "chromium": "chromium",
@@ -36,11 +36,10 @@ def main() -> int:
         print(f"The tests need {', '.join(missing)}, and apt could not bring them: {problem}", file=sys.stderr)
         print(f"Install them by hand (Debian's packages: {' '.join(PROGRAMS[name] for name in missing)}).")
         return 1
-    if not (NODE_FOLDER / "package.json").is_file():
-        return 0
-    print("Installing the JavaScript example's packages ...", flush=True)
+    print("Installing npm packages ...", flush=True)
     npm = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--silent"]
-    return subprocess.run(npm, cwd=NODE_FOLDER, timeout=TIMEOUT_S).returncode
+    folders = [folder for folder in NODE_FOLDERS if (folder / "package.json").is_file()]
+    return max(subprocess.run(npm, cwd=folder, timeout=TIMEOUT_S).returncode for folder in folders) if folders else 0
 
 
 def is_there(name: str) -> bool:

@@ -22,7 +22,6 @@ from llmapi_kit.ids import random_hex
 
 logger = logging.getLogger(__name__)
 
-LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 CLIENT_LEFT = 499  # nginx's number for a client that left before the answer
 END = {"type": "http.response.body", "body": b"", "more_body": False}
 

@@ -9,7 +9,6 @@ Source: WHATWG HTML, section "Server-sent events"; ASGI 3.0, "http.disconnect".
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from llmapi_kit.cancellation import cancel_and_wait
 from llmapi_kit.config import Settings
 
 logger = logging.getLogger(__name__)
@@ -56,8 +56,8 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T], *, on_
             raise ClientDisconnect
         return task.result()
     finally:
-        await _end(watcher)
-        await _end(task)
+        await cancel_and_wait(watcher)
+        await cancel_and_wait(task)
         if on_end is not None:
             await on_end()
 
@@ -99,7 +99,7 @@ class EventStream(Response):
                 self._timer.cancel()
             for task in (watcher, self._comment, sender):
                 if task is not None:
-                    await _end(task)
+                    await cancel_and_wait(task)
             await self._frames.aclose()
             await self._on_end()
 
@@ -145,11 +145,3 @@ class EventStream(Response):
 async def _disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _end(task: asyncio.Future[Any]) -> None:
-    """Cancel a task and wait until it has cleaned up; what it raises has been seen or does not matter any more."""
-    if not task.done():
-        task.cancel()
-    with contextlib.suppress(asyncio.CancelledError, Exception):
-        await task

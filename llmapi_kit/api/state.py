@@ -104,11 +104,11 @@ class ApiState:
             if events.id == request_id:
                 events.fail(RequestCancelledError("The request was cancelled by whoever runs this server."))
 
-    def fail_active(self) -> None:
-        """End every request under way in an error that says the server stopped. On the event loop only."""
+    def fail_active(self, why: str = "The server was stopped.") -> None:
+        """End every request under way in an error that says why. On the event loop only."""
         self.catalog.stop_waiting()
         for events in list(self.active):
-            events.fail(EngineUnavailableError("The server was stopped."))
+            events.fail(EngineUnavailableError(why))
 
     def check_open(self) -> None:
         """Raise `EngineUnavailableError` while the server stops."""

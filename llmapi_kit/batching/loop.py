@@ -129,7 +129,7 @@ class BatchingLoop:
         """
         with self._wake:
             if self._closed_because is None:
-                self._closed_because = EngineUnavailableError("The model was unloaded.")
+                self._closed_because = EngineUnavailableError("The model was unloaded; kit.load(…) loads it again.")
             self._wake.notify()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout_s)

@@ -126,11 +126,13 @@ def serve(
     with _errors_as_lines():
         from llmapi_kit import kit
         from llmapi_kit.cli.serve_flags import ServeFlags, read_flags
+        from llmapi_kit.notebook import display
         from llmapi_kit.notebook.snippets import curl_snippet
         from llmapi_kit.server.endpoint import Endpoint
 
         # Otherwise warnings would only be in the server's own buffer
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+        display.install()
         done = threading.Event()
         flags = ServeFlags(
             models=models or (),
@@ -184,7 +186,8 @@ def chat(
     The key of a server on this machine is found by itself; for another one set LLMAPI_KIT_API_KEY.
     """
     with _errors_as_lines():
-        from llmapi_kit import kit, terminal_chat
+        from llmapi_kit import kit
+        from llmapi_kit.cli import terminal_chat
         from llmapi_kit.client import LLMClient
         from llmapi_kit.config import load_settings
 
@@ -223,9 +226,9 @@ def notebooks(
         if importlib.util.find_spec("jupyterlab") is None:
             raise MissingDependencyError("jupyterlab", "notebook", "Opening the notebooks")
         if not any(folder.glob("0*.ipynb")):
-            source = Path(__file__).parent / "_notebooks"
+            source = Path(__file__).parents[1] / "_notebooks"
             if not source.is_dir():
-                source = Path(__file__).parents[1] / "notebooks"
+                source = Path(__file__).parents[2] / "notebooks"
             shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
             print(f"Copied the notebooks to {folder}/")
         command = [sys.executable, "-m", "jupyterlab", "--notebook-dir", str(folder)]

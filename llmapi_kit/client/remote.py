@@ -61,17 +61,21 @@ class RemoteServer:
         """
         import openai
 
+        from llmapi_kit.client.openai_client import OpenAIClient
+
         if self._has_proxy_in_the_way():
             options.setdefault("http_client", openai.DefaultHttpxClient(trust_env=False))
-        return openai.OpenAI(**self._client_options(options))
+        return OpenAIClient(**self._client_options(options))
 
     def async_client(self, **options: Any) -> openai.AsyncOpenAI:
         """The asynchronous one."""
         import openai
 
+        from llmapi_kit.client.openai_client import AsyncOpenAIClient
+
         if self._has_proxy_in_the_way():
             options.setdefault("http_client", openai.DefaultAsyncHttpxClient(trust_env=False))
-        return openai.AsyncOpenAI(**self._client_options(options))
+        return AsyncOpenAIClient(**self._client_options(options))
 
     def http_client(self, **options: Any) -> httpx.Client:
         """A plain HTTP client for this server that sends its key; close it when you are done.

@@ -1,9 +1,9 @@
 """Calls as ``<function=name><parameter=key>value</parameter></function>``: how they are read, and grammars for them.
 
 Values are bare text; only the function's schema says of what type one is. While they are read, strings come out as
-they come, other values when they are whole; a string ends at the first ``</parameter>``, which the format has no way to
-write inside. A grammar refuses by name what the format can't guarantee: a pattern or format of a string, and arguments that
-depend on each other.
+they come and other values when they are whole; a string ends at the first ``</parameter>``, which the format has no
+way to write inside. A grammar refuses by name what the format can't guarantee: a pattern or format of a string, and
+arguments that depend on each other.
 """
 
 from __future__ import annotations

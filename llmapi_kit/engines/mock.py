@@ -192,7 +192,9 @@ def _refuse_what_needs_a_model(request: GenerationRequest) -> None:
         "logprobs": sampling.logprobs is not None,
         "tool_choice": request.tools is not None and (request.tools.is_required or bool(request.tools.forced)),
         "continue_final_message": request.is_continuing,
-        "chat_template_kwargs": any(not switches_thinking_off(*each) for each in request.template_options.items()),
+        "chat_template_kwargs": any(
+            not switches_thinking_off(*template_option) for template_option in request.template_options.items()
+        ),
         "reasoning_effort": request.reasoning_effort not in (None, *LEAST_EFFORTS),
     }
     params = [param for param, is_needed in needs.items() if is_needed]

@@ -85,7 +85,7 @@ class LazyModel:
         self._spec = spec
         self._make = make
         self._find_need = find_need
-        self._residency = model_memory
+        self._model_memory = model_memory
         self._lock = model_memory.changed  # held to read and write what follows
         self._settings = settings
         self._state: Literal["unloaded", "loading", "loaded", "unloading", "closed"] = "unloaded"
@@ -192,7 +192,7 @@ class LazyModel:
                 self._past = engine.stats().after(self._past)
             self._state = "closed"
             self._arm_timer(0)
-            self._residency.remove(self)
+            self._model_memory.remove(self)
             self._settle(*self._waiting)
         if engine is not None:
             engine.close()
@@ -253,7 +253,7 @@ class LazyModel:
         self._state = "unloading"
         self._is_held = False
         self._arm_timer(0)
-        self._residency.remove(self)
+        self._model_memory.remove(self)
         return partial(self._unload, engine)
 
     def _unload(self, engine: Engine) -> None:
@@ -277,7 +277,7 @@ class LazyModel:
         threading.Thread(target=self._load, name=f"llmapi_kit load {self.id}", daemon=True).start()
 
     def _load(self) -> None:
-        with self._residency.turn():
+        with self._model_memory.turn():
             has_left_something = self._load_in_turn()
         if has_left_something:
             release_memory()
@@ -311,13 +311,13 @@ class LazyModel:
     def _load_engine(self) -> Engine:
         self.need = self._find_need()
         self._check_open()
-        self._residency.make_room(self.id, self.need, lambda: self._state == "loading", self.load_wait_s)
+        self._model_memory.make_room(self.id, self.need, lambda: self._state == "loading", self.load_wait_s)
         while True:
             self._check_open()
             try:
                 return self._make()
             except (ModelTooLargeError, MemoryError):
-                if not self._residency.unload_one(self.need.device):
+                if not self._model_memory.unload_one(self.need.device):
                     raise
 
     def _check_open(self) -> None:
@@ -333,7 +333,7 @@ class LazyModel:
         self.need = replace(self.need, device=self.need.device or self.info.device)
         self._past.num_loads += 1
         self.last_used = time.monotonic()
-        self._residency.add(self)
+        self._model_memory.add(self)
         self._let_in(*self._waiting)
         self._arm_timer(self._settings.idle_unload_s)
         logger.info("Loaded the model %s in %.1f s", self.id, self._last_load_s)

@@ -17,7 +17,9 @@ from llmapi_kit.engines.fallback import FallbackEngine
 from llmapi_kit.engines.renamed_engine import renamed
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.loading.loader import ModelLoader
+from llmapi_kit.loading.options import unknown_load_option
 from llmapi_kit.loading.sources import SOURCES, LoaderSource, Source
+from llmapi_kit.models.choice import Choice
 from llmapi_kit.models.fit import MemoryNeed
 from llmapi_kit.models.spec import ModelSpec, name_of, parse_spec
 
@@ -65,7 +67,7 @@ class LoadRequest:
 
 
 def resolve(
-    model: Name | ModelLoader,
+    model: Name | ModelLoader | Choice,
     served_name: str | None = None,
     given: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
@@ -73,7 +75,7 @@ def resolve(
     """What a call of `load` asks for, checked as far as that can be done without loading anything.
 
     Args:
-        model: a name, a path, or who loads it.
+        model: a name, a path, who loads it, or what was chosen.
         served_name: what clients pass as ``model``; None for the model's own name.
         given: options and settings; None as a value means not given.
         defaults: settings, of which those count that the model goes by and that are not given.
@@ -83,6 +85,8 @@ def resolve(
         ConfigError: an argument is not known, or has a value that can't be used.
         MissingDependencyError: it needs an extra that is not installed.
     """
+    if isinstance(model, Choice):
+        return resolve(model.name, served_name, {**model.options, **(given or {})}, defaults)
     if not isinstance(model, str | os.PathLike | ModelLoader):
         raise ConfigError(f"load() takes a model's name, a path or a ModelLoader, not {type(model).__name__}.")
     loader = model if isinstance(model, ModelLoader) else None
@@ -129,7 +133,7 @@ def _check_names(values: Mapping[str, Any], source: Source, spec: ModelSpec) -> 
     known = (*source.options, FALLBACK, *source.settings)
     for name in values:
         if name not in known:
-            raise ConfigError(f"load() has no argument {name!r} for {spec.name!r}. It takes {', '.join(known)}.")
+            raise unknown_load_option(name, spec.name, known)
 
 
 def _fallbacks(given: Any) -> list[Any]:

@@ -69,7 +69,7 @@ class ModelLoader:
         """
         from llmapi_kit.models.weights import load_model
 
-        return load_model(self.spec, **self.options)
+        return load_model(self.spec, download_stall_s=self.settings.download_stall_s, **self.options)
 
     def load_tokenizer(self, loaded: LoadedModel) -> Any:
         """The tokenizer, with its chat template; the one that came with the weights."""
@@ -95,6 +95,8 @@ class ModelLoader:
         if "torch" not in sys.modules:
             report("importing torch")
         try:
+            import torch
+
             from llmapi_kit.engines.local.engine import LocalEngine
             from llmapi_kit.models.fit import free_memory, kv_bytes_per_token, plan_slots
             from llmapi_kit.runners.torch_runner import TorchRunner
@@ -108,9 +110,9 @@ class ModelLoader:
         settings = self.settings
         report("reading weights")
         loaded = self.load_weights()
-        report("preparing the engine")
         their_tokenizer = self.load_tokenizer(loaded)
         check_template(their_tokenizer.chat_template, self.spec.name)
+        report("preparing the engine")
         per_token = kv_bytes_per_token(loaded.model.config.get_text_config(), loaded.dtype)
         on_gpu = loaded.device.startswith("cuda")
         plan = plan_slots(per_token, loaded.context_length, free_memory(loaded.device), on_gpu, settings)
@@ -119,6 +121,7 @@ class ModelLoader:
             loaded.model,
             num_slots=plan.num_slots,
             max_length=plan.max_length,
+            dtype=torch.float32 if loaded.dtype == "float32" else None,
             num_threads=settings.num_threads,
             native=settings.native,
             is_compiled=settings.compile,

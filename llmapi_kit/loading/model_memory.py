@@ -76,15 +76,15 @@ class ModelMemory:
         with self._turn:
             yield
 
-    def add(self, resident: Evictable) -> None:
+    def add(self, model: Evictable) -> None:
         """A model was loaded; under the lock."""
-        self._models.append(resident)
+        self._models.append(model)
         self.changed.notify_all()
 
-    def remove(self, resident: Evictable) -> None:
+    def remove(self, model: Evictable) -> None:
         """A model is out of use; under the lock."""
-        if resident in self._models:
-            self._models.remove(resident)
+        if model in self._models:
+            self._models.remove(model)
         self.changed.notify_all()
 
     def make_room(self, name: str, need: MemoryNeed, is_wanted: Callable[[], bool], timeout_s: float | None) -> None:
@@ -110,11 +110,11 @@ class ModelMemory:
                     if not others or not is_wanted():
                         return  # loading it will tell whether the little there is suffices
                     self._check(name, need, free, others)
-                    victim = next((each for each in others if each.is_idle), None)
+                    victim = next((other for other in others if other.is_idle), None)
                     if victim is None and timeout_s is None:
                         return
                     if victim is None:
-                        held = self._hold(others[0], held)
+                        held = self._pause(others[0], held)
                         if not self._wait(others, is_wanted, deadline):
                             raise ModelTooLargeError(
                                 f"{name} does not fit beside {_names(others)}, in use all the while. Ask again later."
@@ -131,7 +131,7 @@ class ModelMemory:
     def unload_one(self, device: str) -> bool:
         """Unload the model that was idle for longest; whether there was one. In a turn."""
         with self.changed:
-            victim = next((each for each in self._others(device) if each.is_idle), None)
+            victim = next((other for other in self._others(device) if other.is_idle), None)
             if victim is None:
                 return False
             close = victim.detach()
@@ -140,12 +140,12 @@ class ModelMemory:
 
     def _others(self, device: str) -> list[Evictable]:
         """What might go from a device, or from any, in the order in which it would."""
-        there = [each for each in self._models if not device or each.need.device == device]
+        there = [model for model in self._models if not device or model.need.device == device]
         return sorted(there, key=lambda each: each.last_used)
 
     def _check(self, name: str, need: MemoryNeed, free: int, others: list[Evictable]) -> None:
-        could_free = sum(each.need.most_bytes for each in others)
-        is_known = all(each.need.most_bytes for each in others)
+        could_free = sum(other.need.most_bytes for other in others)
+        is_known = all(other.need.most_bytes for other in others)
         if is_known and free + could_free < need.least_bytes:
             raise ModelTooLargeError(
                 f"{name} needs {need.least_bytes / GIB:,.2f} GiB on {need.device}, where {free / GIB:,.2f} GiB are "
@@ -153,22 +153,22 @@ class ModelMemory:
                 "quantised model."
             )
 
-    def _hold(self, resident: Evictable, held: Evictable | None) -> Evictable:
+    def _pause(self, model: Evictable, held: Evictable | None) -> Evictable:
         """Let one become idle, and no longer the one before."""
-        if held is not resident:
+        if held is not model:
             if held is not None:
                 held.resume()
-            resident.pause()
-        return resident
+            model.pause()
+        return model
 
     def _wait(self, others: list[Evictable], is_wanted: Callable[[], bool], deadline: float) -> bool:
         """Wait until one is idle or gone, or nobody wants the other any more; whether that came about in time."""
 
         def can_go_on() -> bool:
-            return not is_wanted() or any(each.is_idle or each not in self._models for each in others)
+            return not is_wanted() or any(other.is_idle or other not in self._models for other in others)
 
         return self.changed.wait_for(can_go_on, max(0.0, deadline - time.monotonic()))
 
 
 def _names(models: list[Evictable]) -> str:
-    return ", ".join(repr(each.id) for each in models)
+    return ", ".join(repr(model.id) for model in models)

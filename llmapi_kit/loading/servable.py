@@ -16,8 +16,9 @@ from llmapi_kit.loading.load_request import LoadRequest, resolve
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.loading.model import Model
 from llmapi_kit.loading.sources import LOCAL_SETTINGS
+from llmapi_kit.models.choice import Choice
 
-Loadable = str | os.PathLike[str] | ModelLoader | Model | Engine
+Loadable = str | os.PathLike[str] | ModelLoader | Choice | Model | Engine
 Servable = LoadRequest | Model | Engine
 
 
@@ -43,7 +44,7 @@ def resolve_all(
         ConfigError: something is no model, or an argument or a name does not go with the models.
     """
     loadables = [model] if isinstance(model, str | Model) or not isinstance(model, Sequence) else list(model)
-    found = [_resolve(each, options, settings) for each in loadables]
+    found = [_resolve(loadable, options, settings) for loadable in loadables]
     taken = {name for each in found if isinstance(each, LoadRequest) for name in each.source.settings}
     for name in settings:
         if name in LOCAL_SETTINGS and name not in taken:
@@ -53,7 +54,7 @@ def resolve_all(
 
 
 def _resolve(each: object, options: Mapping[str, Any], settings: Mapping[str, Any]) -> Servable:
-    if isinstance(each, str | os.PathLike | ModelLoader):
+    if isinstance(each, str | os.PathLike | ModelLoader | Choice):
         others = {name: value for name, value in options.items() if name != "served_name"}
         return resolve(each, options.get("served_name"), others, settings)
     if isinstance(each, Model) and each.is_closed:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.errors import ConfigError, InvalidRequestError, LlmApiKitError, MissingDependencyError, ModelError
+from llmapi_kit.loading.heavy_imports import import_for_local_models
 from llmapi_kit.loading.load_failure import load_error
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.models.architecture import check_architecture
@@ -36,6 +37,7 @@ LOCAL_SETTINGS = (
     "default_max_tokens",
     "max_queue",
     "prefix_cache",
+    "download_stall_s",
 )
 UPSTREAM_SETTINGS = (
     "first_token_timeout_s",
@@ -193,6 +195,7 @@ class LocalSource:
 
     def memory_need(self, spec: ModelSpec, settings: Settings, options: Options) -> MemoryNeed:
         """See `Source.memory_need`."""
+        import_for_local_models()
         try:
             return _local_need(spec, settings, options.get("device"), options.get("dtype"))
         except LlmApiKitError:
@@ -203,6 +206,7 @@ class LocalSource:
     def make_engine(self, spec: ModelSpec, settings: Settings, options: Options) -> Engine:
         """See `Source.make_engine`."""
         check_sampling(options.get("sampling"), is_local=True)
+        import_for_local_models()
         try:
             return self._loader(spec, settings, options).make_engine()
         except LlmApiKitError:
@@ -237,6 +241,7 @@ class LoaderSource(LocalSource):
 
     def make_engine(self, spec: ModelSpec, settings: Settings, options: Options) -> Engine:
         """See `Source.make_engine`. What the loader raises is its author's to see."""
+        import_for_local_models()
         return self._loader(spec, settings, options).make_engine()
 
     def _loader(self, spec: ModelSpec, settings: Settings, options: Options) -> ModelLoader:
@@ -284,7 +289,7 @@ def _check_installed(spec: ModelSpec) -> None:
 
 
 def _local_need(spec: ModelSpec, settings: Settings, device: str | None, dtype: str | None) -> MemoryNeed:
-    from llmapi_kit.models.hub import cached_folder
+    from llmapi_kit.models.hub_cache import cached_folder
     from llmapi_kit.models.weights import pick_device
 
     place = pick_device(device)

@@ -24,7 +24,8 @@ from peft.utils import set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 
 from llmapi_kit.errors import ModelLoadError, ModelNotFoundError, UnsupportedModelError
-from llmapi_kit.models.hub import TOKENIZER_FILES, find_folder
+from llmapi_kit.models.download import DEFAULT_STALL_S, find_folder
+from llmapi_kit.models.hub import TOKENIZER_FILES
 from llmapi_kit.models.model_files import check_file
 
 logger = logging.getLogger(__name__)
@@ -88,18 +89,19 @@ class Adapter:
         return max((shape[0] for name, shape in self.shapes.items() if name.endswith(names) and shape), default=0)
 
 
-def find_adapter(name: str) -> Adapter:
+def find_adapter(name: str, stall_s: float = DEFAULT_STALL_S) -> Adapter:
     """Find an adapter and check its files.
 
     Args:
         name: a folder, or ``owner/name`` of the hub.
+        stall_s: see `llmapi_kit.models.download.Download`.
 
     Raises:
         ModelNotFoundError: there is none.
         UnsupportedModelError: it is in pickle, or not a LoRA that can be merged; the message says what.
         ModelLoadError: its files are damaged.
     """
-    folder = find_folder(name, "LoRA adapter", (CONFIG_NAME, WEIGHTS_NAME, *TOKENIZER_FILES))
+    folder = find_folder(name, "LoRA adapter", (CONFIG_NAME, WEIGHTS_NAME, *TOKENIZER_FILES), stall_s)
     if not (folder / CONFIG_NAME).is_file():
         raise ModelNotFoundError(f"{name} has no {CONFIG_NAME}, so it is not a LoRA adapter in PEFT's format.")
     if not (folder / WEIGHTS_NAME).is_file():

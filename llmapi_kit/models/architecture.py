@@ -47,7 +47,7 @@ def check_architecture(config: Mapping[str, Any], name: str) -> None:
         ModelLoadError: it does not say what it is.
     """
     architectures = config.get("architectures") or []
-    if not isinstance(architectures, list) or not all(isinstance(each, str) for each in architectures):
+    if not isinstance(architectures, list) or not all(isinstance(architecture, str) for architecture in architectures):
         raise ModelLoadError(f"{name}: architectures is {architectures!r} in {CONFIG}; it must be a list of names.")
     if not isinstance(config.get("model_type"), str) or not config["model_type"]:
         raise ModelLoadError(f"{name}: {CONFIG} has no model_type, such as 'llama', so it is not known what it is.")
@@ -55,7 +55,7 @@ def check_architecture(config: Mapping[str, Any], name: str) -> None:
     parts = [seen for part, seen in PARTS.items() if config.get(part)]
     if config.get("is_encoder_decoder") is True:
         raise _refused(name, what, "an encoder-decoder model")
-    if not architectures or any(each.endswith(CAUSAL_ENDINGS) for each in architectures):
+    if not architectures or any(architecture.endswith(CAUSAL_ENDINGS) for architecture in architectures):
         return
     if what.endswith("ForConditionalGeneration") and parts:
         raise _refused(name, what, f"a model for {' and '.join(parts)}, which are not served yet")

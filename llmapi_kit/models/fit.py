@@ -124,7 +124,16 @@ def free_memory(device: str) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def check_folder(path: Path, device: str, *, dtype: str | None = None, num_rows: int = 0, added_bytes: int = 0) -> Fit:
+def check_folder(
+    path: Path,
+    device: str,
+    *,
+    dtype: str | None = None,
+    num_rows: int = 0,
+    added_bytes: int = 0,
+    weights_bytes: int | None = None,
+    keeps_bfloat16: bool = False,
+) -> Fit:
     """What the model in a folder needs, against what `device` has free.
 
     Args:
@@ -133,6 +142,8 @@ def check_folder(path: Path, device: str, *, dtype: str | None = None, num_rows:
         dtype: that the weights become, or ``int8``; None for what they are on disk.
         num_rows: that its embedding is to have at least.
         added_bytes: of what is loaded beside, such as an adapter.
+        weights_bytes: of the files of weights, where those are still to be downloaded.
+        keeps_bfloat16: weights in bfloat16 stay so; only keys and values are of `dtype`.
 
     Raises:
         ModelLoadError: its config.json is damaged, or weights are not there.
@@ -140,11 +151,12 @@ def check_folder(path: Path, device: str, *, dtype: str | None = None, num_rows:
     """
     config = read_config(path, path.name).get_text_config()
     stored = str(config.dtype or "float32").removeprefix("torch.")
-    weights = sum(file.stat().st_size for file in weight_files(path))
-    weights = int(weights * BYTES.get(dtype or stored, 4) / BYTES.get(stored, 4))
+    weights = weights_bytes or sum(file.stat().st_size for file in weight_files(path))
+    kept = stored if dtype is None or (keeps_bfloat16 and stored == "bfloat16") else dtype
+    weights = int(weights * BYTES.get(kept, 4) / BYTES.get(stored, 4))
     num_added = max(0, num_rows - config.vocab_size)
     num_matrices = 1 if config.tie_word_embeddings else 2
-    weights += num_added * num_matrices * config.hidden_size * BYTES.get(dtype or stored, 4)
+    weights += num_added * num_matrices * config.hidden_size * BYTES.get(kept, 4)
     per_token = kv_bytes_per_token(config, stored if dtype in (None, "int8") else dtype)
     context = int(getattr(config, "max_position_embeddings", None) or 0)
     return check_sizes(weights + added_bytes, per_token, context, device)
@@ -183,9 +195,9 @@ def folder_need(path: Path, device: str, dtype: str | None, settings: Settings) 
     Raises:
         ModelLoadError: its config.json is damaged.
     """
-    return fit_need(
-        check_folder(path, device, dtype=dtype or (None if device.startswith("cuda") else "float32")), settings
-    )
+    if dtype is not None or device.startswith("cuda"):
+        return fit_need(check_folder(path, device, dtype=dtype), settings)
+    return fit_need(check_folder(path, device, dtype="float32", keeps_bfloat16=True), settings)
 
 
 def fit_need(fit: Fit, settings: Settings) -> MemoryNeed:

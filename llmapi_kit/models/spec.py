@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from llmapi_kit.did_you_mean import did_you_mean
 from llmapi_kit.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
+from llmapi_kit.models.known_names import known_names
 from llmapi_kit.models.plugins import find_plugin, plugin_names
 from llmapi_kit.models.providers import PROVIDERS
 
@@ -86,7 +88,8 @@ def parse_spec(name: str | os.PathLike[str]) -> ModelSpec:
         return _upstream(name, found["provider"], found["rest"], found["scheme"])
     if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
         raise ModelNotFoundError(
-            f"There is no model {name!r}. Use 'pocket' (ships with the kit), 'mock', a folder with config.json and "
+            f"There is no model {name!r}.{did_you_mean(name, known_names())} "
+            "Use 'pocket' (ships with the kit), 'mock', a folder with config.json and "
             "*.safetensors, a GGUF file, a hub name such as 'Qwen/Qwen3-0.6B', or a provider's model such as "
             "'openai:gpt-…'."
         )
@@ -134,7 +137,8 @@ def _upstream(name: str, provider: str, rest: str, scheme: str | None) -> ModelS
     if (scheme is not None and provider != "compatible") or provider not in PROVIDERS:
         installed = "".join(f", {plugin}" for plugin in plugin_names())
         raise ModelNotFoundError(
-            f"There is no provider {provider!r}. Known are: {', '.join(PROVIDERS)}{installed}; any server with "
+            f"There is no provider {provider!r}.{did_you_mean(provider, PROVIDERS)} "
+            f"Known are: {', '.join(PROVIDERS)}{installed}; any server with "
             "OpenAI's API is 'openai+https://host/v1#model'."
         )
     url, model = "", rest

@@ -12,7 +12,8 @@ import torch
 import transformers
 
 from llmapi_kit.errors import ModelLoadError
-from llmapi_kit.models.hub import TOKENIZER_FILES, find_folder
+from llmapi_kit.models.download import DEFAULT_STALL_S, find_folder
+from llmapi_kit.models.hub import TOKENIZER_FILES
 from llmapi_kit.models.model_files import check_tokenizer_files
 from llmapi_kit.models.spec import POCKET_DIR
 
@@ -39,17 +40,18 @@ def load_tokenizer(source: str, what: str) -> Any:
     return tokenizer
 
 
-def load_other_tokenizer(name: str) -> Any:
+def load_other_tokenizer(name: str, stall_s: float = DEFAULT_STALL_S) -> Any:
     """A tokenizer that does not come with the model's own files.
 
     Args:
         name: a folder, ``owner/name`` of the hub, or ``pocket``.
+        stall_s: see `llmapi_kit.models.download.Download`.
 
     Raises:
         ModelNotFoundError: there is none.
         ModelLoadError: its files are damaged, or are not a tokenizer's.
     """
-    folder = POCKET_DIR if name == "pocket" else find_folder(name, "tokenizer", TOKENIZER_FILES)
+    folder = POCKET_DIR if name == "pocket" else find_folder(name, "tokenizer", TOKENIZER_FILES, stall_s)
     check_tokenizer_files(folder)
     return load_tokenizer(str(folder), f"The tokenizer {name}")
 

@@ -6,9 +6,10 @@ Only safetensors and GGUF weights are read, and no code that comes with a model 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -17,19 +18,18 @@ import transformers
 from llmapi_kit.errors import ConfigError, LlmApiKitError, MissingDependencyError, ModelLoadError, ModelTooLargeError
 from llmapi_kit.models.architecture import read_config
 from llmapi_kit.models.checkpoint_check import check_loaded, check_size, quiet_report
-from llmapi_kit.models.fit import Fit, check_folder, free_memory
+from llmapi_kit.models.download import DEFAULT_STALL_S, download_model
+from llmapi_kit.models.fit import check_folder
 from llmapi_kit.models.generation_config import Recommended, read_recommended
 from llmapi_kit.models.gguf import GgufModel, check_gguf, load_weights, open_gguf
-from llmapi_kit.models.hub import check_hub_model
 from llmapi_kit.models.load_options import check_device, check_dtype, check_quantize, check_sampling_names
 from llmapi_kit.models.model_files import check_files
+from llmapi_kit.models.reported_bar import reported_bars
 from llmapi_kit.models.spec import ModelSpec
 from llmapi_kit.models.vocabulary import fit_embeddings, load_other_tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from llmapi_kit.models.adapters import Adapter
-
-PROGRESS_FROM_BYTES = 200_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class LoadedModel:
         model: a causal language model of transformers, in evaluation mode.
         tokenizer: its tokenizer.
         device: where the weights are.
-        dtype: of the weights, such as ``float32``.
+        dtype: of arithmetic, such as ``float32``; weights that came in bfloat16 may be in that still.
         eos_ids: tokens that end an answer, from the generation configuration.
         context_length: the model's own limit; 0 where it has none.
         sampling_defaults: what its makers recommend: `temperature`, `top_k`, …; not looked at yet, as they wrote it.
@@ -75,7 +75,7 @@ def pick_device(device: str | None) -> str:
 
 
 def pick_dtype(dtype: str | None, device: str) -> torch.dtype | str:
-    """The type of the weights: as asked for; float32 on a CPU; on a GPU the model's own, or float16 on old cards."""
+    """The type of arithmetic: as asked for; float32 on a CPU; on a GPU the model's own, or float16 on old cards."""
     check_dtype(dtype)
     if dtype is not None:
         return cast(torch.dtype, getattr(torch, dtype))
@@ -107,19 +107,23 @@ def load_model(
     tokenizer: str | None = None,
     quantize: str | None = None,
     sampling: Mapping[str, float] | None = None,
+    download_stall_s: float = DEFAULT_STALL_S,
 ) -> LoadedModel:
     """Load weights and tokenizer.
 
     Args:
         spec: a folder, a model of the hub, or a GGUF file, whose weights are dequantised.
         device: ``cpu``, ``cuda`` or ``cuda:0``; the first GPU where there is one.
-        dtype: ``float32``, ``bfloat16`` or ``float16``; float32 on a CPU, the model's own on a GPU.
+        dtype: ``float32``, ``bfloat16`` or ``float16``. By default the model's own on a GPU; on a CPU float32, but
+            weights that are stored in bfloat16 stay in it: arithmetic in float32 needs half the memory with them, and
+            gives the same.
         lora: a LoRA adapter in PEFT's format, merged into the weights: a folder or a hub name.
         tokenizer: a folder or a hub name; else the adapter's where it has one, else the model's. Where it has more
             tokens than the embedding has rows, rows are added.
         quantize: ``8bit`` keeps the weights in 8 bits, on a GPU.
         sampling: what holds where a request does not say, before what its makers recommend: ``temperature``, ``top_k``,
             ``top_p``, ``min_p``, ``repetition_penalty``.
+        download_stall_s: see `llmapi_kit.models.download.Download`.
 
     Raises:
         ModelNotFoundError: there is no such model, adapter or tokenizer, or the hub can't be reached.
@@ -132,25 +136,31 @@ def load_model(
     device = pick_device(device)
     torch_dtype = pick_dtype(dtype, device)
     quantization = pick_quantization(quantize, device, spec)
-    adapter = _find_adapter(lora)
+    adapter = _find_adapter(lora, download_stall_s)
+    loaded_as = "int8" if quantization else None if torch_dtype == "auto" else _name(torch_dtype)
+    keeps_bfloat16 = dtype is None and device == "cpu" and adapter is None and spec.kind != "gguf"
     gguf = open_gguf(spec.path) if spec.kind == "gguf" and spec.path is not None else None
     if gguf is not None and torch_dtype == "auto":
         torch_dtype = getattr(torch, gguf.stored_dtype)
     if spec.kind == "hub":
-        check_hub_model(spec.name, free_memory(device))
+        check_fit = partial(_check_before_download, spec, device, loaded_as, keeps_bfloat16)
+        spec = replace(spec, path=download_model(spec.name, download_stall_s, check_fit))
     source = str(spec.path or spec.name)
     try:
         is_own = tokenizer is None and not (adapter and adapter.has_tokenizer)
         config = None if gguf is not None else _check_model(spec, source, has_tokenizer=is_own)
         recommended = read_recommended(source, config) if gguf is None else _recommended_by_gguf(gguf)
-        text = _load_tokenizer(spec, source, tokenizer, adapter, gguf)
+        text = _load_tokenizer(spec, source, tokenizer, adapter, gguf, download_stall_s)
         num_trained = adapter.num_embeddings if adapter else 0
-        fit = _check_fit(spec, gguf, adapter, max(len(text), num_trained), device, torch_dtype, bool(quantization))
-        with _progress(fit is None or fit.weights_bytes >= PROGRESS_FROM_BYTES):
+        _check_fit(spec, gguf, adapter, max(len(text), num_trained), device, loaded_as, keeps_bfloat16=keeps_bfloat16)
+        with reported_bars():
             if gguf is not None:
                 model = load_weights(gguf, cast(torch.dtype, torch_dtype))
             else:
-                model = _load_weights(spec, source, config, recommended, dtype=torch_dtype, **quantization)
+                stored_dtype = "auto" if keeps_bfloat16 else torch_dtype
+                model = _load_weights(spec, source, config, recommended, dtype=stored_dtype, **quantization)
+                if keeps_bfloat16 and model.dtype != torch.bfloat16:
+                    model = model.to(torch_dtype)
         fit_embeddings(model, len(text), num_trained)
         if adapter is not None:
             from llmapi_kit.models.adapters import apply_adapter
@@ -166,7 +176,7 @@ def load_model(
     except Exception as exc:
         raise _explain(spec, exc) from exc
     context = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0)
-    name = str(model.dtype).removeprefix("torch.")
+    name = _name(torch_dtype if keeps_bfloat16 else model.dtype)
     defaults = {**recommended.sampling, **(sampling or {})}
     return LoadedModel(model, text, device, name, recommended.eos_ids, context, defaults)
 
@@ -204,7 +214,11 @@ def _load_weights(spec: ModelSpec, source: str, config: Any, recommended: Recomm
     return model
 
 
-def _find_adapter(lora: str | None) -> Adapter | None:
+def _name(dtype: torch.dtype | str) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _find_adapter(lora: str | None, stall_s: float) -> Adapter | None:
     if lora is None:
         return None
     try:
@@ -213,22 +227,31 @@ def _find_adapter(lora: str | None) -> Adapter | None:
         if (exc.name or "").split(".")[0] != "peft":
             raise
         raise MissingDependencyError("peft", "torch", f"Loading the adapter {lora}") from exc
-    return find_adapter(lora)
+    return find_adapter(lora, stall_s)
 
 
 def _load_tokenizer(
-    spec: ModelSpec, source: str, name: str | None, adapter: Adapter | None, gguf: GgufModel | None
+    spec: ModelSpec, source: str, name: str | None, adapter: Adapter | None, gguf: GgufModel | None, stall_s: float
 ) -> Any:
     """The tokenizer that was named, else the adapter's, else the model's."""
     if name is not None:
-        return load_other_tokenizer(name)
+        return load_other_tokenizer(name, stall_s)
     if adapter is not None and adapter.has_tokenizer:
-        return load_other_tokenizer(str(adapter.folder))
+        return load_other_tokenizer(str(adapter.folder), stall_s)
     if gguf is not None:
         from llmapi_kit.models.gguf_tokenizer import load_tokenizer as load_from_gguf
 
         return load_from_gguf(gguf.header, gguf.config.vocab_size)
     return load_tokenizer(source, f"The tokenizer of {spec.name}")
+
+
+def _check_before_download(
+    spec: ModelSpec, device: str, dtype: str | None, keeps_bfloat16: bool, folder: Path, weights_bytes: int
+) -> None:
+    """Raise `ModelTooLargeError` for a model of the hub whose weights would not fit once they were here."""
+    fit = check_folder(folder, device, dtype=dtype, keeps_bfloat16=keeps_bfloat16, weights_bytes=weights_bytes)
+    if not fit.fits:
+        raise ModelTooLargeError(f"{spec.id} was not downloaded, as it would not fit. {fit.advice}")
 
 
 def _check_fit(
@@ -237,34 +260,27 @@ def _check_fit(
     adapter: Adapter | None,
     num_rows: int,
     device: str,
-    dtype: torch.dtype | str,
-    is_quantized: bool,
-) -> Fit | None:
-    """What the model takes, the adapter included; None for a model of the hub, which was asked before."""
+    dtype: str | None,
+    *,
+    keeps_bfloat16: bool,
+) -> None:
+    """Raise `ModelTooLargeError` unless the model fits, the adapter included."""
     added_bytes = adapter.size_bytes if adapter else 0
-    loaded = "int8" if is_quantized else None if dtype == "auto" else str(dtype).removeprefix("torch.")
     if gguf is not None:
-        fit = check_gguf(gguf, device, str(loaded), num_rows=num_rows, added_bytes=added_bytes)
+        fit = check_gguf(gguf, device, str(dtype), num_rows=num_rows, added_bytes=added_bytes)
     elif spec.path is not None:
-        fit = check_folder(spec.path, device, dtype=loaded, num_rows=num_rows, added_bytes=added_bytes)
+        fit = check_folder(
+            spec.path,
+            device,
+            dtype=dtype,
+            num_rows=num_rows,
+            added_bytes=added_bytes,
+            keeps_bfloat16=keeps_bfloat16,
+        )
     else:
-        return None
+        return
     if not fit.fits:
         raise ModelTooLargeError(f"{spec.id} does not fit. {fit.advice}")
-    return fit
-
-
-@contextlib.contextmanager
-def _progress(is_shown: bool) -> Iterator[None]:
-    """Leave transformers' progress bars on, or switch them off meanwhile: a small model is there at once."""
-    were_shown = transformers.utils.logging.is_progress_bar_enabled()
-    if were_shown and not is_shown:
-        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if were_shown:
-            transformers.utils.logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _explain(spec: ModelSpec, exc: Exception) -> ModelLoadError:

@@ -1,4 +1,4 @@
-"""Registers with IPython how the kit's objects and its work look. Called when the kit is first used in a notebook.
+"""How the kit's objects and its work look here: in a notebook or in a terminal. Called when the kit is first used.
 
 Imports nothing heavy: the card and what it needs are imported when a server is shown. In a terminal, an IPython
 terminal included, a server stays plain text.
@@ -6,26 +6,29 @@ terminal included, a server stays plain text.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
 from llmapi_kit import presenter
 from llmapi_kit.notebook.environment import is_jupyter_kernel
-from llmapi_kit.notebook.progress_display import NotebookPresenter
+from llmapi_kit.notebook.progress_display import NotebookPresenter, TerminalPresenter
 
 if TYPE_CHECKING:
     from llmapi_kit.server.server import Server
 
 
 def install() -> None:
-    """Have a `Server` shown as a card, and loading in steps; does nothing outside of a notebook kernel.
+    """Have a `Server` shown as a card in a notebook, and the progress of loading in a notebook or a terminal.
 
-    Safe to call again.
+    The variable by which users of the Hugging Face hub switch progress bars off leaves log messages only. Safe to call
+    again.
     """
+    if os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "").upper() not in ("1", "ON", "YES", "TRUE"):
+        presenter.use(NotebookPresenter() if is_jupyter_kernel() else TerminalPresenter())
     if is_jupyter_kernel():
         formatter = sys.modules["IPython"].get_ipython().display_formatter.ipython_display_formatter
         formatter.for_type_by_name("llmapi_kit.server.server", "Server", show_server)
-        presenter.use(NotebookPresenter())
 
 
 def show_server(server: Server) -> None:

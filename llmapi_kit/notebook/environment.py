@@ -18,6 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from llmapi_kit.places import here, is_colab, is_kaggle
+
 GIB = 2**30
 PACKAGES = (
     "llmapi-kit",
@@ -30,20 +32,6 @@ PACKAGES = (
     "ipywidgets",
     "anywidget",
 )
-
-
-def is_colab() -> bool:
-    """Whether this is a Colab kernel, which imports `google.colab` before the first cell.
-
-    A program that a cell starts has Colab's environment variables too, but no Colab page to talk to, so the module
-    is what counts. Source: https://github.com/huggingface/diffusers/pull/8408.
-    """
-    return "google.colab" in sys.modules
-
-
-def is_kaggle() -> bool:
-    """Whether this is a Kaggle kernel."""
-    return "KAGGLE_KERNEL_RUN_TYPE" in os.environ
 
 
 def is_jupyter_kernel() -> bool:
@@ -76,30 +64,14 @@ def version_of(package: str) -> str | None:
 
 
 def place() -> str:
-    """Where this runs, in a word or two for people."""
-    if is_colab():
-        return "Google Colab"
-    if is_kaggle():
-        return "Kaggle"
+    """Where this runs, in a few words for people."""
+    host = here()
+    if is_colab() or is_kaggle():
+        return host.name if host is not None else ""
+    kind = "Python program"
     if is_jupyter_kernel():
-        return "VS Code notebook" if is_vscode() else "Jupyter kernel"
-    return "Python program"
-
-
-def tunnel_policy() -> str | None:
-    """What this host's rules say about tunnels, to be read before one is opened; None where nothing is known."""
-    if is_colab():
-        return (
-            "Colab's free tier does not allow its machines to be used mainly through a web page or as a server for "
-            "others; it may end the session. Read https://research.google.com/colaboratory/faq.html before you open "
-            "a tunnel, or use a paid plan."
-        )
-    if is_kaggle():
-        return (
-            "Kaggle's rules forbid many kinds of tunnels, and breaking them may cost the account. Read "
-            "https://www.kaggle.com/terms before you open one."
-        )
-    return None
+        kind = "VS Code notebook" if is_vscode() else "Jupyter kernel"
+    return f"{kind}, {host.name}" if host is not None else kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +144,14 @@ class Machine:
 
 
 def describe_machine() -> Machine:
-    """Look at this machine. Imports torch, which takes a moment, where it is installed."""
+    """What this machine is and has: place, Python, memory, GPU, disk and packages.
+
+    Imports torch, which takes a moment, where it is installed.
+
+    Examples:
+        >>> kit.machine().num_cores >= 1
+        True
+    """
     memory = psutil.virtual_memory()
     return Machine(
         place=place(),

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from llmapi_kit.errors import LlmApiKitError
-from llmapi_kit.notebook.environment import has_anywidget, is_colab, is_vscode
+from llmapi_kit.notebook.environment import has_anywidget, is_vscode
+from llmapi_kit.places import is_colab
 
 logger = logging.getLogger(__name__)
 

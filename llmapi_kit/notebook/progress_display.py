@@ -1,36 +1,107 @@
-"""Steps of loading in a cell: one output that changes while the work goes on, and makes way for its result.
+"""Shows progress of long work where somebody waits for it: bars in a cell, a line in a terminal, plain lines in a log.
 
-Runs in the cell's own thread; reports may come from others.
+`ProgressDisplay` listens to `llmapi_kit.progress` inside its block. What it shows is drawn by a thread of its own, so
+that it also moves while the cell's own thread imports or waits. Work that is over quickly shows nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import io
+import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable
-from html import escape
-from typing import Any, TypeVar
+from typing import Any, Protocol, TextIO, TypeVar
 
+from llmapi_kit.notebook.environment import is_jupyter_kernel
+from llmapi_kit.notebook.progress_state import ProgressState, as_html, as_line
 from llmapi_kit.presenter import Presenter
 from llmapi_kit.progress import Progress, reporting
 
 R = TypeVar("R")
 
-REDRAW_EVERY_S = 0.1  # front-ends lose messages when flooded
+SHOW_AFTER_S = 0.7
+DRAW_EVERY_S = 0.25
+LINE_EVERY_S = 10.0
+
+
+class Screen(Protocol):
+    """Where progress is drawn."""
+
+    def draw(self, state: ProgressState) -> None:
+        """Show how things are, in place of what was shown before."""
+        ...
+
+    def end(self, state: ProgressState) -> None:
+        """Show how it ended; nothing comes after that."""
+        ...
+
+
+class ProgressDisplay:
+    """Shows what is reported inside its block.
+
+    Args:
+        title: what is being done, such as "Loading pocket"; the first step unless given.
+        screen: where; the cell or the terminal that this runs in unless given.
+        show_after_s: work that is over sooner shows nothing.
+
+    Examples:
+        >>> with ProgressDisplay("Loading pocket"):
+        ...     model = kit.load("pocket")
+    """
+
+    def __init__(self, title: str = "", screen: Screen | None = None, show_after_s: float = SHOW_AFTER_S) -> None:
+        self._state = ProgressState(title)
+        self._screen = screen or (CellScreen() if is_jupyter_kernel() else terminal_screen())
+        self._show_after_s = show_after_s
+        self._is_over = threading.Event()
+        self._is_shown = False
+        self._stack = contextlib.ExitStack()
+        self._thread = threading.Thread(target=lambda: None)
+
+    def __enter__(self) -> ProgressDisplay:
+        self._stack.enter_context(reporting(self.show))
+        context = contextvars.copy_context()  # says which cell an output belongs to
+        self._thread = threading.Thread(target=context.run, args=(self._draw,), name="llmapi_kit progress", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._stack.close()
+        self._is_over.set()
+        self._thread.join()
+        self._state.end(error)
+        if self._is_shown:
+            self._screen.end(self._state)
+
+    def show(self, progress: Progress) -> None:
+        """Take note of a report; any thread may call it."""
+        self._state.note(progress)
+
+    def _draw(self) -> None:
+        if self._is_over.wait(self._show_after_s):
+            return
+        while True:
+            if self._state.step:
+                self._is_shown = True
+                with contextlib.suppress(Exception):  # the front end went away; the work goes on
+                    self._screen.draw(self._state)
+            if self._is_over.wait(DRAW_EVERY_S):
+                return
 
 
 class NotebookPresenter(Presenter):
-    """Shows steps in the cell, and the card of what was launched in their place."""
+    """Shows progress in the cell, and the card of what was launched in its place."""
 
     def load(self, work: Callable[[], R]) -> R:
         """Do the work, and show its progress."""
         if not _is_in_cell():
             return super().load(work)
-        display = StepsDisplay()
-        with display, reporting(display):
-            result = work()
-        display.finish()
-        return result
+        with ProgressDisplay():
+            return work()
 
     def launch(self, work: Callable[[], R]) -> R:
         """Do the work, show its progress, and then the server's card."""
@@ -39,72 +110,21 @@ class NotebookPresenter(Presenter):
         from llmapi_kit.notebook.live_card import show
         from llmapi_kit.server.server import Server
 
-        display = StepsDisplay()
-        with display, reporting(display):
+        screen = CellScreen()
+        with ProgressDisplay(screen=screen):
             result = work()
         if isinstance(result, Server):
-            show(result, display.handle)
+            show(result, screen.handle)
         return result
 
 
-class StepsDisplay:
-    """What is being done, and what was done and in what time.
+class TerminalPresenter(Presenter):
+    """Shows progress on standard error."""
 
-    Attributes:
-        handle: of its display; None as long as nothing is shown.
-    """
-
-    def __init__(self) -> None:
-        self.handle: Any = None
-        self._started_at = time.monotonic()
-        self._steps: list[tuple[str, float]] = []  # each with when it began
-        self._progress: Progress | None = None
-        self._drawn_at = 0.0
-        self._is_over = False
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> StepsDisplay:
-        """Show steps until the end of the block; if it raises, the one at which it did stays."""
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        with self._lock:
-            self._is_over = True
-            if error is not None and self.handle is not None and self._progress is not None:
-                self._show(f"Stopped at: {self._progress.step}", None)
-
-    def __call__(self, progress: Progress) -> None:
-        """Take a report."""
-        with self._lock:
-            if self._is_over:
-                return
-            now = time.monotonic()
-            is_new = self._progress is None or progress.step != self._progress.step
-            self._progress = progress
-            if is_new:
-                self._steps.append((progress.step, now))
-            if is_new or now - self._drawn_at >= REDRAW_EVERY_S:
-                self._drawn_at = now
-                self._show(f"{_sentence(progress.step)} …{_amount(progress)}", progress.fraction)
-
-    def finish(self) -> None:
-        """Say how long it took, where anything was shown."""
-        now = time.monotonic()
-        if self.handle is None:
-            return
-        ends = [began for _, began in self._steps[1:]] + [now]
-        times = [f"{step} {end - began:.1f} s" for (step, began), end in zip(self._steps, ends, strict=True)]
-        self._show(f"Ready after {now - self._started_at:.1f} s ({', '.join(times)})", None)
-
-    def _show(self, text: str, fraction: float | None) -> None:
-        from IPython import display as output
-
-        bundle = {"text/plain": text, "text/html": _html(text, fraction)}
-        display: Any = output.display  # untyped there
-        if self.handle is None:
-            self.handle = display(bundle, raw=True, display_id=True)
-        else:
-            self.handle.update(bundle, raw=True)
+    def load(self, work: Callable[[], R]) -> R:
+        """Do the work, and show its progress."""
+        with ProgressDisplay(screen=terminal_screen()):
+            return work()
 
 
 def _is_in_cell() -> bool:
@@ -112,25 +132,92 @@ def _is_in_cell() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _sentence(step: str) -> str:
-    return step[:1].upper() + step[1:]
+class CellScreen:
+    """An output of the cell that is replaced as things go on, and stays readable in a saved notebook.
+
+    Attributes:
+        handle: of the output; None as long as nothing is shown.
+    """
+
+    def __init__(self) -> None:
+        self.handle: Any = None
+        self._drawn = ""
+
+    def draw(self, state: ProgressState) -> None:
+        """See `Screen.draw`."""
+        html = as_html(state)
+        if html == self._drawn:
+            return
+        self._drawn = html
+        bundle = {"text/html": html, "text/plain": as_line(state)}
+        if self.handle is None:
+            from IPython import display as output
+
+            display: Any = output.display
+            self.handle = display(bundle, raw=True, display_id=True)
+        else:
+            self.handle.update(bundle, raw=True)
+
+    end = draw
 
 
-def _amount(progress: Progress) -> str:
-    """How far it is, in words."""
-    if progress.done is None:
-        return ""
-    if progress.unit == "B":
-        total = f" of {progress.total / 1e9:.2f}" if progress.total else ""
-        return f" {progress.done / 1e9:.2f}{total} GB"
-    return f" {progress.done:,.0f}{f' of {progress.total:,.0f}' if progress.total else ''} {progress.unit}".rstrip()
+class LineScreen:
+    """One line of a terminal, redrawn.
+
+    Args:
+        stream: the terminal.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._num_chars = 0
+
+    def draw(self, state: ProgressState) -> None:
+        """See `Screen.draw`."""
+        line = as_line(state)[: shutil.get_terminal_size().columns - 1]
+        self._stream.write("\r" + line.ljust(self._num_chars))
+        self._stream.flush()
+        self._num_chars = len(line)
+
+    def end(self, state: ProgressState) -> None:
+        """See `Screen.end`."""
+        self.draw(state)
+        self._stream.write("\n")
+        self._stream.flush()
 
 
-def _html(text: str, fraction: float | None) -> str:
-    font = "font-family:var(--jp-ui-font-family, system-ui, sans-serif);font-size:13px;line-height:1.6"
-    bar = ""
-    if fraction is not None:
-        track = "height:6px;max-width:24rem;border-radius:3px;background:rgba(128,128,128,.25)"
-        fill = f"height:6px;border-radius:3px;width:{fraction:.1%};background:var(--jp-brand-color1, #2196f3)"
-        bar = f'<div style="{track}"><div style="{fill}"></div></div>'
-    return f'<div style="{font}">{escape(text)}{bar}</div>'
+class LogScreen:
+    """Plain lines, for what is no terminal: one for each new step, and one now and then while it lasts.
+
+    Args:
+        stream: the file or pipe.
+        clock: tells the time, in seconds.
+    """
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._step = ""
+        self._written_at = 0.0
+
+    def draw(self, state: ProgressState) -> None:
+        """See `Screen.draw`."""
+        now = self._clock()
+        step = state.step + state.note_text.partition(" for ")[0]
+        if step != self._step or now - self._written_at >= LINE_EVERY_S:
+            self._step, self._written_at = step, now
+            self._write(state)
+
+    def end(self, state: ProgressState) -> None:
+        """See `Screen.end`."""
+        self._write(state)
+
+    def _write(self, state: ProgressState) -> None:
+        self._stream.write(as_line(state) + "\n")
+        self._stream.flush()
+
+
+def terminal_screen(stream: TextIO | None = None) -> Screen:
+    """A line that is redrawn in a terminal, plain lines elsewhere; on standard error, as it is no result."""
+    stream = stream or sys.stderr or io.StringIO()  # there is none behind a window
+    return LineScreen(stream) if stream.isatty() else LogScreen(stream)

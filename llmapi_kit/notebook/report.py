@@ -61,7 +61,10 @@ class Report:
         noted = f" {_count(warnings, 'warning')}." if warnings else ""
         if failures:
             return f"{_count(failures, 'problem')} to repair first.{noted}"
-        return f"Ready.{noted}"
+        if warnings:
+            names = ", ".join(check.name for check in self.problems("warn"))
+            return f"Ready, but for {_count(warnings, 'warning')}: {names}."
+        return "Ready."
 
     def __str__(self) -> str:
         return "\n".join([*map(str, self.checks), "", self.verdict])

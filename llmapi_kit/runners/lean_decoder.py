@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from llmapi_kit.models.mapped_files import drop_pages
+
 # Attention of a layer over what it stores: layer, query, key, value, window, scaling -> (T, heads, head_dim)
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, int, float], torch.Tensor]
 
@@ -148,5 +150,6 @@ def _take_over(layer: Any, window: int | None) -> _Layer:
         scaling=attention.scaling,
     )
     for module in (*parts, mlp.gate_proj, mlp.up_proj):
+        drop_pages(module.weight)
         module.weight.data = torch.empty(0, dtype=fused.qkv.dtype, device=fused.qkv.device)
     return fused

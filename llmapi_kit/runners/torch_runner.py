@@ -23,7 +23,9 @@ import torch
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from llmapi_kit.errors import LlmApiKitError, ModelLoadError, UnsupportedModelError
+from llmapi_kit.errors import LlmApiKitError, ModelLoadError, ModelTooLargeError, UnsupportedModelError
+from llmapi_kit.models.fit import free_memory
+from llmapi_kit.models.mapped_files import dropping_pages
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.bucketed_decoder import PAGE, BucketedDecoder
 from llmapi_kit.runners.lean_decoder import LeanDecoder
@@ -47,6 +49,8 @@ class TorchRunner:
             attention implementation; the model stays usable, but not by its own `generate`.
         num_slots: sequences held at once.
         max_length: tokens a slot can hold.
+        dtype: of arithmetic, keys and values; the weights' own by default. Weights in bfloat16 stay so where
+            `NativeDecoder` computes in float32 with them; torch needs them widened.
         num_threads: CPU threads of a step; 0 chooses by the model's size.
         lean: use `LeanDecoder` where it knows the model's family; False always goes through the model's modules.
         native: with `lean`: use `NativeDecoder`, compiled C, where it knows the family and there is a compiler.
@@ -55,6 +59,7 @@ class TorchRunner:
     Raises:
         UnsupportedModelError: the model can't be run this way; the message says why.
         ModelLoadError: its weights are no finite numbers.
+        ModelTooLargeError: its weights would have to be widened to `dtype`, and there is no memory for it.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class TorchRunner:
         *,
         num_slots: int,
         max_length: int,
+        dtype: torch.dtype | None = None,
         num_threads: int = 0,
         lean: bool = True,
         native: bool = True,
@@ -73,17 +79,29 @@ class TorchRunner:
         self.max_length = max_length
         self._model = model
         self._device = model.device
+        can_be_lean = lean and LeanDecoder.can_run(model)
+        is_native = native and can_be_lean and not is_compiled and self._can_be_native(dtype)
+        if dtype is not None and not is_native:
+            _widen(model, dtype)
         expected = self._reference_logits()
         self.vocab_size = int(expected.shape[-1])
         model.set_attn_implementation(ATTENTION_NAME)
-        can_be_lean = lean and LeanDecoder.can_run(model)
         # A slot to spare, and whole pages: see `BucketedDecoder`
         is_bucketed = can_be_lean and (is_compiled or model.device.type == "cuda")
         shape = (num_slots + 1, -(-max_length // PAGE) * PAGE) if is_bucketed else (num_slots, max_length)
         self._memory = KVMemory(*shape, model.device, model.dtype)
         self._pooled: dict[int, dict[int, torch.Tensor]] = {}  # slot to first position to the sum of a chunk's states
-        may_be_native = native and can_be_lean and not is_compiled
-        self._native = self._make_native(num_threads or torch.get_num_threads()) if may_be_native else None
+        self._native = (
+            NativeDecoder(
+                model,
+                num_slots=num_slots,
+                max_length=max_length,
+                num_threads=num_threads or torch.get_num_threads(),
+                dtype=dtype,
+            )
+            if is_native
+            else None
+        )
         self._lean = LeanDecoder(model, max_length) if can_be_lean and self._native is None else None
         self._bucketed: BucketedDecoder | None = None
         self._self_check(expected)
@@ -202,24 +220,24 @@ class TorchRunner:
         finally:
             torch.set_num_threads(num_threads)
 
-    def _make_native(self, num_threads: int) -> NativeDecoder | None:
-        """The decoder in C, or None where it can't be had; which is logged where the model's family has one."""
-        if not NativeDecoder.can_run(self._model):
-            return None
+    def _can_be_native(self, dtype: torch.dtype | None) -> bool:
+        """Whether the decoder in C can be had; where only a compiler is missing for it, that is logged."""
+        if not NativeDecoder.can_run(self._model, dtype):
+            return False
         try:
-            return NativeDecoder(
-                self._model, num_slots=self.num_slots, max_length=self.max_length, num_threads=num_threads
-            )
+            NativeDecoder.compile(self._model, dtype)
         except NativeUnavailableError as exc:
             logger.warning("Steps run in torch, several times slower than in C: %s", exc)
-            return None
+            return False
+        return True
 
     @torch.inference_mode()
     def _reference_logits(self) -> torch.Tensor:
         """Logits (1, vocab) of the model's own forward pass after the self-check's prompt."""
         try:
             ids = torch.tensor([self._check_ids()], device=self._device)
-            logits: torch.Tensor = self._model(input_ids=ids, use_cache=False).logits[:, -1]
+            with dropping_pages(self._model):
+                logits: torch.Tensor = self._model(input_ids=ids, use_cache=False).logits[:, -1]
         except Exception as exc:
             raise UnsupportedModelError(
                 f"{type(self._model).__name__} failed on a first forward pass: {exc}. "
@@ -281,6 +299,22 @@ class TorchRunner:
                 + (" It may be with native=False." if self._native is not None else "")
             )
         logger.debug("%s: self-check passed, largest difference %.3g", name, difference)
+
+
+def _widen(model: Any, dtype: torch.dtype) -> None:
+    """Give a model's weights another type.
+
+    Raises:
+        ModelTooLargeError: there is no memory for it.
+    """
+    more = sum(p.numel() * (dtype.itemsize - p.itemsize) for p in model.parameters())
+    if more > (free := free_memory(str(model.device))):
+        raise ModelTooLargeError(
+            f"Computing in {str(dtype).removeprefix('torch.')} takes {more / 2**30:.1f} GiB more for the weights here, "
+            f"and {free / 2**30:.1f} GiB are free. Pass dtype='bfloat16'; or, with a C compiler, Llama-like models "
+            "compute in float32 without it."
+        )
+    model.to(dtype)
 
 
 def _best_num_threads(model: Any) -> int:

@@ -141,6 +141,7 @@ def with_off_values(values: Mapping[str, Any]) -> dict[str, Any]:
     if read.get("top_k") == -1:
         read["top_k"] = 0
     if read.get("top_p") == 0:
+        _check("temperature", read.get("temperature", 1.0), 0, 2)  # what has no say must still be in range
         read |= {"top_p": 1.0, "temperature": 0.0}
     if read.get("seed") == -1:
         del read["seed"]

@@ -13,13 +13,14 @@ from typing import Any, Literal
 from llmapi_kit.api.auth import check_key_format, check_key_length, is_short
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ConfigError
+from llmapi_kit.loopback import LOOPBACK
 from llmapi_kit.server.port import check_free
 from llmapi_kit.sessions.bots import Bots
 from llmapi_kit.tunnels import check_tunnel
 
 logger = logging.getLogger(__name__)
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+NO_KEYS = ("none", "null", "empty", "no", "nokey", "no-key", "not-needed", "true")  # what clients send that need none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,14 +29,14 @@ class Endpoint:
 
     Attributes:
         host: address to bind.
-        port: port to bind; 0 picks a free one.
+        port: port to bind; 0 picks a free one, None the default one or the next that is free.
         api_key: the key to ask for; None for a random one, False for none.
         tunnel: through whom it is to be public; None for not.
         tunnel_options: fields of `llmapi_kit.tunnels.base.TunnelSettings`.
     """
 
     host: str
-    port: int
+    port: int | None
     api_key: str | Literal[False] | None = field(repr=False)
     tunnel: str | None = None
     tunnel_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -52,9 +53,14 @@ class Endpoint:
             ConfigError: the address can't be bound, the key is not fit for it, or the settings can't be followed.
             TunnelAuthError: the tunnel's token is missing.
         """
+        if self.api_key and str(self.api_key).lower() in NO_KEYS:
+            raise ConfigError(
+                f"api_key={self.api_key!r} is what clients send that need no key, and everybody would guess it. "
+                "Leave it out for a random one, or pass api_key=False to ask for none, on this machine only."
+            )
         if self.api_key is not None:
             check_key(None if self.api_key is False else self.api_key, self.host, self.tunnel)
-        check_free(self.host, 0 if is_held else self.port)
+        check_free(self.host, 0 if is_held or self.port is None else self.port)
         if self.tunnel is not None:
             check_tunnel(self.tunnel, settings.folder("tunnels"), self.tunnel_options)
         if "sessions" in settings.compat:

@@ -15,6 +15,9 @@ import psutil
 from llmapi_kit.errors import ConfigError, PortInUseError
 
 LISTEN_BACKLOG = 512
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - looked up; each with where this machine reaches it
+DEFAULT_PORT = 8000
+PORTS_TO_TRY = 20
 
 _bound: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
@@ -43,13 +46,39 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
+def pick_port(host: str) -> int:
+    """The default port, or the next one that is free; 0, for any, where none of the first few is.
+
+    Raises:
+        ConfigError: the address can't be bound.
+    """
+    for port in range(DEFAULT_PORT, DEFAULT_PORT + PORTS_TO_TRY):
+        try:
+            check_free(host, port)
+        except PortInUseError:
+            continue
+        return port
+    return 0
+
+
 def check_free(host: str, port: int) -> None:
     """Raise what `bind` would raise; holds nothing."""
     _bind(host, port).close()
 
 
-def network_address() -> str | None:
-    """An address under which others on the network may reach this machine; None where it has none. Asks nobody."""
+def network_url(host: str, port: int) -> str | None:
+    """Where others on the network may reach a server of this machine; None where there is no such address.
+
+    Args:
+        host: that it is bound to.
+        port: likewise.
+    """
+    address = _network_address() if host in WILDCARDS else host
+    return f"http://{f'[{address}]' if ':' in address else address}:{port}" if address else None
+
+
+def _network_address() -> str | None:
+    """An address of this machine that is not loopback; asks nobody."""
     for addresses in psutil.net_if_addrs().values():
         for each in addresses:
             if each.family == socket.AF_INET and not each.address.startswith("127."):

@@ -12,52 +12,40 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from importlib import import_module
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmapi_kit import tables
 from llmapi_kit.api.app import create_app
-from llmapi_kit.api.auth import KeyCheck
-from llmapi_kit.api.request_context import LOOPBACK_HOSTS
+from llmapi_kit.api.auth import KeyCheck, new_api_key
 from llmapi_kit.api.request_log import RequestLog
 from llmapi_kit.api.running_requests import RunningRequest, running_requests
 from llmapi_kit.api.state import ApiState
-from llmapi_kit.client import RemoteServer, mask
+from llmapi_kit.client import RemoteServer
 from llmapi_kit.client.running_servers import RunningServers, ServerRecord
+from llmapi_kit.client.server_keys import ServerKeys
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.catalog import Catalog
 from llmapi_kit.errors import ConfigError, ServerError
+from llmapi_kit.loopback import LOOPBACK, LOOPBACK_HOSTS
 from llmapi_kit.server import log_buffer
-from llmapi_kit.server.endpoint import LOOPBACK, check_key, warn_of_short_key
-from llmapi_kit.server.port import network_address
+from llmapi_kit.server.endpoint import check_key, warn_of_short_key
+from llmapi_kit.server.in_words import REQUEST_COLUMNS, USAGE_COLUMNS, in_words
+from llmapi_kit.server.port import WILDCARDS, network_url
 from llmapi_kit.server.thread import ServerThread
 from llmapi_kit.tunnels import open_tunnel, tunnel_settings
 from llmapi_kit.tunnels.base import Tunnel, TunnelStatus
 
+if TYPE_CHECKING:
+    from llmapi_kit.store.store import Store
+
 logger = logging.getLogger(__name__)
 
 DAY_S = 86400
-WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - shown; where this machine reaches them
-REQUEST_COLUMNS: tables.Columns = {
-    "id": ("Id", tables.text),
-    "key": ("Key", tables.text),
-    "model": ("Model", tables.text),
-    "state": ("State", tables.text),
-    "prompt_tokens": ("Prompt tokens", tables.count),
-    "completion_tokens": ("Tokens so far", tables.count),
-    "seconds": ("Since", tables.seconds),
-}
-USAGE_COLUMNS: tables.Columns = {
-    "date": ("Day (UTC)", tables.text),
-    "model": ("Model", tables.text),
-    "requests": ("Requests", tables.count),
-    "failed": ("Failed", tables.count),
-    "cancelled": ("Cancelled", tables.count),
-    "prompt_tokens": ("Prompt tokens", tables.count),
-    "cached_tokens": ("Cached", tables.count),
-    "completion_tokens": ("Tokens made", tables.count),
-}
+# By name, because it is above this module
+CHAT = ("llmapi_kit.notebook.chat.chat", "chat")
 
 
 class Server:
@@ -73,16 +61,27 @@ class Server:
         settings: limits, timeouts and the state folder.
         aliases: further model names; see `llmapi_kit.engines.catalog.Catalog`.
         default: which model answers where none is named; None for the first.
+        name: of the launch, which a key is kept for; None keeps none.
+        instead_of: a server whose place it takes, at the same host and port: both hold the port, and `take_over` ends
+            the old one.
+
+    Attributes:
+        api_key: the key that opens it.
+        settings: limits, timeouts and the state folder.
+        name: of the launch.
+        replaced: the models that the latest launch took out of service.
+        on_restart: asked before a `restart`; raises what speaks against it.
 
     Raises:
         PortInUseError: the port is taken.
         ConfigError: no key, or a short one, on an address that others can reach, or the address can't be bound, or
             there can be no database where the settings say.
         StoreError: the database can't be used.
-
-    Attributes:
-        on_restart: asked before a `restart`; raises what speaks against it.
     """
+
+    _store: Store
+    _state: ApiState
+    _thread: ServerThread
 
     def __init__(
         self,
@@ -94,9 +93,13 @@ class Server:
         settings: Settings,
         aliases: Mapping[str, str] | None = None,
         default: str | None = None,
+        name: str | None = None,
+        instead_of: Server | None = None,
     ) -> None:
         check_key(api_key, host)
         warn_of_short_key(api_key)
+        self.name = name
+        self.replaced: tuple[str, ...] = ()
         self.api_key = api_key
         self.settings = settings
         self._tunnel: Tunnel | None = None
@@ -106,25 +109,31 @@ class Server:
         self._tunnel_options: dict[str, Any] = {}
         self.on_restart: Callable[[], None] = lambda: None
         self.host, self.port = host, port
-        self._open(Catalog(engines, aliases, default), secrets.token_hex(8))
+        self._open(Catalog(engines, aliases, default), secrets.token_hex(8), instead_of)
         self._registry = RunningServers(settings)
         self._record = ServerRecord(self._state.instance, self.url, self.port, tuple(self.models))
         self._allow_hosts()
 
-    def _open(self, catalog: Catalog, instance: str) -> None:
-        """Open the database and bind the port."""
+    def _open(self, catalog: Catalog, instance: str, instead_of: Server | None = None) -> None:
+        """Open the database and bind the port, or share that of a server whose place this one takes."""
         from llmapi_kit.store.store import open_store  # SQLAlchemy, which a cell that only loads a model does without
 
         store = open_store(self.settings)
         try:
+            listener = None
+            if instead_of is not None:
+                instance = instead_of._state.instance  # to clients and to its tunnel it is the same server
+                listener = instead_of._thread.share_listener()
             state = ApiState(catalog, KeyCheck(self.api_key), self.settings, store, instance)
-            thread = ServerThread(create_app(state), host=self.host, port=self.port, on_death=self._on_death)
+            thread: ServerThread = ServerThread(
+                create_app(state), host=self.host, port=self.port, listener=listener, on_death=self._on_death
+            )
         except BaseException:
             store.close()
             raise
         self._store, self._state, self._thread, self.port = store, state, thread, thread.port
         if self.settings.request_log:
-            state.request_log = RequestLog(self._log_request)
+            state.request_log = RequestLog(lambda fields: self._logs.add_request({"port": self.port, **fields}))
 
     def start(self) -> None:
         """Answer from now on, and be found by other kernels. On failure, or an interrupt, all is taken back.
@@ -140,6 +149,62 @@ class Server:
             self.stop(0)
             raise
 
+    def can_keep_tunnel(self, old: Server, tunnel: str | None) -> bool:
+        """Whether the tunnel of the server whose place this one takes is up, and leads here, too."""
+        return old.public_url is not None and (old.tunnel_kind, old.port) == (tunnel, self.port)
+
+    def take_over(self, old: Server, tunnel: str | None) -> None:
+        """End the server whose place this one takes, and go on with its tunnel. Blocks while that one drains.
+
+        Args:
+            old: that server; what it is answering may finish.
+            tunnel: of which kind its tunnel must be to be kept.
+        """
+        with self._lock, old._lock:
+            if self._tunnel is None and self.can_keep_tunnel(old, tunnel):
+                self._tunnel, old._tunnel = old._tunnel, None
+                self._allow_hosts(self.public_url)
+                self._record = replace(self._record, public_url=self.public_url)
+        old._thread.stop_listening()
+        try:
+            old.stop()
+        finally:
+            self._update_record()  # the old one took it away, if they have the instance in common
+
+    def reappear(self) -> None:
+        """Be found by other kernels again, after a server that was to take this one's place has failed."""
+        self._update_record()
+
+    def rotate_key(self) -> str:
+        """Make a new key, and return it. The old one opens nothing any more, and what it is being answered ends.
+
+        The new key is kept for this server's name. Usage and sessions of the old key are no longer to be seen.
+
+        Raises:
+            ConfigError: the server has no key, or the state folder can't be written to.
+            ServerError: the server does not run.
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0)
+            >>> old = server.api_key
+            >>> server.rotate_key() == server.api_key != old
+            True
+            >>> server.stop()
+        """
+        with self._lock:
+            if self.api_key is None:
+                raise ConfigError("The server asks for no key. Launch it without api_key=False to get one.")
+            if not self.is_running:
+                raise ServerError(f"The server is {self._state_in_words()}.")
+            key = new_api_key()
+            if self.name is not None:
+                ServerKeys(self.settings).replace(self.name, key)
+            self._state.key_check = KeyCheck(key)
+            self.api_key = key
+            self._update_record()
+            self._thread.call_soon(self._state.fail_active, "The server's key was changed.")
+            return key
+
     @property
     def url(self) -> str:
         """Where it answers on this machine, without ``/v1``."""
@@ -149,10 +214,7 @@ class Server:
     @property
     def network_url(self) -> str | None:
         """Where others on the network reach it; None where they don't, or where this machine has no such address."""
-        if self.host in LOOPBACK:
-            return None
-        host = network_address() if self.host in WILDCARDS else self.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}" if host else None
+        return None if self.host in LOOPBACK else network_url(self.host, self.port)
 
     @property
     def started_at(self) -> float:
@@ -329,6 +391,21 @@ class Server:
         """
         return self._remote().async_client(**options)
 
+    def chat(self, **options: Any) -> Any:
+        """A chat with this server in this cell.
+
+        Args:
+            options: see `llmapi_kit.chat`.
+
+        Examples:
+            >>> server = kit.launch(kit.load("mock"), port=0)
+            >>> server.chat().send("Hello!")
+            'Hello!'
+            >>> server.stop()
+        """
+        module, name = CHAT
+        return getattr(import_module(module), name)(self, **options)
+
     def replace_engines(
         self, engines: Sequence[Engine], aliases: Mapping[str, str] | None = None, default: str | None = None
     ) -> list[Engine]:
@@ -455,9 +532,6 @@ class Server:
         if gone:
             raise ServerError(f"The model {gone[0]!r} was unloaded, so the server can't answer. Launch it again.")
 
-    def _log_request(self, fields: dict[str, Any]) -> None:
-        self._logs.add_request({"port": self.port, **fields})
-
     def _end(self) -> None:
         try:
             self._thread.call_soon(self._state.fail_active)
@@ -512,26 +586,12 @@ class Server:
         self.stop()
 
     def __repr__(self) -> str:
-        lines = [
-            f"llmapi_kit server, {self._state_in_words()}",
-            f"  URL     {self.url}/v1",
-            f"  key     {mask(self.api_key)}  (server.api_key is the whole key)",
-            f"  models  {', '.join(_model_in_words(engine) for engine in self.engines)}",
-        ]
-        if self.aliases:
-            lines.append(f"  also    {', '.join(f'{alias} = {model}' for alias, model in self.aliases.items())}")
-        if (status := self.tunnel_status()) is not None:
-            lines.insert(2, f"  public  {status.public_url or '-'}  ({status.state}{_because(status)})")
-        return "\n".join(lines)
-
-
-def _model_in_words(engine: Engine) -> str:
-    """Its name, and its state unless it is simply there."""
-    readiness = engine.readiness()
-    if readiness.state != "loaded":
-        return f"{engine.info.id} ({readiness.state}{'' if readiness.ready else ': ' + readiness.reason})"
-    return engine.info.id
-
-
-def _because(status: TunnelStatus) -> str:
-    return f": {status.reason}" if status.reason else ""
+        return in_words(
+            self._state_in_words(),
+            self.url,
+            self.api_key,
+            self.engines,
+            aliases=self.aliases,
+            replaced=self.replaced,
+            tunnel=self.tunnel_status(),
+        )

@@ -43,6 +43,7 @@ class ServerThread:
         app: the application.
         host: address to bind.
         port: port to bind; 0 picks a free one.
+        listener: a socket to answer at in place of binding one; closed by `stop`.
         on_death: called on the dying thread when it ends without having been stopped.
 
     Raises:
@@ -50,7 +51,15 @@ class ServerThread:
         ConfigError: the address can't be bound.
     """
 
-    def __init__(self, app: ASGIApp, *, host: str, port: int, on_death: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        host: str,
+        port: int,
+        listener: socket.socket | None = None,
+        on_death: Callable[[], None] = lambda: None,
+    ) -> None:
         config = uvicorn.Config(
             app,
             http=HttpProtocol,
@@ -67,7 +76,7 @@ class ServerThread:
         self._on_death = on_death
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cause: BaseException | None = None
-        self._socket = bind(host, port)
+        self._socket = bind(host, port) if listener is None else listener
         self.host = host
         self.port: int = self._socket.getsockname()[1]
         self._thread = threading.Thread(target=self._run, name=f"llmapi_kit server :{self.port}", daemon=True)
@@ -123,6 +132,14 @@ class ServerThread:
             self._socket.close()
         return not self._thread.is_alive()
 
+    def share_listener(self) -> socket.socket:
+        """The socket it answers at, for a server that is to take its place."""
+        return self._socket.dup()
+
+    def stop_listening(self) -> None:
+        """Leave new connections to whoever shares the socket; those that are open stay."""
+        self.call_soon(self._close_listeners)
+
     def call_soon(self, callback: Callable[..., Any], *args: Any) -> None:
         """Run something on the server's event loop; does nothing once it has ended."""
         if self._loop is not None:
@@ -159,6 +176,10 @@ class ServerThread:
             if transport is not None:
                 transport.abort()
 
+    def _close_listeners(self) -> None:
+        for server in getattr(self._server, "servers", ()):
+            server.close()
+
     def _give_up(self) -> None:
         """End a start that hangs."""
         for task in asyncio.all_tasks():
@@ -167,8 +188,7 @@ class ServerThread:
     def _close(self, loop: asyncio.AbstractEventLoop) -> None:
         """Close what uvicorn left open, cancel what is left on the loop, let it clean up, and close it."""
         try:
-            for server in getattr(self._server, "servers", ()):
-                server.close()
+            self._close_listeners()
             self._cut_connections()
             deadline = time.monotonic() + 2
             while (tasks := asyncio.all_tasks(loop)) and time.monotonic() < deadline:

@@ -64,7 +64,9 @@ async def count_request(engine: Engine, request: GenerationRequest) -> int:
         return len(await engine.tokenize(str(request.prompt), add_special_tokens=True))
     except UnsupportedFieldError:
         said = (
-            [str(request.prompt)] if request.messages is None else [str(each["content"]) for each in request.messages]
+            [str(request.prompt)]
+            if request.messages is None
+            else [str(message["content"]) for message in request.messages]
         )
         return sum(estimate_tokens(text) + TOKENS_A_MESSAGE for text in said)
 

@@ -138,7 +138,10 @@ def _mounts() -> dict[Path, str]:
     Source: proc(5), "mountinfo".
     """
     if not MOUNTINFO.exists():
-        return {Path(each.mountpoint): each.fstype for each in psutil.disk_partitions(all=True)}
+        return {
+            Path(disk_partition.mountpoint): disk_partition.fstype
+            for disk_partition in psutil.disk_partitions(all=True)
+        }
     mounts = {}
     for line in MOUNTINFO.read_bytes().splitlines():
         before, _, after = line.partition(b" - ")

@@ -32,7 +32,7 @@ FORGET_WRITERS_AFTER_S = 30 * 86400.0
 Key = tuple[int, str, str]
 """Hour since 1970, owner, model."""
 Batch = Mapping[Key, Counts]
-COUNTS = [each.name for each in fields(Counts)]
+COUNTS = [field.name for field in fields(Counts)]
 
 
 class UsageStore:

@@ -257,13 +257,13 @@ class EngineContract:
             return
         texts = ["one two", "three", "four five", "six", "seven eight nine", "one two"]
         vectors = self.run(engine.embed(texts))
-        assert [each.index for each in vectors] == list(range(len(texts)))
-        for each in vectors:
-            assert math.hypot(*each.vector) == pytest.approx(1, abs=1e-3)
-            assert each.num_prompt_tokens > 0
+        assert [embedded.index for embedded in vectors] == list(range(len(texts)))
+        for embedded in vectors:
+            assert math.hypot(*embedded.vector) == pytest.approx(1, abs=1e-3)
+            assert embedded.num_prompt_tokens > 0
         assert vectors[0].vector == pytest.approx(vectors[-1].vector, abs=1e-4)
-        assert len({each.vector for each in vectors}) > 1, "every text has the same vector"
-        assert len({len(each.vector) for each in vectors}) == 1
+        assert len({embedded.vector for embedded in vectors}) > 1, "every text has the same vector"
+        assert len({len(embedded.vector) for embedded in vectors}) == 1
 
     def test_as_many_pictures_are_made_as_were_asked_for(self, engine: Engine) -> None:
         if "images" not in engine.info.capabilities:

@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
+from llmapi_kit.did_you_mean import did_you_mean
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.tunnels.base import Tunnel, TunnelSettings, TunnelState, TunnelStatus
 
@@ -44,7 +45,7 @@ def tunnel_settings(**values: Any) -> TunnelSettings:
     Raises:
         ConfigError: one is unknown.
     """
-    names = [each.name for each in fields(TunnelSettings)]
+    names = [field.name for field in fields(TunnelSettings)]
     for name in values:
         if name not in names:
             options = ", ".join(name for name in names if name not in ("state_dir", "instance"))
@@ -59,7 +60,8 @@ def open_tunnel(kind: str, *, port: int, settings: TunnelSettings) -> Tunnel:
         ConfigError: the kind is unknown, or the port is none.
     """
     if kind not in TUNNEL_KINDS:
-        raise ConfigError(f"There is no tunnel kind {kind!r}. Allowed: {', '.join(sorted(TUNNEL_KINDS))}.")
+        hint = did_you_mean(kind, TUNNEL_KINDS) if isinstance(kind, str) else ' Pass tunnel="ngrok".'
+        raise ConfigError(f"There is no tunnel kind {kind!r}.{hint} Allowed: {', '.join(sorted(TUNNEL_KINDS))}.")
     if not 1 <= port <= 65535:
         raise ConfigError(f"A tunnel needs the server's port, between 1 and 65535, not {port!r}.")
     module_name, _, class_name = TUNNEL_KINDS[kind].partition(":")

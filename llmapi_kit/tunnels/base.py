@@ -63,6 +63,9 @@ class TunnelSettings:
         token: object = self.auth_token
         if isinstance(token, str):
             object.__setattr__(self, "auth_token", SecretStr(token))
+        path: object = self.ngrok_path
+        if isinstance(path, str):
+            object.__setattr__(self, "ngrok_path", Path(path))
 
 
 @runtime_checkable

@@ -21,6 +21,7 @@ from pyngrok.exception import PyngrokError
 
 from llmapi_kit.errors import ConfigError, TunnelAuthError, TunnelError
 from llmapi_kit.tunnels.ngrok_errors import TOKEN_PAGE
+from llmapi_kit.tunnels.secret_store import find_secret
 
 TOKEN_VARIABLE = "NGROK_AUTHTOKEN"  # noqa: S105 - a variable's name
 DOWNLOAD_STALL_S = 20.0
@@ -28,8 +29,12 @@ DOWNLOAD_STALL_S = 20.0
 _download_lock = threading.Lock()
 
 
-def find_token(given: SecretStr | None) -> SecretStr:
-    """The token: the one given, else from the environment, else from the user's own ngrok configuration.
+def find_token(given: SecretStr | None, *, ask_host: bool = True) -> SecretStr:
+    """The token: the one given, else from the environment, Colab's or Kaggle's secrets, or ngrok's own configuration.
+
+    Args:
+        given: by the user.
+        ask_host: whether Colab or Kaggle may be asked, which can take a while and a click.
 
     Raises:
         TunnelAuthError: there is none; the message says where to get one and how to hand it over.
@@ -37,17 +42,18 @@ def find_token(given: SecretStr | None) -> SecretStr:
     config_path = Path(installer.get_default_ngrok_dir()) / "ngrok.yml"
     if given is not None and given.get_secret_value().strip():
         return SecretStr(given.get_secret_value().strip())
-    if os.environ.get(TOKEN_VARIABLE, "").strip():
-        return SecretStr(os.environ[TOKEN_VARIABLE].strip())
+    found = find_secret(TOKEN_VARIABLE, ask_host=ask_host)
+    if found is not None:
+        return found
     configured = SecretStr(_token_in_config(config_path).strip())
     if configured.get_secret_value():
         return configured
     raise TunnelAuthError(
         "ngrok needs a token, and none was found: no auth_token was given, "
-        f"{TOKEN_VARIABLE} is not set, and {config_path} has none. "
+        f"there is no {TOKEN_VARIABLE} in the environment or in the host's secrets, and {config_path} has none. "
         f"Get one, free of charge, at {TOKEN_PAGE}. Don't paste it into a notebook, which gets shared: "
         f"set {TOKEN_VARIABLE} before Jupyter starts; in Colab or Kaggle store it as a secret named "
-        f"{TOKEN_VARIABLE} and pass what the secret's look-up returns as auth_token."
+        f"{TOKEN_VARIABLE}, and give the notebook access to it."
     )
 
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
+from llmapi_kit.loopback import LOOPBACK
 
 _lock = threading.Lock()
 _num_inside = 0
@@ -50,7 +50,7 @@ def _cover_loopback() -> None:
     if names == ["*"]:  # everything goes straight; a longer list would lose that meaning
         _value_inside = _value_before
         return
-    _value_inside = ",".join([*names, *(name for name in LOOPBACK_NAMES if name not in names)])
+    _value_inside = ",".join([*names, *(name for name in LOOPBACK if name not in names)])
     os.environ["no_proxy"] = _value_inside
 
 

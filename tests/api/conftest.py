@@ -16,8 +16,6 @@ from llmapi_kit.api.state import ApiState
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.catalog import Catalog
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.loading.load_request import make_engine
-from llmapi_kit.models.spec import parse_spec
 from llmapi_kit.server.server import Server
 from llmapi_kit.store.store import open_store
 
@@ -97,10 +95,10 @@ def serving(home, *engines, **settings):
             engine.close()
 
 
-@contextlib.contextmanager
-def serving_pocket(home):
-    """A live server with the pocket model, for a whole module."""
-    with serving(home, make_engine(parse_spec("pocket"), load_settings())) as server:
+@pytest.fixture(scope="session")
+def pocket_server(tmp_path_factory, pocket_engine):
+    """A live server with the pocket model, for all tests that only ask it."""
+    with serving(tmp_path_factory.mktemp("pocket"), pocket_engine) as server:
         yield server
 
 

@@ -80,6 +80,7 @@ COMPLETIONS_ONLY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "field", "value"),
     [(path, *each) for path in (CHAT, COMPLETIONS) for each in BOTH]
@@ -120,6 +121,7 @@ def test_fields_inside_messages_and_options_are_refused_by_path(post):
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "param"),
     [

@@ -21,6 +21,7 @@ def stranger(serve, http):
     return http(serve(MockEngine(name="secret-model")), headers={"Authorization": ""})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES)
 def test_the_page_and_its_files_need_no_key_and_are_the_same_on_every_server(serve, http, stranger, path):
     response = stranger.get(path)

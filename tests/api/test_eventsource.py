@@ -13,11 +13,8 @@ import pytest
 
 from llmapi_kit.api import auth
 from llmapi_kit.api.auth import KeyCheck
-from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import AuthenticationError
-from llmapi_kit.loading.load_request import make_engine
-from llmapi_kit.models.spec import parse_spec
 
 from .conftest import KEY, Gate, Recorder, chat, error_of, serving, wait_until
 
@@ -26,9 +23,8 @@ QUESTION = "What is the capital of Italy?"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    pocket = make_engine(parse_spec("pocket"), load_settings())
-    with serving(tmp_path_factory.mktemp("home"), MockEngine(), pocket) as made:
+def server(tmp_path_factory, pocket_engine):
+    with serving(tmp_path_factory.mktemp("home"), MockEngine(), pocket_engine) as made:
         yield made
 
 

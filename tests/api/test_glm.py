@@ -10,11 +10,8 @@ import math
 import httpx
 import pytest
 
-from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import UnsupportedFieldError
-from llmapi_kit.loading.load_request import make_engine
-from llmapi_kit.models.spec import parse_spec
 from llmapi_kit.types import Accepted, Delta, Finished
 
 from .conftest import KEY, Gate, Recorder, error_of, serving, wait_until
@@ -25,9 +22,8 @@ FIELDS = ["content", "prompt_tokens", "completion_tokens", "total_tokens", "mode
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    pocket = make_engine(parse_spec("pocket"), load_settings())
-    with serving(tmp_path_factory.mktemp("home"), MockEngine(), pocket) as made:
+def server(tmp_path_factory, pocket_engine):
+    with serving(tmp_path_factory.mktemp("home"), MockEngine(), pocket_engine) as made:
         yield made
 
 

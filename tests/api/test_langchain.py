@@ -13,7 +13,9 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
 
-from .conftest import KEY, serving_pocket
+from .conftest import KEY
+
+pytestmark = pytest.mark.slow
 
 FRANCE = "What is the capital of France?"
 PARIS = "The capital of France is Paris."
@@ -34,10 +36,9 @@ def get_weather(city: str) -> str:
     return f"18 degrees and sunny in {city}"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving_pocket(tmp_path_factory.mktemp("home")) as made:
-        yield made
+@pytest.fixture
+def server(pocket_server):
+    return pocket_server
 
 
 @pytest.fixture

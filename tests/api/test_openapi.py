@@ -8,7 +8,7 @@ import re
 import pytest
 import schemathesis
 
-from .conftest import KEY, serving_pocket
+from .conftest import KEY
 
 POST = (
     *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize"),
@@ -16,10 +16,9 @@ POST = (
 )
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving_pocket(tmp_path_factory.mktemp("home")) as made:
-        yield made
+@pytest.fixture
+def server(pocket_server):
+    return pocket_server
 
 
 @pytest.fixture
@@ -36,6 +35,7 @@ def operations(document):
     return [(path, method, each) for path, methods in document["paths"].items() for method, each in methods.items()]
 
 
+@pytest.mark.slow
 def test_it_is_valid_and_every_reference_leads_somewhere(document):
     schemathesis.openapi.from_dict(document).validate()
     for reference in set(re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(document))):

@@ -31,6 +31,8 @@ from llmapi_kit.models.spec import parse_spec
 from .byte_bodies import mutated
 from .conftest import KEY, serving
 
+pytestmark = pytest.mark.slow
+
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 FITTING, WRONG = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
 DOCUMENTED = (

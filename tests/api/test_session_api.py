@@ -126,6 +126,7 @@ WRONG_BODIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "body", "why"), WRONG_BODIES)
 def test_a_wrong_field_is_code_3_and_named(api, call, body, why):
     response = api.post(call, body)

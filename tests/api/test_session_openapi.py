@@ -42,6 +42,7 @@ def schema(tmp_path_factory):
         yield made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("call", ["start", "ask", "end"])
 def test_whatever_comes_is_answered_as_the_document_says(schema, call, mode):

@@ -6,14 +6,13 @@ import json
 
 import pytest
 
-from .conftest import KEY, serving_pocket
+from .conftest import KEY
 from .session_client import SessionClient
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving_pocket(tmp_path_factory.mktemp("home")) as made:
-        yield made
+@pytest.fixture
+def server(pocket_server):
+    return pocket_server
 
 
 @pytest.fixture
@@ -55,6 +54,7 @@ def test_a_completion_bot_continues_and_an_embedding_bot_embeds(api):
     assert sum(x * x for x in vector) == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_long_conversation_goes_on_past_the_context(server, api):
     [engine] = server.engines
     session = api.start("chatgpt", temperature=0, max_tokens=8)

@@ -70,6 +70,7 @@ class Meeting(MockEngine):
             yield event
 
 
+@pytest.mark.slow
 def test_many_asks_at_once_in_one_session_are_ordered_and_none_is_lost(serve, connect):
     server = serve(Recounting())
     session = connect(server).start("chatgpt")
@@ -217,6 +218,7 @@ def test_a_session_nobody_uses_expires_and_one_that_is_used_does_not(serve, conn
     assert [api.ask(idle, "x")["code"], api.end(idle)["code"]] == [-4, -4]
 
 
+@pytest.mark.slow
 def test_a_flood_of_asks_ends_each_in_a_code_and_the_server_goes_on(serve, connect):
     server = serve(Recounting())
     api = connect(server)

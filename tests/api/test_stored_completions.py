@@ -238,6 +238,7 @@ def test_what_is_deleted_is_gone(client):
         assert (refused.value.code, refused.value.param) == ("completion_not_found", "completion_id")
 
 
+@pytest.mark.slow
 def test_of_many_deletes_at_once_one_finds_it(server, http, client):
     for _ in range(5):
         made = ask(client)

@@ -11,8 +11,6 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from .conftest import serving_pocket
-
 PERSON = {
     "type": "object",
     "properties": {
@@ -40,10 +38,9 @@ WEATHER = {
 TIME = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}}}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving_pocket(tmp_path_factory.mktemp("home")) as made:
-        yield made
+@pytest.fixture
+def server(pocket_server):
+    return pocket_server
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -12,6 +13,8 @@ import pytest
 from benchmarks import conversation, gpu, overhead, serving
 from benchmarks.processes import ServerFailedError, ServerProcess, free_port
 from benchmarks.serving_report import Failure, Run, Sample, to_markdown
+
+pytestmark = pytest.mark.slow
 
 MODULES = ["bare_loop", "conversation", "environments", "gpu", "load", "models", "overhead", "serving", "stream_server"]
 
@@ -39,12 +42,15 @@ def test_serving_measures_this_server(work, tmp_path):
 
 @pytest.mark.usefixtures("tiny")
 def test_overhead_measures_both_parts(work, tmp_path):
-    assert overhead.main(["--streams", "2", *options(work, tmp_path)]) == 0
+    assert overhead.main(["--streams", "1", *options(work, tmp_path)]) == 0
     report = json.loads((tmp_path / "overhead.json").read_text())
     assert {(each["who"], each["at_once"]) for each in report["chunks"]} == {
         ("mock", 1), ("mock", 32), ("fixed", 1), ("fixed", 32)
     }  # fmt: skip
     assert all(each["per_s"][0] > 0 for rates in report["engine"].values() for each in rates)
+    assert re.search(
+        r"One stream reads .* GB/s of weights; all cores read memory at", (tmp_path / "overhead.md").read_text()
+    )
 
 
 @pytest.mark.usefixtures("tiny")

@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from .lab import CURRENT, SETTINGS, find_chromium, open_page, run_lab
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 KEY = "canary-0123456789-canary-0123456789"
 SAVE_WIDGETS = {"@jupyter-widgets/jupyterlab-manager/plugin": {"saveState": True}}
 LAUNCH = """

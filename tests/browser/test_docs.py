@@ -9,6 +9,8 @@ from tests.api.conftest import KEY, serving
 
 from .lab import open_page
 
+pytestmark = pytest.mark.slow
+
 REMEMBERED = "() => JSON.stringify([localStorage, sessionStorage, document.cookie, history.state])"
 
 

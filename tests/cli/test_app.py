@@ -7,9 +7,14 @@ import re
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import httpx
 import pytest
+from typer.testing import CliRunner
+
+from llmapi_kit.cli.app import app
+from llmapi_kit.notebook import doctor
 
 pytestmark = pytest.mark.kernel
 
@@ -54,6 +59,7 @@ def serving(options):
     process.stdout.close()
 
 
+@pytest.mark.slow
 def test_serve_answers_with_its_key_and_shows_none(serving):
     _, url, key_file, shown = serving
     with open(key_file) as file:
@@ -72,6 +78,7 @@ def test_serve_takes_the_key_from_a_file_and_warns_of_a_short_one(key_file_optio
     assert "secret-12" not in shown
 
 
+@pytest.mark.slow
 def test_the_curl_line_that_serve_prints_works_when_pasted(serving):
     shown = serving[3]
     line = shown[shown.index("curl ") : shown.index("Serving until")]
@@ -80,6 +87,7 @@ def test_the_curl_line_that_serve_prints_works_when_pasted(serving):
     assert '"content":"Hello!"' in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_ends_cleanly_and_forgets_its_key(serving, number):
     process, _, key_file, _ = serving
@@ -88,6 +96,7 @@ def test_serve_ends_cleanly_and_forgets_its_key(serving, number):
     assert not os.path.exists(key_file)
 
 
+@pytest.mark.slow
 def test_chat_finds_the_server_and_streams_answers(serving):
     done = subprocess.run(
         [*COMMAND, "chat", "--system", "be brief"],
@@ -102,6 +111,7 @@ def test_chat_finds_the_server_and_streams_answers(serving):
     assert serving[1] in done.stdout
 
 
+@pytest.mark.slow
 def test_chat_without_a_server_says_what_to_do():
     done = subprocess.run([*COMMAND, "chat"], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
@@ -109,6 +119,7 @@ def test_chat_without_a_server_says_what_to_do():
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -125,6 +136,12 @@ def test_mistakes_are_one_line_and_status_1(arguments, message):
     assert "secret" not in done.stderr
     assert "Loading" not in done.stdout, "it is told before a model is loaded"
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("is_ok", "status"), [(True, 0), (False, 1)])
+def test_the_doctors_verdict_is_the_exit_status(monkeypatch, is_ok, status):
+    monkeypatch.setattr(doctor, "doctor", lambda: SimpleNamespace(ok=is_ok))
+    assert CliRunner().invoke(app, ["doctor"]).exit_code == status
 
 
 def test_help_lists_the_commands():

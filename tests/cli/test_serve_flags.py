@@ -142,6 +142,7 @@ def test_flags_go_before_the_environment():
     assert options.load["sampling"] == {"temperature": 0.7}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -134,6 +134,7 @@ def test_a_stream_that_is_left_is_stopped(serve):
         wait_until(lambda: engine.stats().num_running == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -203,6 +204,7 @@ def test_similarity_takes_texts_vectors_and_what_the_bot_replied(serve):
         assert client.embedding_similarity([-x for x in json.loads(vector)], vector) == pytest.approx(-1)
         assert abs(client.embedding_similarity("the sun", "a stone")) < 1
         assert client.embedding_similarity([1, 0], [0, 3]) == 0
+        assert client.embedding_similarity([3, 4], [6, 8]) == pytest.approx(1)
         assert client.embedding_similarity([0, 0], [1, 1]) == 0
         with pytest.raises(ConfigError, match="2 and 8 dimensions"):
             client.embedding_similarity([1, 0], vector)
@@ -219,6 +221,7 @@ def test_two_names_for_a_bot_are_one_too_many():
         LLMClient(bot="mock", bot_type="mock")
 
 
+@pytest.mark.slow
 def test_no_key_shows_and_nothing_stays_open(serve):
     client = LLMClient(serve().url, "mock", KEY)
     assert client.start_session()
@@ -232,6 +235,7 @@ def head(status, media_type):
     return f"HTTP/1.1 {status}\r\nContent-Type: {media_type}\r\nConnection: close\r\n\r\n".encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [

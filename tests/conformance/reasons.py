@@ -97,7 +97,7 @@ REASONS = (
     Reason(
         tuple(f"test_images.test_{way}_generate_overload_2" for way in WAYS),
         "Pictures come whole, without a stream of half-finished ones.",
-        "400 - The field stream is not supported by this server. Only False is possible",
+        "400 - The field stream is not supported by this server. Only false is possible",
     ),
     Reason(
         _each_way("test_embeddings", "create"),

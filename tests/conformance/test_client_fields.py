@@ -6,19 +6,15 @@ import openai
 import pytest
 from openai.types import Completion
 
-from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.loading.load_request import make_engine
-from llmapi_kit.models.spec import parse_spec
 from tests.api.conftest import serving
 
 from .client_fields import ANSWERED, KNOWN, LEAST, REFUSED, REFUSED_VALUES, TOGETHER
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    pocket = make_engine(parse_spec("pocket"), load_settings())
-    with serving(tmp_path_factory.mktemp("home"), pocket, MockEngine()) as made:
+def server(tmp_path_factory, pocket_engine):
+    with serving(tmp_path_factory.mktemp("home"), pocket_engine, MockEngine()) as made:
         yield made
 
 
@@ -71,6 +67,7 @@ def test_every_field_of_the_client_is_decided_on(endpoint):
     assert answered | refused == KNOWN[endpoint]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("endpoint", "field"), cases(ANSWERED, without=("stream", "stream_options")))
 def test_what_is_answered_fits_the_clients_types(strict, endpoint, field):
     answers = create(strict, endpoint, **fields_of(endpoint, field))

@@ -23,6 +23,7 @@ def call(text):
     return f"<tool_call>\n{text}\n</tool_call>"
 
 
+@pytest.mark.slow
 @given(
     arguments=st.dictionaries(st.text(), JSON),
     name=st.text(min_size=1),

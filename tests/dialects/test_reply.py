@@ -33,6 +33,7 @@ PHRASES = (
 SCRAPS = st.sampled_from([*WORDS.split(), *PHRASES])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @given(scraps=st.lists(SCRAPS, max_size=14), inside=st.booleans(), data=st.data())
 def test_any_split_gives_what_the_whole_text_gives(form, scraps, inside, data):
@@ -43,6 +44,7 @@ def test_any_split_gives_what_the_whole_text_gives(form, scraps, inside, data):
     assert joined(outputs(form, text, inside=inside, pieces=list(text))) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @given(scraps=st.lists(SCRAPS, max_size=14))
 def test_where_no_call_begins_nothing_is_lost(form, scraps):
@@ -142,6 +144,7 @@ def test_a_piece_has_one_delta_for_each_call():
     assert flushed.tool_calls == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

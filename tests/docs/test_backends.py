@@ -52,6 +52,7 @@ class TestShouting(EngineContract):
         return self.request(engine, "word " * 200)
 
 
+@pytest.mark.slow
 def test_every_block_runs(ran):
     assert ran.TestShouting.cannot == TestShouting.cannot
     assert ran.make_engine("x").info.id == "x"

@@ -90,6 +90,7 @@ def make_request(prompt, num_beams, n, length_penalty=1.0):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["pocket", *sorted(TINY)])
 def test_beams_equal_generate_with_greedy_requests_beside_them(family):
     if family == "pocket":

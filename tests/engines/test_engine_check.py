@@ -12,9 +12,8 @@ from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.loading.lazy_engine import LazyEngine
 from llmapi_kit.types import EngineInfo
+from tests.loading.lazy_models import Machine
 from tests.plugin_packages import without_collecting_garbage
-
-from .lazy_models import Machine
 
 pytestmark = pytest.mark.kernel
 

@@ -9,8 +9,7 @@ import pytest
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.engines.renamed_engine import renamed
 from llmapi_kit.testing import EngineContract
-
-from .lazy_models import Machine
+from tests.loading.lazy_models import Machine
 
 pytestmark = pytest.mark.kernel
 

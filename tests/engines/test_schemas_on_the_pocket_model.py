@@ -11,10 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmapi_kit.config import load_settings
 from llmapi_kit.engines.base import GenerationRequest
-from llmapi_kit.loading.load_request import make_engine
-from llmapi_kit.models.spec import parse_spec
 from llmapi_kit.sampling.constraints import Constraint
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Finished
@@ -22,15 +19,10 @@ from tests.sampling.schemas import schemas
 
 from .conftest import collect
 
+pytestmark = pytest.mark.slow
+
 ASKED = [{"role": "user", "content": "Give me a JSON object describing a person."}]
 BATCH = 20
-
-
-@pytest.fixture(scope="module")
-def engine():
-    made = make_engine(parse_spec("pocket"), load_settings())
-    yield made
-    made.close()
 
 
 async def answer(engine, schema, seed):
@@ -46,7 +38,7 @@ async def answer(engine, schema, seed):
     return text, events[-1].reason == "stop"
 
 
-def test_every_complete_answer_validates(engine):
+def test_every_complete_answer_validates(pocket_engine):
     """Most are complete, taken together: in a single batch chance may have it otherwise."""
     completed = []
 
@@ -59,7 +51,7 @@ def test_every_complete_answer_validates(engine):
 
             async def one(schema, seed):
                 async with turns:
-                    return await answer(engine, schema, seed)
+                    return await answer(pocket_engine, schema, seed)
 
             return await asyncio.gather(*(one(schema, seed) for seed, schema in enumerate(batch)))
 

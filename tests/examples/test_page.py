@@ -15,6 +15,8 @@ from tests.browser.lab import open_page
 
 from .test_programs import EXAMPLES, ODD
 
+pytestmark = pytest.mark.slow
+
 # What the page asks for, by the button that is clicked
 WAYS = {
     "Ask with EventSource": ["/chat-sse/token", "/chat-sse"],

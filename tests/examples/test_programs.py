@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.loading.load_request import make_engine
-from llmapi_kit.models.spec import parse_spec
 from tests.api.conftest import KEY, serving
+
+pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ANSWER = "The capital of Italy is Rome."
@@ -30,9 +29,8 @@ NEEDED = {
 
 
 @pytest.fixture(scope="module")
-def pocket(tmp_path_factory):
-    engine = make_engine(parse_spec("pocket"), load_settings())
-    with serving(tmp_path_factory.mktemp("home"), engine) as server:
+def pocket(tmp_path_factory, pocket_engine):
+    with serving(tmp_path_factory.mktemp("home"), pocket_engine) as server:
         yield server
 
 

@@ -71,6 +71,7 @@ def test_without_a_server_it_says_how_to_get_one():
         kit.connect()
 
 
+@pytest.mark.slow
 def test_the_server_of_another_process_is_found_with_its_key(serve_elsewhere):
     process, port = serve_elsewhere()
     remote = kit.connect()
@@ -79,6 +80,7 @@ def test_the_server_of_another_process_is_found_with_its_key(serve_elsewhere):
     assert [record.pid for record in kit.servers()] == [process.pid]
 
 
+@pytest.mark.slow
 def test_a_program_that_ends_takes_its_server_off_the_list(serve_elsewhere, tmp_path):
     process, _ = serve_elsewhere()
     process.communicate()  # end of its input
@@ -86,6 +88,7 @@ def test_a_program_that_ends_takes_its_server_off_the_list(serve_elsewhere, tmp_
     assert list((tmp_path / "home" / "servers").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_after_a_kill_nothing_is_found_and_the_port_is_free(serve_elsewhere):
     process, port = serve_elsewhere()
     os.kill(process.pid, signal.SIGKILL)
@@ -95,12 +98,14 @@ def test_after_a_kill_nothing_is_found_and_the_port_is_free(serve_elsewhere):
     assert kit.launch("mock", port=port).port == port
 
 
+@pytest.mark.slow
 def test_a_port_of_another_process_is_explained(serve_elsewhere):
     process, port = serve_elsewhere()
     with pytest.raises(kit.LlmApiKitError, match=f"server of another notebook .pid {process.pid}, model mock"):
         kit.launch("mock", port=port)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["{}", "{}/", "{}/v1", "{}/v1/", " {} "])
 def test_the_url_may_be_written_in_several_ways(form):
     server = kit.launch("mock", port=0)

@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 # What a cell may have done before it launches, and after; `kind` picks one.
 CELLS = """

@@ -33,6 +33,7 @@ def test_importing_the_kit_imports_nothing_heavy(program):
     assert program(HEAVY) == "[]"
 
 
+@pytest.mark.slow
 def test_without_torch_the_mock_serves_and_a_real_model_names_the_pip_command(program):
     mock, error = program(WITHOUT_TORCH, options=("-W", "ignore::ResourceWarning")).splitlines()
     assert mock == "['mock'] mock"

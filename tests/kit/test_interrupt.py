@@ -63,6 +63,7 @@ def interrupt_main_thread():
     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_twenty_interrupts_break_no_stream(program):
     assert program(STREAM_UNDER_INTERRUPTS, str(NUM_TOKENS)) == "[20, true, true, true]"
 
@@ -86,6 +87,7 @@ def test_an_interrupt_while_launch_waits_leaves_nothing_and_a_re_run_works(monke
     assert kit.launch("mock", port=0).is_running
 
 
+@pytest.mark.slow
 def test_an_interrupt_while_an_old_model_drains_still_closes_it(ask, beside, wait_until):
     model = kit.load("mock")
     model.engine._delay_s = 1.0

@@ -108,6 +108,7 @@ def notebook(tmp_path_factory):
         book.close()
 
 
+@pytest.mark.slow
 def test_a_server_lives_through_a_day_in_a_notebook(notebook):
     """One story, as each step builds on the one before."""
     port, key = notebook.run(LAUNCH.format(port=0)).split()
@@ -148,6 +149,7 @@ def test_a_server_lives_through_a_day_in_a_notebook(notebook):
     assert notebook.run(STREAM) == "40"
 
 
+@pytest.mark.slow
 def test_tracebacks_that_hold_memory_are_let_go(notebook):
     notebook.run("""
 import gc, weakref

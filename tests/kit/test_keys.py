@@ -3,13 +3,14 @@
 import copy
 import logging
 import pprint
+import stat
 import traceback
 
 import pytest
 
 import llmapi_kit as kit
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.errors import ConfigError
+from llmapi_kit.errors import ConfigError, ServerError
 
 pytestmark = pytest.mark.kernel
 
@@ -27,6 +28,67 @@ def test_a_random_key_has_256_bits_and_is_new_each_time():
     assert all(key.startswith("sk-llmapi-") and len(key) >= 10 + 43 for key in keys)
 
 
+def kept_keys(settings):
+    return {path.name: path for path in (settings.home / "keys").iterdir()}
+
+
+def test_a_key_lives_with_the_servers_name_until_it_is_rotated(program):
+    """It changed with every kernel, and the settings of teammates broke unannounced."""
+    launch = "import llmapi_kit as kit; print(kit.launch('mock', port=0, name='team/one').api_key)"
+    first = program(launch)
+    assert program(launch) == first
+    server = kit.launch("mock", port=0, name="team/one")
+    assert server.api_key == first
+    assert kit.launch("mock", port=0, name="team.one").api_key != first
+    new = server.rotate_key()
+    assert new not in (first, None)
+    assert program(launch) == new
+
+
+def test_a_key_that_is_kept_is_for_this_user_only_and_in_no_log(caplog):
+    caplog.set_level(logging.DEBUG)
+    server = kit.launch("mock", port=0, name="../../outside")
+    (path,) = kept_keys(server.settings).values()
+    assert path.read_text() == f"{server.api_key}\n"
+    path.chmod(0o644)
+    server.stop()
+    assert kit.launch("mock", port=0, name="../../outside").api_key == server.api_key
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert server.api_key not in caplog.text
+
+
+def test_a_key_of_ones_own_is_not_kept():
+    server = kit.launch("mock", port=0, api_key=CANARY)
+    assert not (server.settings.home / "keys").exists()
+    server.stop()
+    assert kit.launch("mock", port=0).api_key != CANARY
+
+
+def test_a_rotated_key_opens_at_once_and_the_old_one_nothing(ask, beside, wait_until):
+    engine = MockEngine("word", num_tokens=1000, delay_s=0.02)
+    server = kit.launch(engine, port=0)
+    old = copy.copy(server)
+    under_way = beside(ask, old)
+    wait_until(lambda: engine.stats().num_running == 1)
+    new = server.rotate_key()
+    assert under_way().status_code == 503
+    assert ask(old).status_code == 401
+    assert ask(server, max_tokens=1).status_code == 200
+    assert kit.connect().api_key == kit.connect(server.url).api_key == new
+    assert kit.launch(engine, port=0) is server
+
+
+def test_a_server_without_a_key_or_that_is_stopped_has_none_to_rotate():
+    server = kit.launch("mock", port=0, api_key=False)
+    with pytest.raises(ConfigError, match="asks for no key"):
+        server.rotate_key()
+    keyed = kit.launch("mock", port=0)
+    keyed.stop()
+    with pytest.raises(ServerError, match="stopped"):
+        keyed.rotate_key()
+
+
 def test_no_text_of_any_object_has_the_key():
     server = kit.launch("mock", port=0, api_key=CANARY)
     remote = kit.connect()
@@ -37,6 +99,7 @@ def test_no_text_of_any_object_has_the_key():
     assert "sk-llmapi-…4e55" in repr(server)
 
 
+@pytest.mark.slow
 def test_no_log_and_no_error_has_a_key(caplog, capfd, ask):
     caplog.set_level(logging.DEBUG)
     server = kit.launch(MockEngine(delay_s=0.01), port=0, api_key=CANARY)

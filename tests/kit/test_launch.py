@@ -9,7 +9,7 @@ import llmapi_kit as kit
 from llmapi_kit import kit as kit_module
 from llmapi_kit.client.running_servers import ServerRecord
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.errors import ConfigError, PortInUseError, ServerError, TunnelAuthError
+from llmapi_kit.errors import ConfigError, PortInUseError, ServerError, TunnelAuthError, TunnelError
 
 pytestmark = pytest.mark.kernel
 
@@ -160,13 +160,15 @@ def test_a_server_without_a_key_gets_one_unless_that_is_refused_again(ask):
     assert kit_module.RemoteServer(keyed.url, None)._get("/v1/models", {}).status_code == 401
 
 
-def test_after_stop_a_launch_makes_a_new_key():
+def test_after_stop_a_launch_has_the_same_key(ask):
+    """It made a new one each time, and the settings of teammates broke unannounced."""
     first = kit.launch("mock", port=0)
     first.stop()
     assert kit.servers() == []
     second = kit.launch("mock", port=0)
-    assert second.is_running
-    assert second.api_key != first.api_key
+    assert second is not first
+    assert second.api_key == first.api_key
+    assert ask(second).status_code == 200
 
 
 def test_a_dead_server_is_replaced_at_the_same_url_with_the_same_key(ask):
@@ -181,6 +183,15 @@ def test_a_dead_server_is_replaced_at_the_same_url_with_the_same_key(ask):
     second = kit.launch("mock", port=0)
     assert (second.url, second.api_key) == (first.url, first.api_key)
     assert ask(second).status_code == 200
+
+
+def test_a_model_whose_engine_died_is_loaded_anew():
+    dead = kit.load("mock")
+    dead.engine.close()
+    fresh = kit.load("mock")
+    assert fresh is not dead
+    assert dead.is_closed
+    assert fresh.engine.readiness().ready
 
 
 def test_port_in_use_by_another_program_is_told_in_the_cell():
@@ -242,8 +253,12 @@ def test_a_launch_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
         ({"aliases": {"pocket": "pocket"}}, "alias 'pocket' is the name of a model"),
         ({"api_key": "with spaces in the middle"}, "without spaces"),
         ({"total_timeout_s": -1}, "total_timeout_s"),
-        ({"no_such_setting": 1}, "Unknown setting 'no_such_setting'"),
+        ({"no_such_setting": 1}, r"launch\(\) has no argument 'no_such_setting'"),
         ({"tunnel": "carrier pigeon"}, "no tunnel kind"),
+        ({"tunnel": "ngrock"}, "Did you mean 'ngrok'"),
+        ({"tunnel": True}, 'Pass tunnel="ngrok"'),
+        ({"api_key": "none"}, "pass api_key=False to ask for none"),
+        ({"api_key": "EMPTY"}, "pass api_key=False to ask for none"),
     ],
 )
 def test_what_can_not_be_is_refused_before_a_model_is_loaded(monkeypatch, arguments, message):
@@ -277,12 +292,101 @@ print("torch" in sys.modules, "sqlalchemy" in sys.modules)
     assert program(code) == "False False"
 
 
-def test_a_launch_that_is_refused_leaves_the_server_before_it_alone(ask):
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"host": "192.0.2.1"},
+        {"default": "other"},
+        {"tunnel": "ngrok", "api_key": "short"},
+        {"tunnel": True},
+        {"tunnel": "ngrok"},
+        {"tunnel": "ngrok", "total_timeout_s": 50},
+        {"database_url": "postgresql://nobody@127.0.0.1:9/nothing", "database_timeout_s": 1},
+        {"share": True},
+    ],
+    ids=str,
+)
+def test_a_launch_that_fails_leaves_the_server_before_it_as_it_was(ask, monkeypatch, tmp_path, wrong):
+    """Models and aliases were gone, or the server was."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    server = kit.launch(["mock", MockEngine(name="second")], port=0, aliases={"other": "mock"})
+    with pytest.raises(kit.LlmApiKitError):
+        kit.launch("mock", port=0, **wrong)
+    assert server.models == ["mock", "second"]
+    assert ask(server, model="other").status_code == ask(server, model="second").status_code == 200
+    assert [record.models for record in kit.servers()] == [("mock", "second")]
+    assert kit.connect().models() == ["mock", "second", "other"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"total_timeout_s": 50}], ids=["the same", "others"])
+def test_a_tunnel_that_does_not_open_leaves_the_server_before_it_as_it_was(ask, monkeypatch, settings):
+    monkeypatch.setenv("NGROK_AUTHTOKEN", "a-token")
+    old = MockEngine("I am old", name="old")
+    server = kit.launch(old, port=0)
+    agent = {"ngrok_path": "/bin/false"}
+    with pytest.raises(TunnelError):
+        kit.launch("mock", port=0, tunnel="ngrok", tunnel_options=agent, **settings)
+    assert content_of(ask(server, model="old")) == "I am old"
+    assert kit.connect().models() == ["old"]
+    assert kit.launch(old, port=0) is server
+
+
+def test_other_settings_cut_no_answer_and_refuse_nobody(ask, beside, wait_until):
+    model = kit.load("mock")
+    model.engine._delay_s = 0.1
+    server = kit.launch(model, port=0)
+    under_way = beside(ask, server, "one two three four five")
+    wait_until(lambda: model.stats().num_running == 1)
+    launch = beside(lambda: kit.launch(model, port=0, max_body_bytes=2000))
+    wait_until(lambda: server.is_stopped)
+    assert ask(server, "meanwhile").status_code == 200
+    assert content_of(under_way()) == "one two three four five"
+    assert launch().url == server.url
+    assert kit.connect(server.url).models() == ["mock"]
+
+
+def test_models_that_a_second_launch_replaces_are_named(caplog):
     server = kit.launch("mock", port=0)
-    for wrong in ({"host": "192.0.2.1"}, {"default": "other"}, {"tunnel": "ngrok", "api_key": "short"}):
-        with pytest.raises(ConfigError):
-            kit.launch("mock", port=0, **wrong)
-    assert ask(server).status_code == 200
+    assert kit.launch("mock", port=0).replaced == ()
+    assert caplog.text == ""
+    again = kit.launch(MockEngine(name="new"), port=0)
+    assert again is server
+    assert again.replaced == ("mock",)
+    assert "new now answers at" in caplog.text
+    assert "in place of mock" in caplog.text
+    assert "instead of mock" in repr(again)
+
+
+def test_a_launch_without_a_port_takes_the_next_one_that_is_free(monkeypatch, caplog):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        monkeypatch.setattr("llmapi_kit.server.port.DEFAULT_PORT", taken)
+        monkeypatch.setattr(kit_module, "DEFAULT_PORT", taken)
+        server = kit.launch("mock")
+        assert server.port != taken
+        assert f"Port {taken} is in use" in caplog.text
+        assert kit.launch("mock") is server
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("prot", "Did you mean 'port'"),
+        ("tunel", "Did you mean 'tunnel'"),
+        ("share", 'tunnel="ngrok"'),
+        ("max_tokens", "default_max_tokens"),
+        ("max_slot", "Did you mean 'max_slots'"),
+        ("gpu", "It takes"),
+        ("device", r"kit.load\(…, device=…\)"),
+        ("server_port", "It is port here"),
+    ],
+)
+def test_an_argument_that_is_not_known_is_answered_with_the_right_one(argument, words):
+    with pytest.raises(ConfigError, match=words):
+        kit.launch("mock", **{argument: 1})
+    assert kit.servers() == []
 
 
 @pytest.mark.parametrize("key", ["secret-12", "x", "0"])

@@ -18,6 +18,8 @@ import llmapi_kit as kit
 from llmapi_kit import kit as kit_module
 from llmapi_kit.models.spec import POCKET_DIR
 
+pytestmark = pytest.mark.slow
+
 NUM_REQUESTS, NUM_CLIENTS, NUM_TOKENS = 200, 16, 8
 QUESTIONS = ["Hello!", "What is the capital of France?", "Count to five.", "Who are you?"]
 NAMES = ("pocket", "tiny-one", "tiny-two")
@@ -64,7 +66,7 @@ def room_for_two(monkeypatch):
     limit = []
 
     def free_bytes(device):
-        return limit[0] - sum(each.need.wanted_bytes for each in list(model_memory._residents)) if limit else 2**40
+        return limit[0] - sum(each.need.wanted_bytes for each in list(model_memory._models)) if limit else 2**40
 
     monkeypatch.setattr(model_memory, "_free_bytes", free_bytes)
     return limit

@@ -12,8 +12,8 @@ import pytest
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import EngineUnavailableError, ModelLoadError, UnsupportedFieldError
 from llmapi_kit.types import Delta, ImageRequest
+from tests.engines.conftest import ask, check_order, collect, wait_until
 
-from .conftest import ask, check_order, collect, wait_until
 from .lazy_models import DEADLINE_S, Closing, Machine
 
 pytestmark = pytest.mark.kernel

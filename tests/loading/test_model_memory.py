@@ -11,8 +11,8 @@ import pytest
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import EngineUnavailableError, ModelTooLargeError
 from llmapi_kit.types import Delta
+from tests.engines.conftest import ask, collect, wait_until
 
-from .conftest import ask, collect, wait_until
 from .lazy_models import Machine
 
 pytestmark = pytest.mark.kernel

@@ -168,6 +168,7 @@ def test_weights_that_make_no_sense_are_refused(damage, small, tmp_path):
         apply_adapter(tiny(), find_adapter(str(folder)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
 def test_mutated_files_load_or_say_why_not(name, small, tmp_path):
     folder = shutil.copytree(small, tmp_path / "lora")

@@ -55,6 +55,7 @@ def plain(tmp_path_factory):
     return save_adapter(tmp_path_factory.mktemp("plain") / "lora", pocket(), target_modules=ALL_LINEAR)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
 def test_a_merged_model_answers_as_peft_does(variant, tmp_path):
     folder = save_adapter(tmp_path / "lora", tiny(), **VARIANTS[variant])
@@ -77,6 +78,7 @@ def test_a_merged_model_is_served_by_the_native_step(plain):
     runner.close()
 
 
+@pytest.mark.slow
 def test_an_engine_with_an_adapter_answers_as_peft_does(plain):
     model = Model(make_engine(parse_spec("pocket"), Settings(), lora=str(plain), device="cpu"))
     tokenizer = transformers.AutoTokenizer.from_pretrained(POCKET_DIR)

@@ -68,6 +68,7 @@ def logits(model):
         return model(IDS).logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_the_weights_are_those_that_the_file_stores(family, kind, tmp_path):
@@ -245,6 +246,7 @@ def test_a_format_that_nothing_here_dequantises_is_refused_by_name(tmp_path):
         load_weights(opened, torch.float32)
 
 
+@pytest.mark.slow
 def test_mutated_files_load_or_say_why_not(tmp_path):
     """Random bytes of the head changed: never another error, never a long wait or much memory."""
     path = write_model(tmp_path / "m.gguf", make("llama, tied"), kind="Q8_0")

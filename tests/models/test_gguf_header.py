@@ -103,6 +103,7 @@ def test_a_file_cut_anywhere_in_its_head_is_damaged(tmp_path):
             read_header(path)
 
 
+@pytest.mark.slow
 def test_mutated_heads_are_read_or_refused(tmp_path):
     path = written(tmp_path)
     whole = path.read_bytes()

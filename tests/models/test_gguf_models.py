@@ -40,6 +40,7 @@ def asked(spec, questions, **options):
         model.close()
 
 
+@pytest.mark.slow
 def test_the_pocket_model_answers_the_same_from_either_file(pocket_file):
     questions = ["What is the capital of France?", "你好", "Count from 3 to 7.", "Who are you?"]
     info, answers = asked(parse_spec(str(pocket_file)), questions, tokenizer="pocket")
@@ -89,6 +90,7 @@ def tokenizer_of_96(tmp_path):
     return tmp_path / "tokenizer"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "attack",
     [

@@ -233,6 +233,7 @@ def test_ends_of_a_turn_are_found_by_key_and_by_name(tmp_path):
     assert 7 in loaded.eos_ids
 
 
+@pytest.mark.slow
 def test_mutated_tables_load_or_say_why_not(tmp_path):
     path = written(tmp_path / "m.gguf")
     whole = path.read_bytes()

@@ -1,95 +1,153 @@
-"""The look at the hub before a download, against a hub on this machine."""
+"""The look at the hub before a download: what stands in the way is said with what to do."""
 
 from __future__ import annotations
 
-import json
+import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import types
 
 import pytest
 from huggingface_hub import constants
 
-from llmapi_kit.errors import ModelLoadError, ModelNotFoundError, UnsupportedModelError
-from llmapi_kit.models.hub import check_hub_model
+from llmapi_kit.errors import ModelNotFoundError, UnsupportedModelError
+from llmapi_kit.models import hub_token
+from llmapi_kit.models.hub import HubFile, HubModel, check_hub_model, look_up
+from llmapi_kit.models.hub_token import ask_for_token, find_token
+from tests.models.fake_hub import GIB, Repository
 
-GIB = 2**30
-
-
-class Hub(BaseHTTPRequestHandler):
-    """Answers like the hub's model API."""
-
-    def do_GET(self):
-        name = self.path.split("?")[0].removeprefix("/api/models/")
-        status, headers, files = self.server.models.get(name, (401, {"X-Error-Code": "RepoNotFound"}, {}))
-        siblings = [{"rfilename": file, "size": size} for file, size in files.items()]
-        body = json.dumps({"id": name, "siblings": siblings}).encode()
-        self.send_response(status)
-        for key, value in headers.items():
-            self.send_header(key, value)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments):
-        pass
+WEIGHTS = {"config.json": 500, "model.safetensors": GIB}
 
 
 @pytest.fixture
-def hub(monkeypatch, tmp_path):
+def models(hub):
     """A hub with a few models."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.models = {
-        "good/small": (200, {}, {"config.json": 500, "model.safetensors": GIB}),
-        "huge/model": (200, {}, {"model-1.safetensors": 10**15, "model-2.safetensors": 10**15}),
-        "only/adapter": (200, {}, {"adapter_config.json": 500, "adapter_model.safetensors": 1000}),
-        "only/pickle": (200, {}, {"pytorch_model.bin": 1000}),
-        "gated/model": (403, {"X-Error-Code": "GatedRepo"}, {}),
-        "broken/model": (500, {}, {}),
+    hub.repositories |= {
+        "good/small": Repository(dict(WEIGHTS)),
+        "only/adapter": Repository({"adapter_config.json": 500, "adapter_model.safetensors": 1000}),
+        "only/pickle": Repository({"pytorch_model.bin": 1000}),
+        "only/gguf": Repository({"model-q8.gguf": 1000}),
+        "gated/listed": Repository(dict(WEIGHTS), gated="auto"),
+        "gated/hidden": Repository({}, status=403, error_code="GatedRepo"),
+        "broken/model": Repository({}, status=500),
+        "busy/model": Repository({}, status=429),
+        "refusing/token": Repository({}, status=401),
     }
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache" / "not yet there"))
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    return hub
 
 
-def test_a_model_that_fits_passes(hub):
-    check_hub_model("good/small", 4 * GIB)
+def test_a_model_that_can_be_loaded_is_told_with_its_weights(models):
+    found = check_hub_model("good/small")
+    assert (found.weights_bytes, found.licence) == (GIB, "apache-2.0")
 
 
 @pytest.mark.parametrize(
     ("name", "kind", "message"),
     [
         ("nobody/nothing", ModelNotFoundError, "no model 'nobody/nothing'.*HF_TOKEN"),
-        ("gated/model", ModelNotFoundError, "accept its terms"),
-        ("broken/model", ModelNotFoundError, "can't be reached"),
+        ("gated/listed", ModelNotFoundError, "huggingface.co/gated/listed.*settings/tokens.*HF_TOKEN.*Colab's secrets"),
+        ("gated/hidden", ModelNotFoundError, "accept its terms"),
+        ("broken/model", ModelNotFoundError, "can't be reached at http://127"),
+        ("busy/model", ModelNotFoundError, "no more requests.*429"),
         ("only/adapter", UnsupportedModelError, "lora='only/adapter'"),
         ("only/pickle", UnsupportedModelError, "pickle"),
-        ("huge/model", ModelLoadError, "1,862,645.* GiB.*disk"),
+        ("only/gguf", UnsupportedModelError, "GGUF.*model-q8.gguf"),
+        ("Qwen/Qwen3-06B", ModelNotFoundError, "Did you mean 'Qwen/Qwen3-0.6B'"),
     ],
 )
-def test_what_stands_in_the_way_is_said_before_a_download(hub, name, kind, message):
+def test_what_stands_in_the_way_is_said_before_a_download(models, name, kind, message):
     with pytest.raises(kind, match=message):
-        check_hub_model(name, 4 * GIB)
+        check_hub_model(name)
 
 
-def test_too_little_memory_is_said_with_the_numbers(hub):
-    with pytest.raises(ModelLoadError, match=r"1\.0 GiB of weights, and 0\.5 GiB"):
-        check_hub_model("good/small", GIB // 2)
+@pytest.mark.parametrize(
+    ("name", "message"), [("gated/hidden", "token that was used may not"), ("refusing/token", "does not accept")]
+)
+def test_a_token_that_does_not_help_is_blamed_and_never_shown(models, monkeypatch, name, message):
+    monkeypatch.setenv("HF_TOKEN", "hf_canary")
+    with pytest.raises(ModelNotFoundError, match=message) as caught:
+        check_hub_model(name)
+    assert models.asked[-1][3] == "hf_canary"
+    assert "canary" not in f"{caught.value}{caught.value.__cause__!r}"
 
 
-def test_no_network_is_said_at_once(hub):
-    hub.shutdown()
-    hub.server_close()
-    with pytest.raises(ModelNotFoundError, match="Check the network"):
-        check_hub_model("good/small", 4 * GIB)
+def test_no_network_is_said_at_once_with_the_place_and_the_mirror(hub, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ModelNotFoundError, match=r"127\.0\.0\.1:9.*HF_ENDPOINT to a mirror"):
+        check_hub_model("good/small")
 
 
-def test_offline_mode_is_said(monkeypatch):
-    with pytest.raises(ModelNotFoundError, match="can't be reached"):
-        check_hub_model("good/small", 4 * GIB)
+def test_offline_mode_is_said(hub, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelNotFoundError, match="HF_HUB_OFFLINE says"):
+        check_hub_model("good/small")
+
+
+def test_a_hub_that_tells_no_version_or_odd_digests_cannot_write_outside_of_the_cache(models, monkeypatch):
+    odd = {"rfilename": "config.json", "size": 5, "blobId": "../../../x"}
+    monkeypatch.setattr(Repository, "sibling", lambda self, name: odd)
+    assert {file.digest for file in look_up("good/small").files} == {""}
+    monkeypatch.setattr(Repository, "commit", "../../x")
+    with pytest.raises(ModelNotFoundError, match=r"a version '\.\./\.\./x', which is none"):
+        look_up("good/small")
+
+
+@pytest.mark.parametrize(
+    ("names", "loaded"),
+    [
+        (["model.safetensors", "consolidated.safetensors"], ["model.safetensors"]),
+        (
+            ["model.safetensors.index.json", "model-1.safetensors", "model-2.safetensors", "consolidated.safetensors"],
+            ["model-1.safetensors", "model-2.safetensors"],
+        ),
+        (["original/model.safetensors", "weights.safetensors"], ["weights.safetensors"]),
+    ],
+)
+def test_only_the_weights_that_are_loaded_count(names, loaded):
+    model = HubModel("a/b", "", tuple(HubFile(name, 1) for name in names))
+    assert [file.name for file in model.weights] == loaded
+
+
+def test_no_code_and_no_pickle_is_asked_for():
+    names = ("config.json", "tokenizer.json", "merges.txt", "chat_template.jinja", "vocab.json")
+    others = ("modeling_x.py", "pytorch_model.bin", "tokenizer_x.py", "original/tokenizer.model", "README.md")
+    model = HubModel("a/b", "", tuple(HubFile(name, 1) for name in (*names, *others)))
+    assert {file.name for file in model.other_files} == set(names)
+
+
+@pytest.fixture
+def colab(monkeypatch, tmp_path):
+    """Pretends to be Colab; returns where the answer of its secrets is set."""
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    return lambda answer: monkeypatch.setattr(hub_token.huggingface_hub, "get_token", answer)
+
+
+def test_colab_is_asked_only_for_a_model_that_is_refused_without_a_token(models, colab):
+    asked = []
+    colab(lambda: asked.append("secret") or "hf_secret")
+    check_hub_model("good/small")
+    assert asked == []
+    found = check_hub_model("gated/listed")
+    assert (asked, found.token) == (["secret"], "hf_secret")
+    assert "secret" not in repr(found)
+
+
+def test_a_look_up_that_hangs_is_given_up_and_one_that_fails_is_no_token(colab):
+    answered = threading.Event()
+    colab(lambda: answered.wait(20) and "late")
+    assert ask_for_token(timeout_s=0.01) is None
+    answered.set()
+
+    def refuse():
+        raise RuntimeError("no access")
+
+    colab(refuse)
+    assert ask_for_token(timeout_s=20) is None
+
+
+def test_the_environment_s_token_comes_before_that_of_the_file(colab, monkeypatch, tmp_path):
+    assert find_token() is None
+    (tmp_path / "token").write_text("hf_file\n")
+    assert find_token() == "hf_file"
+    monkeypatch.setenv("HF_TOKEN", "hf_variable")
+    assert find_token() == "hf_variable"

@@ -3,6 +3,7 @@
 # ruff: noqa: RUF001  (Chinese text has punctuation of its own)
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import sys
@@ -15,18 +16,27 @@ import safetensors
 import torch
 import transformers
 
+from llmapi_kit.config import load_settings
+from llmapi_kit.engines.base import Engine, GenerationRequest
+from llmapi_kit.loading.load_request import make_engine
+from llmapi_kit.models.spec import parse_spec
+from llmapi_kit.sampling.parameters import SamplingParams
+from llmapi_kit.types import Delta, Finished
+
 ROOT = Path(__file__).resolve().parents[2]
 POCKET = ROOT / "llmapi_kit" / "models" / "pocket"
 sys.path.insert(0, str(ROOT / "tools"))
 
 from pocket_corpus import question_splits, questions  # noqa: E402  (tools are no installed package)
 from pocket_corpus.examination import (  # noqa: E402  (tools are no installed package)
+    Case,
     Graded,
     parse_call,
     phrasing_cases,
     skill_cases,
-    take,
 )
+
+pytestmark = pytest.mark.slow
 
 MAX_SIZE_BYTES = 10_000_000
 NUM_SAMPLED = 160
@@ -44,13 +54,38 @@ def model() -> Any:
 
 
 @pytest.fixture(scope="module")
-def graded(model: Any, tokenizer: Any) -> list[Graded]:
+def graded(tokenizer: Any) -> list[Graded]:
+    """The examination, all questions at once through the batching loop: with `model.generate` it takes minutes."""
     draw = random.Random(20)
     cases = phrasing_cases()
     sample = skill_cases(NUM_EACH_SKILL)
     for category in ("trained", "held-out"):
         sample += draw.sample([case for case in cases if case.category == category], NUM_SAMPLED)
-    return take(model, tokenizer, sample)
+    engine = make_engine(parse_spec("pocket"), load_settings(max_queue=len(sample)))
+    try:
+        return asyncio.run(take(engine, tokenizer, sample))
+    finally:
+        engine.close()
+
+
+async def take(engine: Engine, tokenizer: Any, cases: list[Case]) -> list[Graded]:
+    """Answer all cases greedily at once, and grade them."""
+    return await asyncio.gather(*(grade(engine, tokenizer, case) for case in cases))
+
+
+async def grade(engine: Engine, tokenizer: Any, case: Case) -> Graded:
+    """Answer one case. A runaway answer is cut, and counted as not ended."""
+    prompt = tokenizer.apply_chat_template(
+        case.messages, tools=case.tools or None, add_generation_prompt=True, return_dict=False
+    )
+    expected = case.expected if isinstance(case.expected, str) else json.dumps(case.expected)
+    limit = int(len(tokenizer(expected, add_special_tokens=False)["input_ids"]) * 1.5) + 64
+    request = GenerationRequest(prompt=prompt, sampling=SamplingParams(temperature=0, max_tokens=limit))
+    events = [event async for event in engine.generate(request)]
+    end = events[-1]
+    assert isinstance(end, Finished), end
+    text = "".join(event.text for event in events if isinstance(event, Delta))
+    return Graded(case, text, is_ended=end.reason == "stop")
 
 
 def share_right(graded: list[Graded], category: str) -> float:

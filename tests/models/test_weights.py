@@ -40,6 +40,12 @@ def test_recommended_sampling_is_read_from_the_model(folder):
     assert load_model(parse_spec(str(folder))).sampling_defaults == {}
 
 
+def test_weights_in_bfloat16_stay_so_on_a_cpu_unless_asked():
+    assert load_model(parse_spec("pocket"), device="cpu").model.dtype == torch.bfloat16
+    asked = load_model(parse_spec("pocket"), device="cpu", dtype="float32")
+    assert (asked.dtype, asked.model.dtype) == ("float32", torch.float32)
+
+
 def test_dtype_and_device_are_honoured_or_refused():
     assert load_model(parse_spec("pocket"), dtype="bfloat16").dtype == "bfloat16"
     with pytest.raises(ConfigError, match="float32, bfloat16, float16"):

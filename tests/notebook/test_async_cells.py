@@ -31,6 +31,7 @@ def test_plain_python_gets_the_error():
         kit.run(fail())
 
 
+@pytest.mark.slow
 def test_cell_gets_result_and_error_and_other_calls_stay_as_they_were(tmp_path):
     nb = run_cells(
         tmp_path,
@@ -46,6 +47,7 @@ def test_cell_gets_result_and_error_and_other_calls_stay_as_they_were(tmp_path):
     assert [text_of(cell).strip() for cell in nb.cells[2:]] == ["42 8", "True", "10", "6", "from within"]
 
 
+@pytest.mark.slow
 def test_cell_uses_the_async_client_of_a_server(tmp_path):
     nb = run_cells(
         tmp_path,

@@ -28,6 +28,7 @@ def server():
     kit.stop_all()
 
 
+@pytest.mark.slow
 def test_launch_shows_the_card_once_also_when_the_cell_ends_with_the_name(tmp_path):
     nb = run_cells(tmp_path, LAUNCH, LAUNCH + "\nserver", "server")
     for cell in nb.cells:
@@ -38,6 +39,7 @@ def test_launch_shows_the_card_once_also_when_the_cell_ends_with_the_name(tmp_pa
     assert not holds(nb, KEY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "without",
     [
@@ -64,11 +66,13 @@ board.close()
     assert not holds(nb, KEY)
 
 
+@pytest.mark.slow
 def test_where_outputs_have_frames_of_their_own_the_widget_is_displayed_beside_the_html(tmp_path):
     (cell,) = run_cells(tmp_path, "import os; os.environ['VSCODE_PID'] = '1'\n" + LAUNCH).cells
     assert mimes_of(cell) == {"text/plain", "text/html", WIDGET}
 
 
+@pytest.mark.slow
 def test_card_above_changes_when_the_server_stops_and_when_it_starts_again(tmp_path):
     stop = """
 from llmapi_kit.notebook import live_card
@@ -86,6 +90,7 @@ print(*drawn)
     assert "it was running" in html_of(above)
 
 
+@pytest.mark.slow
 def test_server_in_a_list_or_printed_is_plain_text_without_the_key(tmp_path):
     nb = run_cells(tmp_path, LAUNCH, "print(server)", "[server]")
     assert "llmapi_kit server, running" in text_of(nb.cells[1])
@@ -173,6 +178,7 @@ def test_a_restart_whose_model_is_unloaded_says_so_in_the_card(server, card):
     assert "Launch it again" in answer["text"]
 
 
+@pytest.mark.slow
 def test_kernel_of_a_test_has_a_home_of_its_own(tmp_path):
     (cell,) = run_cells(tmp_path, "import os; print(os.environ['LLMAPI_KIT_HOME'])").cells
     assert text_of(cell).strip() == os.environ["LLMAPI_KIT_HOME"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import socket
 import sys
 import types
@@ -24,7 +25,7 @@ def only(checks):
 def test_this_machine_passes():
     report = kit.doctor()
     assert report.ok, str(report)
-    assert report.verdict.startswith("Ready.")
+    assert report.verdict.startswith("Ready")
 
 
 def test_python_too_old_is_a_failure(monkeypatch):
@@ -157,7 +158,70 @@ def test_tunnel_rules_of_the_host_are_said(monkeypatch):
 
 def test_colab_is_warned_about_upgrades(monkeypatch):
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
-    assert "torch" in only(doctor_module.check_host()).advice
+    assert "torch" in only(doctor_module.check_host()).text
+
+
+def test_a_pocket_model_that_can_not_be_loaded_is_a_warning_with_what_to_do(monkeypatch):
+    """The doctor said "Ready." where torch was missing, and the next notebook failed."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else real(name))
+    check = only(doctor_module.check_pocket_model())
+    assert check.level == "warn"
+    assert 'pip install "llmapi-kit[torch]"' in check.advice
+    assert Report((check,)).verdict == "Ready, but for 1 warning: Pocket model."
+
+
+def test_the_default_port_in_use_is_no_problem_and_says_what_launch_does(monkeypatch):
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        monkeypatch.setattr(doctor_module, "DEFAULT_PORT", holder.getsockname()[1])
+        check = only(doctor_module.check_port())
+    assert (check.level, check.advice) == ("ok", "kit.launch() takes the next one that is free.")
+
+
+def test_a_hub_that_is_switched_off_is_a_warning_and_a_mirror_is_named(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert only(doctor_module.check_hub()).level == "warn"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example")
+    monkeypatch.setenv("HF_TOKEN", "canary-of-a-token")
+    check = only(doctor_module.check_hub())
+    assert check.text.startswith("through https://mirror.example, a token is there")
+    assert "canary" not in str(check)
+
+
+def test_a_gpu_that_torch_does_not_see_is_a_warning(monkeypatch):
+    monkeypatch.setattr(doctor_module.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(environment, "see_gpus", lambda: ())
+    fake = types.SimpleNamespace(__version__="2.9", version=types.SimpleNamespace(cuda="13.0"))
+    monkeypatch.setitem(sys.modules, "torch", fake)
+    check = only(doctor_module.check_cuda())
+    assert check.level == "warn"
+    assert "torch 2.9 is built for CUDA 13.0" in check.text
+    fake.version.cuda = None
+    assert "built for CPUs only" in only(doctor_module.check_cuda()).text
+
+
+def test_a_missing_compiler_is_a_warning_where_it_matters(monkeypatch):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(environment, "see_gpus", lambda: ())
+    monkeypatch.setattr(doctor_module.shutil, "which", lambda name: None)
+    check = only(doctor_module.check_compiler())
+    assert check.level == "warn"
+    assert "slower" in check.text
+    monkeypatch.setattr(doctor_module.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert only(doctor_module.check_compiler()).text == "/usr/bin/cc"
+    monkeypatch.setattr(environment, "see_gpus", lambda: (environment.Gpu("A Card", 1),))
+    assert list(doctor_module.check_compiler()) == []
+
+
+def test_missing_widgets_are_a_warning_in_a_notebook(monkeypatch):
+    assert list(doctor_module.check_widgets()) == []
+    monkeypatch.setattr(environment, "is_jupyter_kernel", lambda: True)
+    assert only(doctor_module.check_widgets()).level == "ok"
+    monkeypatch.setattr(environment, "version_of", lambda name: None)
+    assert "pip install ipywidgets anywidget" in only(doctor_module.check_widgets()).advice
 
 
 def test_check_that_breaks_is_a_finding_and_not_the_end(monkeypatch):
@@ -175,7 +239,7 @@ def test_check_that_breaks_is_a_finding_and_not_the_end(monkeypatch):
     ("levels", "verdict", "ok"),
     [
         (["ok"], "Ready.", True),
-        (["ok", "warn"], "Ready. 1 warning.", True),
+        (["ok", "warn"], "Ready, but for 1 warning: x.", True),
         (["warn", "fail", "fail"], "2 problems to repair first. 1 warning.", False),
     ],
 )

@@ -39,17 +39,20 @@ def test_curl_snippet_answers_with_the_key_from_a_variable(server):
     assert "It's fine." in run(["sh", "-c", snippet], **{snippets.KEY_VARIABLE: server.api_key})
 
 
+@pytest.mark.slow
 def test_python_snippet_finds_the_key_by_itself(server):
     snippet = snippets.python_snippet(server.url, "mock")
     assert server.api_key not in snippet
     assert run([sys.executable, "-c", snippet]).strip() == "It's fine."
 
 
+@pytest.mark.slow
 def test_openai_snippet_takes_the_key_from_the_environment(server):
     snippet = snippets.openai_snippet(server.url, "mock")
     assert run([sys.executable, "-c", snippet], **{snippets.KEY_VARIABLE: server.api_key}).strip() == "It's fine."
 
 
+@pytest.mark.slow
 def test_openai_snippet_of_a_server_without_a_key_needs_no_variable():
     server = kit.launch(MockEngine("open"), port=0, api_key=False)
     try:

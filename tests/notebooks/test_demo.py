@@ -17,7 +17,7 @@ import pytest
 
 from .kernels import NOTEBOOKS, ROOT, keys_in
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 DEADLINE_S = 150
 
 

@@ -7,11 +7,11 @@ import re
 
 import pytest
 
-from llmapi_kit.notebook.show_answer import read_exchanges
+from llmapi_kit.notebook.show import read_exchanges
 
-from .kernels import NOTEBOOKS, cell_of, holds, html_of, keys_in, open_notebook, text_of
+from .kernels import NOTEBOOKS, cell_of, holds, html_of, keys_in, mimes_of, open_notebook, text_of
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 
 @pytest.fixture
@@ -51,7 +51,8 @@ def test_setup_says_what_the_machine_is_and_that_it_is_ready():
             nb = notebook.run()
             assert "is installed" in text_of(cell_of(nb, "install"))
             assert "Jupyter kernel" in html_of(cell_of(nb, "machine"))
-            assert "Ready." in text_of(cell_of(nb, "doctor"))
+            assert "Ready" in text_of(cell_of(nb, "doctor"))
+            assert "Ready" in text_of(cell_of(nb, "verdict"))
 
 
 def test_load_model_streams_an_answer_and_measures_speed():
@@ -154,3 +155,17 @@ def test_many_backends_answer_behind_one_server(home):
             assert "Tom" in text_of(cell_of(nb, "glm"))
             assert "pocket 5 requests" in text_of(cell_of(nb, "usage"))
         assert keys_in(home) == []  # its last cell stops both servers
+
+
+def test_chat_answers_from_code_calls_functions_and_stays_readable(home):
+    with open_notebook(NOTEBOOKS / "07_chat.ipynb") as notebook:
+        for _ in range(2):
+            nb = notebook.run()
+            assert "Paris" in text_of(cell_of(nb, "send"))
+            assert "2 messages" in text_of(cell_of(nb, "send"))
+            assert "Paris" in html_of(cell_of(nb, "chat"))  # the transcript, for readers without a kernel
+            assert "widget-view" in str(mimes_of(cell_of(nb, "chat")))
+            assert "18 degrees" in text_of(cell_of(nb, "tools"))
+            assert "Function get_weather: done" in html_of(cell_of(nb, "tools"))
+            assert "Tokyo" in text_of(cell_of(nb, "compare"))
+            assert "model.ask(messages" in text_of(cell_of(nb, "export"))

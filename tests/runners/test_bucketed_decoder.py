@@ -99,6 +99,7 @@ def test_a_recorded_step_is_replayed_with_new_rows_and_recorded_once_a_shape(mon
     assert recorded == [(4, 128), (4, 64), (1, 256)]
 
 
+@pytest.mark.slow
 def test_one_program_serves_all_sizes_and_lengths():
     """Compiled without code generation: what is tested is that no request has to wait for a compilation."""
     programs = []

@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from llmapi_kit.errors import UnsupportedModelError
+from llmapi_kit.errors import ModelTooLargeError, UnsupportedModelError
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.lean_decoder import LeanDecoder
 from llmapi_kit.runners.torch_runner import TorchRunner
@@ -25,6 +25,7 @@ def last_logits(model, ids):
         return model(input_ids=torch.tensor([ids])).logits[0, -1]
 
 
+@pytest.mark.slow
 def test_mixed_steps_give_the_models_own_logits(tiny_model, form):
     """Chunks and decodes of four slots in one step, each against a plain forward pass of its whole sequence."""
     sequences = [prompt_of(length, seed) for seed, length in enumerate((40, 9, 23, 3))]
@@ -47,6 +48,7 @@ def test_mixed_steps_give_the_models_own_logits(tiny_model, form):
             torch.testing.assert_close(row, expected[i][done[i] - 1], atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_only_wanted_logits_are_returned_in_the_items_order(tiny_model, form):
     a, b, c = prompt_of(5, 0), prompt_of(1, 1), prompt_of(7, 2)
     expected = last_logits(tiny_model, c), last_logits(tiny_model, b)
@@ -57,6 +59,7 @@ def test_only_wanted_logits_are_returned_in_the_items_order(tiny_model, form):
         torch.testing.assert_close(row, wanted, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_repeating_a_step_changes_nothing(tiny_model, form):
     ids = prompt_of(12, 3)
     runner = TorchRunner(tiny_model, num_slots=2, max_length=16, **form)
@@ -66,6 +69,7 @@ def test_repeating_a_step_changes_nothing(tiny_model, form):
     assert torch.equal(once, again)
 
 
+@pytest.mark.slow
 def test_copied_prefix_continues_like_the_original(tiny_model, form):
     ids = prompt_of(20, 4)
     expected = last_logits(tiny_model, ids)
@@ -76,6 +80,7 @@ def test_copied_prefix_continues_like_the_original(tiny_model, form):
     torch.testing.assert_close(logits[0], expected, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_used_slot_is_as_good_as_new(tiny_model, form):
     ids = prompt_of(6, 5)
     expected = last_logits(tiny_model, ids)
@@ -85,6 +90,7 @@ def test_a_used_slot_is_as_good_as_new(tiny_model, form):
     torch.testing.assert_close(runner.step([StepItem(0, 0, ids, True)])[0], expected, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_mean_state_is_the_normalised_mean_of_the_last_hidden_states_in_chunks_and_repeated(tiny_model, form):
     sequences = [prompt_of(length, seed) for seed, length in enumerate((1, 4, 30))]
     with torch.inference_mode():
@@ -100,6 +106,7 @@ def test_a_mean_state_is_the_normalised_mean_of_the_last_hidden_states_in_chunks
             torch.testing.assert_close(vector, means[slot] / means[slot].norm(), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_logits_of_every_token_of_a_chunk_are_those_of_the_whole_prompt(tiny_model, form):
     ids = prompt_of(20, 3)
     with torch.inference_mode():
@@ -111,6 +118,7 @@ def test_logits_of_every_token_of_a_chunk_are_those_of_the_whole_prompt(tiny_mod
     torch.testing.assert_close(torch.cat((first[1:], second[:12])), expected, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(TINY))
 def test_llama_like_families_run_in_c_or_written_out_and_others_through_their_modules(family, form):
     model = make_tiny(family)
@@ -185,3 +193,18 @@ def test_a_model_whose_attention_goes_wrong_is_refused(monkeypatch):
     monkeypatch.setattr("llmapi_kit.runners.slot_attention._chunk", lambda query, *rest: query)
     with pytest.raises(UnsupportedModelError, match="other logits"):
         TorchRunner(model, num_slots=2, max_length=32, native=False)
+
+
+@pytest.mark.parametrize("name", ["native", "lean", "modules"])
+def test_bfloat16_weights_in_float32_give_the_logits_of_widened_ones(name):
+    ids = prompt_of(20, 3)
+    expected = last_logits(make_tiny("qwen2").bfloat16().float(), ids)
+    runner = TorchRunner(make_tiny("qwen2").bfloat16(), num_slots=2, max_length=32, dtype=torch.float32, **FORMS[name])
+    assert runner.kind == name
+    torch.testing.assert_close(runner.step([StepItem(1, 0, ids, True)])[0], expected, atol=2e-5, rtol=1e-4)
+
+
+def test_weights_that_can_not_be_widened_for_lack_of_memory_are_refused_with_what_to_do(monkeypatch):
+    monkeypatch.setattr("llmapi_kit.runners.torch_runner.free_memory", lambda device: 1000)
+    with pytest.raises(ModelTooLargeError, match=r"more for the weights.*dtype='bfloat16'.*C compiler"):
+        TorchRunner(make_tiny("llama").bfloat16(), num_slots=2, max_length=32, dtype=torch.float32, native=False)

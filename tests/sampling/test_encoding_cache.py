@@ -97,6 +97,7 @@ def test_special_tokens_are_boundaries(tokenizer):
     assert "<tool_call>" not in tokenizer.boundaries  # found after the text was normalised
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.integers(0, 2**32), st.lists(st.text(max_size=30), max_size=6))
 def test_the_pocket_tokenizer_gives_the_same_tokens_in_parts(tokenizer, seed, strange):

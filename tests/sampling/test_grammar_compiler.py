@@ -97,6 +97,7 @@ def test_a_broken_pattern_grammar_or_choice_is_refused_with_the_reason(compiler,
         compiler.compile(constraint(kind, source))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "source"),
     [

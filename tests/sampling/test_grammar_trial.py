@@ -42,6 +42,7 @@ def test_special_tokens_are_known_by_name_and_number(trial):
     assert "ends the answer" in trial.fault_in(grammar_text(Constraint("lark", 'start: "a" </s>', "x")))
 
 
+@pytest.mark.slow
 def test_a_process_that_is_too_busy_is_ended_and_replaced(trial):
     before = process_of(trial)
     assert "longer than" in trial.fault_in(ENDLESS)

@@ -46,6 +46,7 @@ def accepts(matcher, text):
     return matcher.may_end
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(schema=schemas())
 def test_finished_answers_are_valid_under_random_schemas(compiler, schema):
@@ -56,6 +57,7 @@ def test_finished_answers_are_valid_under_random_schemas(compiler, schema):
             check(schema, text)
 
 
+@pytest.mark.slow
 def test_answers_are_valid_with_every_kind_of_vocabulary(any_compiler, constraint):
     compiler, tokenizer, eos_ids = any_compiler
     matcher = compiler.compile(constraint("json_schema", json.dumps(STRICT)))

@@ -38,6 +38,7 @@ def test_an_error_is_kept_with_its_kind_and_the_buffer_stays_bounded():
     assert loggers.count("llmapi_kit.test") == log_buffer.MAX_LINES, "requests pushed out other lines"
 
 
+@pytest.mark.slow
 def test_warnings_do_not_reach_stderr_once_a_server_runs():
     code = """
 import logging, llmapi_kit as kit

@@ -27,6 +27,7 @@ LIKELY = ["foo", "k: ", "abab", "<k>", "</k>", "12", "123-4567", "aba", "xy", " 
 PIECE = st.one_of(st.text("abcdxfok <>/:-\n12y", max_size=5), st.sampled_from(LIKELY))
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @example(r"(?=foo)", ["a foo b f", "oo", " c"], "#")
 @given(
@@ -81,6 +82,7 @@ def test_patterns_that_can_not_be_say_why(patterns, why):
         Redactor(patterns)
 
 
+@pytest.mark.slow
 def test_a_pattern_that_takes_forever_ends_the_reply_and_lets_nothing_through():
     redactor = Redactor([r"(a|aa)+$b"])
     with pytest.raises(GenerationError, match="took too long"):

@@ -39,6 +39,7 @@ async def numbers(completions, owner="me", model="", metadata=None, after="", li
     return [int(each.id.removeprefix("chatcmpl-"), 16) for each in found]
 
 
+@pytest.mark.slow
 def test_a_completion_is_found_as_it_was_stored_by_who_opens_the_database_later(completions, open_database, url):
     stored = completion(1, topic="a", order="b")
 

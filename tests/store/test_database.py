@@ -37,6 +37,7 @@ def all_numbers(connection):
     return list(connection.scalars(text("SELECT n FROM numbers ORDER BY n")))
 
 
+@pytest.mark.slow
 def test_work_that_fails_leaves_nothing_behind(numbers):
     def fail_after_writing(connection):
         add(1)(connection)

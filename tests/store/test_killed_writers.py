@@ -6,6 +6,8 @@ import asyncio
 import multiprocessing
 import random
 
+import pytest
+
 from llmapi_kit.store.sessions import SessionStore
 
 from . import writers
@@ -14,6 +16,7 @@ from .conftest import DEADLINE_S
 NUM_KILLS = 12
 
 
+@pytest.mark.slow
 def test_every_acknowledged_turn_is_there_after_kill_9(open_database, url, processes):
     chance = random.Random(1)
     acknowledged = {}

@@ -18,7 +18,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from llmapi_kit.errors import StoreError, StoreVersionError
-from llmapi_kit.store import tables, upgrading
+from llmapi_kit.store import migrate as migrate_module
+from llmapi_kit.store import tables
 from llmapi_kit.store.migrate import SCRIPTS, upgrade
 from llmapi_kit.store.sessions import SessionStore, Turn
 
@@ -133,7 +134,7 @@ def test_migrating_leaves_logging_alone(open_database, url):
 
 def test_an_up_to_date_database_is_opened_without_alembic(open_database, url, monkeypatch):
     open_database(url)
-    monkeypatch.setattr(upgrading, "_migrate", None)
+    monkeypatch.setattr(migrate_module, "_migrate", None)
     open_database(url)
 
 
@@ -189,6 +190,7 @@ def test_processes_that_open_an_empty_database_at_once_all_find_its_tables(open_
     assert differences(open_database(url)) == []
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_makes_the_tables_leaves_all_or_nothing(open_database, url, processes):
     chance = random.Random(1)
     for _ in range(10):

@@ -129,6 +129,7 @@ def open_threads():
     return {thread.name for thread in threading.enumerate() if "llmapi_kit" in thread.name}
 
 
+@pytest.mark.slow
 def test_two_servers_of_one_process_share_a_database(serve_on, url):
     one, other = serve_on(url), serve_on(url)
     made = [ask(server, store=True) for server in (one, other) for _ in range(3)]
@@ -175,6 +176,7 @@ def test_a_postgres_server_that_is_away_costs_503_where_it_is_needed_and_nothing
     assert (day["requests"], day["failed"]) == (4, 0), "what was counted meanwhile is there"
 
 
+@pytest.mark.slow
 def test_loading_a_model_imports_no_database_and_opening_one_that_is_new_or_up_to_date_imports_little(tmp_path):
     script = """
 import json, sys

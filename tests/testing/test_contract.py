@@ -34,6 +34,7 @@ def failures(tmp_path_factory):
     return failed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(MUST_FAIL))
 def test_a_broken_promise_is_seen(failures, name):
     assert set(MUST_FAIL[name]) <= failures[name]

@@ -72,7 +72,7 @@ def test_the_report_has_versions_device_figures_and_durations(checked, capsys):
     assert works["figures"] == {"passed": 3}
     assert works["error"] == []
     assert works["limit_s"] == 50
-    assert 0 < works["duration_s"] <= written["duration_s"]
+    assert 0 <= works["duration_s"] <= written["duration_s"]
     assert "Passed." in capsys.readouterr().out
 
 
@@ -173,7 +173,7 @@ def test_what_it_needs_is_read_from_pyproject_as_it_stands_there():
 
 def test_tests_that_need_a_gpu_are_left_out_unless_asked_for():
     options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["addopts"]
-    assert options[options.index("-m") + 1] == "not gpu"
+    assert options[options.index("-m") + 1] == "not clients and not gpu"
     modules = sorted((ROOT / "tests/gpu").glob("test_*.py"))
     assert all("pytest.mark.gpu" in module.read_text() for module in modules)
     assert not {str(module.relative_to(ROOT)) for module in modules} & set(other_pythons.kernel_modules())

@@ -43,6 +43,7 @@ def test_without_an_instance_any_server_like_ours_is_up(tunnel_to, public_site):
     assert tunnel_to(public_site({"status": "ok", "instance": "any"}).url, instance=None).check().state == "up"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", ["<html>hello</html>", "[1, 2]", '"status"', "{}", "null", ""])
 def test_url_that_reaches_something_else_is_down(tunnel_to, public_site, body):
     status = tunnel_to(public_site(body).url, instance=None).check()
@@ -56,6 +57,7 @@ def test_http_error_is_down_with_its_status_code(tunnel_to, public_site):
     assert "HTTP 503" in status.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "headers", "body", "code", "words"),
     [

@@ -65,6 +65,7 @@ def test_tunnel_can_not_be_started_again_after_stop(make_tunnel, fake_agent):
         tunnel.start()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("said", "kind", "code", "advice"),
     [
@@ -376,6 +377,7 @@ def test_token_shows_in_no_repr_log_or_error_even_if_the_agent_prints_it(
     assert not [text for text in shown if CANARY in text]
 
 
+@pytest.mark.slow
 def test_token_quoted_in_the_answer_to_an_endpoint_is_redacted(make_tunnel, fake_agent):
     agent = fake_agent(post_status=400, post_body={"msg": f"token {CANARY} may not do that"})
     with pytest.raises(TunnelError, match="redacted") as caught:

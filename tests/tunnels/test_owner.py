@@ -226,6 +226,7 @@ def test_state_folder_that_can_not_be_made_is_refused(make_tunnel, fake_agent, t
         make_tunnel(fake_agent(), state_dir=tmp_path / "file" / "state").start()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner_pid", "folder"), [("1", "."), (str(os.getpid()), "gone")], ids=["owner gone", "stopped meanwhile"]
 )

@@ -72,7 +72,7 @@ class AlpacaChatBody(DecodingBody):
                 "content in place of message for a stream.",
                 param="stream",
             )
-        messages = [{"role": each.role, "content": each.message} for each in self.messages]
+        messages = [{"role": message.role, "content": message.message} for message in self.messages]
         body = ChatBody(**{**self.model_dump(exclude={"messages", "stream"}), "messages": messages})
         body.check()
         return body
@@ -106,7 +106,7 @@ def is_alpaca_chat(body: Any) -> bool:
     """Whether a body for /v1/chat/completions is meant for this API."""
     messages = body.get("messages") if isinstance(body, dict) else None
     if isinstance(messages, list):
-        return any(isinstance(each, dict) and each.get("message") is not None for each in messages)
+        return any(isinstance(message, dict) and message.get("message") is not None for message in messages)
     return isinstance(messages, str)
 
 

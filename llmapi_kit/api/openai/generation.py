@@ -159,43 +159,32 @@ class Generation:
         collector = None if on_complete is None else AnswerCollector(self.num_answers)
         ready = b"".join(chunks.first(index) or b"" for index in range(self.num_answers))
         try:
-            async for event in self.events:
-                if collector is not None:
-                    collector.add(event)
-                if isinstance(event, Delta):
-                    self._num_made += event.num_tokens
-                    if event.reasoning:
-                        self._num_reasoning_tokens += event.num_tokens
-                    if event.text or event.logprobs or event.reasoning or event.tool_calls:
-                        piece = chunks.delta(event)
-                        if piece is not None:
-                            yield ready + piece
-                            ready = b""
-                elif isinstance(event, Finished):
-                    ready += chunks.last(event) or b""
-                    self._finished.append(event)
-                    if ready and len(self._finished) < self.num_answers:
+            async with aclosing(self.follow()) as events:
+                async for event in events:
+                    if collector is not None:
+                        collector.add(event)
+                    if isinstance(event, Finished):
+                        ready += chunks.last(event) or b""
+                        is_due = len(self._finished) < self.num_answers  # the last one's goes with the stream's end
+                    else:
+                        piece = chunks.delta(event) if _says_something(event) else None
+                        ready += piece or b""
+                        is_due = piece is not None
+                    if is_due and ready:
                         yield ready
                         ready = b""
-                elif isinstance(event, Failed):
-                    self._has_failed = not isinstance(event.error, RequestCancelledError)
-                    note_error(event.error.code)
-                    yield LastFrame(ready + chunks.failed(event.error))
-                    return
             if on_complete is not None and collector is not None:
-                try:
-                    await on_complete(collector.complete())
-                except StoreError as exc:
-                    yield LastFrame(ready + chunks.failed(from_store(exc)))
-                    return
-            if include_usage:
-                ready += chunks.usage(self.usage()) or b""
-            yield LastFrame(ready + (chunks.end() or b""))
-        except Exception:
-            self._has_failed = True
-            raise
-        finally:
-            await self.close()
+                await on_complete(collector.complete())
+        except RequestError as exc:
+            note_error(exc.code)
+            yield LastFrame(ready + chunks.failed(exc))
+            return
+        except StoreError as exc:
+            yield LastFrame(ready + chunks.failed(from_store(exc)))
+            return
+        if include_usage:
+            ready += chunks.usage(self.usage()) or b""
+        yield LastFrame(ready + (chunks.end() or b""))
 
     def usage(self) -> dict[str, Any]:
         """OpenAI's usage object for all answers; candidates that `best_of` dropped count too."""
@@ -205,7 +194,7 @@ class Generation:
         num_prompt = sum(answers[0].num_prompt_tokens for answers in by_prompt.values())
         num_made = sum(each.num_completion_tokens + each.num_discarded_tokens for each in self._finished)
         # of several answers, the first is the one whose prompt had to be computed
-        num_cached = sum(min(each.num_cached_tokens for each in answers) for answers in by_prompt.values())
+        num_cached = sum(min(answer.num_cached_tokens for answer in answers) for answers in by_prompt.values())
         usage: dict[str, Any] = {
             "prompt_tokens": num_prompt,
             "completion_tokens": num_made,
@@ -247,6 +236,10 @@ class Generation:
         self._count()
         self.state.forget(self.events)
         await self.events.aclose()
+
+
+def _says_something(delta: Delta) -> bool:
+    return bool(delta.text or delta.logprobs or delta.reasoning or delta.tool_calls)
 
 
 async def start(state: ApiState, engine: Engine, requests: Sequence[GenerationRequest], id_prefix: str) -> Generation:

@@ -202,9 +202,9 @@ class LocalEngine:
         messages = request.messages or ()
         if self._prepare_messages is not None or request.tools is not None or request.template_options:
             return False
-        if len(messages) > QUICK_MESSAGES or any("tool_calls" in each for each in messages):
+        if len(messages) > QUICK_MESSAGES or any("tool_calls" in message for message in messages):
             return False
-        texts = (request.prompt, request.suffix, *(each.get("content") for each in messages))
+        texts = (request.prompt, request.suffix, *(message.get("content") for message in messages))
         return sum(len(text or "") for text in texts) <= QUICK_LENGTH
 
     def _prepare(self, request: GenerationRequest) -> tuple[Prompt, list[Request]]:

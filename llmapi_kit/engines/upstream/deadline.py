@@ -47,11 +47,3 @@ class Deadline:
     def _wake(self) -> None:
         if not self._stopped.done():
             self._stopped.set_result(None)
-
-
-async def cancel_and_wait(task: asyncio.Future[Any]) -> None:
-    """Cancel a task and wait until it has cleaned up."""
-    if not task.done():
-        task.cancel()
-    with contextlib.suppress(asyncio.CancelledError, Exception):
-        await task

@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 import httpx
 
 from llmapi_kit.config import Settings
-from llmapi_kit.engines.upstream.client import LOOPBACK
 from llmapi_kit.engines.upstream.engine import UpstreamEngine
 from llmapi_kit.engines.upstream.key_pool import Key, read_keys
 from llmapi_kit.engines.upstream.request_body import NEUTRAL
 from llmapi_kit.errors import ConfigError, ModelLoadError, ModelNotFoundError
+from llmapi_kit.loopback import LOOPBACK
 from llmapi_kit.models.providers import Provider, provider_of
 from llmapi_kit.models.spec import ModelSpec
 from llmapi_kit.types import EngineInfo

@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx
 
-from llmapi_kit.engines.upstream.deadline import Deadline, cancel_and_wait
+from llmapi_kit.cancellation import cancel_and_wait
+from llmapi_kit.engines.upstream.deadline import Deadline
 from llmapi_kit.engines.upstream.sse_parser import BOM, BodyReader, EventReader
 
 MAX_BODY_BYTES = 64 * 1024 * 1024

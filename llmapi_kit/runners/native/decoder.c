@@ -1,72 +1,34 @@
 /* A step of a Llama-like decoder as one call: token ids in, logits out, over keys and values of many slots.
 
    Plain C with the vector extensions that gcc and clang share; compiled for the machine it runs on. All arithmetic is
-   in float; weights, keys and values are stored as float, or as bfloat16 with -DSTORED_BFLOAT16. Where the processor
-   multiplies pairs of bfloat16, products round their inputs to it, as torch does.
+   in float; how weights, keys and values are stored, and weights multiplied with, panels.h says.
 
-   Weights are packed in panels of PANEL outputs: (outputs / PANEL, inputs / DEPTH, PANEL, DEPTH), padded with zeros, so
-   that a product streams through them once and keeps ROWS x PANEL sums in registers. Keys and values of a slot lie in blocks of LANES
-   positions: (slot, block, layer, 2, kv_head, ...), keys as (head_dim, LANES), so that one vector holds the scores of
-   LANES positions, values as (LANES, padded head_dim). Rows that a slot has not reached are never touched. */
+   Keys and values of a slot lie in blocks of LANES positions: (slot, block, layer, 2, kv_head, ...), keys as (head_dim,
+   LANES), so that one vector holds the scores of LANES positions, values as (LANES, padded head_dim). Rows that a slot
+   has not reached are never touched. */
 
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 
-#include "team.h"
+#include "panels.h"
 
-#if defined(STORED_BFLOAT16) && defined(__AVX512BF16__)
-#include <immintrin.h>
-#define DEPTH 2 /* inputs that one instruction takes */
-#else
-#define DEPTH 1
-#endif
-#if defined(__AVX512F__)
-#define LANES 16
-#define ROWS 8
-#elif defined(__AVX__)
-#define LANES 8
-#define ROWS 6
-#else
-#define LANES 4
-#define ROWS 8
-#endif
-#define VECTORS 2
 #define MAX_ROWS 4 /* of attention */
 #define MAX_CHAINS 4
-#define PANEL (LANES * VECTORS)
-#define INLINE static inline __attribute__((always_inline))
-#define PADDED(n, to) (((n) + (to) - 1) / (to) * (to))
 
-typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int32_t bits __attribute__((may_alias));
-typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-#ifdef STORED_BFLOAT16
+#ifdef MEMORY_BFLOAT16
 typedef uint16_t stored;
-typedef uint16_t stored_vec __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
-INLINE vec load(const stored *from) { return (vec)(__builtin_convertvector(*(const stored_vec *)from, ivec) << 16); }
-INLINE float widen(stored value) {
-    uint32_t bits = (uint32_t)value << 16;
-    float wide;
-    memcpy(&wide, &bits, 4);
-    return wide;
-}
-INLINE stored narrow(float value) { /* to the nearest, ties to even */
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
-    return value != value ? 0x7fc0 : (stored)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
+INLINE vec load(const stored *from) { return load_bfloat16(from); }
+INLINE stored narrow(float value) { return narrow_to_bfloat16(value); }
 #else
 typedef float stored;
-INLINE vec load(const stored *from) { return *(const vec *)from; }
-INLINE float widen(stored value) { return value; }
+INLINE vec load(const stored *from) { return load_float(from); }
 INLINE stored narrow(float value) { return value; }
 #endif
 
 /* Mirrored by ctypes structures in decoder.py; pointers that may be NULL are marked. */
 typedef struct {
-    const stored *qkv, *output, *gate_up, *down;                           /* packed */
+    const weight_t *qkv, *output, *gate_up, *down;                            /* packed */
     const float *input_norm, *post_norm, *qkv_bias, *query_norm, *key_norm; /* last three: or NULL */
     int64_t window;                                                        /* 0: sees everything */
     float scaling;
@@ -75,17 +37,14 @@ typedef struct {
 typedef struct {
     int64_t num_layers, hidden, inner, heads, kv_heads, head_dim, vocab, max_length;
     float epsilon;
-    const float *cosines, *sines;  /* (max_length, head_dim); sines of the first half are negative */
-    const stored *embedding;       /* (vocab, hidden), or NULL where the head's panels serve */
-    const stored *head;            /* packed */
+    const float *cosines, *sines; /* (max_length, head_dim); sines of the first half are negative */
+    const weight_t *embedding;      /* packed; the head where they are one */
+    const weight_t *head;           /* packed */
     const float *norm;
     const Layer *layers;
     stored *memory;
 } Model;
 
-int64_t panel_width(void) { return PANEL; }
-int64_t panel_depth(void) { return DEPTH; }
-int64_t block_length(void) { return LANES; }
 
 /* --- arithmetic ------------------------------------------------------------------------------------------------- */
 
@@ -125,84 +84,6 @@ static void normalise(const float *x, const float *weight, long size, float epsi
     for (; i < size; i++) sum += x[i] * x[i];
     const float scale = 1.0f / sqrtf(sum / size + epsilon);
     for (i = 0; i < size; i++) out[i] = x[i] * scale * weight[i];
-}
-
-/* A row of a product's inputs is multiplied in steps of DEPTH, each as wide as a float. */
-#if DEPTH == 2
-INLINE void round_inputs(float *row, long size) {
-    long i = 0;
-    for (; i + LANES <= size; i += LANES) /* in place: what is written lies before what is read next */
-        _mm256_storeu_si256((__m256i *)((char *)row + 2 * i), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(row + i)));
-    for (; i < size; i++) {
-        const stored value = narrow(row[i]);
-        memcpy((char *)row + 2 * i, &value, 2);
-    }
-}
-typedef ivec weight_vec;
-INLINE weight_vec load_weights(const stored *from) { return *(const ivec *)from; }
-INLINE vec multiply_add(vec sum, weight_vec weights, const float *x) {
-    return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)weights, (__m512bh)_mm512_set1_epi32(*(const bits *)x));
-}
-#else
-INLINE void round_inputs(float *row, long size) { (void)row, (void)size; }
-typedef vec weight_vec;
-INLINE weight_vec load_weights(const stored *from) { return load(from); }
-INLINE vec multiply_add(vec sum, weight_vec weights, const float *x) { return sum + weights * *x; }
-#endif
-
-/* `ahead` is fetched meanwhile, `stride` bytes further with each step; 0 for nothing. */
-INLINE void tile(const int rows, const float *x, long x_stride, const stored *panel, long depth, const float *bias,
-                 int adds, float *out, long out_stride, const char *ahead, long stride) {
-    vec sums[ROWS][VECTORS];
-#pragma GCC unroll 8
-    for (int m = 0; m < rows; m++)
-#pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; v++)
-            sums[m][v] = adds ? *(vec *)(out + m * out_stride + v * LANES)
-                              : bias ? *(const vec *)(bias + v * LANES) : (vec){0};
-    for (long k = 0; k < depth / DEPTH; k++, panel += PANEL * DEPTH) {
-        weight_vec weights[VECTORS];
-        if (stride) __builtin_prefetch(ahead + k * stride, 0, 2);
-#pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; v++) weights[v] = load_weights(panel + v * LANES * DEPTH);
-#pragma GCC unroll 8
-        for (int m = 0; m < rows; m++)
-#pragma GCC unroll 2
-            for (int v = 0; v < VECTORS; v++) sums[m][v] = multiply_add(sums[m][v], weights[v], x + m * x_stride + k);
-    }
-#pragma GCC unroll 8
-    for (int m = 0; m < rows; m++)
-#pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; v++) *(vec *)(out + m * out_stride + v * LANES) = sums[m][v];
-}
-
-/* out (rows, width) = x (rows, depth), rounded, times packed weights, or added to what is there; in whole panels.
-   Weights that come from beyond the caches would keep the arithmetic waiting: beside each group of rows a part of the
-   panel after this one is fetched. With one group there is nothing to gain. */
-static void multiply(Team *team, long rows, const float *x, long x_stride, const stored *packed, long depth, long width,
-                     const float *bias, int adds, float *out, long out_stride) {
-    const long num_panels = width / PANEL, groups = (rows + ROWS - 1) / ROWS;
-    const long stride = groups > 1 ? PANEL * DEPTH * (long)sizeof(stored) / groups : 0;
-    SHARED(team, n, num_panels, 1) {
-        const stored *panel = packed + n * PANEL * depth;
-        const float *own_bias = bias ? bias + n * PANEL : 0;
-        const long next = n + team->num_active < num_panels ? n + team->num_active : n;
-        const char *ahead = (const char *)(packed + next * PANEL * depth);
-        for (long m = 0; m < rows; m += ROWS, ahead += depth / DEPTH * stride) {
-            const float *from = x + m * x_stride;
-            float *to = out + m * out_stride + n * PANEL;
-#define CASE(count) \
-    case count: tile(count, from, x_stride, panel, depth, own_bias, adds, to, out_stride, ahead, stride); break;
-            switch (rows - m) {
-                CASE(1) CASE(2) CASE(3) CASE(4) CASE(5)
-#if ROWS > 6
-                CASE(6) CASE(7)
-#endif
-                default: tile(ROWS, from, x_stride, panel, depth, own_bias, adds, to, out_stride, ahead, stride);
-            }
-        }
-    }
-    barrier(team);
 }
 
 /* --- attention --------------------------------------------------------------------------------------------------- */
@@ -476,13 +357,7 @@ static long run_length(const int64_t *slots, const int64_t *positions, long num_
 /* --- the step ---------------------------------------------------------------------------------------------------- */
 
 static void embed(const Model *model, long token, float *x, long width) {
-    if (model->embedding) {
-        const stored *row = model->embedding + token * model->hidden;
-        for (long i = 0; i < model->hidden; i++) x[i] = widen(row[i]);
-    } else {
-        const stored *row = model->head + token / PANEL * PANEL * model->hidden + token % PANEL * DEPTH;
-        for (long i = 0; i < model->hidden; i++) x[i] = widen(row[i / DEPTH * PANEL * DEPTH + i % DEPTH]);
-    }
+    unpack_row(model->embedding, model->hidden, token, x);
     memset(x + model->hidden, 0, (width - model->hidden) * sizeof(float));
 }
 

@@ -1,8 +1,7 @@
 """Steps of Llama-like decoders through `decoder.c`: one call a step, without the GIL.
 
 In torch a step of a small model is some fifty small operations, each of which takes and releases the GIL that the
-server's thread wants too. Here Python only lists tokens; the server's work runs beside the whole step. Arithmetic is in
-float32 whatever the weights are stored in.
+server's thread wants too. Here Python only lists tokens; the server's work runs beside the whole step.
 
 Owns the packed weights and the KV memory, which the system provides page by page as slots fill up. Knows slots and
 positions, nothing of requests. Engine thread only.
@@ -10,13 +9,11 @@ positions, nothing of requests. Engine thread only.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import mmap
 import weakref
 from array import array
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -25,13 +22,20 @@ from torch.nn import functional
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.lean_decoder import LeanDecoder
 from llmapi_kit.runners.native.compiler import load_library
+from llmapi_kit.runners.native.packed_weights import PackedWeights, untouched
 
-DEFINES: dict[torch.dtype, tuple[str, ...]] = {torch.float32: (), torch.bfloat16: ("STORED_BFLOAT16",)}
+# Types of the weights and of arithmetic
+DEFINES: dict[tuple[torch.dtype, torch.dtype], tuple[str, ...]] = {
+    (torch.float32, torch.float32): (),
+    (torch.bfloat16, torch.float32): ("WEIGHTS_BFLOAT16",),
+    (torch.bfloat16, torch.bfloat16): ("WEIGHTS_BFLOAT16", "MEMORY_BFLOAT16"),
+}
 # Multiplications in a step from which sharing it pays for waking the other threads, and how many more for each prompt
 # in it but the first: several come in a burst, while the server's thread needs a core to read the rest
 SHARED_FROM = 200_000_000
 SHARED_PER_PROMPT = 80_000_000
 _POINTER, _SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+_T = TypeVar("_T")
 
 
 class _Layer(ctypes.Structure):
@@ -64,13 +68,18 @@ class NativeDecoder:
         num_slots: sequences held at once.
         max_length: positions a slot.
         num_threads: of a step.
+        dtype: of arithmetic, keys and values. With bfloat16, sums are in float32 all the same; products round their
+            inputs where the processor has instructions for it. The weights' own type, or float32.
 
     Raises:
         NativeUnavailableError: the C part can't be compiled here; the model is as it was.
     """
 
-    def __init__(self, model: Any, *, num_slots: int, max_length: int, num_threads: int) -> None:
-        self._library = _declare(load_library(*DEFINES[model.dtype]))
+    def __init__(
+        self, model: Any, *, num_slots: int, max_length: int, num_threads: int, dtype: torch.dtype | None = None
+    ) -> None:
+        dtype = dtype or model.dtype
+        self._library = _declare(load_library(*DEFINES[model.dtype, dtype]))
         self._num_threads = num_threads
         self._num_weights = sum(p.numel() for p in model.parameters())
         self._width = 2 * len(model.model.layers) * model.config.num_attention_heads * self._head_dim(model)
@@ -90,23 +99,32 @@ class NativeDecoder:
             max_length=max_length,
             epsilon=config.rms_norm_eps,
         )
-        self._take_over(model, max_length)
-        self._slot_size = int(self._library.slot_size(self._model))
-        number = np.float32 if model.dtype == torch.float32 else np.uint16
-        self._memory = _untouched((num_slots, self._slot_size), np.dtype(number))
-        self._model.memory = self._memory.ctypes.data
-        self._logits = torch.empty(num_slots, self._padded(self.vocab_size))
-        self._reserve(1)
         self._team = self._library.team_start(num_threads)
         if not self._team:
             raise MemoryError("no memory for the threads of a step")
         self._stop = weakref.finalize(self, self._library.team_stop, self._team)
+        self._take_over(model, max_length)
+        slot_size = int(self._library.slot_size(self._model))
+        self._memory = untouched((num_slots, slot_size), np.dtype(f"u{dtype.itemsize}"))
+        self._model.memory = self._memory.ctypes.data
+        self._logits = torch.empty(num_slots, self._padded(self.vocab_size))
+        self._reserve(1)
 
     @staticmethod
-    def can_run(model: Any) -> bool:
-        """Whether a model is one whose forward pass is written out in C, on a device and of a type it knows."""
+    def can_run(model: Any, dtype: torch.dtype | None = None) -> bool:
+        """Whether a model is one whose forward pass is written out in C, on a device and in types it knows."""
+        is_known = model.device.type == "cpu" and (model.dtype, dtype or model.dtype) in DEFINES
         is_even = model.config.hidden_size % 2 == 0 and model.config.intermediate_size % 2 == 0
-        return model.device.type == "cpu" and model.dtype in DEFINES and is_even and LeanDecoder.can_run(model)
+        return is_known and is_even and LeanDecoder.can_run(model)
+
+    @staticmethod
+    def compile(model: Any, dtype: torch.dtype | None = None) -> None:
+        """Compile what a model that `can_run` needs, unless it is there.
+
+        Raises:
+            NativeUnavailableError: it can't be compiled here.
+        """
+        load_library(*DEFINES[model.dtype, dtype or model.dtype])
 
     @staticmethod
     def _head_dim(model: Any) -> int:
@@ -192,35 +210,38 @@ class NativeDecoder:
         native.norm = self._floats(base.norm.weight)
         layers = (_Layer * len(base.layers))()
         for layer, module in zip(layers, base.layers, strict=True):
-            attention, mlp = module.self_attn, module.mlp
-            inputs = attention.q_proj, attention.k_proj, attention.v_proj
+            attention = module.self_attn
             layer.input_norm = self._floats(module.input_layernorm.weight)
             layer.post_norm = self._floats(module.post_attention_layernorm.weight)
             if attention.q_proj.bias is not None:
-                layer.qkv_bias = self._floats(self._pad(torch.cat([part.bias for part in inputs])))
+                biases = attention.q_proj.bias, attention.k_proj.bias, attention.v_proj.bias
+                layer.qkv_bias = self._floats(self._pad(torch.cat([bias.detach() for bias in biases])))
             if hasattr(attention, "q_norm"):
                 layer.query_norm = self._floats(attention.q_norm.weight)
                 layer.key_norm = self._floats(attention.k_norm.weight)
-            layer.qkv = self._pack(*inputs)
-            layer.output = self._pack(attention.o_proj)
-            layer.gate_up = self._pack(mlp.gate_proj, mlp.up_proj)
-            layer.down = self._pack(mlp.down_proj)
             layer.window = getattr(attention, "sliding_window", window) or 0
             layer.scaling = attention.scaling
         native.layers = self._keep(layers, ctypes.addressof(layers))
-        if base.embed_tokens.weight is not model.lm_head.weight:
-            embedding = base.embed_tokens.weight.detach().contiguous()
-            native.embedding = self._keep(embedding, embedding.data_ptr())
-        native.head = self._pack(model.lm_head)
+        self._pack(model, layers)
+        for left in model.parameters():  # a view of a mapped file keeps all of it mapped
+            left.data = torch.empty(0, dtype=left.dtype)
 
-    def _pack(self, *modules: Any) -> int:
-        """Address of the weights of linear modules that share their input, in panels; the modules lose theirs."""
-        joined = self._pad(torch.cat([module.weight.detach() for module in modules]))  # (outputs, inputs)
-        depth = int(self._library.panel_depth())
-        packed = joined.view(-1, self._panel, joined.shape[1] // depth, depth).transpose(1, 2).contiguous()
-        for module in modules:
-            module.weight.data = packed.new_empty(0)
-        return self._keep(packed, packed.data_ptr())
+    def _pack(self, model: Any, layers: ctypes.Array[_Layer]) -> None:
+        """Take over the matrices."""
+        base, groups = model.model, []
+        for module in base.layers:
+            attention, mlp = module.self_attn, module.mlp
+            groups += [(attention.q_proj, attention.k_proj, attention.v_proj), (attention.o_proj,)]
+            groups += [(mlp.gate_proj, mlp.up_proj), (mlp.down_proj,)]
+        groups.append((model.lm_head,))
+        if base.embed_tokens.weight is not model.lm_head.weight:
+            groups.append((base.embed_tokens,))
+        packed = PackedWeights(self._library, self._team, groups)
+        addresses = iter(self._keep(packed, packed.addresses))
+        for layer in layers:
+            layer.qkv, layer.output, layer.gate_up, layer.down = (next(addresses) for _ in range(4))
+        self._model.head = next(addresses)
+        self._model.embedding = next(addresses, self._model.head)
 
     def _pad(self, rows: torch.Tensor) -> torch.Tensor:
         missing = self._padded(len(rows)) - len(rows)
@@ -230,26 +251,9 @@ class NativeDecoder:
         kept = values.detach().float().contiguous().clone()
         return self._keep(kept, kept.data_ptr())
 
-    def _keep(self, owner: Any, address: int) -> int:
+    def _keep(self, owner: Any, address: _T) -> _T:
         self._kept.append(owner)
         return address
-
-
-def _untouched(shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    """Zeros that take memory once they are written to, in large pages where the system has them.
-
-    A slot's keys lie far apart, one block after the other: with small pages finding them takes a seventh of the time
-    of attention over 1,600 positions.
-    """
-    count = shape[0] * shape[1]
-    num_bytes = max(1, count * dtype.itemsize)
-    # Shared memory, which is Python's default, gets no large pages
-    flags = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
-    pages = mmap.mmap(-1, num_bytes, **flags)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
-            pages.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(pages, dtype, count).reshape(shape)
 
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
@@ -257,7 +261,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     model = ctypes.POINTER(_Model)
     for name, arguments in {
         "panel_width": (),
-        "panel_depth": (),
+        "packed_size": (_SIZE, _SIZE),
         "slot_size": (model,),
         "prefix_size": (model, _SIZE),
         "work_size": (model, _SIZE, _SIZE),
@@ -269,8 +273,9 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         *(_SIZE, _POINTER, _POINTER, _POINTER),
         *(_SIZE, _POINTER, _POINTER, _POINTER, _POINTER),
     )
+    library.pack.argtypes = _POINTER, _POINTER, _SIZE, _SIZE, _SIZE, _POINTER
     library.team_start.argtypes, library.team_start.restype = (_SIZE,), _POINTER
-    for function in (library.step, library.team_stop):
+    for function in (library.step, library.pack, library.team_stop):
         function.restype = None
     library.team_stop.argtypes = (_POINTER,)
     return library

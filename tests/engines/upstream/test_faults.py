@@ -116,6 +116,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_fails_before_the_answer_is_refused(upstream, what):
     behaviour, kind, status, code = REFUSED[what]
@@ -130,6 +131,7 @@ def test_what_fails_before_the_answer_is_refused(upstream, what):
     assert (engine.stats().num_running, engine.stats().num_failed) == (0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", BROKEN)
 def test_what_fails_later_ends_the_answer(upstream, what, monkeypatch):
     monkeypatch.setattr("llmapi_kit.engines.upstream.response.BELIEVED_AFTER_S", 0.1)
@@ -158,6 +160,14 @@ def test_the_message_of_a_wrong_request_is_passed_on_with_its_field(upstream):
     assert "top_p is 3" in caught.value.message
     assert CANARY not in caught.value.message
     assert "abc.def" not in caught.value.message
+
+
+def test_a_key_is_taken_out_of_what_is_passed_on_also_where_it_looks_like_none(upstream):
+    key = "Zq7Xw9Lm2Kp4"
+    _, engine = upstream(error(400, f"top_p is 3. You sent {key}."), api_key=key)
+    with pytest.raises(InvalidRequestError, match=r"top_p is 3. You sent \[key\]") as caught:
+        run(engine)
+    assert key not in caught.value.message
 
 
 def test_a_refused_key_is_an_administrators_trouble_and_says_which(upstream):

@@ -135,6 +135,7 @@ def test_when_every_key_is_refused_it_is_not_asked_again(upstream):
     assert "key" in engine.readiness().reason
 
 
+@pytest.mark.slow
 def test_a_conversation_stays_with_its_key(upstream):
     server, engine = upstream(events(*GOOD), api_key=THREE)
     for _ in range(3):
@@ -269,6 +270,7 @@ def test_answers_that_break_off_open_the_circuit_too(upstream):
         run(engine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", [400, 401, 404, 429])
 def test_what_is_not_the_upstreams_fault_does_not_open_it(upstream, what):
     _server, engine = upstream(error(what, headers={"Retry-After": "0"}))

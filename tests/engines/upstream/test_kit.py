@@ -59,7 +59,7 @@ def test_an_argument_that_is_none_is_refused():
 
 def test_settings_of_the_connection_are_taken(upstream):
     model = kit.load(f"openai+{upstream.url}#m", upstream_retries=0, upstream_silence_s=5)
-    assert model.engine._asker.settings.upstream_silence_s == 5
+    assert model.engine._client.settings.upstream_silence_s == 5
 
 
 def test_a_closed_model_leaves_nothing_open(upstream):

@@ -35,11 +35,10 @@ SHAPE = {"type": "object", "properties": {"a": {"type": "integer"}}, "required":
 
 
 @pytest.fixture(scope="module")
-def behind(tmp_path_factory):
+def behind(tmp_path_factory, pocket_engine):
     """The server that answers."""
-    pocket = make_engine(parse_spec("pocket"), load_settings())
     slow = MockEngine(name="slow", delay_s=0.005, num_tokens=2000)
-    with serving(tmp_path_factory.mktemp("behind"), pocket, MockEngine(), slow) as server:
+    with serving(tmp_path_factory.mktemp("behind"), pocket_engine, MockEngine(), slow) as server:
         yield server
 
 
@@ -126,6 +125,7 @@ CHATS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", CHATS)
 def test_a_conversation_through_us_is_the_same(both, what):
     fields = {"model": "pocket", "messages": FRANCE, **CHATS[what]}
@@ -284,6 +284,7 @@ def test_who_leaves_us_stops_the_upstream(front, behind):
         assert slow.stats().num_cancelled == before + 1
 
 
+@pytest.mark.slow
 def test_fifty_streams_at_once_are_kept_apart(front, behind):
     async def main():
         async with front.async_client(max_retries=0) as client:

@@ -12,8 +12,11 @@ import torch
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.native import compiler
 from llmapi_kit.runners.native.compiler import NativeUnavailableError, load_library
+from llmapi_kit.runners.native.decoder import DEFINES
 from llmapi_kit.runners.torch_runner import TorchRunner
 from tests.runners.conftest import make_tiny
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +39,7 @@ def test_the_library_is_compiled_once_into_a_private_folder(empty_cache, monkeyp
 
 def test_another_compiler_flag_makes_another_library(empty_cache):
     compiler.load_library()
-    compiler.load_library("STORED_BFLOAT16")
+    compiler.load_library("WEIGHTS_BFLOAT16")
     assert len(list(empty_cache.iterdir())) == 2
 
 
@@ -70,8 +73,9 @@ def test_a_compiler_that_is_not_there_is_named(monkeypatch):
 
 
 def test_the_source_compiles_without_warnings(tmp_path):
-    for define in ("-DSTORED_FLOAT", "-DSTORED_BFLOAT16"):
-        command = ["cc", "-O1", "-Wall", "-Wextra", "-Werror", define, "-shared", "-fPIC", "-pthread"]
+    for defines in DEFINES.values():
+        command = ["cc", "-O1", "-Wall", "-Wextra", "-Werror", *(f"-D{name}" for name in defines)]
+        command += ["-shared", "-fPIC", "-pthread"]
         command += [str(compiler.SOURCES[0]), "-o", str(tmp_path / "short.so"), "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
         assert done.returncode == 0, done.stderr

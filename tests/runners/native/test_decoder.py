@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from llmapi_kit.runners.base import StepItem
-from llmapi_kit.runners.native import decoder
+from llmapi_kit.runners.native import decoder, packed_weights
 from llmapi_kit.runners.native.decoder import NativeDecoder
 from tests.runners.conftest import VOCAB, make_tiny
 
@@ -106,3 +106,25 @@ def test_a_step_that_wants_less_than_the_one_before_gives_its_own_logits_only():
     logits = made.step(items)[0]
     assert logits.shape == (1, made.vocab_size)
     assert torch.equal(logits, fresh.step(items)[0])
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_weights_in_bfloat16_compute_in_float32_what_widened_ones_do(family):
+    """Bit for bit, whatever the processor multiplies bfloat16 with; a lone row and several take different ways."""
+    widened, kept = make_tiny(family).bfloat16().float(), make_tiny(family).bfloat16()
+    expected = NativeDecoder(widened, num_slots=4, max_length=96, num_threads=1)
+    native = NativeDecoder(kept, num_slots=4, max_length=96, num_threads=1, dtype=torch.float32)
+    items = [StepItem(slot, 0, ids, True, wants_every=True) for slot, ids in enumerate(prompts())]
+    for step in (items, [StepItem(2, 33, [7], True)]):
+        assert torch.equal(native.step(step)[0], expected.step(step)[0])
+    assert native.num_bytes == expected.num_bytes
+
+
+def test_each_matrix_leaves_the_model_before_the_next_is_packed(monkeypatch):
+    model, left = make_tiny("llama"), []
+    monkeypatch.setattr(packed_weights, "drop_pages", lambda rows: left.append(sum(p.numel() for p in parameters)))
+    parameters = list(model.parameters())
+    NativeDecoder(model, num_slots=1, max_length=32, num_threads=1)
+    assert left == sorted(left, reverse=True)
+    assert len(set(left)) == len(left) == 7 * 3 + 2
+    assert sum(p.numel() for p in parameters) == 0

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from llmapi_kit.notebook.secret_store import find_secret
+from llmapi_kit.tunnels.secret_store import find_secret
 
 NAME = "A_TOKEN"
 

@@ -10,10 +10,10 @@ import os
 
 from pydantic import SecretStr
 
-from llmapi_kit.notebook.environment import is_colab, is_kaggle
+from llmapi_kit.places import is_colab, is_kaggle
 
 
-def find_secret(name: str) -> SecretStr | None:
+def find_secret(name: str, *, ask_host: bool = True) -> SecretStr | None:
     """A secret by name; None where nobody has it.
 
     Colab's look-up raises where a notebook has no access to the secret, and times out outside of Colab's own page;
@@ -21,8 +21,9 @@ def find_secret(name: str) -> SecretStr | None:
 
     Args:
         name: such as ``NGROK_AUTHTOKEN``; the environment variable and the secret have the same name.
+        ask_host: whether Colab or Kaggle may be asked, which can take a while and a click.
     """
-    value = os.environ.get(name, "").strip() or _ask_host(name)
+    value = os.environ.get(name, "").strip() or (_ask_host(name) if ask_host else "")
     return SecretStr(value) if value else None
 
 

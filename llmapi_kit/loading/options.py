@@ -1,0 +1,229 @@
+"""What `kit.load` and `kit.launch` take by name: typed, for editors and for Shift-Tab; and what other tools call it.
+
+Loads nothing and checks no values. A test holds the names against `llmapi_kit.config.Settings` and the sources.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import SecretStr
+from typing_extensions import TypedDict
+
+from llmapi_kit.config import CompatApi
+from llmapi_kit.did_you_mean import did_you_mean
+from llmapi_kit.errors import ConfigError
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+PrefixCache = Literal["per_key", "shared", "off"]
+PathLike = str | os.PathLike[str]
+
+
+class _ModelSettings(TypedDict, total=False):
+    """Settings of the engine of a model that runs here."""
+
+    max_slots: int | None
+    context_length: int | None
+    kv_memory: int | None
+    num_threads: int | None
+    native: bool | None
+    compile: bool | None
+    step_tokens: int | None
+    default_max_tokens: int | None
+    max_queue: int | None
+    prefix_cache: PrefixCache | None
+    download_stall_s: float | None
+
+
+class _ProviderSettings(TypedDict, total=False):
+    """Settings of the engine of a provider's model."""
+
+    first_token_timeout_s: float | None
+    upstream_connect_s: float | None
+    upstream_answer_s: float | None
+    upstream_silence_s: float | None
+    upstream_retries: int | None
+    upstream_retry_s: float | None
+
+
+class LoadOptions(_ModelSettings, _ProviderSettings, total=False):
+    """What `kit.load` takes besides the name; the docstring there says what each is."""
+
+    device: str | None
+    dtype: Literal["float32", "bfloat16", "float16"] | None
+    lora: PathLike | None
+    tokenizer: PathLike | None
+    quantize: Literal["8bit"] | None
+    sampling: Mapping[str, Any] | None
+    fallback: Any
+    api_key: str | Sequence[str] | None
+    base_url: str | None
+
+
+class LaunchSettings(_ModelSettings, _ProviderSettings, total=False):
+    """The settings that `kit.launch` takes; see `llmapi_kit.config.Settings`."""
+
+    home: Path | str | None
+    max_stall_s: float | None
+    idle_unload_s: float | None
+    load_wait_s: float | None
+    max_body_bytes: int | None
+    max_json_depth: int | None
+    database_url: SecretStr | str | None
+    database_timeout_s: float | None
+    session_expire_s: float | None
+    max_sessions: int | None
+    max_stored_completions: int | None
+    max_stored_bytes: int | None
+    stored_expire_s: float | None
+    compat: Sequence[CompatApi] | str | None
+    bots: Mapping[str, Any] | str | None
+    cors_origins: Sequence[str] | str | None
+    event_token_s: int | None
+    instruction_template: str | None
+    queue_timeout_s: float | None
+    total_timeout_s: float | None
+    stalled_reader_s: float | None
+    keep_alive_s: float | None
+    drain_s: float | None
+    start_timeout_s: float | None
+
+
+LOAD_ONLY = tuple(name for name in LoadOptions.__annotations__ if name not in LaunchSettings.__annotations__)
+LAUNCH_ONLY = ("port", "host", "tunnel", "tunnel_options", "aliases", "default", "name")
+
+_TOKENS = "The most tokens of an answer are default_max_tokens here; a request says max_tokens."
+_CONTEXT = "It is context_length here."
+_DEVICE = 'It is device="cuda" here, or device="cuda:1" for the second GPU; the first is taken by itself.'
+_SLOTS = "Requests answered at once are max_slots here."
+_THREADS = "It is num_threads here."
+_SAMPLING = 'What a model samples with where a request does not say is sampling={"temperature": 0.7} here.'
+_KV = "Memory for keys and values is kv_memory here, in bytes."
+_TUNNEL = 'A public address is tunnel="ngrok" here.'
+_TOKEN = "ngrok's token is found in NGROK_AUTHTOKEN: an environment variable, or a secret of Colab or Kaggle."  # noqa: S105
+_KEY = "It is api_key here; without one, a random key is made."
+_NAME = "The name that clients use is served_name here, an argument of kit.load()."
+
+_COMMON_HABITS = {
+    "max_tokens": _TOKENS,
+    "max_new_tokens": _TOKENS,
+    "n_predict": _TOKENS,
+    "n_ctx": _CONTEXT,
+    "num_ctx": _CONTEXT,
+    "ctx_size": _CONTEXT,
+    "max_model_len": _CONTEXT,
+    "max_seq_len": _CONTEXT,
+    "max_num_seqs": _SLOTS,
+    "n_parallel": _SLOTS,
+    "batch_size": _SLOTS,
+    "max_batch_size": _SLOTS,
+    "concurrency": _SLOTS,
+    "n_threads": _THREADS,
+    "threads": _THREADS,
+    "gpu_memory_utilization": _KV,
+    "served_model_name": _NAME,
+    "model_name": _NAME,
+}
+LOAD_HABITS = {
+    **_COMMON_HABITS,
+    "gpu": _DEVICE,
+    "gpus": _DEVICE,
+    "use_gpu": _DEVICE,
+    "cuda": _DEVICE,
+    "device_map": _DEVICE,
+    "n_gpu_layers": f"A model is on the GPU or it is not. {_DEVICE}",
+    "tensor_parallel_size": f"A model runs on one GPU here. {_DEVICE}",
+    "torch_dtype": "It is dtype here.",
+    "load_in_8bit": 'It is quantize="8bit" here.',
+    "load_in_4bit": 'There are 8 bits at the least: quantize="8bit".',
+    "quantization": 'It is quantize="8bit" here.',
+    "adapter": "It is lora here.",
+    "lora_path": "It is lora here.",
+    "temperature": _SAMPLING,
+    "top_p": _SAMPLING,
+    "top_k": _SAMPLING,
+    "trust_remote_code": "Code that comes with a model is never run.",
+    "token": "The hub's token is read from HF_TOKEN in the environment.",
+    "hf_token": "The hub's token is read from HF_TOKEN in the environment.",
+    "system": "A system prompt goes with the request: the first of its messages.",
+    "share": f"It belongs to kit.launch(). {_TUNNEL}",
+    **{name: f"It is an argument of kit.launch(): kit.launch(kit.load(…), {name}=…)." for name in LAUNCH_ONLY},
+}
+LAUNCH_HABITS = {
+    **_COMMON_HABITS,
+    "share": _TUNNEL,
+    "public": _TUNNEL,
+    "ngrok": _TUNNEL,
+    "ngrok_token": _TOKEN,
+    "auth_token": _TOKEN,
+    "authtoken": _TOKEN,
+    "domain": 'It is tunnel_options={"domain": …} here.',
+    "server_port": "It is port here.",
+    "server_name": "It is host here.",
+    "address": "It is host here.",
+    "listen": 'It is host="0.0.0.0" here: every address of this machine.',
+    "auth": _KEY,
+    "key": _KEY,
+    "password": _KEY,
+    "require_key": "A key is asked for always, unless api_key=False.",
+    "timeout": "It is total_timeout_s here; queue_timeout_s and first_token_timeout_s end a request sooner.",
+    "cors": "It is cors_origins here.",
+    "allow_origins": "It is cors_origins here.",
+    "model": "The model is the first argument, without a name.",
+    "served_name": _NAME,
+    "inbrowser": "The server has an API and no page; its address is server.url.",
+    "workers": "One server answers many requests at once; see max_slots.",
+    **{
+        name: f"It is an argument of kit.load(): kit.launch(kit.load(…, {name}=…))."
+        for name in LOAD_ONLY
+        if name != "api_key"
+    },
+}
+
+
+def unknown_load_option(name: str, model: str, known: Iterable[str]) -> ConfigError:
+    """The error for an argument that `kit.load` does not have for a model."""
+    names = [*known, "served_name", "lazy"]
+    hint = did_you_mean(name, names, LOAD_HABITS)
+    return ConfigError(f"load() has no argument {name!r} for {model!r}.{hint} It takes {', '.join(names)}.")
+
+
+def check_launch_settings(given: Iterable[str]) -> None:
+    """Raise `ConfigError` for an argument that `kit.launch` does not have."""
+    for name in given:
+        if name not in LaunchSettings.__annotations__:
+            names = [*LAUNCH_ONLY, "api_key", *sorted(LaunchSettings.__annotations__)]
+            hint = did_you_mean(name, names, LAUNCH_HABITS) or f" It takes {', '.join(names)}."
+            raise ConfigError(f"launch() has no argument {name!r}.{hint}")
+
+
+def showing(options: Any, *, also: str | None = None) -> Callable[[FunctionT], FunctionT]:
+    """Let a function's signature list the options that it takes as ``**``: Jupyter shows and completes those only.
+
+    Args:
+        options: a `TypedDict`.
+        also: what ``**`` is called where the function takes more than these; None where it does not.
+    """
+
+    def decorate(function: FunctionT) -> FunctionT:
+        signature = inspect.signature(function)
+        kept = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        added = [
+            inspect.Parameter(name, keyword, default=None, annotation=_in_words(annotation))
+            for name, annotation in options.__annotations__.items()
+        ]
+        rest = [inspect.Parameter(also, inspect.Parameter.VAR_KEYWORD, annotation=Any)] if also else []
+        function.__signature__ = signature.replace(parameters=[*kept, *added, *rest])  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+def _in_words(annotation: Any) -> str:
+    """An annotation as it is written above."""
+    return str(getattr(annotation, "__forward_arg__", annotation))

@@ -1,0 +1,1 @@
+"""Choose a model: what there is, what it needs, what fits."""

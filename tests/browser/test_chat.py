@@ -1,0 +1,341 @@
+"""The chat in a real JupyterLab in a real Chromium: one Lab, one kernel; each test has a chat, in a cell of its own."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from .lab import CURRENT, SETTINGS, open_page, run_lab
+
+pytestmark = pytest.mark.timeout(240)
+HERE = Path(__file__).parent
+AXE = HERE / "node_modules" / "axe-core" / "axe.min.js"
+SETUP = """
+import llmapi_kit as kit
+from chat_engine import ChatEngine
+server = kit.serve_engine(ChatEngine(name="scripted"), port=0)
+def weather(city: str) -> str:
+    "The weather in a city"
+    return f"18 degrees in {city}"
+"""
+CHATS = {
+    "talk": "talk = kit.chat(server)",
+    "hostile": "hostile = kit.chat(ChatEngine())",
+    "tools": "tools = kit.chat(server); tools.tools(weather)",
+    "both": "both = kit.chat([server, ChatEngine(name='second')])",
+    "plain": "plain = kit.chat(server, kind='plain')",
+    "code": "code = kit.chat(server)\ncode",
+    "blocked": "blocked = kit.chat(server)",
+}
+
+
+class ChatBox:
+    """One chat on the page."""
+
+    def __init__(self, lab, number):
+        self.lab = lab
+        self.cell = lab.page.locator(".jp-Cell").nth(number)
+        self.root = self.cell.locator(".llmapi-kit-chat, .llmapi-kit-plain-chat")
+        self.input = self.root.get_by_role("textbox", name="Message")
+        self.status = self.root.get_by_role("status")
+
+    def button(self, name):
+        return self.root.get_by_role("button", name=name, exact=True)
+
+    def answers(self):
+        return self.root.locator(".lk-assistant > .lk-body")
+
+    def ask(self, text):
+        self.input.fill(text)
+        self.input.press("Enter")
+
+    def wait_for_answers(self, number):
+        """Until so many answers are complete."""
+        done = self.root.locator(".lk-assistant:not(.lk-streaming)")
+        done.nth(number - 1).wait_for()
+        self.button("Send").wait_for()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A page on a notebook with all chats, and the notebook's path."""
+    folder = tmp_path_factory.mktemp("chat")
+    root, scratch = folder / "root", folder / "scratch"
+    root.mkdir()
+    scratch.mkdir()
+    shutil.copy(HERE / "chat_engine.py", root)
+    cells = [new_code_cell(SETUP, id="setup"), *(new_code_cell(code, id=name) for name, code in CHATS.items())]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    path = root / "chats.ipynb"
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        run_lab(root, scratch, SETTINGS) as address,
+        open_page(timeout_s=20) as page,
+    ):
+        patch.setenv("LLMAPI_KIT_HOME", str(folder / "home"))
+        page.open(address(path.name))
+        page.run_all()
+        page.path, page.url = path, address(path.name)
+        yield page
+
+
+@pytest.fixture
+def chat(lab, request):
+    """The chat that a test is marked with."""
+    name = request.node.get_closest_marker("chat").args[0]
+    box = ChatBox(lab, 1 + list(CHATS).index(name))
+    box.cell.scroll_into_view_if_needed()
+    box.root.wait_for()
+    return box
+
+
+def use(name):
+    return pytest.mark.chat(name)
+
+
+@use("talk")
+def test_typed_question_streams_its_answer_and_says_how_fast(chat):
+    chat.ask("count 60")
+    chat.button("Stop answering (Escape)").wait_for()
+    chat.wait_for_answers(1)
+    assert chat.answers().first.inner_text().split() == [f"word{number}" for number in range(60)]
+    figures = chat.root.locator(".lk-assistant .lk-figures").inner_text()
+    assert "11 + 60 tokens" in figures
+    assert "tokens/s" in figures
+    assert chat.input.input_value() == ""
+
+
+@use("talk")
+def test_stop_works_before_the_first_token_and_amid(chat):
+    for number, question in ((2, "wait"), (3, "wait some")):
+        chat.ask(question)
+        if question != "wait":
+            chat.answers().nth(number - 1).get_by_text("some").wait_for()
+        chat.button("Stop answering (Escape)").click()
+        chat.wait_for_answers(number)
+        assert "stopped" in chat.root.locator(".lk-assistant .lk-figures").nth(number - 1).inner_text()
+    chat.ask("wait")
+    chat.button("Stop answering (Escape)").wait_for()
+    chat.input.press("Escape")
+    chat.wait_for_answers(4)
+
+
+@use("talk")
+def test_retry_and_edit_make_branches_to_go_back_to(chat):
+    chat.button("New chat").click()
+    chat.root.locator(".lk-empty").wait_for()
+    chat.ask("first")
+    chat.wait_for_answers(1)
+    chat.button("Try again").click()
+    chat.root.locator(".lk-assistant .lk-branch", has_text="2 / 2").wait_for()
+    chat.wait_for_answers(1)
+    chat.button("Edit question").click()
+    chat.root.get_by_role("textbox", name="Edited question").fill("second")
+    chat.root.get_by_role("textbox", name="Edited question").press("Enter")
+    chat.answers().get_by_text("You said: second").wait_for()
+    chat.button("Previous version").first.click()
+    chat.answers().get_by_text("You said: first").wait_for()
+    assert chat.root.locator(".lk-assistant .lk-branch").inner_text() == "2 / 2"
+
+
+@use("talk")
+def test_markdown_code_tables_and_formulas_are_drawn_and_code_is_copied(chat):
+    chat.ask("rich")
+    chat.wait_for_answers(2)
+    answer = chat.answers().nth(1)
+    assert answer.locator("h2").inner_text() == "Integrals"
+    assert answer.locator("td").all_inner_texts() == ["2", "4"]
+    assert answer.locator(".katex-display").count() == 1
+    assert "costs $5 or $6." in answer.inner_text()
+    assert answer.locator(".hljs-keyword").count() > 0
+    answer.get_by_role("button", name="Copy").click()
+    chat.status.get_by_text("Copied.").wait_for()
+    copied = chat.lab.page.evaluate("() => navigator.clipboard.readText()")
+    assert copied == "def area(width, height):\n    return width * height  # of a rectangle\n"
+
+
+@use("talk")
+def test_reasoning_is_folded_away(chat):
+    chat.ask("think")
+    chat.wait_for_answers(3)
+    reasoning = chat.root.locator("details.lk-reasoning").last
+    assert not reasoning.locator(".lk-body").is_visible()
+    reasoning.locator("summary").click()
+    reasoning.get_by_text("I greet them back").wait_for()
+    assert chat.answers().nth(2).inner_text() == "Hello!"
+
+
+@use("talk")
+def test_selection_stays_while_the_answer_grows(chat):
+    chat.ask("count 2000")
+    answer = chat.answers().nth(3)
+    answer.get_by_text("word20").wait_for()
+    select = """element => {
+        const range = document.createRange();
+        const text = document.createTreeWalker(element, NodeFilter.SHOW_TEXT).nextNode();
+        range.setStart(text, 0);
+        range.setEnd(text, 11);
+        getSelection().removeAllRanges();
+        getSelection().addRange(range);
+    }"""
+    answer.evaluate(select)
+    chat.root.locator(".lk-assistant.lk-streaming").get_by_text("word700").wait_for()
+    assert chat.lab.page.evaluate("() => getSelection().toString()") == "word0 word1"
+    chat.wait_for_answers(4)
+    assert chat.lab.page.evaluate("() => getSelection().toString()") == "word0 word1"
+    assert answer.inner_text().split()[-1] == "word1999"
+
+
+@use("talk")
+def test_failure_stands_in_the_chat(chat):
+    chat.ask("fail")
+    chat.root.get_by_role("alert").get_by_text("out of ideas").wait_for()
+    chat.button("Try again").last.wait_for()
+
+
+@use("talk")
+def test_settings_reach_the_model_and_wrong_ones_are_told(chat):
+    chat.root.get_by_text("Settings and export").click()
+    chat.root.get_by_label("System prompt").fill("Be brief.")
+    chat.root.get_by_label("Temperature").fill("0.5")
+    chat.root.get_by_label("Max tokens").fill("9")
+    chat.root.get_by_label("Seed").fill("3")
+    chat.root.get_by_label("Top p").fill("7")
+    chat.root.get_by_label("Top p").press("Tab")
+    chat.status.get_by_text("top_p is 7").wait_for()
+    chat.lab.execute("assert talk._sessions[0].options.temperature == 0.5, talk._sessions[0].options")
+    chat.root.get_by_label("Export format").select_option("Python")
+    chat.button("Copy conversation").click()
+    chat.status.get_by_text("Copied.").wait_for()
+    code = chat.lab.page.evaluate("() => navigator.clipboard.readText()")
+    assert "temperature=0.5" in code
+    assert "max_tokens=9" in code
+    assert "Be brief." in code
+    assert "sk-llmapi" not in code
+
+
+@use("hostile")
+def test_hostile_output_stays_text(chat):
+    page = chat.lab.page
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+    chat.ask("hostile")
+    chat.wait_for_answers(1)
+    answer = chat.answers().first
+    assert "<script>window.pwned = 1</script>" in answer.inner_text()
+    assert answer.locator("script, img, iframe, style, b").count() == 0
+    addresses = answer.locator("a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
+    assert all(address.startswith("http://127.0.0.1:1/") for address in addresses)
+    assert answer.evaluate("e => [...e.querySelectorAll('*')].some(n => n.style.position === 'fixed')") is False
+    assert "⟦U+202E⟧right to left⟦U+202C⟧, zero⟦U+200B⟧width" in answer.inner_text()
+    assert not [url for url in requests if "leak" in url]
+    chat.ask("line")
+    chat.wait_for_answers(2)
+    assert len(chat.answers().nth(1).inner_text()) == 1_000_000
+    assert chat.answers().nth(1).evaluate("e => e.scrollWidth <= e.clientWidth + 1")
+    assert page.evaluate("() => window.pwned") is None
+
+
+@use("tools")
+def test_function_runs_after_a_click_and_its_result_is_shown(chat):
+    chat.ask("tool please")
+    chat.root.get_by_text("weather: waiting").wait_for()
+    assert '"city": "Paris"' in chat.root.locator(".lk-call").inner_text()
+    chat.button("Run").click()
+    chat.answers().get_by_text("You said: 18 degrees in Paris").wait_for()
+    chat.root.get_by_text("weather: done").wait_for()
+
+
+@use("both")
+def test_two_models_answer_side_by_side(chat):
+    chat.ask("same question")
+    chat.root.locator(".lk-assistant:not(.lk-streaming)").nth(1).wait_for()
+    assert chat.answers().all_inner_texts() == ["You said: same question"] * 2
+    assert chat.root.locator(".lk-who").all_inner_texts() == ["You", "scripted", "You", "second"]
+
+
+@use("plain")
+def test_plain_chat_streams_stops_and_goes_back(chat):
+    area = chat.root.get_by_placeholder("Message")
+    area.fill("think")
+    chat.button("Send").click()
+    chat.root.get_by_text("Hello!", exact=True).wait_for()
+    area.fill("wait a bit")
+    chat.button("Send").click()
+    chat.root.get_by_text("a bit", exact=True).wait_for()
+    chat.button("Stop").click()
+    chat.root.get_by_text("stopped").first.wait_for()
+    chat.button("Retry").click()
+    chat.lab.page.wait_for_function("() => true")
+    chat.button("Stop").click()
+    chat.root.locator("button:not([disabled])", has_text="Previous version").wait_for()
+
+
+@use("code")
+def test_chat_made_and_named_in_one_cell_is_shown_once_and_follows_code(chat):
+    assert chat.root.count() == 1
+    chat.lab.execute("code.send('from code')")
+    chat.answers().get_by_text("You said: from code").wait_for()
+
+
+@use("blocked")
+def test_answer_streams_while_a_cell_runs_and_clicks_are_said_to_wait(chat):
+    page = chat.lab.page
+    code = "import threading; held = threading.Event(); blocked.send('count 20000', wait=False); held.wait(60)"
+    page.evaluate(f"code => {{ {CURRENT}.sessionContext.session.kernel.requestExecute({{code}}); }}", code)
+    chat.root.locator(".lk-streaming").get_by_text("word100").wait_for()
+    chat.button("Stop answering (Escape)").click()
+    chat.status.get_by_text("The kernel is busy with a cell").wait_for()
+    chat.root.locator(".lk-streaming").get_by_text("word300").wait_for()
+    page.evaluate(f"() => {CURRENT}.sessionContext.session.kernel.interrupt()")
+    chat.wait_for_answers(1)
+    assert "stopped" in chat.root.locator(".lk-figures").last.inner_text()
+
+
+@use("talk")
+def test_axe_finds_nothing_serious(chat):
+    page = chat.lab.page
+    page.add_script_tag(content=AXE.read_text())
+    found = page.evaluate("() => axe.run('.llmapi-kit-chat', {resultTypes: ['violations']})")
+    serious = [each for each in found["violations"] if each["impact"] in ("serious", "critical")]
+    assert [(each["id"], each["nodes"][0]["html"]) for each in serious] == []
+    assert len(found["passes"]) > 10
+
+
+@use("talk")
+def test_everything_is_reached_with_the_keyboard(chat):
+    chat.input.focus()
+    page = chat.lab.page
+    seen = []
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("() => document.activeElement.textContent || document.activeElement.type"))
+    assert {"Send", "Settings and export", "number"} <= set(seen)
+    chat.input.focus()
+    chat.input.press("Shift+Enter")
+    assert chat.input.input_value() == "\n"
+    assert page.locator(".jp-Cell.jp-mod-active .llmapi-kit-chat").count() == 1, "the notebook took a key"
+
+
+@use("talk")
+def test_restarted_kernel_is_said_and_saved_notebook_reads_without_one(chat):
+    lab = chat.lab
+    lab.page.evaluate(f"() => {CURRENT}.sessionContext.session.kernel.restart()")
+    chat.status.get_by_text("The kernel of this chat is gone").wait_for()
+    assert chat.button("Send").is_disabled()
+    assert "word1999" in chat.root.inner_text()
+    lab.save()
+    nb = nbformat.read(lab.path, as_version=4)
+    html = "".join(output.get("data", {}).get("text/html", "") for output in nb.cells[2].outputs)
+    assert "&lt;script&gt;" in html
+    assert "<script" not in html
+    lab.page.goto("about:blank")
+    lab.open(lab.url)
+    transcript = lab.page.locator(".llmapi-kit-transcript").first
+    transcript.get_by_text("You said: first").wait_for()
+    assert "Error displaying widget" not in lab.page.locator(".jp-Notebook").inner_text()

@@ -1,0 +1,43 @@
+"""The chooser in a real JupyterLab in a real Chromium: searched, clicked, loading, and never in the way of the page."""
+
+from __future__ import annotations
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+from playwright.sync_api import expect
+
+from .lab import open_page, run_lab
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """A page on a notebook that shows the chooser."""
+    root, scratch = tmp_path / "root", tmp_path / "scratch"
+    root.mkdir()
+    scratch.mkdir()
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    cell = new_code_cell("import llmapi_kit as kit\nchoice = kit.choose()", id="choose")
+    nbformat.write(new_notebook(cells=[cell], metadata={"kernelspec": kernel}), root / "choose.ipynb")
+    with run_lab(root, scratch) as address, open_page() as page:
+        page.open(address("choose.ipynb"))
+        page.run_all()
+        yield page
+
+
+def test_a_model_is_found_by_typing_and_loaded_by_a_click(lab):
+    page = lab.page
+    models, search = page.get_by_role("listbox", name="Models"), page.get_by_role("textbox", name="Search")
+    for typed, name in (("qwen3-8", "Qwen/Qwen3-8B"), ("pocket", "pocket")):
+        search.fill(typed)
+        models.locator("option", has_text=name).wait_for(state="attached")
+        expect(models.locator("option")).to_have_count(1)
+        models.select_option(index=0)
+        page.get_by_text(f'kit.load("{name}"').wait_for()
+        assert "Apache-2.0" in lab.outputs().first.inner_text()
+    page.get_by_role("button", name="Load", exact=True).click()
+    page.get_by_text("pocket is loaded").wait_for()
+    lab.execute("assert choice.model.name == 'pocket' and kit.load(choice) is choice.model")
+    assert lab.errors == []

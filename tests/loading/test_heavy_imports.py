@@ -1,0 +1,102 @@
+"""An interrupt while torch is imported ends the cell, and breaks no later load."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from llmapi_kit.loading import heavy_imports
+
+NOTHING_MORE = """
+import sys
+from llmapi_kit.loading.heavy_imports import import_for_local_models
+import_for_local_models()
+before = set(sys.modules)
+import llmapi_kit as kit
+kit.load("pocket").ask("Hello!", max_tokens=2)
+print(sorted({name for name in set(sys.modules) - before if name.split(".")[0] in ("torch", "llguidance", "peft")}))
+"""
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+import llmapi_kit as kit
+
+def interrupt_at(name):
+    while name not in sys.modules:
+        time.sleep(0.001)
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+for name in ("torch", "torch.nn", "transformers"):
+    threading.Thread(target=interrupt_at, args=(name,), daemon=True).start()
+interrupts = 0
+while interrupts < 10:
+    try:
+        answer = kit.load("pocket").ask("What is the capital of France?", max_tokens=20, temperature=0)
+        break
+    except KeyboardInterrupt:
+        interrupts += 1
+print(interrupts > 0, "Paris" in answer)
+"""
+
+
+def program(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_load_imports_no_more_of_torch_than_was_shielded():
+    assert program(NOTHING_MORE) == "[]"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_a_load_after_interrupted_ones_works():
+    """Each later load failed, with another of torch's errors each time."""
+    assert program(INTERRUPTED) == "True True"
+
+
+@pytest.fixture
+def own_modules(monkeypatch, tmp_path):
+    """The modules that are imported, made by the test; what they do stands in their code."""
+
+    def make(**code):
+        for name, text in code.items():
+            (tmp_path / f"{name}.py").write_text(text)
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(heavy_imports, "MODULES", tuple(code))
+        monkeypatch.setattr(heavy_imports, "_latest", None)
+
+    return make
+
+
+def test_a_package_that_is_broken_is_told_each_time_and_can_be_mended(own_modules, tmp_path):
+    own_modules(first_of_two="raise OSError('no such library')", second_of_two="")
+    for _ in range(2):
+        with pytest.raises(OSError, match="no such library"):
+            heavy_imports.import_for_local_models()
+    (tmp_path / "first_of_two.py").write_text("is_there = 'now it is there'")
+    heavy_imports.import_for_local_models()
+    assert "second_of_two" in sys.modules
+
+
+def test_a_package_that_is_missing_is_left_to_who_needs_it(own_modules):
+    own_modules(needs_missing="import no_such_package_anywhere", comes_after="")
+    heavy_imports.import_for_local_models()
+    assert "comes_after" in sys.modules
+
+
+def test_two_loads_at_once_import_once(own_modules):
+    own_modules(counted="import threading; gate = threading.Event()\nassert gate.wait(0.05) is False\ncount = 1")
+    threads = [threading.Thread(target=heavy_imports.import_for_local_models) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in threads)
+    assert heavy_imports._latest.error is None
+    assert sys.modules["counted"].count == 1
