@@ -110,7 +110,6 @@ class ModelLoader:
         settings = self.settings
         report("reading weights")
         loaded = self.load_weights()
-        report("preparing the engine")
         their_tokenizer = self.load_tokenizer(loaded)
         check_template(their_tokenizer.chat_template, self.spec.name)
         per_token = kv_bytes_per_token(loaded.model.config.get_text_config(), loaded.dtype)

@@ -13,11 +13,10 @@ import weakref
 import psutil
 
 from llmapi_kit.errors import ConfigError, PortInUseError
-from llmapi_kit.loopback import LOOPBACK
 
 LISTEN_BACKLOG = 512
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - looked up; each with where this machine reaches it
 DEFAULT_PORT = 8000
-WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - shown; where this machine reaches them
 PORTS_TO_TRY = 20
 
 _bound: weakref.WeakSet[socket.socket] = weakref.WeakSet()
@@ -67,8 +66,19 @@ def check_free(host: str, port: int) -> None:
     _bind(host, port).close()
 
 
-def network_address() -> str | None:
-    """An address under which others on the network may reach this machine; None where it has none. Asks nobody."""
+def network_url(host: str, port: int) -> str | None:
+    """Where others on the network may reach a server of this machine; None where there is no such address.
+
+    Args:
+        host: that it is bound to.
+        port: likewise.
+    """
+    address = _network_address() if host in WILDCARDS else host
+    return f"http://{f'[{address}]' if ':' in address else address}:{port}" if address else None
+
+
+def _network_address() -> str | None:
+    """An address of this machine that is not loopback; asks nobody."""
     for addresses in psutil.net_if_addrs().values():
         for each in addresses:
             if each.family == socket.AF_INET and not each.address.startswith("127."):
@@ -127,17 +137,3 @@ def _let_go_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_let_go_in_child)
-
-
-def url_here(host: str, port: int) -> str:
-    """Where this machine reaches what is bound to an address."""
-    here = {**WILDCARDS, "::1": "[::1]"}.get(host, host)
-    return f"http://{here}:{port}"
-
-
-def url_on_network(host: str, port: int) -> str | None:
-    """Where others on the network reach it; None where they don't, or where this machine has no such address."""
-    if host in LOOPBACK:
-        return None
-    address = network_address() if host in WILDCARDS else host
-    return f"http://{f'[{address}]' if ':' in address else address}:{port}" if address else None

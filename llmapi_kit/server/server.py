@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib import import_module
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmapi_kit import tables
 from llmapi_kit.api.app import create_app
@@ -22,7 +22,7 @@ from llmapi_kit.api.auth import KeyCheck, new_api_key
 from llmapi_kit.api.request_log import RequestLog
 from llmapi_kit.api.running_requests import RunningRequest, running_requests
 from llmapi_kit.api.state import ApiState
-from llmapi_kit.client import RemoteServer, mask
+from llmapi_kit.client import RemoteServer
 from llmapi_kit.client.running_servers import RunningServers, ServerRecord
 from llmapi_kit.client.server_keys import ServerKeys
 from llmapi_kit.config import Settings
@@ -32,11 +32,14 @@ from llmapi_kit.errors import ConfigError, ServerError
 from llmapi_kit.loopback import LOOPBACK, LOOPBACK_HOSTS
 from llmapi_kit.server import log_buffer
 from llmapi_kit.server.endpoint import check_key, warn_of_short_key
-from llmapi_kit.server.port import url_here, url_on_network
-from llmapi_kit.server.table_columns import REQUEST_COLUMNS, USAGE_COLUMNS
+from llmapi_kit.server.in_words import REQUEST_COLUMNS, USAGE_COLUMNS, in_words
+from llmapi_kit.server.port import WILDCARDS, network_url
 from llmapi_kit.server.thread import ServerThread
 from llmapi_kit.tunnels import open_tunnel, tunnel_settings
 from llmapi_kit.tunnels.base import Tunnel, TunnelStatus
+
+if TYPE_CHECKING:
+    from llmapi_kit.store.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +79,10 @@ class Server:
         StoreError: the database can't be used.
     """
 
+    _store: Store
+    _state: ApiState
+    _thread: ServerThread
+
     def __init__(
         self,
         engines: Sequence[Engine],
@@ -102,32 +109,31 @@ class Server:
         self._tunnel_options: dict[str, Any] = {}
         self.on_restart: Callable[[], None] = lambda: None
         self.host, self.port = host, port
-        instance = secrets.token_hex(8) if instead_of is None else instead_of._state.instance  # the same, to clients
-        self._open(Catalog(engines, aliases, default), instance, instead_of)
+        self._open(Catalog(engines, aliases, default), secrets.token_hex(8), instead_of)
         self._registry = RunningServers(settings)
         self._record = ServerRecord(self._state.instance, self.url, self.port, tuple(self.models))
         self._allow_hosts()
 
     def _open(self, catalog: Catalog, instance: str, instead_of: Server | None = None) -> None:
-        """Open the database and bind the port, or hold it beside the server whose place this one takes."""
+        """Open the database and bind the port, or share that of a server whose place this one takes."""
         from llmapi_kit.store.store import open_store  # SQLAlchemy, which a cell that only loads a model does without
 
         store = open_store(self.settings)
         try:
+            listener = None
+            if instead_of is not None:
+                instance = instead_of._state.instance  # to clients and to its tunnel it is the same server
+                listener = instead_of._thread.share_listener()
             state = ApiState(catalog, KeyCheck(self.api_key), self.settings, store, instance)
-            listener = None if instead_of is None else instead_of._thread.share_listener()
-            thread = ServerThread(
+            thread: ServerThread = ServerThread(
                 create_app(state), host=self.host, port=self.port, listener=listener, on_death=self._on_death
             )
         except BaseException:
             store.close()
             raise
-        self._store = store
-        self._state: ApiState = state
-        self._thread: ServerThread = thread
-        self.port = thread.port
+        self._store, self._state, self._thread, self.port = store, state, thread, thread.port
         if self.settings.request_log:
-            state.request_log = RequestLog(self._log_request)
+            state.request_log = RequestLog(lambda fields: self._logs.add_request({"port": self.port, **fields}))
 
     def start(self) -> None:
         """Answer from now on, and be found by other kernels. On failure, or an interrupt, all is taken back.
@@ -202,12 +208,13 @@ class Server:
     @property
     def url(self) -> str:
         """Where it answers on this machine, without ``/v1``."""
-        return url_here(self.host, self.port)
+        host = {**WILDCARDS, "::1": "[::1]"}.get(self.host, self.host)
+        return f"http://{host}:{self.port}"
 
     @property
     def network_url(self) -> str | None:
         """Where others on the network reach it; None where they don't, or where this machine has no such address."""
-        return url_on_network(self.host, self.port)
+        return None if self.host in LOOPBACK else network_url(self.host, self.port)
 
     @property
     def started_at(self) -> float:
@@ -525,9 +532,6 @@ class Server:
         if gone:
             raise ServerError(f"The model {gone[0]!r} was unloaded, so the server can't answer. Launch it again.")
 
-    def _log_request(self, fields: dict[str, Any]) -> None:
-        self._logs.add_request({"port": self.port, **fields})
-
     def _end(self) -> None:
         try:
             self._thread.call_soon(self._state.fail_active)
@@ -582,28 +586,12 @@ class Server:
         self.stop()
 
     def __repr__(self) -> str:
-        lines = [
-            f"llmapi_kit server, {self._state_in_words()}",
-            f"  URL     {self.url}/v1",
-            f"  key     {mask(self.api_key)}  (server.api_key is the whole key)",
-            f"  models  {', '.join(_model_in_words(engine) for engine in self.engines)}",
-        ]
-        if self.aliases:
-            lines.append(f"  also    {', '.join(f'{alias} = {model}' for alias, model in self.aliases.items())}")
-        if self.replaced:
-            lines.append(f"  instead of {', '.join(self.replaced)}  (another name=… makes a second server)")
-        if (status := self.tunnel_status()) is not None:
-            lines.insert(2, f"  public  {status.public_url or '-'}  ({status.state}{_because(status)})")
-        return "\n".join(lines)
-
-
-def _model_in_words(engine: Engine) -> str:
-    """Its name, and its state unless it is simply there."""
-    readiness = engine.readiness()
-    if readiness.state != "loaded":
-        return f"{engine.info.id} ({readiness.state}{'' if readiness.ready else ': ' + readiness.reason})"
-    return engine.info.id
-
-
-def _because(status: TunnelStatus) -> str:
-    return f": {status.reason}" if status.reason else ""
+        return in_words(
+            self._state_in_words(),
+            self.url,
+            self.api_key,
+            self.engines,
+            aliases=self.aliases,
+            replaced=self.replaced,
+            tunnel=self.tunnel_status(),
+        )

@@ -28,6 +28,7 @@ def server():
     kit.stop_all()
 
 
+@pytest.mark.slow
 def test_launch_shows_the_card_once_also_when_the_cell_ends_with_the_name(tmp_path):
     nb = run_cells(tmp_path, LAUNCH, LAUNCH + "\nserver", "server")
     for cell in nb.cells:
@@ -65,11 +66,13 @@ board.close()
     assert not holds(nb, KEY)
 
 
+@pytest.mark.slow
 def test_where_outputs_have_frames_of_their_own_the_widget_is_displayed_beside_the_html(tmp_path):
     (cell,) = run_cells(tmp_path, "import os; os.environ['VSCODE_PID'] = '1'\n" + LAUNCH).cells
     assert mimes_of(cell) == {"text/plain", "text/html", WIDGET}
 
 
+@pytest.mark.slow
 def test_card_above_changes_when_the_server_stops_and_when_it_starts_again(tmp_path):
     stop = """
 from llmapi_kit.notebook import live_card

@@ -210,3 +210,10 @@ def test_the_hub_s_own_variable_switches_it_off(monkeypatch, value, is_shown):
 
 def test_what_is_no_terminal_gets_lines_of_its_own():
     assert isinstance(terminal_screen(io.StringIO()), LogScreen)
+
+
+@pytest.mark.slow
+def test_in_a_cell_the_card_takes_the_place_of_the_steps(tmp_path):
+    (launch,) = run_cells(tmp_path, "import llmapi_kit as kit\nserver = kit.launch('pocket', port=0)").cells
+    (output,) = launch.outputs
+    assert "it was running" in output.data["text/html"]
