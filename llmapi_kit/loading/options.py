@@ -91,6 +91,7 @@ class LaunchSettings(_ModelSettings, _ProviderSettings, total=False):
     keep_alive_s: float | None
     drain_s: float | None
     start_timeout_s: float | None
+    request_log: bool | None
 
 
 LOAD_ONLY = tuple(name for name in LoadOptions.__annotations__ if name not in LaunchSettings.__annotations__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shlex
@@ -42,7 +43,7 @@ def reader(server, monkeypatch, tmp_path):
     monkeypatch.setenv("LLMAPI_KIT_HOME", str(server.settings.home))
     monkeypatch.setenv("LLMAPI_KIT_NATIVE", "false")
     monkeypatch.setenv("LLMAPI_KIT_API_KEY", server.api_key)
-    monkeypatch.setitem(kit.launch.__kwdefaults__, "port", 0)
+    monkeypatch.setitem(inspect.unwrap(kit.launch).__kwdefaults__, "port", 0)
     monkeypatch.chdir(tmp_path)
     return server
 
