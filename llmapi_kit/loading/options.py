@@ -71,6 +71,7 @@ class LaunchSettings(_ModelSettings, _ProviderSettings, total=False):
     max_stall_s: float | None
     idle_unload_s: float | None
     load_wait_s: float | None
+    request_log: bool | None
     max_body_bytes: int | None
     max_json_depth: int | None
     database_url: SecretStr | str | None
