@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmapi_kit.notebook.chat.markup import MAX_RENDERED, render_markdown
+from llmapi_kit.notebook.chat.markup import DOLLAR, MAX_RENDERED, render_markdown
 from llmapi_kit.notebook.chat.transcript import transcript
 from llmapi_kit.types import Delta
 
@@ -21,7 +21,8 @@ pytestmark = pytest.mark.kernel
         ("[a](https://a.example)", '<a href="https://a.example">a</a>'),
         ("![a](https://a.example/x.png)", '!<a href="https://a.example/x.png">a</a>'),
         ("a\u202eb\u200b", "a\u27e6U+202E\u27e7b\u27e6U+200B\u27e7"),
-        ("$x\\,y_1*b*$ is $5 or $6", "$x\\,y_1*b*$ is $5 or $6"),
+        ("$x\\,y_1*b*$ is", "<p>$x\\,y_1*b*$ is</p>"),
+        ("$5 or $6", f"<p>{DOLLAR}5 or {DOLLAR}6</p>"),
         ("\\(a\\,b\\)", "\\(a\\,b\\)"),
         ("| a |\n|---|\n| b |", "<td>b</td>"),
     ],
