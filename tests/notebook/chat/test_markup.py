@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from llmapi_kit.notebook.chat.markup import DOLLAR, MAX_RENDERED, render_markdown
@@ -61,3 +63,24 @@ def f(a: int):
 def test_empty_conversation_says_so(make_chat):
     chat, _ = make_chat()
     assert "The conversation is empty." in transcript(chat._sessions)["text/html"]
+
+
+class SlowOutput:
+    """A cell's output that takes a moment to be brought up to date."""
+
+    def __init__(self):
+        self.shown = ""
+
+    def update(self, bundle, raw):
+        time.sleep(0.05)
+        self.shown = bundle["text/html"]
+
+
+def test_transcript_is_up_to_date_when_send_returns(make_chat):
+    # It was not: the update of a cell's last answer came after the cell, where a program that runs it listens no more
+    chat, _ = make_chat(["one"], ["two"])
+    output = SlowOutput()
+    chat._transcripts.append(output)
+    for answer in ("one", "two"):
+        chat.send("?")
+        assert answer in output.shown
