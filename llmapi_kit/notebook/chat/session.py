@@ -55,8 +55,9 @@ class Session:
         self.run_tools: RunTools = "ask"
         self.lock = threading.RLock()
         self._listener = listener
-        self._idle = threading.Event()
-        self._idle.set()
+        self._is_busy = False
+        self._is_told = threading.Event()  # set when an answer has ended and the listener knows
+        self._is_told.set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._last_flush = 0.0
@@ -64,7 +65,7 @@ class Session:
     @property
     def is_busy(self) -> bool:
         """Whether an answer is being made."""
-        return not self._idle.is_set()
+        return self._is_busy
 
     def send(self, text: str) -> None:
         """Ask something.
@@ -143,8 +144,8 @@ class Session:
                 self._loop.call_soon_threadsafe(self._task.cancel)
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until no answer is being made; whether that is so."""
-        return self._idle.wait(timeout_s)
+        """Wait until no answer is being made and the last one is shown; whether that is so."""
+        return self._is_told.wait(timeout_s)
 
     def _require_idle(self) -> None:
         if self.is_busy:
@@ -167,7 +168,8 @@ class Session:
         return answer
 
     def _start(self, message: Message, work: Any) -> None:
-        self._idle.clear()
+        self._is_busy = True
+        self._is_told.clear()
         loop = self._loop = asyncio.new_event_loop()
         self._task = loop.create_task(work)
         threading.Thread(target=self._run, args=(loop, self._task), name="llmapi_kit chat answer", daemon=True).start()
@@ -181,8 +183,11 @@ class Session:
         finally:
             with self.lock:
                 self._close_open_answer()
-                self._idle.set()
+                self._is_busy = False
             self._listener.changed(self)
+            with self.lock:
+                if self._task is task:  # or the next answer has begun already
+                    self._is_told.set()
             loop.close()
 
     def _close_open_answer(self) -> None:

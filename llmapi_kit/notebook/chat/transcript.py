@@ -11,7 +11,7 @@ from html import escape
 from typing import Any
 
 from llmapi_kit.notebook.chat.export import to_markdown
-from llmapi_kit.notebook.chat.markup import render_markdown, show_invisible
+from llmapi_kit.notebook.chat.markup import NO_MATH, render_markdown, show_invisible
 from llmapi_kit.notebook.chat.session import Session
 from llmapi_kit.notebook.chat.snapshot import snapshot_pane
 
@@ -61,7 +61,7 @@ def _system(text: str) -> str:
 def _message(message: Mapping[str, Any]) -> str:
     if message["role"] == "user":
         style = f"{BOX};margin:8px 0 0;padding:2px 0 2px 10px;border-left:3px solid {LINE};white-space:pre-wrap"
-        return f'<div style="{style};font-weight:600">{_text(message["content"])}</div>'
+        return f'<div class="{NO_MATH}" style="{style};font-weight:600">{_text(message["content"])}</div>'
     color = "var(--jp-brand-color1, #2196f3)"
     style = f"{BOX};margin:0 0 8px;padding:2px 0 2px 10px;border-left:3px solid {color}"
     return f'<div style="{style}">{"".join(_answer_parts(message))}</div>'

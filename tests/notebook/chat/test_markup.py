@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from llmapi_kit.notebook.chat.markup import MAX_RENDERED, render_markdown
+from llmapi_kit.notebook.chat.markup import DOLLAR, MAX_RENDERED, render_markdown
 from llmapi_kit.notebook.chat.transcript import transcript
 from llmapi_kit.types import Delta
 
@@ -21,7 +23,8 @@ pytestmark = pytest.mark.kernel
         ("[a](https://a.example)", '<a href="https://a.example">a</a>'),
         ("![a](https://a.example/x.png)", '!<a href="https://a.example/x.png">a</a>'),
         ("a\u202eb\u200b", "a\u27e6U+202E\u27e7b\u27e6U+200B\u27e7"),
-        ("$x\\,y_1*b*$ is $5 or $6", "$x\\,y_1*b*$ is $5 or $6"),
+        ("$x\\,y_1*b*$ is", "<p>$x\\,y_1*b*$ is</p>"),
+        ("$5 or $6", f"<p>{DOLLAR}5 or {DOLLAR}6</p>"),
         ("\\(a\\,b\\)", "\\(a\\,b\\)"),
         ("| a |\n|---|\n| b |", "<td>b</td>"),
     ],
@@ -60,3 +63,24 @@ def f(a: int):
 def test_empty_conversation_says_so(make_chat):
     chat, _ = make_chat()
     assert "The conversation is empty." in transcript(chat._sessions)["text/html"]
+
+
+class SlowOutput:
+    """A cell's output that takes a moment to be brought up to date."""
+
+    def __init__(self):
+        self.shown = ""
+
+    def update(self, bundle, raw):
+        time.sleep(0.05)
+        self.shown = bundle["text/html"]
+
+
+def test_transcript_is_up_to_date_when_send_returns(make_chat):
+    # It was not: the update of a cell's last answer came after the cell, where a program that runs it listens no more
+    chat, _ = make_chat(["one"], ["two"])
+    output = SlowOutput()
+    chat._transcripts.append(output)
+    for answer in ("one", "two"):
+        chat.send("?")
+        assert answer in output.shown
