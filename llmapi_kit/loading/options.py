@@ -90,6 +90,7 @@ class LaunchSettings(_ModelSettings, _ProviderSettings, total=False):
     total_timeout_s: float | None
     stalled_reader_s: float | None
     keep_alive_s: float | None
+    request_log: bool | None
     drain_s: float | None
     start_timeout_s: float | None
     request_log: bool | None

@@ -140,7 +140,7 @@ def test_tools_and_structured_output_do_what_they_say(home):
 
 def test_many_backends_answer_behind_one_server(home):
     with open_notebook(NOTEBOOKS / "06_many_backends.ipynb") as notebook:
-        for _ in range(2):
+        for times in (1, 2):
             nb = notebook.run()
             assert "also    gpt-3.5-turbo = pocket" in text_of(cell_of(nb, "launch"))
             answers = dict(read_exchanges(cell_of(nb, "ask").outputs))
@@ -153,7 +153,8 @@ def test_many_backends_answer_behind_one_server(home):
             assert dict(read_exchanges(cell_of(nb, "own").outputs))[question].startswith("Arr")
             assert "Anna" in dict(read_exchanges(cell_of(nb, "session").outputs))["What is my name?"]
             assert "Tom" in text_of(cell_of(nb, "glm"))
-            assert "pocket 5 requests" in text_of(cell_of(nb, "usage"))
+            # Its key lives with the server's name, and so what the key used is counted on
+            assert f"pocket {5 * times} requests" in text_of(cell_of(nb, "usage"))
         assert keys_in(home) == []  # its last cell stops both servers
 
 
