@@ -71,7 +71,6 @@ class LaunchSettings(_ModelSettings, _ProviderSettings, total=False):
     max_stall_s: float | None
     idle_unload_s: float | None
     load_wait_s: float | None
-    request_log: bool | None
     max_body_bytes: int | None
     max_json_depth: int | None
     database_url: SecretStr | str | None
@@ -90,7 +89,6 @@ class LaunchSettings(_ModelSettings, _ProviderSettings, total=False):
     total_timeout_s: float | None
     stalled_reader_s: float | None
     keep_alive_s: float | None
-    request_log: bool | None
     drain_s: float | None
     start_timeout_s: float | None
     request_log: bool | None

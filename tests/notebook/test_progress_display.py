@@ -189,7 +189,9 @@ def test_in_a_cell_one_output_changes_and_stays_readable_when_it_is_saved(tmp_pa
 
 def test_what_another_thread_loads_shows_in_no_cell(monkeypatch):
     shown = []
-    monkeypatch.setattr(progress_display, "ProgressDisplay", lambda **_: shown.append("shown") or contextlib.nullcontext())
+    monkeypatch.setattr(
+        progress_display, "ProgressDisplay", lambda **_: shown.append("shown") or contextlib.nullcontext()
+    )
     work = progress_display.NotebookPresenter().load
     thread = threading.Thread(target=work, args=(lambda: None,))
     thread.start()
