@@ -21,8 +21,6 @@ NAMES = [
     "07_chat",
     "colab",
 ]
-# What a model needs, before it is loaded
-NOT_PUBLIC_YET = {"# 2 ": ("llmapi_kit.models.fit", "llmapi_kit.models.spec", "llmapi_kit.models.weights")}
 ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|content|kaggle)/|[A-Z]:\\")
 KEY = re.compile(r"sk-[\w-]{16,}")
 
@@ -75,11 +73,7 @@ def test_cells_say_kit_only(notebook):
     """What cells need has a public name; what they imported from the inside broke when it moved."""
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     inside = set(re.findall(r"from (llmapi_kit[\w.]*) import", code))
-    assert inside <= {
-        "llmapi_kit.client",
-        "llmapi_kit.loading.loader",
-        *NOT_PUBLIC_YET.get(notebook.cells[0].source[:4], ()),
-    }
+    assert inside <= {"llmapi_kit.client", "llmapi_kit.loading.loader"}
 
 
 def test_cell_ids_are_names(notebook):
