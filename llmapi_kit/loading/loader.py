@@ -108,8 +108,8 @@ class ModelLoader:
                 raise
             raise MissingDependencyError(str(exc.name), "torch", f"Loading {self.spec.id}") from exc
         settings = self.settings
-        report("reading weights")
-        loaded = self.load_weights()
+        loaded = self.load_weights()  # which reports how far it is
+        report("preparing the engine")
         their_tokenizer = self.load_tokenizer(loaded)
         check_template(their_tokenizer.chat_template, self.spec.name)
         per_token = kv_bytes_per_token(loaded.model.config.get_text_config(), loaded.dtype)

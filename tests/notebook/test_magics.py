@@ -17,6 +17,7 @@ from tests.notebooks.kernels import html_of, run_cells, text_of
 def cell(capsys):
     """Run a cell with the magics loaded; what it shows."""
     shell = InteractiveShell.instance()
+    shell.reset()  # other tests in this process share it, and a _ of their own would stay
     shell.colors = "nocolor"
     shell.extension_manager.reload_extension("llmapi_kit")
 
