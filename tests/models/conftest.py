@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from huggingface_hub import constants
-
-from tests.models.fake_hub import FakeHub
 
 
 @pytest.fixture(scope="module")
 def hub_server():
     """One server for a module."""
+    from tests.models.fake_hub import FakeHub  # needs huggingface_hub, which the kernel tests beside do without
+
     with FakeHub() as server:
         yield server
 
@@ -18,6 +17,8 @@ def hub_server():
 @pytest.fixture
 def hub(hub_server, monkeypatch, tmp_path):
     """The hub, empty; its clients' cache, empty; and no token in the user's folder."""
+    from huggingface_hub import constants
+
     hub_server.reset()
     monkeypatch.setenv("HF_ENDPOINT", hub_server.url)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
