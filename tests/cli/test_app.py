@@ -126,7 +126,7 @@ def test_chat_without_a_server_says_what_to_do():
         (["serve", "no-such-model"], "There is no model"),
         (["serve", "mock", "--port", "99999"], "0 (any free port) to 65535"),
         (["serve", "mock", "--api-key", "secret"], "--api-key-file"),
-        (["serve", "pocket", "--default", "other"], "default is 'other', which is none of the models: pocket"),
+        (["serve", "mock", "--default", "other"], "default is 'other', which is none of the models: mock"),
     ],
 )
 def test_mistakes_are_one_line_and_status_1(arguments, message):

@@ -182,9 +182,9 @@ model = kit.load("pocket")
 """
 
 
+@pytest.mark.torch
 def test_interrupting_the_first_load_breaks_no_later_one(notebook):
     """Torch was left half imported, and the kernel had to be restarted."""
-    pytest.importorskip("torch")
     notebook.restart()
     cell = notebook.send(WATCH_THE_IMPORT)
     notebook.wait_for(cell, until="importing")

@@ -234,6 +234,7 @@ def test_a_launch_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
     assert kit.launch("mock", port=0).is_running
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -269,6 +270,7 @@ def test_what_can_not_be_is_refused_before_a_model_is_loaded(monkeypatch, argume
     assert kit.servers() == []
 
 
+@pytest.mark.torch
 def test_a_port_in_use_and_a_missing_token_are_told_before_a_model_is_loaded(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(kit_module._models, "load", lambda *_, **__: pytest.fail("it loads a model"))
@@ -281,6 +283,7 @@ def test_a_port_in_use_and_a_missing_token_are_told_before_a_model_is_loaded(mon
         kit.launch("pocket", port=0, tunnel="ngrok")
 
 
+@pytest.mark.torch
 def test_nothing_slow_is_imported_before_all_is_checked(program):
     code = """
 import sys

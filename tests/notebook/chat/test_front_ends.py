@@ -15,7 +15,6 @@ from llmapi_kit.types import Delta
 
 from .conftest import DEADLINE_S, ScriptedEngine, call
 
-pytest.importorskip("anywidget")
 PAUSE = ScriptedEngine.PAUSE
 
 

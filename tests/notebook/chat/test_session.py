@@ -49,7 +49,7 @@ def test_reasoning_is_kept_apart_and_not_told_again(make_chat):
 @pytest.mark.parametrize("script", [[PAUSE], ["some ", PAUSE, "more"]], ids=["before the first token", "amid"])
 def test_stop_ends_the_generation_and_keeps_what_came(make_chat, script):
     chat, engine = make_chat(script)
-    assert chat.send("go", wait=False) == ""
+    assert "some ".startswith(chat.send("go", wait=False))  # what has come so far
     assert engine.has_paused.wait(DEADLINE_S)
     chat.stop()
     assert chat._sessions[0].wait(DEADLINE_S)
