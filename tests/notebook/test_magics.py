@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
@@ -14,8 +16,9 @@ from tests.notebooks.kernels import html_of, run_cells, text_of
 
 
 @pytest.fixture
-def cell(capsys):
+def cell(capsys, monkeypatch):
     """Run a cell with the magics loaded; what it shows."""
+    monkeypatch.delattr(builtins, "_", raising=False)  # a doctest leaves one, and IPython sets no _ of its own then
     shell = InteractiveShell.instance()
     shell.reset()  # other tests in this process share it, and a _ of their own would stay
     shell.colors = "nocolor"
