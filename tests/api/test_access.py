@@ -14,8 +14,6 @@ from llmapi_kit.engines.mock import MockEngine
 
 from .conftest import KEY, all_routes, chat, error_of, path_of, serving
 
-pytestmark = pytest.mark.kernel
-
 
 class Untouchable(MockEngine):
     def generate(self, request):

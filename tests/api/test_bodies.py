@@ -14,8 +14,6 @@ from llmapi_kit.server.server import Server
 
 from .conftest import KEY, chat, error_of, serving
 
-pytestmark = pytest.mark.kernel
-
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 

@@ -11,7 +11,6 @@ from llmapi_kit.engines.mock import MockEngine
 
 from .conftest import KEY, error_of
 
-pytestmark = pytest.mark.kernel
 FILES = ("/docs", *(f"/docs/{asset}" for asset in (*OWN, *SWAGGER_UI)))
 
 

@@ -16,8 +16,6 @@ from llmapi_kit.types import GeneratedImage
 
 from .conftest import error_of, serving
 
-pytestmark = pytest.mark.kernel
-
 PATH = "/v1/images/generations"
 
 

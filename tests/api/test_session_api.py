@@ -15,8 +15,6 @@ from llmapi_kit.sessions import locks
 from .conftest import KEY, serving
 from .session_client import SessionClient
 
-pytestmark = pytest.mark.kernel
-
 OTHER_KEY = "sk-llmapi-other-0123456789abcdef"
 ID = "0123456789abcdef0123456789abcdef"
 

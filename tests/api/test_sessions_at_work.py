@@ -22,8 +22,6 @@ from tests.sessions.conftest import Recounting
 from .conftest import KEY, wait_until
 from .session_client import Endless, SessionClient
 
-pytestmark = pytest.mark.kernel
-
 OTHER_KEY = "sk-llmapi-other-0123456789abcdef"
 
 

@@ -16,8 +16,6 @@ from llmapi_kit.types import Accepted, Delta, Failed
 
 from .conftest import KEY, chat, error_of, wait_until
 
-pytestmark = pytest.mark.kernel
-
 CHAT = "/v1/chat/completions"
 
 

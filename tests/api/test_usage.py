@@ -20,8 +20,6 @@ from llmapi_kit.types import Accepted, Delta, Failed, Finished
 
 from .conftest import KEY, chat, error_of, wait_until
 
-pytestmark = pytest.mark.kernel
-
 CHAT = "/v1/chat/completions"
 NOTHING = asdict(Counts())
 

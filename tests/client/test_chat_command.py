@@ -16,7 +16,7 @@ import pytest
 from llmapi_kit.engines.mock import MockEngine
 from tests.api.conftest import wait_until
 
-pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 COMMAND = [sys.executable, "-m", "llmapi_kit", "chat"]
 UP, END_OF_INPUT = "\x1b[A", "\x04"

@@ -11,8 +11,6 @@ import pytest
 
 from .broken_engines import MUST_FAIL
 
-pytestmark = pytest.mark.kernel
-
 ROOT = Path(__file__).parents[2]
 WHOLE = ("TestNothingBroken", "TestDeclaredAndRefused")
 

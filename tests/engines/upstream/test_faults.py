@@ -47,8 +47,6 @@ from .faulty import (
     reset,
 )
 
-pytestmark = pytest.mark.kernel
-
 HTML = answer(b"<html><body>502 Bad Gateway nginx</body></html>", 502, "text/html")
 
 # Refused before anything was accepted, with these.

@@ -15,8 +15,6 @@ from llmapi_kit.models.providers import PROVIDERS
 from .conftest import ask, run
 from .faulty import GOOD, chunk, error, events, hang, reset
 
-pytestmark = pytest.mark.kernel
-
 THREE = "sk-first-11111111, sk-second-2222222,sk-third-33333333"
 FIRST, SECOND, THIRD = (key.strip() for key in THREE.split(","))
 
