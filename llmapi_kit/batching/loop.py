@@ -38,7 +38,7 @@ STALLED_AFTER_S = 30.0
 SWITCH_INTERVAL_S = 0.0005
 
 
-def _no_bytes(token_id: int, *, skip_special_tokens: bool = True) -> bytes:
+def _no_bytes(token_id: int, *, skip_special_tokens: bool = True, begins_text: bool = False) -> bytes:
     return b""
 
 

@@ -5,6 +5,8 @@ Knows nothing of slots, steps or models. Engine thread only; what it remembers o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Protocol
 
 from llmapi_kit.batching.beam_search import BeamSearch, Hypothesis
@@ -17,8 +19,8 @@ from llmapi_kit.types import Delta, Event, Finished, FinishReason, TokenLogprob
 class TokenBytes(Protocol):
     """The bytes that a token adds to a text."""
 
-    def __call__(self, token_id: int, *, skip_special_tokens: bool = True) -> bytes:
-        """Empty for a special token that is skipped."""
+    def __call__(self, token_id: int, *, skip_special_tokens: bool = True, begins_text: bool = False) -> bytes:
+        """Empty for a special token that is skipped; `begins_text` where nothing stands before it."""
         ...
 
 
@@ -63,7 +65,7 @@ class OutputProcessor:
             else:
                 text += request.stops.flush()
         if not ends or text:
-            logprobs = () if ends or choice.logprob is None else (self._logprob(request, choice),)
+            logprobs = () if ends or choice.logprob is None else (self._chosen_logprob(request, choice),)
             events.append(Delta(text, 0 if ends else 1, logprobs, request.index))
         if reason is not None:
             events.append(self.finished(request, reason))
@@ -76,9 +78,7 @@ class OutputProcessor:
         text, request.echo = request.echo, None
         logprobs: tuple[TokenLogprob, ...] = ()
         if request.scores_prompt:
-            first = self._entry(request, request.prompt_ids[0], None)
-            scored = (self._logprob(request, request.prompt_scores[i]) for i in range(1, len(request.prompt_ids)))
-            logprobs = (first, *scored)
+            logprobs = tuple(self._prompt_logprobs(request))
         return [Delta(text, 0, logprobs, request.index)]
 
     def finished(self, request: Request, reason: FinishReason) -> Finished:
@@ -104,11 +104,29 @@ class OutputProcessor:
         shown = hypothesis.token_ids[:-1] if hypothesis.is_ended else hypothesis.token_ids
         return "".join(map(detokenizer.feed, shown)) + detokenizer.flush()
 
-    def _logprob(self, request: Request, choice: Sampled) -> TokenLogprob:
-        own = self._entry(request, choice.token_id, choice.logprob)
-        top = tuple(self._entry(request, token_id, logprob) for token_id, logprob in choice.top)
+    def _prompt_logprobs(self, request: Request) -> Iterator[TokenLogprob]:
+        begins_text = True
+        for i, token_id in enumerate(request.prompt_ids):
+            if i == 0:
+                yield self._entry(request, token_id, None, begins_text=True)
+            else:
+                yield self._logprob(request, request.prompt_scores[i], begins_text=begins_text)
+            begins_text = begins_text and not self._is_shown(request, token_id)
+
+    def _chosen_logprob(self, request: Request, choice: Sampled) -> TokenLogprob:
+        before = chain(request.context_ids, islice(request.output_ids, len(request.output_ids) - 1))
+        is_first = not any(self._is_shown(request, token_id) for token_id in before)
+        return self._logprob(request, choice, begins_text=is_first)
+
+    def _is_shown(self, request: Request, token_id: int) -> bool:
+        return bool(self._token_bytes(token_id, skip_special_tokens=request.params.skip_special_tokens))
+
+    def _logprob(self, request: Request, choice: Sampled, *, begins_text: bool) -> TokenLogprob:
+        own = self._entry(request, choice.token_id, choice.logprob, begins_text=begins_text)
+        top = tuple(self._entry(request, *candidate, begins_text=begins_text) for candidate in choice.top)
         return TokenLogprob(own.token_id, own.text, own.raw, own.logprob, top)
 
-    def _entry(self, request: Request, token_id: int, logprob: float | None) -> TokenLogprob:
-        raw = self._token_bytes(token_id, skip_special_tokens=request.params.skip_special_tokens)
+    def _entry(self, request: Request, token_id: int, logprob: float | None, *, begins_text: bool) -> TokenLogprob:
+        skip = request.params.skip_special_tokens
+        raw = self._token_bytes(token_id, skip_special_tokens=skip, begins_text=begins_text)
         return TokenLogprob(token_id, raw.decode("utf-8", errors="replace"), raw, logprob)

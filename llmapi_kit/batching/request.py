@@ -34,6 +34,7 @@ class Request:
         index: which of several answers to the same prompt it makes.
         cache_salt: only requests with the same one share cached prefixes.
         channel: opaque to the loop; whoever made the request finds its consumer by it.
+        context_ids: the end of the prompt where the answer goes on with its text; empty where a new text begins.
         echo: text of the prompt, to be given out before the answer; None for no echo.
         scores_prompt: with an echo, whether the prompt's tokens get log-probabilities; it is computed anew for it.
         is_embedding: the prompt is embedded, nothing is generated.
@@ -61,6 +62,7 @@ class Request:
     index: int = 0
     cache_salt: str = ""
     channel: object = None
+    context_ids: Sequence[int] = ()
     echo: str | None = None
     scores_prompt: bool = False
     is_embedding: bool = False

@@ -52,14 +52,15 @@ class WindowDetokenizer:
 
     Args:
         decode: ids to text, special tokens left out.
+        context_ids: the end of the text that the answer goes on; without it, the first word loses its space.
 
     Source: the same idea as in Hugging Face text-generation-inference and vLLM (`detokenize_incrementally`).
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+    def __init__(self, decode: Callable[[Sequence[int]], str], context_ids: Sequence[int] = ()) -> None:
         self._decode = decode
-        self._window: list[int] = []
-        self._num_shown = 0
+        self._window = list(context_ids)
+        self._num_shown = len(self._window)
 
     def feed(self, token_id: int) -> str:
         """See `Detokenizer.feed`."""

@@ -18,7 +18,7 @@ import jinja2.meta
 import jinja2.nodes
 
 from llmapi_kit.errors import InvalidRequestError, ModelLoadError, UnsupportedFieldError
-from llmapi_kit.sampling.detokenize import ByteDetokenizer, Detokenizer, WindowDetokenizer
+from llmapi_kit.sampling.detokenize import REPLACEMENT, ByteDetokenizer, Detokenizer, WindowDetokenizer
 
 # ruff: noqa: RUF001  (a token's name has bars of its own)
 # What stands before the prefix, between prefix and suffix, and before what is made.
@@ -132,22 +132,46 @@ class ModelTokenizer:
         with self._lock:
             return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=False))
 
-    def token_bytes(self, token_id: int, *, skip_special_tokens: bool = True) -> bytes:
-        """The bytes a token stands for; empty for special tokens that are skipped and ids without a token."""
+    def token_bytes(self, token_id: int, *, skip_special_tokens: bool = True, begins_text: bool = False) -> bytes:
+        """The bytes a token adds to a text; empty for special tokens that are skipped and ids without a token.
+
+        Args:
+            token_id: any number.
+            skip_special_tokens: whether special tokens add nothing.
+            begins_text: whether nothing stands before it, where many vocabularies write a word without its space.
+        """
         if skip_special_tokens and token_id in self._hidden_ids:
             return b""
         if self._byte_table is not None:
             return self._byte_table.get(token_id, b"")
-        return self.decode([token_id]).encode()
+        alone = self.decode([token_id])
+        if alone == REPLACEMENT:
+            return self._single_byte(token_id) or alone.encode()
+        if begins_text:
+            return alone.encode()
+        text, ids = self._any_text
+        after = self.decode([*ids, token_id])
+        return (after.removeprefix(text) if after.startswith(text) else alone).encode()
 
-    def detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
-        """A fresh one for one answer."""
+    def detokenizer(self, *, skip_special_tokens: bool = True, context_ids: Sequence[int] = ()) -> Detokenizer:
+        """A fresh one for one answer, which goes on after `context_ids`."""
         if self._byte_table is None:
-            return WindowDetokenizer(self._decode if skip_special_tokens else self.decode)
+            return WindowDetokenizer(self._decode if skip_special_tokens else self.decode, context_ids)
         return ByteDetokenizer(partial(self.token_bytes, skip_special_tokens=skip_special_tokens))
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self.decode([token_id for token_id in ids if token_id not in self._hidden_ids])
+
+    @cached_property
+    def _any_text(self) -> tuple[str, list[int]]:
+        """A text that a token may follow, and its ids."""
+        ids = self.encode("a", add_special_tokens=False)
+        return self.decode(ids), ids
+
+    def _single_byte(self, token_id: int) -> bytes | None:
+        """What a token such as ``<0xE4>`` stands for: a byte of a character that has no token of its own."""
+        name = str(self._tokenizer.convert_ids_to_tokens(token_id))
+        return bytes.fromhex(name[3:5]) if re.fullmatch("<0x[0-9A-Fa-f]{2}>", name) else None
 
     @cached_property
     def _byte_table(self) -> dict[int, bytes] | None:

@@ -17,7 +17,7 @@ from llmapi_kit.types import Delta, Failed, Finished
 DEADLINE_S = 20
 
 
-def token_bytes(token_id, *, skip_special_tokens=True):
+def token_bytes(token_id, *, skip_special_tokens=True, begins_text=False):
     """Token 7 is "<7>", and so on."""
     return f"<{token_id}>".encode()
 

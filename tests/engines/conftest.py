@@ -40,14 +40,14 @@ class WordCodec:
     def decode(self, token_ids):
         return " ".join(self._words.get(token_id, f"<{token_id}>") for token_id in token_ids)
 
-    def token_bytes(self, token_id, *, skip_special_tokens=True):
+    def token_bytes(self, token_id, *, skip_special_tokens=True, begins_text=False):
         return f"<{token_id}>".encode()
 
-    def detokenizer(self, *, skip_special_tokens=True):
+    def detokenizer(self, *, skip_special_tokens=True, context_ids=()):
         return ByteDetokenizer(self.token_bytes)
 
 
-def make_local(*, max_queue=128, settings=None, prepare_messages=None, **runner_options):
+def make_local(*, max_queue=128, settings=None, prepare_messages=None, codec=None, **runner_options):
     """A local engine over the fake runner."""
     from llmapi_kit.engines.local.engine import LocalEngine  # it needs torch, which the kernel tests beside do without
     from llmapi_kit.runners.fake_runner import FakeRunner
@@ -55,7 +55,7 @@ def make_local(*, max_queue=128, settings=None, prepare_messages=None, **runner_
     runner = FakeRunner(**{"max_length": 200, **runner_options})
     info = EngineInfo(id="fake", context_length=runner.max_length, created=1)
     options = {"max_queue": max_queue, "settings": settings or Settings(), "prepare_messages": prepare_messages}
-    engine = LocalEngine(info, runner, WordCodec(), **options)
+    engine = LocalEngine(info, runner, codec or WordCodec(), **options)
     engine.test_runner = runner
     return engine
 

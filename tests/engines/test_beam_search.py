@@ -24,7 +24,7 @@ NUM_TOKENS = 16
 DEADLINE_S = 120
 
 
-def id_bytes(token_id, *, skip_special_tokens=True):
+def id_bytes(token_id, *, skip_special_tokens=True, begins_text=False):
     return f"{token_id} ".encode()
 
 

@@ -33,10 +33,10 @@ class IdCodec:
         self.eos_ids = frozenset(eos_ids)
         self.boundaries = frozenset()
 
-    def token_bytes(self, token_id, *, skip_special_tokens=True):
+    def token_bytes(self, token_id, *, skip_special_tokens=True, begins_text=False):
         return f"{token_id} ".encode()
 
-    def detokenizer(self, *, skip_special_tokens=True):
+    def detokenizer(self, *, skip_special_tokens=True, context_ids=()):
         return ByteDetokenizer(self.token_bytes)
 
 

@@ -10,7 +10,9 @@ from llmapi_kit.engines.base import GenerationRequest, ToolUse
 from llmapi_kit.engines.local.channel import Channel
 from llmapi_kit.errors import ContextLengthError, InvalidRequestError, QueueFullError
 from llmapi_kit.sampling.parameters import SamplingParams
+from llmapi_kit.sampling.tokenizer import ModelTokenizer
 from llmapi_kit.types import Accepted, Delta, Failed, Finished, TokenLogprob
+from tests.sampling import vocabularies
 
 from .conftest import ask, collect, make_local, wait_until
 
@@ -42,6 +44,26 @@ def test_answer_and_prompt_must_fit_the_context_together(local):
     assert "4 for the prompt" in error.message
     _, events = asyncio.run(collect(engine.generate(ask("a b c d", max_tokens=6))))
     assert events[-1] == Finished("length", 4, 6)
+
+
+class SentencePieceCodec(ModelTokenizer):
+    """With a template that ends right before the answer."""
+
+    def render_chat(self, messages, options):
+        return messages[-1]["content"]
+
+
+@pytest.mark.parametrize(("is_chat", "words"), [(False, [" the", " the"]), (True, ["the", " the"])])
+def test_a_completion_goes_on_with_the_prompts_text_and_a_message_is_a_text_of_its_own(local, is_chat, words):
+    codec = SentencePieceCodec(vocabularies.sentencepiece())
+    the = vocabularies.sentencepiece().convert_tokens_to_ids("▁the")
+    request = ask("the name", max_tokens=2, logprobs=1, logit_bias={the: 100})
+    if not is_chat:
+        request = replace(request, messages=None, prompt="the name", echo=True)
+    text, events = asyncio.run(collect(local(codec=codec, vocab_size=1024).generate(request)))
+    assert text == ("" if is_chat else "the name") + "".join(words)
+    entries = [entry for event in events if isinstance(event, Delta) for entry in event.logprobs]
+    assert "".join(entry.text for entry in entries) == text
 
 
 def test_without_max_tokens_the_context_is_the_limit(local):

@@ -40,6 +40,42 @@ def test_the_same_holds_for_vocabularies_without_bytes():
     assert shown(codec, [*ids, tokenizer.eos_token_id]) == "the name"
 
 
+def shown_ids(codec, text):
+    """Without <unk>, which a vocabulary without bytes has for some characters, and which is hidden."""
+    return [i for i in codec.encode(text, add_special_tokens=False) if codec.token_bytes(i)]
+
+
+CONTINUED = [
+    ("the quick", " brown fox"),
+    ("the name", " and value, the 世界 🙂"),
+    ("a", "b"),
+    ("  two spaces", "  and two"),
+    ("", " begins"),
+    ("世", "界 the"),
+]
+
+
+@pytest.mark.parametrize(("prompt", "answer"), CONTINUED)
+@pytest.mark.parametrize("vocabulary", ["pocket", "sentencepiece", "metaspace"])
+def test_prompt_and_answer_join_to_the_text_of_both(vocabulary, prompt, answer):
+    codec = ModelTokenizer(getattr(vocabularies, vocabulary)())
+    ids = shown_ids(codec, prompt + answer)
+    num_prompt = len(codec.encode(prompt, add_special_tokens=False))
+    detokenizer = codec.detokenizer(context_ids=ids[:num_prompt][-8:])
+    shown = "".join(map(detokenizer.feed, ids[num_prompt:])) + detokenizer.flush()
+    assert codec.decode(ids[:num_prompt]) + shown == codec.decode(ids)
+
+
+@pytest.mark.parametrize(("prompt", "answer"), CONTINUED)
+@pytest.mark.parametrize("vocabulary", ["pocket", "sentencepiece", "metaspace", "wordpiece"])
+def test_the_bytes_of_tokens_join_to_their_text(vocabulary, prompt, answer):
+    codec = ModelTokenizer(getattr(vocabularies, vocabulary)())
+    text = "a ab abb a" if vocabulary == "wordpiece" else prompt + answer
+    ids = shown_ids(codec, text)
+    raw = [codec.token_bytes(token_id, begins_text=i == 0) for i, token_id in enumerate(ids)]
+    assert b"".join(raw).decode() == codec.decode(ids)
+
+
 @pytest.mark.parametrize("names", INFILL_TOKENS)
 def test_what_stands_between_two_texts_is_asked_for_in_the_models_own_order(tokenizer, names):
     tokenizer.add_special_tokens({"additional_special_tokens": list(names)})

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 # millisecond at most. A thread costs as much, as it and the server's wait for each other's GIL.
 QUICK_LENGTH = 3000
 QUICK_MESSAGES = 30
+# Enough for a word of several tokens, and for a character of several bytes
+NUM_CONTEXT_TOKENS = 8
 
 
 class LocalEngine:
@@ -222,7 +224,10 @@ class LocalEngine:
         beams: BeamSearch[Request] | None = None
         if request.num_beams > 1:
             beams = BeamSearch(request.num_beams, request.n, length_penalty=request.length_penalty)
-        detokenizer = partial(self._codec.detokenizer, skip_special_tokens=sampling.skip_special_tokens)
+        # An assistant's message is a text of its own; a completion goes on with the prompt's
+        context = prompt.ids[-NUM_CONTEXT_TOKENS:] if request.messages is None else ()
+        skip = sampling.skip_special_tokens
+        detokenizer = partial(self._codec.detokenizer, skip_special_tokens=skip, context_ids=context)
         candidates = [
             Request(
                 id=request.id,
@@ -232,6 +237,7 @@ class LocalEngine:
                 detokenizer=detokenizer(),
                 index=index,
                 cache_salt=request.cache_salt if self._is_cache_per_key else "",
+                context_ids=context,
                 echo=prompt.echo,
                 scores_prompt=request.echo and request.prompt is not None and sampling.logprobs is not None,
                 beams=beams,

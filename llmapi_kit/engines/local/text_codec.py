@@ -56,10 +56,10 @@ class TextCodec(Protocol):
         """The text of token ids, special tokens included."""
         ...
 
-    def token_bytes(self, token_id: int, *, skip_special_tokens: bool = True) -> bytes:
-        """The bytes a token stands for; empty for special tokens that are skipped."""
+    def token_bytes(self, token_id: int, *, skip_special_tokens: bool = True, begins_text: bool = False) -> bytes:
+        """The bytes a token adds to a text, or begins one with; empty for special tokens that are skipped."""
         ...
 
-    def detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
-        """A fresh one for one answer."""
+    def detokenizer(self, *, skip_special_tokens: bool = True, context_ids: Sequence[int] = ()) -> Detokenizer:
+        """A fresh one for one answer, which goes on after `context_ids`."""
         ...
