@@ -59,7 +59,8 @@ FOR_GOOD = "public, max-age=31536000, immutable"
 def page(request: Request) -> Response:
     """The page for whoever takes HTML by name, as browsers do and programs don't."""
     if not _accepts(request, "accept", "text/html"):
-        raise NotFoundError(f"There is no {request.method} / here. The API is under /v1, e.g. /v1/models.")
+        message = f"There is no {request.method} / here. The API is under /v1, e.g. /v1/models."
+        raise NotFoundError(message, code="not_found")
     etag = f'W/"{digest()}"'
     headers = {**HEADERS, "Cache-Control": "no-cache", "ETag": etag, "Vary": "Accept, Accept-Encoding"}
     if etag in request.headers.get("if-none-match", ""):

@@ -3,6 +3,7 @@
 import { ApiError } from "./api.js";
 
 const KEEP_EVERY_MS = 2000;
+const LEAST_MEASURED_S = 0.05; // what comes in one burst tells nothing of the speed
 
 export class Answer {
   // on: {grow, keep, end}, called with this answer; grow as often as something comes
@@ -72,7 +73,7 @@ export class Answer {
     const { message } = this;
     const seconds = (performance.now() - firstAt) / 1000;
     message.firstAfterS = (firstAt - startedAt) / 1000;
-    if (message.completionTokens > 1 && seconds > 0) message.tokensPerS = (message.completionTokens - 1) / seconds;
+    if (message.completionTokens > 1 && seconds > LEAST_MEASURED_S) message.tokensPerS = (message.completionTokens - 1) / seconds;
   }
 
   keepNowAndThen() {

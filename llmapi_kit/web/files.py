@@ -14,11 +14,13 @@ from llmapi_kit.vendored import katex_css, read_fonts, read_vendored
 from llmapi_kit.web import FOLDER
 
 INDEX = "index.html"
+CLASSIC = "theme.js"  # the one script here that is no module
+HIGHLIGHT = "lib/highlight.js"  # the one library that is
 LIBRARIES = {
     "lib/markdown-it.js": "markdown-it/markdown-it.umd.min.js",
     "lib/purify.js": "dompurify/purify.min.js",
     "lib/katex.js": "katex/katex.min.js",
-    "lib/highlight.js": "highlight/highlight.min.js",
+    HIGHLIGHT: "highlight/highlight.min.js",
 }
 COMPRESSIBLE = (".js", ".css", ".html")
 
@@ -45,8 +47,8 @@ def digest() -> str:
 def index_page() -> bytes:
     """The page. It names its files by their hash, and from where it stands: that may be behind a proxy's path."""
     text = (FOLDER / INDEX).read_text(encoding="utf-8")
-    modules = sorted(name for name in page_files() if name.endswith(".js") and "/" not in name)
-    preload = "\n    ".join(f'<link rel="modulepreload" href="web/{name}">' for name in modules if name != "theme.js")
+    modules = [HIGHLIGHT, *(name for name in page_files() if name.endswith(".js") and "/" not in name)]
+    preload = "\n    ".join(f'<link rel="modulepreload" href="web/{name}">' for name in modules if name != CLASSIC)
     return text.replace("<!-- modules -->", preload).replace('="web/', f'="web/{digest()}/').encode()
 
 

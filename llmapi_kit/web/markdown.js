@@ -15,7 +15,7 @@ const MAX_HIGHLIGHTED = 50_000;
 const PURIFY = {
   USE_PROFILES: { html: true, mathMl: true }, ADD_ATTR: ["target"], FORBID_ATTR: ["style"], RETURN_DOM_FRAGMENT: true,
 };
-const KATEX = { throwOnError: true, trust: false, maxExpand: 500, maxSize: 50, strict: false };
+const KATEX = { throwOnError: true, trust: false, maxExpand: 500, maxSize: 50, strict: false, errorColor: "inherit" };
 
 export function showInvisible(text) {
   return text.replace(INVISIBLE, (c) => `\u27e6U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}\u27e7`);

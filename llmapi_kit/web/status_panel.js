@@ -6,6 +6,8 @@ import { showInvisible } from "./markdown.js";
 import { moment, number, t } from "./text.js";
 
 const EVERY_MS = 3000;
+const REQUEST_HEADS = ["key", "model", "route", "state", "tokens", "seconds"].map((name) => `status.${name}`);
+const KEY_HEADS = ["key", "state", "running", "today", "tokensToday"].map((name) => `status.${name}`);
 
 export class StatusPanel {
   constructor(api) {
@@ -46,19 +48,19 @@ export class StatusPanel {
     byId("status-line").textContent = t("status.since", { time: moment(time), now: moment(Date.now(), { timeStyle: "medium" }) });
     byId("status-body").replaceChildren(
       part("status.requests", requests.length
-        ? table(["status.key", "status.model", "status.state", "status.tokens", "status.seconds"], requests.map(requestRow))
+        ? table(REQUEST_HEADS, requests.map(requestRow))
         : t("status.noRequests")),
       part("status.models", table(["status.model", "status.state"], models.map(modelRow))),
       part("status.keys", keys.length
-        ? table(["status.key", "status.state", "status.running", "status.today", "status.tokensToday"], keys.map(keyRow))
+        ? table(KEY_HEADS, keys.map(keyRow))
         : t("status.noKeys")),
       part("status.tunnel", tunnel ? table(["status.tunnel", "status.state", "URL"], [tunnelRow(tunnel)]) : t("status.noTunnel")),
     );
   }
 }
 
-function requestRow({ key, model, state, prompt_tokens: asked, completion_tokens: made, seconds }) {
-  return [key, model, state, `${number(asked ?? 0)} + ${number(made ?? 0)}`, number(seconds ?? 0, { maximumFractionDigits: 1 })];
+function requestRow({ key, model, route, state, prompt_tokens: asked, completion_tokens: made, seconds }) {
+  return [key, model, route, state, `${number(asked ?? 0)} + ${number(made ?? 0)}`, number(seconds ?? 0, { maximumFractionDigits: 1 })];
 }
 
 function modelRow(model) {

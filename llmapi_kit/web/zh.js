@@ -2,7 +2,7 @@ export const zh = {
   title: "对话",
   language: "语言",
   theme: "颜色",
-  "theme.system": "跟随系统",
+  "theme.system": "系统",
   "theme.light": "浅色",
   "theme.dark": "深色",
   close: "关闭",
