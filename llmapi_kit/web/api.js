@@ -6,6 +6,9 @@ import { readServerSentEvents } from "./sse.js";
 export const BASE = new URL(".", location.href);
 const SILENCE_MS = 60_000; // the server sends a comment every 15 s
 const KINDS = { 401: "unauthorized", 403: "forbidden", 404: "missing", 413: "tooLarge", 429: "busy", 503: "unavailable" };
+const KINDS_BY_CODE = {
+  context_length_exceeded: "tooLong", insufficient_quota: "quota", invalid_api_key: "unauthorized", key_paused: "paused",
+};
 const SENDABLE = /^[\x21-\x7e]+$/; // what a header can carry
 
 export class ApiError extends Error {
@@ -100,8 +103,7 @@ async function failureOf(response) {
 }
 
 function errorOf(told, status, retryAfterS) {
-  const isTooLong = told?.code === "context_length_exceeded";
-  const kind = isTooLong ? "tooLong" : KINDS[status] ?? (status >= 400 && status < 500 ? "refused" : "failed");
+  const kind = KINDS_BY_CODE[told?.code] ?? KINDS[status] ?? (status >= 400 && status < 500 ? "refused" : "failed");
   return new ApiError(kind, { status, message: String(told?.message ?? ""), retryAfterS });
 }
 

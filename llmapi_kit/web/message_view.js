@@ -36,7 +36,7 @@ export class MessageView {
     this.back = iconButton(this.branches, "left", "previous", () => chat.choose(this.message, -1));
     this.branch = make("span", {}, this.branches);
     this.forth = iconButton(this.branches, "right", "next", () => chat.choose(this.message, 1));
-    iconButton(foot, "copy", isUser ? "copyQuestion" : "copyAnswer", () => chat.copy(this.message.content));
+    this.copyButton = iconButton(foot, "copy", isUser ? "copyQuestion" : "copyAnswer", () => chat.copy(this.message.content));
     this.again = isUser ? iconButton(foot, "edit", "edit", () => this.edit())
       : iconButton(foot, "retry", "retry", () => chat.retry(this.message));
     this.figures = make("span", { className: "figures" }, foot);
@@ -53,6 +53,8 @@ export class MessageView {
     this.figures.textContent = figuresOf(message);
     this.drawBranches(isBusy);
     this.again.disabled = isBusy;
+    this.again.hidden = Boolean(message.error); // what says so has one
+    this.copyButton.hidden = !message.content;
   }
 
   drawText() {

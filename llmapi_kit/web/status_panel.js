@@ -7,6 +7,7 @@ import { moment, number, t } from "./text.js";
 
 const EVERY_MS = 3000;
 const REQUEST_HEADS = ["key", "model", "route", "state", "tokens", "seconds"].map((name) => `status.${name}`);
+const MODEL_HEADS = ["model", "running", "queued", "speed"].map((name) => `status.${name}`);
 const KEY_HEADS = ["key", "state", "running", "today", "tokensToday"].map((name) => `status.${name}`);
 
 export class StatusPanel {
@@ -50,7 +51,7 @@ export class StatusPanel {
       part("status.requests", requests.length
         ? table(REQUEST_HEADS, requests.map(requestRow))
         : t("status.noRequests")),
-      part("status.models", table(["status.model", "status.state"], models.map(modelRow))),
+      part("status.models", table(MODEL_HEADS, models.map(modelRow))),
       part("status.keys", keys.length
         ? table(KEY_HEADS, keys.map(keyRow))
         : t("status.noKeys")),
@@ -63,10 +64,8 @@ function requestRow({ key, model, route, state, prompt_tokens: asked, completion
   return [key, model, route, state, `${number(asked ?? 0)} + ${number(made ?? 0)}`, number(seconds ?? 0, { maximumFractionDigits: 1 })];
 }
 
-function modelRow(model) {
-  if (typeof model === "string") return [model, ""];
-  const { id, name, state, ready, reason } = model;
-  return [id ?? name, [state ?? (ready ? "ready" : ""), reason].filter(Boolean).join(": ")];
+function modelRow({ id, num_running: running, num_slots: slots, num_queued: queued, tokens_per_s: speed }) {
+  return [id, slots ? `${number(running)} / ${number(slots)}` : number(running ?? 0), number(queued ?? 0), number(Math.round(speed ?? 0))];
 }
 
 function keyRow({ name, is_paused: isPaused, running, requests_today: requests, tokens_today: tokens }) {

@@ -27,7 +27,7 @@ INFO = {
     "expires_at": 1_900_000_000,
 }
 STATUS = {
-    "models": [{"id": "mock", "state": "loaded"}],
+    "models": [{"id": "mock", "num_running": 1, "num_slots": 16, "num_queued": 2, "tokens_per_s": 99.6}],
     "requests": [
         {"id": "req_1", "key": "<b>teammate-1</b>", "route": "/v1/chat/completions", "model": "mock",
          "state": "decoding", "prompt_tokens": 1234, "completion_tokens": 56, "seconds": 7.89},
@@ -190,8 +190,8 @@ def test_the_owner_sees_who_is_on_and_looks_only_while_the_page_is_in_sight(chat
     cells = chat.locator("#status-body td")
     cells.first.wait_for()
     assert cells.all_inner_texts() == [
-        "<b>teammate-1</b>", "mock", "/v1/chat/completions", "decoding", "1,234 + 56", "7.9", "mock", "loaded",
-        "teammate-2", "paused", "0", "42", "9,001", "ssh", "up", "https://abc.example",
+        "<b>teammate-1</b>", "mock", "/v1/chat/completions", "decoding", "1,234 + 56", "7.9", "mock", "1 / 16", "2",
+        "100", "teammate-2", "paused", "0", "42", "9,001", "ssh", "up", "https://abc.example",
     ]  # fmt: skip
 
     def looks():
