@@ -10,22 +10,23 @@ import { preference, setPreference } from "./kept.js";
 import { Log } from "./log.js";
 import { Settings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
-import { show, t } from "./text.js";
 import { showInvisible } from "./markdown.js";
+import { hide, show, t } from "./text.js";
 
 const MEDIA_TYPES = { md: "text/markdown", json: "application/json" };
 
 export class Chat {
-  // onKeyNeeded: another key is to be entered
-  constructor(store, libraries, onKeyNeeded) {
-    this.store = store;
+  // on: {keyNeeded: another key is to be entered, answered: an answer is over}
+  constructor(store, libraries, on) {
+    Object.assign(this, { store, on });
     this.models = [];
     this.records = [];
     this.answers = new Map(); // conversation's id to the answer that is being made
     this.conversation = new Conversation();
     this.say = this.say.bind(this);
     this.log = new Log({
-      say: this.say, enterKey: onKeyNeeded,
+      say: this.say, enterKey: on.keyNeeded,
+      isLoaded: (model) => !this.isOut(this.models.find(({ id }) => id === model)),
       copy: (text) => this.copy(text),
       siblings: (message) => this.conversation.siblings(message),
       retry: (message) => this.retry(message),
@@ -154,6 +155,20 @@ export class Chat {
     this.keep(conversation);
     if (conversation === this.conversation) this.say(`say.${message.status}`);
     this.update();
+    if (message.error || this.models.some(this.isOut)) this.readModels();
+    this.on.answered();
+  }
+
+  // After one was loaded, or is gone
+  async readModels() {
+    const models = await this.api.models().catch(() => []);
+    if (!models.length) return;
+    this.models = models;
+    this.updateModels();
+  }
+
+  isOut(model) {
+    return ["unloaded", "loading"].includes(model?.llmapi_kit?.state);
   }
 
   chooseModel(model) {
@@ -254,9 +269,9 @@ export class Chat {
 
   // Something for the user, which screen readers read out
   say(key, values) {
-    const line = byId("say");
+    const line = document.querySelector("dialog[open] [data-say]") ?? byId("say"); // what a dialog covers is not heard
     if (key) show(line, key, values);
-    else { line.textContent = ""; delete line.dataset.textKey; }
+    else hide(line);
   }
 
   redraw() {
@@ -280,10 +295,10 @@ export class Chat {
 
   updateModels() {
     const select = byId("model");
-    select.replaceChildren(...this.models.map(({ id, llmapi_kit: kit }) => {
-      const name = showInvisible(id);
-      const isOut = ["unloaded", "loading"].includes(kit?.state);
-      return make("option", { value: id, textContent: isOut ? t(`model.${kit.state}`, { name }) : name });
+    select.replaceChildren(...this.models.map((each) => {
+      const name = showInvisible(each.id);
+      const textContent = this.isOut(each) ? t(`model.${each.llmapi_kit.state}`, { name }) : name;
+      return make("option", { value: each.id, textContent });
     }));
     select.value = this.model;
     const model = this.models.find(({ id }) => id === this.model);

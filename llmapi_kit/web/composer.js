@@ -25,7 +25,7 @@ export class Composer {
     this.input.addEventListener("input", () => this.fit());
     this.stopButton.addEventListener("click", () => on.stop());
     document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && !document.querySelector("dialog[open]")) on.stop();
+      if (event.key === "Escape" && !event.isComposing && !document.querySelector("dialog[open]")) on.stop();
     });
   }
 

@@ -1,7 +1,7 @@
 // Buttons with pictures, and dialogs.
 
 import { make } from "./dom.js";
-import { show } from "./text.js";
+import { hide, show } from "./text.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -25,8 +25,12 @@ export function iconButton(parent, name, key, onClick, values) {
   return button;
 }
 
-// Its buttons with data-close close it, and so does a click beside it
+// Its buttons with data-close close it, and so does a click beside it; what was said in it goes
 export function prepareDialog(dialog) {
+  dialog.addEventListener("close", () => {
+    const said = dialog.querySelector("[data-say]");
+    if (said) hide(said);
+  });
   dialog.addEventListener("click", (event) => {
     if (event.target === dialog || event.target.closest("[data-close]")) dialog.close();
   });

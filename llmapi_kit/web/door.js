@@ -2,7 +2,7 @@
 
 import { Api } from "./api.js";
 import { byId } from "./controls.js";
-import { keepKey } from "./kept.js";
+import { isRemembered, keepKey, keptKey } from "./kept.js";
 import { showInvisible } from "./markdown.js";
 import { show, t } from "./text.js";
 
@@ -36,7 +36,8 @@ export class Door {
     show(byId("door-open"), "door.open");
     byId("door-key-row").hidden = isInvited;
     byId("door-use-key").hidden = !isInvited;
-    byId("door-remember").checked = isInvited; // it works once: whoever closes the tab would be locked out
+    // An invitation works once: whoever closes the tab would be locked out
+    byId("door-remember").checked = isInvited || isRemembered();
     byId("door-problem").textContent = problem;
     byId("app").hidden = true;
     byId("door").hidden = false;
@@ -50,7 +51,7 @@ export class Door {
     show(button, "door.opening");
     byId("door-problem").textContent = "";
     try {
-      const key = this.invitation ? await this.exchange() : byId("door-key").value.trim();
+      const key = this.invitation ? await this.exchange() : byId("door-key").value.trim() || keptKey();
       await this.enter(key, byId("door-remember").checked);
     } catch (error) {
       this.tell(error);

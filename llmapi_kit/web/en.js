@@ -63,6 +63,7 @@ export const en = {
 
   you: "You",
   waiting: "Waiting for the first word …",
+  waitingToLoad: "Waiting for the model to load, which may take minutes …",
   reasoning: "Reasoning",
   thinking: "Reasoning …",
   calls: "The model calls {name}",

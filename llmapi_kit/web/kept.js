@@ -44,6 +44,10 @@ export function keepKey(key, isRemembered) {
   write(isRemembered ? "localStorage" : "sessionStorage", "key", key);
 }
 
+export function isRemembered() {
+  return Boolean(read("localStorage", "key"));
+}
+
 export function forgetKey() {
   inMemory.delete("key");
   for (const storage of ["localStorage", "sessionStorage"]) write(storage, "key", null);

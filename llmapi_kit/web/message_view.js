@@ -5,7 +5,7 @@ import { make, makeButton } from "./dom.js";
 import { renderPlain, showInvisible } from "./markdown.js";
 import { number, show, t } from "./text.js";
 
-// chat: {draw, say, copy, siblings, retry, edit, choose, enterKey}
+// chat: {draw, say, copy, siblings, retry, edit, choose, enterKey, isLoaded}
 export class MessageView {
   constructor(message, chat) {
     Object.assign(this, { message, chat, isUser: message.role === "user" });
@@ -65,7 +65,7 @@ export class MessageView {
     }
     const isSettled = status !== "streaming";
     this.element.classList.toggle("waiting", !isSettled && !content && !reasoning);
-    this.body.dataset.waiting = t("waiting");
+    this.body.dataset.waiting = t(this.chat.isLoaded(this.message.model) ? "waiting" : "waitingToLoad");
     this.reasoning.hidden = !reasoning;
     if (reasoning) {
       this.reasoningTitle.textContent = t(isSettled || content ? "reasoning" : "thinking");

@@ -19,7 +19,10 @@ class Page {
   constructor(store) {
     const { markdownit, DOMPurify, katex } = globalThis;
     this.door = new Door((...given) => this.enter(...given));
-    this.chat = new Chat(store, { markdownit, DOMPurify, katex, hljs }, () => this.door.ask(null));
+    this.chat = new Chat(store, { markdownit, DOMPurify, katex, hljs }, {
+      keyNeeded: () => this.door.ask(null),
+      answered: () => { if (this.info?.budget) this.readInfo(); },
+    });
     this.status = new StatusPanel(() => this.api);
     byId("open-status").addEventListener("click", () => this.status.open());
     byId("sign-out").addEventListener("click", () => byId("leave").showModal());
@@ -59,6 +62,12 @@ class Page {
     byId("sign-out").hidden = !api.key;
     this.showWho();
     await this.chat.start(api, models);
+  }
+
+  // What is left of the budget
+  async readInfo() {
+    this.info = await this.api.keyInfo().catch(() => this.info);
+    this.showWho();
   }
 
   async leave() {

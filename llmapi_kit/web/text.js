@@ -28,6 +28,12 @@ export function show(element, key, values, place = "text") {
   return element;
 }
 
+// Show none of them
+export function hide(element) {
+  delete element.dataset.textKey;
+  element.textContent = "";
+}
+
 export function setLanguage(code) {
   language = code in DICTIONARIES ? code : "en";
   document.documentElement.lang = LANG[language];

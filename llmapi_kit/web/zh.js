@@ -63,6 +63,7 @@ export const zh = {
 
   you: "你",
   waiting: "正在等待第一个词……",
+  waitingToLoad: "正在等待模型加载，可能需要几分钟……",
   reasoning: "思考过程",
   thinking: "正在思考……",
   calls: "模型调用 {name}",

@@ -282,40 +282,44 @@ def test_code_to_use_it_has_this_pages_address_and_the_model_and_no_key(chat, se
         assert "OPENAI_API_KEY" in text
         assert "sk-" not in text
     compile(texts[1], "snippet", "exec")
+    chat.button("Copy Python").click()
+    chat.locator("#code [role=status]", has_text="Copied.").wait_for()
+    assert chat.page.evaluate("() => navigator.clipboard.readText()") == texts[1]
 
 
 def error(code, message):
     return {"error": {"message": message, "type": "t", "param": None, "code": code}}
 
 
-@pytest.mark.parametrize(
-    ("status", "body", "headers", "shown"),
-    [
-        (401, error("invalid_api_key", "No."), {}, "The key is not accepted"),
-        (429, error("rate_limit_exceeded", "Too many."), {"Retry-After": "12"}, "Again possible in 1"),
-        (429, error("insufficient_quota", "Used up."), {}, "The key has used all the tokens"),
-        (503, error("model_loading", "It loads."), {}, "The model can't answer now"),
-        (404, error("model_not_found", "Gone."), {}, "This model is not there any more."),
-        (400, error("context_length_exceeded", "Long."), {}, "longer than the model's context"),
-        (400, error("unsupported", "No seed <b>here</b>."), {}, "No seed <b>here</b>."),
-        (413, error("request_too_large", "Big."), {}, "more than the server takes"),
-        (500, error(None, "Oh."), {}, "The server failed while it answered."),
-        (404, "<html>ERR_NGROK_3200</html>", {}, "Something else than this server answered (HTTP 404)"),
-    ],
-)
-def test_an_error_is_shown_in_the_chat_with_what_to_do_and_answering_again_works(chat, status, body, headers, shown):
-    chat.answer_with("v1/chat/completions", status, body, **headers)
-    chat.ask("hello")
-    problem = chat.locator(".message .problem")
-    problem.get_by_text(shown).wait_for()
-    if isinstance(body, dict):
-        problem.get_by_text(body["error"]["message"]).wait_for()
-    assert problem.get_by_role("button", name="Enter another key").is_visible() == (status == 401)
-    chat.answer_themselves("v1/chat/completions")
-    problem.get_by_role("button", name="Answer again").click()
-    chat.answers.get_by_text("You said: hello").wait_for()
-    chat.wait_for_answers()
-    assert chat.locator(".assistant .branches").is_hidden(), "an answer that brought nothing is no branch"
+ERRORS = [
+    (401, error("invalid_api_key", "No."), {}, "The key is not accepted"),
+    (429, error("rate_limit_exceeded", "Too many."), {"Retry-After": "12"}, "Again possible in 1"),
+    (429, error("insufficient_quota", "Used up."), {}, "The key has used all the tokens"),
+    (503, error("model_loading", "It loads."), {}, "The model can't answer now"),
+    (404, error("model_not_found", "Gone."), {}, "This model is not there any more."),
+    (400, error("context_length_exceeded", "Long."), {}, "longer than the model's context"),
+    (400, error("unsupported", "No seed <b>here</b>."), {}, "No seed <b>here</b>."),
+    (413, error("request_too_large", "Big."), {}, "more than the server takes"),
+    (500, error(None, "Oh."), {}, "The server failed while it answered."),
+    (404, "<html>ERR_NGROK_3200</html>", {}, "Something else than this server answered (HTTP 404)"),
+]
+
+
+def test_an_error_is_shown_in_the_chat_with_what_to_do_and_answering_again_works(chat):
+    for status, body, headers, shown in ERRORS:
+        chat.button("New chat").first.click()
+        chat.answer_with("v1/chat/completions", status, body, **headers)
+        chat.ask("hello")
+        problem = chat.locator(".message .problem")
+        problem.get_by_text(shown).wait_for()
+        if isinstance(body, dict):
+            problem.get_by_text(body["error"]["message"]).wait_for()
+        assert problem.get_by_role("button", name="Enter another key").is_visible() == (status == 401)
+        chat.answer_themselves("v1/chat/completions")
+        problem.get_by_role("button", name="Answer again").click()
+        chat.answers.get_by_text("You said: hello").wait_for()
+        chat.wait_for_answers()
+        assert chat.locator(".assistant .branches").is_hidden(), "an answer that brought nothing is no branch"
     chat.errors.clear()  # the console names the statuses
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from llmapi_kit.config import load_settings
@@ -117,6 +119,9 @@ def test_an_invitation_is_exchanged_once_for_a_key_that_is_remembered(chat):
         "Signed in as teammate-1", "60 requests a minute", "2 at a time", "1,234 of 50,000 tokens used",
         "until Mar 17, 2030, 5:46 PM",
     ]  # fmt: skip
+    chat.answer_with("v1/key", 200, {**INFO, "budget": {"tokens": 50_000, "used": 1_300}})
+    chat.ask_and_wait("hello")
+    chat.locator("#who", has_text="1,300 of 50,000 tokens used").wait_for()
     chat.page.go_back()
     assert CODE not in chat.page.url
     other = ChatPage(chat.context, chat.url)
@@ -159,6 +164,28 @@ def test_a_revoked_key_leads_to_entering_another_one_and_keeps_the_conversation(
     chat.locator("#door-open").click()
     chat.question.wait_for()
     assert chat.answers.first.inner_text() == "hello"
+
+
+def test_a_server_that_is_away_can_be_tried_again_without_the_key(chat):
+    chat.sign_in(is_remembered=True)
+    chat.answer_with("v1/models", 503, {"error": {"message": "Starting.", "code": None}})
+    chat.page.reload()
+    chat.locator("#door-problem", has_text="Starting.").wait_for()
+    chat.answer_themselves("v1/models")
+    chat.button("Open the chat").click()
+    chat.question.wait_for()
+    assert KEY in chat.page.evaluate("() => JSON.stringify({...localStorage})"), "it is still remembered"
+
+
+def test_a_model_that_loads_when_asked_says_so_until_it_is_loaded(chat):
+    chat.sign_in()
+    unloaded = {"id": "mock", "llmapi_kit": {"capabilities": [], "state": "unloaded"}}
+    chat.answer_with("v1/models", 200, {"data": [unloaded]})
+    chat.page.reload()
+    chat.locator("#model", has_text="mock (loads when asked)").wait_for()
+    chat.answer_themselves("v1/models")
+    chat.ask_and_wait("hello")
+    chat.locator("#model", has_text=re.compile("^mock$")).wait_for()
 
 
 def test_a_key_without_a_model_that_chats_is_told_so(chat):
