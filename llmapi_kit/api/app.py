@@ -44,16 +44,7 @@ def create_app(state: ApiState) -> ASGIApp:
     app.state.api = state
     errors.install(app)
     answering = (chat.router, stored.router, completions.router, embeddings.router, images.router, models.router)
-    for router in (
-        *answering,
-        tokens.router,
-        usage.router,
-        health.public,
-        health.keyed,
-        metrics.router,
-        docs.router,
-        page.router,
-    ):
+    for router in (*answering, tokens.router, usage.router, health.public, health.keyed, metrics.router, docs.router):
         app.router.routes.extend(router.routes)  # as they are: include_router wraps or copies them, by version
     app.router.routes.extend(page.router.routes)
     app.router.routes.append(LocalRoute("/openapi.json", openapi, include_in_schema=False))
