@@ -1,6 +1,6 @@
 // Conversations in this browser's IndexedDB: nowhere else. Where there is none, they last as long as the page.
 
-import { pathOfThisPage } from "./kept.js";
+import { SCOPE } from "./kept.js";
 
 export const MAX_CONVERSATIONS = 200;
 const STORE = "conversations";
@@ -13,7 +13,7 @@ function done(request) {
 }
 
 async function openDatabase() {
-  const request = indexedDB.open(pathOfThisPage(), 1);
+  const request = indexedDB.open(SCOPE, 1);
   request.onupgradeneeded = () => request.result.createObjectStore(STORE, { keyPath: "id" });
   return done(request);
 }

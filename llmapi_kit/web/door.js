@@ -6,7 +6,7 @@ import { isRemembered, keepKey, keptKey } from "./kept.js";
 import { showInvisible } from "./markdown.js";
 import { show, t } from "./text.js";
 
-const FIXABLE = ["missing", "refused", "unauthorized", "forbidden"]; // what an invitation that is used up is answered with
+const USED_UP = ["missing", "refused", "unauthorized", "forbidden"]; // what an invitation that is used up is answered with
 
 // The invitation in the address, which is gone from it, and from the history, at once
 export function takeInvitation() {
@@ -79,7 +79,7 @@ export class Door {
   }
 
   tell({ kind, status, message }) {
-    const isUsedUp = this.invitation && FIXABLE.includes(kind);
+    const isUsedUp = this.invitation && USED_UP.includes(kind);
     const key = isUsedUp ? "door.noInvitation" : `error.${kind ?? "failed"}`;
     byId("door-problem").textContent = [t(key, { status }), showInvisible(message ?? "")].filter(Boolean).join(" ");
   }

@@ -3,12 +3,12 @@
 // Names have the page's path in them, as several servers may stand behind paths of one host. Without storage, as in some
 // private windows, everything lasts as long as the page.
 
-const PREFIX = `llmapi_kit:${new URL(".", location.href).pathname}:`;
+export const SCOPE = `llmapi_kit:${new URL(".", location.href).pathname}:`;
 const inMemory = new Map();
 
 function read(storage, name) {
   try {
-    return JSON.parse(globalThis[storage].getItem(PREFIX + name));
+    return JSON.parse(globalThis[storage].getItem(SCOPE + name));
   } catch {
     return null;
   }
@@ -16,8 +16,8 @@ function read(storage, name) {
 
 function write(storage, name, value) {
   try {
-    if (value === null) globalThis[storage].removeItem(PREFIX + name);
-    else globalThis[storage].setItem(PREFIX + name, JSON.stringify(value));
+    if (value === null) globalThis[storage].removeItem(SCOPE + name);
+    else globalThis[storage].setItem(SCOPE + name, JSON.stringify(value));
     return true;
   } catch {
     return false;
@@ -51,8 +51,4 @@ export function isRemembered() {
 export function forgetKey() {
   inMemory.delete("key");
   for (const storage of ["localStorage", "sessionStorage"]) write(storage, "key", null);
-}
-
-export function pathOfThisPage() {
-  return PREFIX;
 }
