@@ -14,6 +14,7 @@ const MAX_RENDERED = 100_000; // characters; longer texts are shown as they are
 const MAX_HIGHLIGHTED = 50_000;
 const PURIFY = {
   USE_PROFILES: { html: true, mathMl: true }, ADD_ATTR: ["target"], FORBID_ATTR: ["style"], RETURN_DOM_FRAGMENT: true,
+  ADD_FORBID_CONTENTS: ["annotation"], // a formula's source, which would be read out after the formula
 };
 const KATEX = { throwOnError: true, trust: false, maxExpand: 500, maxSize: 50, strict: false, errorColor: "inherit" };
 

@@ -190,7 +190,6 @@ def test_a_reload_keeps_the_conversation_and_who_one_is(chat):
 
 
 def test_a_reload_amid_an_answer_keeps_what_had_come(chat):
-    chat.page.clock.install()
     chat.ask("count 100000")
     chat.wait_for_word("word200")
     kept = (
