@@ -13,7 +13,10 @@ const SAFE_LINK = /^(?:https?:|mailto:|#)/i;
 const MAX_RENDERED = 100_000; // characters; longer texts are shown as they are
 const MAX_HIGHLIGHTED = 50_000;
 const PURIFY = {
-  USE_PROFILES: { html: true, mathMl: true }, ADD_ATTR: ["target"], FORBID_ATTR: ["style"], RETURN_DOM_FRAGMENT: true,
+  USE_PROFILES: { html: true, mathMl: true }, FORBID_ATTR: ["style"], RETURN_DOM_FRAGMENT: true,
+  // What KaTeX draws roots, arrows and strokes with; only it can, as the text's own markup is escaped
+  ADD_TAGS: ["svg", "path", "line"],
+  ADD_ATTR: ["target", "viewBox", "preserveAspectRatio", "d", "x1", "y1", "x2", "y2", "stroke-width"],
   ADD_FORBID_CONTENTS: ["annotation"], // a formula's source, which would be read out after the formula
 };
 const KATEX = { throwOnError: true, trust: false, maxExpand: 500, maxSize: 50, strict: false, errorColor: "inherit" };

@@ -122,6 +122,18 @@ def test_markdown_code_tables_and_formulas_are_drawn_under_the_strict_policy(cha
     check_harmless(chat)
 
 
+def test_roots_arrows_and_strokes_of_formulas_are_drawn(chat):
+    chat.button("New chat").first.click()
+    answer = chat.ask_and_wait("$\\sqrt{x} + \\overrightarrow{AB} + \\cancel{y} + \\underbrace{z}$")
+    sizes = (
+        "(all) => all.map((each) => { const { width, height } = each.getBoundingClientRect(); return width * height; })"
+    )
+    drawn = answer.locator(".katex svg :is(path, line)").evaluate_all(sizes)
+    assert len(drawn) >= 6
+    assert min(drawn) > 0
+    check_harmless(chat)
+
+
 def test_the_policy_is_enforced_where_something_would_get_through(chat):
     """That the other tests would notice: a script, a style and a picture that are put into the page do nothing."""
     chat.page.evaluate(
