@@ -50,7 +50,9 @@ export class Chat {
       copy: () => this.copy(this.conversation.toMarkdown(words())),
     });
     byId("model").addEventListener("change", () => this.chooseModel(byId("model").value));
-    byId("open-settings").addEventListener("click", () => this.settings.open(this.conversation.record));
+    byId("open-settings").addEventListener("click", () => {
+      this.settings.open(this.conversation.record, this.modelCard.llmapi_kit?.defaults);
+    });
     byId("open-code").addEventListener("click", () => openCode(this.model, (text) => this.copy(text)));
     document.addEventListener("visibilitychange", () => { if (!document.hidden) this.readAgain(); });
   }
@@ -74,6 +76,8 @@ export class Chat {
     const { model } = this.conversation.record;
     return this.models.some(({ id }) => id === model) ? model : this.models[0].id;
   }
+
+  get modelCard() { return this.models.find(({ id }) => id === this.model); }
 
   fresh() {
     const { model = "", system = "", sampling = {} } = preference("defaults") ?? {};
@@ -301,8 +305,7 @@ export class Chat {
       return make("option", { value: each.id, textContent });
     }));
     select.value = this.model;
-    const model = this.models.find(({ id }) => id === this.model);
-    this.composer.pictures.switch(Boolean(model.llmapi_kit?.capabilities?.includes("vision")));
+    this.composer.pictures.switch(Boolean(this.modelCard.llmapi_kit?.capabilities?.includes("vision")));
   }
 }
 

@@ -112,6 +112,7 @@ export const en = {
   "settings.scope": "For this conversation; new ones begin with the same.",
   "settings.system": "System prompt",
   "settings.own": "model's own",
+  "settings.ownValue": "model's own: {value}",
   "settings.temperature": "Temperature",
   "settings.top_p": "Top p",
   "settings.max_tokens": "Max tokens",

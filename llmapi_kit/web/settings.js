@@ -29,7 +29,6 @@ export class Settings {
     const label = make("label", {}, byId("sampling"));
     show(make("span", {}, label), `settings.${name}`);
     const input = make("input", { type: "number", inputMode: "decimal", ...limits }, label);
-    show(input, "settings.own", {}, "placeholder");
     const problem = make("span", { className: "field-problem", id: `${name}-problem` }, label);
     input.setAttribute("aria-describedby", problem.id);
     input.addEventListener("input", () => {
@@ -41,9 +40,12 @@ export class Settings {
     this.inputs[name] = input;
   }
 
-  open({ system, sampling }) {
+  // defaults: what the model takes where nothing is given, as far as it is known
+  open({ system, sampling }, defaults = {}) {
     this.system.value = system;
     for (const [name, input] of Object.entries(this.inputs)) {
+      const value = defaults[name];
+      show(input, value === undefined ? "settings.own" : "settings.ownValue", { value }, "placeholder");
       input.value = sampling[name] ?? "";
       input.dispatchEvent(new Event("input"));
     }

@@ -112,6 +112,7 @@ export const zh = {
   "settings.scope": "用于此对话；新对话沿用相同设置。",
   "settings.system": "系统提示词",
   "settings.own": "模型默认",
+  "settings.ownValue": "模型默认：{value}",
   "settings.temperature": "温度",
   "settings.top_p": "Top p",
   "settings.max_tokens": "最大 token 数",

@@ -248,9 +248,9 @@ def test_others_see_no_status(chat):
     assert chat.locator("#open-status").is_hidden()
 
 
-def test_images_are_taken_for_models_that_see_and_for_no_others(chat):
+def test_what_a_model_says_of_itself_is_heeded_its_defaults_and_whether_it_sees(chat):
     models = [
-        {"id": "blind", "llmapi_kit": {"capabilities": ["chat"]}},
+        {"id": "blind", "llmapi_kit": {"capabilities": ["chat"], "defaults": {"temperature": 0.6}}},
         {"id": "seeing", "llmapi_kit": {"capabilities": ["chat", "vision"]}},
     ]
     chat.answer_with("v1/models", 200, {"data": models})
@@ -258,6 +258,10 @@ def test_images_are_taken_for_models_that_see_and_for_no_others(chat):
     chat.goto()
     chat.question.wait_for()
     assert chat.locator("#add-picture").is_hidden()
+    chat.button("Settings").click()
+    assert chat.page.get_by_label("Temperature").get_attribute("placeholder") == "model's own: 0.6"
+    assert chat.page.get_by_label("Seed").get_attribute("placeholder") == "model's own"
+    chat.button("Close").click()
     chat.locator("#model").select_option("seeing")
     picture = draw("a dot", 0, 1, 1)
     files = [{"name": "dot.png", "mimeType": "image/png", "buffer": picture}]
