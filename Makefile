@@ -50,6 +50,7 @@ notebooks: $(VENV)/.installed ## Run every notebook in a real kernel, twice
 
 pictures: $(VENV)/.installed $(VENV)/.programs ## Take the documentation's pictures, in a real JupyterLab
 	$(BIN)/python tools/pictures.py
+	$(BIN)/python tools/page_pictures.py
 
 bench: $(VENV)/.installed ## Measure this server beside others
 	$(BIN)/python -m benchmarks.serving

@@ -35,9 +35,10 @@ TOKENED = [(method, route) for method, route in ROUTES if isinstance(route, Toke
 HEALTH = ("/healthz", "/health", "/v1/health", "/ping")
 
 
-def test_only_health_and_the_empty_page_of_the_documentation_need_no_key():
+def test_only_health_and_pages_that_are_the_same_on_every_server_need_no_key():
     keyless = {route.path: type(route) for _, route in ROUTES if not isinstance(route, KeyedRoute | TokenRoute)}
     pages = {"/docs": LocalPageRoute, "/docs/{asset}": LocalPageRoute}
+    pages |= {"/": PublicRoute, "/web/{version}/{name:path}": PublicRoute}
     assert keyless == dict.fromkeys(HEALTH, PublicRoute) | pages
 
 

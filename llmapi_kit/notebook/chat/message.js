@@ -3,35 +3,6 @@
 const COPIED = "Copied.";
 const NO_CLIPBOARD = "The page may not write to the clipboard here.";
 
-function make(tag, properties, parent) {
-  const { attributes = {}, ...others } = properties ?? {};
-  const element = Object.assign(document.createElement(tag), others);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  parent?.append(element);
-  return element;
-}
-
-function makeButton(label, parent, onClick, title) {
-  const button = make("button", { type: "button", textContent: label, title: title ?? "" }, parent);
-  if (title) button.setAttribute("aria-label", title);
-  button.addEventListener("click", onClick);
-  return button;
-}
-
-async function copyText(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-    return true;
-  } catch {
-    // Without https, or without permission, there is only the old way
-    const area = make("textarea", { value: text, className: "lk-offscreen" }, document.body);
-    area.select();
-    const isCopied = document.execCommand("copy");
-    area.remove();
-    return isCopied;
-  }
-}
-
 function formatFigures(message) {
   const number = (value) => value.toLocaleString("en-US");
   const { status, num_prompt_tokens: asked, num_completion_tokens: made } = message;

@@ -18,10 +18,12 @@ import traitlets
 
 from llmapi_kit.notebook.chat.conversation import Message
 from llmapi_kit.vendored import katex_css, read_vendored
+from llmapi_kit.web import FOLDER as WEB
 
 FOLDER = Path(__file__).parent
 # Joined in this order: a widget's code is one module
-SCRIPTS = ("markdown.js", "message.js", "pane.js", "chat.js")
+SCRIPTS = (WEB / "markdown.js", WEB / "dom.js", *(FOLDER / name for name in ("message.js", "pane.js", "chat.js")))
+STYLES = (WEB / "markdown.css", FOLDER / "chat.css")
 # What renders answers, by the name the page knows it under. Sent once a page, when it asks: 700 kB that would else
 # stand in every notebook that is saved with its widgets.
 LIBRARIES = {
@@ -42,8 +44,8 @@ class ChatWidget(anywidget.AnyWidget):
         on_command: takes what the page asks for, and returns at once.
     """
 
-    _esm = "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    _css = (FOLDER / "chat.css").read_text(encoding="utf-8")
+    _esm = "\n".join(path.read_text(encoding="utf-8") for path in SCRIPTS)
+    _css = "\n".join(path.read_text(encoding="utf-8") for path in STYLES)
     state = traitlets.Dict().tag(sync=True)
 
     def __init__(self, state: dict[str, Any], on_command: Callable[[dict[str, Any]], None]) -> None:

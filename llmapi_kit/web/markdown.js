@@ -1,8 +1,10 @@
-// Answers as safe HTML. The first part of the chat's module; widget.py joins the parts.
+// Answers as safe HTML: for the page, and as a part of the module of the notebook's chat, where widget.py joins the parts.
 //
 // A model's text is never trusted: markdown-it escapes its markup, DOMPurify looks over what comes out, links lead to
 // the web only, and no picture is fetched, as that would tell its server what was said. What is drawn already is changed
 // as little as possible, so that a selection stays while the answer grows.
+//
+// No style stands in the markup: KaTeX's are set one by one, so that the page's policy can forbid all others.
 
 // These turn what follows around or hide in it; shown by their numbers. Joiners stay: emoji and Persian need them.
 const INVISIBLE =
@@ -10,10 +12,16 @@ const INVISIBLE =
 const SAFE_LINK = /^(?:https?:|mailto:|#)/i;
 const MAX_RENDERED = 100_000; // characters; longer texts are shown as they are
 const MAX_HIGHLIGHTED = 50_000;
-const PURIFY = { USE_PROFILES: { html: true, mathMl: true }, ADD_ATTR: ["target"], RETURN_DOM_FRAGMENT: true };
-const KATEX = { throwOnError: false, trust: false, maxExpand: 500, maxSize: 50, strict: false };
+const PURIFY = {
+  USE_PROFILES: { html: true, mathMl: true }, FORBID_ATTR: ["style"], RETURN_DOM_FRAGMENT: true,
+  // What KaTeX draws roots, arrows and strokes with; only it can, as the text's own markup is escaped
+  ADD_TAGS: ["svg", "path", "line"],
+  ADD_ATTR: ["target", "viewBox", "preserveAspectRatio", "d", "x1", "y1", "x2", "y2", "stroke-width"],
+  ADD_FORBID_CONTENTS: ["annotation"], // a formula's source, which would be read out after the formula
+};
+const KATEX = { throwOnError: true, trust: false, maxExpand: 500, maxSize: 50, strict: false, errorColor: "inherit" };
 
-function showInvisible(text) {
+export function showInvisible(text) {
   return text.replace(INVISIBLE, (c) => `\u27e6U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}\u27e7`);
 }
 
@@ -59,7 +67,7 @@ function blockMath(state, startLine, endLine, silent) {
   return true;
 }
 
-function makeRenderer({ markdownit, DOMPurify, katex, hljs }) {
+export function makeRenderer({ markdownit, DOMPurify, katex, hljs }, copyLabel = () => "Copy") {
   const md = markdownit({ html: false, linkify: false, breaks: false });
   md.disable("image");
   md.validateLink = (url) => SAFE_LINK.test(url.trim());
@@ -69,9 +77,10 @@ function makeRenderer({ markdownit, DOMPurify, katex, hljs }) {
 
   md.renderer.rules.math = (tokens, i) => {
     try {
-      return katex.renderToString(tokens[i].content, { ...KATEX, displayMode: tokens[i].block });
+      const html = katex.renderToString(tokens[i].content, { ...KATEX, displayMode: tokens[i].block });
+      return html.replaceAll(' style="', ' data-style="'); // no text of it has a quotation mark: KaTeX escapes them
     } catch {
-      return escape(tokens[i].content);
+      return `<code class="lk-bad-math">${escape(tokens[i].content)}</code>`;
     }
   };
   md.renderer.rules.link_open = (tokens, i, options, env, self) => {
@@ -79,6 +88,13 @@ function makeRenderer({ markdownit, DOMPurify, katex, hljs }) {
     tokens[i].attrSet("rel", "noopener noreferrer");
     return self.renderToken(tokens, i, options);
   };
+  for (const cell of ["th_open", "td_open"]) {
+    md.renderer.rules[cell] = (tokens, i, options, env, self) => {
+      const side = /text-align:(left|center|right)/.exec(tokens[i].attrGet("style") ?? "");
+      tokens[i].attrs = side && [["class", `lk-${side[1]}`]];
+      return self.renderToken(tokens, i, options);
+    };
+  }
   md.renderer.rules.table_open = () => '<div class="lk-table" tabindex="0"><table>';
   md.renderer.rules.table_close = () => "</table></div>";
   const code = (tokens, i, options, env) => {
@@ -86,7 +102,7 @@ function makeRenderer({ markdownit, DOMPurify, katex, hljs }) {
     const language = (info ?? "").trim().split(/\s+/)[0];
     const canColor = env.isSettled && hljs.getLanguage(language) && content.length < MAX_HIGHLIGHTED;
     const inner = canColor ? hljs.highlight(content, { language, ignoreIllegals: true }).value : escape(content);
-    const bar = `<span>${escape(language)}</span><button type="button" data-copy="code">Copy</button>`;
+    const bar = `<span>${escape(language)}</span><button type="button" data-copy="code">${escape(copyLabel())}</button>`;
     return `<div class="lk-code"><div class="lk-bar">${bar}</div><pre tabindex="0"><code>${inner}</code></pre></div>`;
   };
   md.renderer.rules.fence = code;
@@ -108,8 +124,8 @@ function makeRenderer({ markdownit, DOMPurify, katex, hljs }) {
       const [from, to] = group[0].map ?? [0, lines.length];
       yield {
         key: `${isOpen}\u0000${lines.slice(from, to).join("\n")}`,
-        draw: () => DOMPurify.sanitize(
-          md.renderer.render(group, md.options, { ...env, isSettled: !isOpen }), PURIFY),
+        draw: () => setStyles(DOMPurify.sanitize(
+          md.renderer.render(group, md.options, { ...env, isSettled: !isOpen }), PURIFY)),
       };
     }
   }
@@ -133,8 +149,16 @@ function makeRenderer({ markdownit, DOMPurify, katex, hljs }) {
   };
 }
 
+function setStyles(fragment) {
+  for (const element of fragment.querySelectorAll(".katex [data-style]")) {
+    element.style.cssText = element.dataset.style;
+    delete element.dataset.style;
+  }
+  return fragment;
+}
+
 // Without the libraries, and for very long texts
-function renderPlain(element, text) {
+export function renderPlain(element, text) {
   if (element.dataset.drawn !== "plain") element.replaceChildren(document.createTextNode(""));
   element.dataset.drawn = "plain";
   element.classList.add("lk-plain");

@@ -1,0 +1,159 @@
+"""The server's chat page in a Chromium of its own: one for a module, and a fresh profile for each test."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+from tests.api.conftest import KEY, wait_until
+
+from .lab import find_chromium
+
+AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
+DESKTOP, PHONE = (1280, 800), (390, 844)
+# Asked for before anybody has typed a key, or of a server with one key: the console calls each an error
+EXPECTED = ("401 (Unauthorized)", "404 (Not Found)")
+FORGET = """() => new Promise((resolve) => {
+    localStorage.clear();
+    const asked = indexedDB.open("llmapi_kit:/:");
+    asked.onsuccess = () => {
+        const clearing = asked.result.transaction("conversations", "readwrite").objectStore("conversations").clear();
+        clearing.onsuccess = resolve;
+    };
+})"""
+
+
+class ChatPage:
+    """A tab with the page of one server.
+
+    Args:
+        context: of Playwright, see `new_profile`.
+        url: of the server.
+
+    Attributes:
+        page: Playwright's page.
+        errors: what the console called an error, but for the answers of the server that are expected.
+        urls: of all requests.
+    """
+
+    def __init__(self, context, url):
+        self.context = context
+        self.url = url
+        self.page = context.new_page()
+        self.page.set_default_timeout(15_000)
+        self.errors = []
+        self.urls = []
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", lambda request: self.urls.append(request.url))
+
+    def _hear(self, message):
+        if message.type == "error" and not message.text.endswith(tuple(f"of {each}" for each in EXPECTED)):
+            self.errors.append(message.text)
+
+    def goto(self, fragment=""):
+        self.page.goto(f"{self.url}/{fragment}")
+
+    def sign_in(self, key=KEY, *, is_remembered=False):
+        """Open the page and go in with a key."""
+        self.goto()
+        self.locator("#door-key").fill(key)
+        self.locator("#door-remember").set_checked(is_remembered)
+        self.locator("#door-open").click()
+        self.locator("#question").wait_for()
+
+    def forget(self):
+        """Close the tab and leave nothing of it in the profile but its cache."""
+        self.page.evaluate(FORGET)
+        self.page.close()
+
+    def locator(self, selector, **options):
+        return self.page.locator(selector, **options)
+
+    def button(self, name):
+        return self.page.get_by_role("button", name=name, exact=True)
+
+    @property
+    def question(self):
+        return self.locator("#question")
+
+    @property
+    def answers(self):
+        return self.locator(".message.assistant > .lk-body")
+
+    def ask(self, text):
+        self.question.fill(text)
+        self.question.press("Enter")
+
+    def wait_for_answers(self, number=1):
+        """Until so many answers of the branch that is shown are over."""
+        self.locator(".message.assistant:not(.streaming)").nth(number - 1).wait_for()
+        self.button("Send").wait_for()
+
+    def ask_and_wait(self, text):
+        number = self.answers.count()
+        self.ask(text)
+        self.wait_for_answers(number + 1)
+        return self.answers.nth(number)
+
+    def wait_until(self, expression):
+        """Until JavaScript says so. Playwright's own way evaluates text within the page, which its policy forbids."""
+        wait_until(lambda: self.page.evaluate(expression))
+
+    def wait_for_word(self, word):
+        """Until the answer has come as far as this word."""
+        self.wait_until(f"() => document.querySelector('.assistant > .lk-body').textContent.includes('{word} ')")
+
+    def answer_with(self, path, status, body, **headers):
+        """Let a path of the server be answered by the test."""
+        text = body if isinstance(body, str) else json.dumps(body)
+        media_type = "text/html" if text.startswith("<") else "application/json"
+
+        def answer(route):
+            route.fulfill(status=status, body=text, headers={"Content-Type": media_type, **headers})
+
+        self.page.route(f"{self.url}/{path}", answer)
+
+    def answer_themselves(self, path):
+        """Let the server answer again."""
+        self.page.unroute(f"{self.url}/{path}")
+
+    def violations(self):
+        """What axe finds to be seriously wrong for people who can't see or use a mouse."""
+        if not self.page.evaluate("() => 'axe' in window"):
+            self.page.evaluate(AXE.read_text())  # by the debugger, which the page's policy does not bind
+        found = self.page.evaluate("() => axe.run(document)")["violations"]
+        return [
+            (each["id"], [node["html"][:120] for node in each["nodes"]])
+            for each in found
+            if each["impact"] in ("serious", "critical")
+        ]
+
+
+@contextlib.contextmanager
+def open_chromium():
+    """A browser."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=find_chromium(),
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"],
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextlib.contextmanager
+def new_profile(browser, *, size=DESKTOP, locale="en-US", **options):
+    """A fresh profile, whose clipboard may be written and read."""
+    width, height = size
+    context = browser.new_context(viewport={"width": width, "height": height}, locale=locale, **options)
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    try:
+        yield context
+    finally:
+        context.close()
