@@ -27,7 +27,7 @@ from tests.browser.chat_page import DESKTOP, PHONE, ChatPage, new_profile, open_
 
 KEY = "sk-llmapi-picture-0123456789abcdef"
 MAX_BYTES = 200_000
-MODEL = "Qwen/Qwen3-4B"
+MODEL = "example"
 TOKENS_PER_S = 60
 THOUGHT = "The integral of x² is x³/3. I show the formula, then a few lines that check it."
 QUESTION = "What is the area under x² from 0 to 3? Check it in Python."
