@@ -34,9 +34,9 @@ from llmapi_kit.server import log_buffer
 from llmapi_kit.server.endpoint import check_key, warn_of_short_key
 from llmapi_kit.server.in_words import REQUEST_COLUMNS, USAGE_COLUMNS, in_words
 from llmapi_kit.server.port import WILDCARDS, network_url
+from llmapi_kit.server.public_access import PublicAccess, host_of
 from llmapi_kit.server.thread import ServerThread
-from llmapi_kit.tunnels import open_tunnel, tunnel_settings
-from llmapi_kit.tunnels.base import Tunnel, TunnelStatus
+from llmapi_kit.tunnels.base import TunnelStatus
 
 if TYPE_CHECKING:
     from llmapi_kit.store.store import Store
@@ -102,11 +102,10 @@ class Server:
         self.replaced: tuple[str, ...] = ()
         self.api_key = api_key
         self.settings = settings
-        self._tunnel: Tunnel | None = None
+        self._public = PublicAccess(self._announce)
         self._lock = threading.RLock()
         self._logs = log_buffer.install()
         self._is_stopped = False
-        self._tunnel_options: dict[str, Any] = {}
         self.on_restart: Callable[[], None] = lambda: None
         self.host, self.port = host, port
         self._open(Catalog(engines, aliases, default), secrets.token_hex(8), instead_of)
@@ -161,10 +160,8 @@ class Server:
             tunnel: of which kind its tunnel must be to be kept.
         """
         with self._lock, old._lock:
-            if self._tunnel is None and self.can_keep_tunnel(old, tunnel):
-                self._tunnel, old._tunnel = old._tunnel, None
-                self._allow_hosts(self.public_url)
-                self._record = replace(self._record, public_url=self.public_url)
+            if self.tunnel_kind is None and self.can_keep_tunnel(old, tunnel):
+                self._public.take(old._public)
         old._thread.stop_listening()
         try:
             old.stop()
@@ -224,14 +221,12 @@ class Server:
     @property
     def public_url(self) -> str | None:
         """Where its tunnel answers; None without one."""
-        status = self.tunnel_status()
-        return status.public_url if status and status.state == "up" else None
+        return self._public.url
 
     @property
     def tunnel_kind(self) -> str | None:
         """Through whom it is public; None without a tunnel."""
-        tunnel = self._tunnel
-        return tunnel.kind if tunnel is not None else None
+        return self._public.kind
 
     @property
     def base_url(self) -> str:
@@ -438,28 +433,13 @@ class Server:
             check_key(self.api_key, self.host, kind)
             if not self.is_running:
                 raise ServerError(f"The server is {self._state_in_words()}.")
-            state_dir = self.settings.folder("tunnels")
-            settings = tunnel_settings(**options, state_dir=state_dir, instance=self._state.instance)
-            self.close_tunnel()
-            tunnel = open_tunnel(kind, port=self.port, settings=settings)
-            try:
-                url = tunnel.start()
-            except BaseException:
-                tunnel.stop()
-                raise
-            self._tunnel, self._tunnel_options = tunnel, options
-            self._allow_hosts(url)
-            self._update_record(public_url=url)
-            return url
+            instance = self._state.instance
+            return self._public.open(kind, options, port=self.port, instance=instance, settings=self.settings)
 
     def close_tunnel(self) -> None:
         """Close the tunnel, if there is one."""
         with self._lock:
-            tunnel, self._tunnel = self._tunnel, None
-            if tunnel is not None:
-                tunnel.stop()
-                self._allow_hosts()
-                self._update_record(public_url=None)
+            self._public.close()
 
     def tunnel_status(self, *, check: bool = False) -> TunnelStatus | None:
         """How the tunnel is; None without one.
@@ -467,10 +447,7 @@ class Server:
         Args:
             check: ask the public URL, which takes a moment; otherwise only the agent's state is looked at.
         """
-        tunnel = self._tunnel
-        if tunnel is None:
-            return None
-        return tunnel.check() if check else tunnel.status()
+        return self._public.status(check=check)
 
     def stop(self, drain_s: float | None = None) -> None:
         """Stop: take nothing new, let running requests finish for a while, end the others with an error.
@@ -525,7 +502,7 @@ class Server:
             self._is_stopped = False
             self.start()
             if tunnel is not None:
-                self.open_tunnel(tunnel, **self._tunnel_options)
+                self.open_tunnel(tunnel, **self._public.options)
 
     def _check_models(self) -> None:
         gone = [engine.info.id for engine in self.engines if not engine.readiness().ready]
@@ -545,17 +522,20 @@ class Server:
         """On the dying thread, which may not wait for the lock: nothing may say any more that the server answers."""
         logger.error("The server at %s died: %r", self.url, self.failure)
         self._registry.remove(self._record)
-        if (tunnel := self._tunnel) is not None:
-            tunnel.stop()
+        self._public.abandon()
 
     def _drain(self, drain_s: float) -> None:
         deadline = time.monotonic() + drain_s
         while self._state.active and self._thread.is_alive and time.monotonic() < deadline:
             time.sleep(0.02)
 
+    def _announce(self, public_url: str | None) -> None:
+        self._allow_hosts(public_url)
+        self._update_record(public_url=public_url)
+
     def _allow_hosts(self, public_url: str | None = None) -> None:
         """Which Host headers are answered: this machine's names and the tunnel's; any, when bound to the network."""
-        public = (public_url.split("://")[-1].split("/")[0].split(":")[0].lower(),) if public_url else ()
+        public = (host_of(public_url),) if public_url else ()
         self._state.public_hosts = public
         self._state.hosts = (*LOOPBACK_HOSTS, *public) if self.host in LOOPBACK else ()
 
