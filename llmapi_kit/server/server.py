@@ -29,14 +29,13 @@ from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.catalog import Catalog
 from llmapi_kit.errors import ConfigError, ServerError
-from llmapi_kit.loopback import LOOPBACK, LOOPBACK_HOSTS
+from llmapi_kit.loopback import LOOPBACK
 from llmapi_kit.server import log_buffer
 from llmapi_kit.server.endpoint import check_key, warn_of_short_key
 from llmapi_kit.server.in_words import REQUEST_COLUMNS, USAGE_COLUMNS, in_words
 from llmapi_kit.server.port import WILDCARDS, network_url
-from llmapi_kit.server.public_access import PublicAccess, host_of
+from llmapi_kit.server.public_access import PublicAccess, PublicServer
 from llmapi_kit.server.thread import ServerThread
-from llmapi_kit.tunnels.base import TunnelStatus
 
 if TYPE_CHECKING:
     from llmapi_kit.store.store import Store
@@ -48,7 +47,7 @@ DAY_S = 86400
 CHAT = ("llmapi_kit.notebook.chat.chat", "chat")
 
 
-class Server:
+class Server(PublicServer):
     """A server of this process. `str(server)` shows no key; `server.api_key` is the key.
 
     Binds its port when it is made and answers after `start`.
@@ -104,6 +103,7 @@ class Server:
         self.settings = settings
         self._public = PublicAccess(self._announce)
         self._lock = threading.RLock()
+        self._record_lock = threading.Lock()
         self._logs = log_buffer.install()
         self._is_stopped = False
         self.on_restart: Callable[[], None] = lambda: None
@@ -147,10 +147,6 @@ class Server:
         except BaseException:
             self.stop(0)
             raise
-
-    def can_keep_tunnel(self, old: Server, tunnel: str | None) -> bool:
-        """Whether the tunnel of the server whose place this one takes is up, and leads here, too."""
-        return old.public_url is not None and (old.tunnel_kind, old.port) == (tunnel, self.port)
 
     def take_over(self, old: Server, tunnel: str | None) -> None:
         """End the server whose place this one takes, and go on with its tunnel. Blocks while that one drains.
@@ -217,16 +213,6 @@ class Server:
     def started_at(self) -> float:
         """When it was launched, as Unix time."""
         return self._record.started_at
-
-    @property
-    def public_url(self) -> str | None:
-        """Where its tunnel answers; None without one."""
-        return self._public.url
-
-    @property
-    def tunnel_kind(self) -> str | None:
-        """Through whom it is public; None without a tunnel."""
-        return self._public.kind
 
     @property
     def base_url(self) -> str:
@@ -412,43 +398,6 @@ class Server:
         self._update_record(models=tuple(self.models))
         return dropped
 
-    def open_tunnel(self, kind: str, **options: Any) -> str:
-        """Open a tunnel and return its public URL.
-
-        Args:
-            kind: ``ngrok``.
-            options: fields of `TunnelSettings`, such as ``auth_token`` or ``domain``.
-
-        Raises:
-            TunnelError: it did not open; nothing is left behind.
-            ConfigError: the server has no key, or a short one; or an option is unknown.
-
-        Examples:
-            >>> server.open_tunnel("ngrok", domain="….ngrok.app")  # doctest: +SKIP
-            'https://….ngrok.app'
-        """
-        with self._lock:
-            if self.api_key is None:
-                raise ConfigError("There is no tunnel without an API key: everybody could use the model.")
-            check_key(self.api_key, self.host, kind)
-            if not self.is_running:
-                raise ServerError(f"The server is {self._state_in_words()}.")
-            instance = self._state.instance
-            return self._public.open(kind, options, port=self.port, instance=instance, settings=self.settings)
-
-    def close_tunnel(self) -> None:
-        """Close the tunnel, if there is one."""
-        with self._lock:
-            self._public.close()
-
-    def tunnel_status(self, *, check: bool = False) -> TunnelStatus | None:
-        """How the tunnel is; None without one.
-
-        Args:
-            check: ask the public URL, which takes a moment; otherwise only the agent's state is looked at.
-        """
-        return self._public.status(check=check)
-
     def stop(self, drain_s: float | None = None) -> None:
         """Stop: take nothing new, let running requests finish for a while, end the others with an error.
 
@@ -493,7 +442,7 @@ class Server:
         self.on_restart()
         with self._lock:
             self._check_models()
-            tunnel = self.tunnel_kind
+            tunnel = self._public.asked_kind
             if not self._is_stopped:
                 self.stop()
             self._open(self._state.catalog, self._state.instance)
@@ -529,20 +478,11 @@ class Server:
         while self._state.active and self._thread.is_alive and time.monotonic() < deadline:
             time.sleep(0.02)
 
-    def _announce(self, public_url: str | None) -> None:
-        self._allow_hosts(public_url)
-        self._update_record(public_url=public_url)
-
-    def _allow_hosts(self, public_url: str | None = None) -> None:
-        """Which Host headers are answered: this machine's names and the tunnel's; any, when bound to the network."""
-        public = (host_of(public_url),) if public_url else ()
-        self._state.public_hosts = public
-        self._state.hosts = (*LOOPBACK_HOSTS, *public) if self.host in LOOPBACK else ()
-
     def _update_record(self, **changes: Any) -> None:
-        self._record = replace(self._record, **changes)
-        if self.is_running:
-            self._registry.add(self._record, self.api_key)
+        with self._record_lock:
+            self._record = replace(self._record, **changes)
+            if self.is_running:
+                self._registry.add(self._record, self.api_key)
 
     def _remote(self) -> RemoteServer:
         if not self.is_running:

@@ -378,7 +378,7 @@ def test_a_launch_without_a_port_takes_the_next_one_that_is_free(monkeypatch, ca
     [
         ("prot", "Did you mean 'port'"),
         ("tunel", "Did you mean 'tunnel'"),
-        ("share", 'tunnel="ngrok"'),
+        ("public", "share=True"),
         ("max_tokens", "default_max_tokens"),
         ("max_slot", "Did you mean 'max_slots'"),
         ("gpu", "It takes"),
