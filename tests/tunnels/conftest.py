@@ -16,6 +16,7 @@ import pytest
 from pyngrok import installer
 
 from llmapi_kit.tunnels import TunnelSettings, open_tunnel
+from tests.tunnels.ssh_host import SshHost, make_keys
 
 HERE = Path(__file__).parent
 
@@ -98,6 +99,28 @@ def fake_agent(tmp_path):
         return agent
 
     return make
+
+
+@pytest.fixture(scope="session")
+def ssh_keys(tmp_path_factory):
+    return make_keys(tmp_path_factory.mktemp("ssh keys"))
+
+
+@pytest.fixture
+def ssh_host(ssh_keys, tmp_path):
+    """An OpenSSH server of this machine."""
+    with SshHost(ssh_keys, tmp_path) as host:
+        yield host
+
+
+@pytest.fixture
+def ssh_options(ssh_host):
+    """How to log in there. The second address of loopback is none of the names that a server is local by."""
+    return {
+        "host": f"127.0.0.2:{ssh_host.port}",
+        "identity_file": ssh_host.keys.identity,
+        "host_key": ssh_host.keys.host_key,
+    }
 
 
 @pytest.fixture

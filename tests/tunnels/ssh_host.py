@@ -21,8 +21,8 @@ SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 PRIVILEGE_SEPARATION = Path("/run/sshd")
 
 CONFIG = """
-HostKey {folder}/host_key
-AuthorizedKeysFile {folder}/authorized_keys
+HostKey "{folder}/host_key"
+AuthorizedKeysFile "{folder}/authorized_keys"
 PubkeyAuthentication yes
 PasswordAuthentication no
 KbdInteractiveAuthentication no
@@ -30,9 +30,8 @@ UsePAM no
 StrictModes no
 PidFile none
 PermitRootLogin prohibit-password
-GatewayPorts clientspecified
+GatewayPorts {gateway_ports}
 AllowTcpForwarding remote
-{more}
 """
 
 
@@ -63,12 +62,12 @@ def make_keys(folder: Path) -> SshKeys:
 class SshHost:
     """The host; a context manager."""
 
-    def __init__(self, keys: SshKeys, folder: Path, more: str = "") -> None:
+    def __init__(self, keys: SshKeys, folder: Path, *, gateway_ports: str = "clientspecified") -> None:
         self.keys = keys
         self.num_logins = 0
         self._log = folder / "sshd.log"
         self._config = folder / "sshd_config"
-        self._config.write_text(CONFIG.format(folder=keys.folder, more=more))
+        self._config.write_text(CONFIG.format(folder=keys.folder, gateway_ports=gateway_ports))
         self._listener = socket.create_server(("0.0.0.0", 0))
         self._sessions: list[subprocess.Popen[bytes]] = []
         self._is_closed = False
