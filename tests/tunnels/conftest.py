@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -82,20 +84,45 @@ def is_running():
 
 
 @pytest.fixture
-def fake_agent(tmp_path):
+def make_program(tmp_path):
+    """Make a stand-in for an agent: a script beside this file, under the agent's name, with its scenario."""
     num_made = 0
 
-    def make(**scenario):
+    def make(name, script, **scenario):
         nonlocal num_made
         num_made += 1
         folder = tmp_path / f"agent {num_made}"  # a space: paths must survive the shell
         folder.mkdir()
-        agent = FakeAgent(folder / "ngrok", folder / "record.json", folder / "die")
+        agent = FakeAgent(folder / name, folder / "record.json", folder / "die")
         scenario = {"record": str(agent.record_file), "die_file": str(agent.die_file), **scenario}
         (folder / "scenario.json").write_text(json.dumps(scenario))
-        command = shlex.join([sys.executable, "-S", str(HERE / "fake_ngrok.py"), str(folder / "scenario.json")])
+        command = shlex.join([sys.executable, "-S", str(HERE / script), str(folder / "scenario.json")])
         agent.path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         agent.path.chmod(0o755)
+        return agent
+
+    return make
+
+
+@pytest.fixture
+def fake_agent(make_program):
+    """A stand-in for ngrok's agent."""
+    return partial(make_program, "ngrok", "fake_ngrok.py")
+
+
+@pytest.fixture
+def fake_cloudflared(make_program):
+    """One for cloudflared."""
+    return partial(make_program, "cloudflared", "fake_printer.py")
+
+
+@pytest.fixture
+def fake_ssh(make_program, monkeypatch):
+    """One for ssh, first on PATH."""
+
+    def make(**scenario):
+        agent = make_program("ssh", "fake_printer.py", **scenario)
+        monkeypatch.setenv("PATH", f"{agent.path.parent}{os.pathsep}{os.environ['PATH']}")
         return agent
 
     return make
@@ -129,19 +156,28 @@ def state_dir(tmp_path):
 
 
 @pytest.fixture
-def make_tunnel(state_dir):
+def make_kind(state_dir):
+    """Make tunnels of any kind; all are stopped at the end."""
     tunnels = []
 
-    def make(agent, *, port=8000, **settings):
-        settings = {"auth_token": "a-token", "timeout_s": 20.0, "state_dir": state_dir, **settings}
-        path = agent.path if agent is not None else None
-        tunnel = open_tunnel("ngrok", port=port, settings=TunnelSettings(ngrok_path=path, **settings))
+    def make(kind, *, port=8000, **settings):
+        settings = TunnelSettings(**{"timeout_s": 20.0, "state_dir": state_dir, **settings})
+        tunnel = open_tunnel(kind, port=port, settings=settings)
         tunnels.append(tunnel)
         return tunnel
 
     yield make
     for tunnel in tunnels:
         tunnel.stop()
+
+
+@pytest.fixture
+def make_tunnel(make_kind):
+    def make(agent, **settings):
+        path = agent.path if agent is not None else None
+        return make_kind("ngrok", **{"auth_token": "a-token", "ngrok_path": path, **settings})
+
+    return make
 
 
 @pytest.fixture

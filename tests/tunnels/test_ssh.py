@@ -22,7 +22,7 @@ from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ConfigError, TunnelAuthError, TunnelDownError, TunnelError, TunnelLimitError
 from llmapi_kit.server.server import Server
-from llmapi_kit.tunnels import TunnelSettings, TunnelStatus, open_tunnel, watcher
+from llmapi_kit.tunnels import TunnelStatus, watcher
 from llmapi_kit.tunnels.backoff import Backoff
 from llmapi_kit.types import Accepted, Delta, Finished
 from tests.tunnels.ssh_host import SshHost
@@ -70,18 +70,8 @@ def serve(monkeypatch):
 
 
 @pytest.fixture
-def make(state_dir):
-    tunnels = []
-
-    def make(kind="ssh", *, port=8000, **settings):
-        settings = TunnelSettings(state_dir=state_dir, **{"timeout_s": DEADLINE_S, **settings})
-        tunnel = open_tunnel(kind, port=port, settings=settings)
-        tunnels.append(tunnel)
-        return tunnel
-
-    yield make
-    for tunnel in tunnels:
-        tunnel.stop()
+def make(make_kind):
+    return partial(make_kind, "ssh")
 
 
 def free_port():
