@@ -13,12 +13,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmapi_kit.api.state import ApiState
+from llmapi_kit.client.running_servers import RunningServers, SharedUrl
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ConfigError, ServerError
 from llmapi_kit.loopback import LOOPBACK, LOOPBACK_HOSTS
 from llmapi_kit.places import tunnel_policy
 from llmapi_kit.progress import report
 from llmapi_kit.server.endpoint import check_key
+from llmapi_kit.server.outside_share import HostNames, status_of
 from llmapi_kit.tunnels import tunnel_settings
 from llmapi_kit.tunnels.base import TunnelStatus
 from llmapi_kit.tunnels.watcher import WatchedTunnel
@@ -32,10 +34,12 @@ class PublicAccess:
     Args:
         announce: told of the tunnel's status whenever it changes, and of None when there is no tunnel any more; one
             call at a time.
+        shared: looks for the URL that another program has opened.
     """
 
-    def __init__(self, announce: Callable[[TunnelStatus | None], None]) -> None:
+    def __init__(self, announce: Callable[[TunnelStatus | None], None], shared: Callable[[], SharedUrl | None]) -> None:
         self._announce = announce
+        self._shared = shared
         self._tunnel: WatchedTunnel | None = None
         self._options: dict[str, Any] = {}
         self._lock = threading.Lock()
@@ -43,8 +47,10 @@ class PublicAccess:
     @property
     def kind(self) -> str | None:
         """Through whom it is public; None without a tunnel."""
-        tunnel = self._tunnel
-        return tunnel.kind if tunnel is not None else None
+        if (tunnel := self._tunnel) is not None:
+            return tunnel.kind
+        shared = self._shared()
+        return shared.kind if shared is not None else None
 
     @property
     def asked_kind(self) -> str | None:
@@ -112,7 +118,7 @@ class PublicAccess:
         """
         tunnel = self._tunnel
         if tunnel is None:
-            return None
+            return status_of(self._shared())
         return tunnel.check() if check else tunnel.status()
 
     def _tell(self, tunnel: WatchedTunnel) -> None:
@@ -141,6 +147,7 @@ class PublicServer(ABC):
     settings: Settings
     _state: ApiState
     _public: PublicAccess
+    _registry: RunningServers
     _lock: threading.RLock
 
     @property
@@ -242,5 +249,13 @@ class PublicServer(ABC):
     def _allow_hosts(self, public_url: str | None = None) -> None:
         """Which Host headers are answered: this machine's names and the tunnel's; any, when bound to the network."""
         public = (host_of(public_url),) if public_url and host_of(public_url) not in LOOPBACK_HOSTS else ()
-        self._state.public_hosts = public
-        self._state.hosts = (*LOOPBACK_HOSTS, *public) if self.host in LOOPBACK else ()
+        self._state.public_hosts = HostNames(public, self._shared_name)
+        self._state.hosts = HostNames((*LOOPBACK_HOSTS, *public), self._shared_name) if self.host in LOOPBACK else ()
+
+    def _shared_name(self) -> str | None:
+        """The name that another program of this user leads here under, if one does."""
+        shared = self._registry.shared(self._state.instance)
+        if shared is None or shared.public_url is None:
+            return None
+        name = host_of(shared.public_url)
+        return name if name not in LOOPBACK_HOSTS else None

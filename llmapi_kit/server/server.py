@@ -101,7 +101,7 @@ class Server(PublicServer):
         self.replaced: tuple[str, ...] = ()
         self.api_key = api_key
         self.settings = settings
-        self._public = PublicAccess(self._announce)
+        self._public = PublicAccess(self._announce, lambda: self._registry.shared(self._state.instance))
         self._lock = threading.RLock()
         self._record_lock = threading.Lock()
         self._logs = log_buffer.install()
@@ -156,7 +156,7 @@ class Server(PublicServer):
             tunnel: of which kind its tunnel must be to be kept.
         """
         with self._lock, old._lock:
-            if self.tunnel_kind is None and self.can_keep_tunnel(old, tunnel):
+            if self._public.asked_kind is None and self.can_keep_tunnel(old, tunnel):
                 self._public.take(old._public)
         old._thread.stop_listening()
         try:
