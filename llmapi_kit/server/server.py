@@ -514,4 +514,5 @@ class Server(PublicServer):
             aliases=self.aliases,
             replaced=self.replaced,
             tunnel=self.tunnel_status(),
+            tunnel_kind=self.tunnel_kind,
         )
