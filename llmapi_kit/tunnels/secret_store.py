@@ -29,9 +29,10 @@ def find_secret(name: str, *, ask_host: bool = True) -> SecretStr | None:
         name: such as ``NGROK_AUTHTOKEN``; the environment variable and the secret have the same name.
         ask_host: whether Colab or Kaggle may be asked, which can take a while and a click; only in the main thread.
     """
-    value = os.environ.get(name, "").strip() or _answers.get(name, "")
-    if not value and ask_host and _is_main_thread():
-        value = _answers[name] = _ask_host(name)
+    value = os.environ.get(name, "").strip()
+    if not value and ask_host and _is_main_thread() and (answer := _ask_host(name)):
+        _answers[name] = answer
+    value = value or _answers.get(name, "")
     return SecretStr(value) if value else None
 
 

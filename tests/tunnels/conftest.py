@@ -17,7 +17,7 @@ import psutil
 import pytest
 from pyngrok import installer
 
-from llmapi_kit.tunnels import TunnelSettings, open_tunnel
+from llmapi_kit.tunnels import TunnelSettings, open_tunnel, secret_store
 from tests.tunnels.ssh_host import SshHost, make_keys
 
 HERE = Path(__file__).parent
@@ -51,6 +51,7 @@ class PublicSite:
 @pytest.fixture(autouse=True)
 def own_home(monkeypatch, tmp_path):
     """The user's ngrok configuration and program are out of sight, and nothing can be downloaded."""
+    monkeypatch.setattr(secret_store, "_answers", {})
     monkeypatch.setattr(installer, "get_ngrok_cdn_url", lambda _: "http://127.0.0.1:9/no-download-in-tests.tgz")
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user" / ".config"))
