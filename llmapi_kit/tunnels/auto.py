@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import replace
 
 from llmapi_kit.errors import ConfigError, LlmApiKitError, TunnelDownError, TunnelError
 from llmapi_kit.tunnels.base import Tunnel, TunnelSettings, TunnelStatus
 from llmapi_kit.tunnels.health import NAME_NOT_ALLOWED, Health
-from llmapi_kit.tunnels.kinds import SSH_OPTIONS, only_options_of, open_tunnel
+from llmapi_kit.tunnels.kinds import SSH_OPTIONS, open_tunnel, settings_of_choice
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ class AutoTunnel:
             if kind == "ssh" and self._settings.host is None:
                 self._check_no_ssh_options()
                 continue
-            tunnel = open_tunnel(kind, port=self._port, settings=self._settings_for(kind))
+            tunnel = open_tunnel(kind, port=self._port, settings=settings_of_choice(kind, self._settings))
             try:
                 tunnel.prepare()
                 self._candidates.append(tunnel)
@@ -122,11 +121,6 @@ class AutoTunnel:
         if chosen is not None:
             chosen.stop()
 
-    def _settings_for(self, kind: str) -> TunnelSettings:
-        """The user's login is for the user's host only, and nobody is asked for a token: other kinds need none."""
-        settings = replace(only_options_of(kind, self._settings), may_ask_person=False)
-        return settings if kind == "ssh" else _without_login(settings)
-
     def _check_no_ssh_options(self) -> None:
         for name in SSH_OPTIONS:
             if getattr(self._settings, name) is not None:
@@ -155,10 +149,6 @@ class AutoTunnel:
         logger.info(line)
         if self._settings.on_progress is not None:
             self._settings.on_progress(line)
-
-
-def _without_login(settings: TunnelSettings) -> TunnelSettings:
-    return replace(settings, identity_file=None, host_key=None)
 
 
 def _in_short(text: str) -> str:

@@ -15,6 +15,7 @@ from llmapi_kit.tunnels.base import Tunnel, TunnelSettings
 # What the kit sets, and what every kind has
 INTERNAL = ("state_dir", "instance", "may_ask_person")
 COMMON_OPTIONS = ("timeout_s", "probe_interval_s", "on_progress")
+TEXTS = ("domain", "region", "host", "host_key", "public_url")
 SSH_OPTIONS = ("host", "identity_file", "host_key", "remote_port", "public_url")
 
 
@@ -109,10 +110,14 @@ def open_tunnel(kind: str, *, port: int, settings: TunnelSettings) -> Tunnel:
     return make(port=port, settings=settings)
 
 
-def only_options_of(kind: str, settings: TunnelSettings) -> TunnelSettings:
-    """The settings without what this kind has no option for."""
-    unused: dict[str, Any] = {name: None for name in _given(settings) if name not in TUNNEL_KINDS[kind].options}
-    return replace(settings, **unused)
+def settings_of_choice(kind: str, settings: TunnelSettings) -> TunnelSettings:
+    """What a kind is given that "auto" tries: only what it has an option for.
+
+    The user's login is for the user's host, and nobody is asked for a token, as other kinds need none.
+    """
+    options = TUNNEL_KINDS[kind].options if kind == "ssh" else set(TUNNEL_KINDS[kind].options) - set(SSH_OPTIONS)
+    unused: dict[str, Any] = {name: None for name in _given(settings) if name not in options}
+    return replace(settings, may_ask_person=False, **unused)
 
 
 def _check_options(kind: str, settings: TunnelSettings) -> None:
@@ -123,8 +128,13 @@ def _check_options(kind: str, settings: TunnelSettings) -> None:
             having = ", ".join(other for other, each in TUNNEL_KINDS.items() if name in each.options)
             raise ConfigError(f"A tunnel of kind {kind!r} has no option {name!r}; {having} have. Allowed: {options}.")
     for name in ("timeout_s", "probe_interval_s"):
-        if not getattr(settings, name) > 0:
-            raise ConfigError(f"{name} is {getattr(settings, name)!r}; it must be a number of seconds above 0.")
+        seconds: object = getattr(settings, name)
+        if not isinstance(seconds, (int, float)) or not 0 < seconds < float("inf"):
+            raise ConfigError(f"{name} is {seconds!r}; it must be a number of seconds above 0.")
+    for name in TEXTS:
+        text: object = getattr(settings, name)
+        if text is not None and not isinstance(text, str):
+            raise ConfigError(f"{name} is {text!r}; it must be a string.")
 
 
 def _given(settings: TunnelSettings) -> list[str]:
@@ -135,4 +145,4 @@ def _given(settings: TunnelSettings) -> list[str]:
 
 def _provider(host: str | None) -> str | None:
     """The kind that a provider's ssh host stands for."""
-    return PROVIDER_HOSTS.get(host.rpartition("@")[2].partition(":")[0]) if host else None
+    return PROVIDER_HOSTS.get(host.rpartition("@")[2].partition(":")[0]) if isinstance(host, str) else None

@@ -108,8 +108,15 @@ class OpenSshTunnel(PrintedUrlTunnel):
     def _write_config(self, folder: AgentFolder) -> Path:
         login = self._login()
         lines = [
+            f"Host {login.host}",  # and not the machines on the way to it
+            f"RemoteForward {self._listen()} 127.0.0.1:{self.port}",
+            *([f"Port {login.port}"] if login.port else []),
+            *([f"User {login.user}"] if login.user else []),
+            *self._identity(login),
+            *self._host_key_policy(folder),
+            *self._extra_config(),
             "Host *",
-            "IgnoreUnknown ForkAfterAuthentication,StdinNull",
+            "IgnoreUnknown ForkAfterAuthentication",
             "ForkAfterAuthentication no",
             f"BatchMode {'no' if login.is_stranger else 'yes'}",
             "NumberOfPasswordPrompts 1",
@@ -124,12 +131,6 @@ class OpenSshTunnel(PrintedUrlTunnel):
             "PermitLocalCommand no",
             "RequestTTY no",
             "UpdateHostKeys no",
-            f"RemoteForward {self._listen()} 127.0.0.1:{self.port}",
-            *([f"Port {login.port}"] if login.port else []),
-            *([f"User {login.user}"] if login.user else []),
-            *self._identity(login),
-            *self._host_key_policy(folder),
-            *self._extra_config(),
             *([] if login.is_stranger else ["Include ~/.ssh/config", "Include /etc/ssh/ssh_config"]),
         ]
         return folder.write_private("ssh_config", "\n".join(lines) + "\n")

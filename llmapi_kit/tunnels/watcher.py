@@ -23,7 +23,7 @@ from llmapi_kit.errors import ConfigError, LlmApiKitError, TunnelAuthError
 from llmapi_kit.tunnels.backoff import Backoff
 from llmapi_kit.tunnels.base import Tunnel, TunnelSettings, TunnelState, TunnelStatus
 from llmapi_kit.tunnels.health import Health, check_health
-from llmapi_kit.tunnels.kinds import only_options_of, open_tunnel
+from llmapi_kit.tunnels.kinds import open_tunnel, settings_of_choice
 
 logger = logging.getLogger(__name__)
 
@@ -178,11 +178,16 @@ class WatchedTunnel:
         if health.is_ok:
             if time.monotonic() - self._up_since > STABLE_S:
                 self._backoff.reset()
-            return self._settings.probe_interval_s * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
+            return self._interval()
         if self._is_dead(health):
             self._reopen(health.reason)
             return self._tunnel.settle_s
-        return min(REPEAT_S, self._settings.probe_interval_s)
+        if self._num_failures < MAX_FAILURES:
+            return min(REPEAT_S, self._settings.probe_interval_s)
+        return self._interval()
+
+    def _interval(self) -> float:
+        return self._settings.probe_interval_s * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
 
     def _judge(self, tunnel: Tunnel, health: Health) -> None:
         """Let the status say what the public URL showed."""
@@ -261,7 +266,7 @@ class WatchedTunnel:
         return tunnel.start()
 
     def _settings_for(self, kind: str) -> TunnelSettings:
-        return self._settings if kind == self.asked_kind else only_options_of(kind, self._settings)
+        return self._settings if kind == self.asked_kind else settings_of_choice(kind, self._settings)
 
     # State.
 

@@ -73,6 +73,19 @@ def test_a_host_of_ones_own_comes_first(auto_tunnel, own_path, ssh_options, monk
     assert tunnel.check().state == "up"
 
 
+def test_the_login_for_ones_own_host_is_shown_to_no_provider(auto_tunnel, fake_ssh, tmp_path):
+    key = tmp_path / "key"
+    key.write_text("private")
+    agent = fake_ssh(lines=["Permission denied (publickey)."], exit=255)
+    with pytest.raises(TunnelError, match="ssh: h refused the login"):
+        auto_tunnel(host="me@h", identity_file=key).start()
+    record = agent.record()  # the last one that was tried
+    (config,) = record["files"].values()
+    assert record["arguments"][-1] == "serveo.net"
+    assert str(key) not in config
+    assert "User me" not in config
+
+
 def test_what_does_not_lead_here_is_passed_over(auto_tunnel, ssh_prints, fake_agent, monkeypatch, public_site):
     monkeypatch.setenv("NGROK_AUTHTOKEN", "a-token")
     ssh = ssh_prints("https://127.0.0.1:9")  # nobody is reached there, which may be this machine's fault

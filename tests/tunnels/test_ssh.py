@@ -185,7 +185,7 @@ def test_the_servers_own_names_stay_local_when_the_tunnel_has_one_of_them(serve,
     server = serve(MockEngine())
     ssh_options["host"] = ssh_options["host"].replace("127.0.0.2", "127.0.0.1")
     server.open_tunnel("ssh", **ssh_options)
-    assert server._state.public_hosts == ()
+    assert list(server._state.public_hosts) == []
 
 
 # Opening
@@ -303,6 +303,10 @@ def test_an_sshd_that_allows_no_public_port_is_explained(make, ssh_keys, tmp_pat
         ({"host": "h", "auth_token": "secret"}, "has no option 'auth_token'"),
         ({"host": "localhost.run", "remote_port": 80}, "'localhost.run' has no option 'remote_port'"),
         ({"host": "h", "timeout_s": 0}, "timeout_s is 0"),
+        ({"host": "h", "timeout_s": "30"}, "timeout_s is '30'"),
+        ({"host": "h", "timeout_s": float("nan")}, "timeout_s is nan"),
+        ({"host": 22}, "host is 22; it must be a string"),
+        ({"host": "h", "public_url": 1, "remote_port": 1}, "public_url is 1; it must be a string"),
         ({"host": "h", "probe_interval_s": -1}, "probe_interval_s is -1"),
     ],
     ids=str,

@@ -246,6 +246,15 @@ def test_a_link_that_works_is_asked_no_sooner_than_the_interval(watch, wait_unti
     assert first.num_probes == 1
 
 
+def test_a_url_that_is_not_reached_is_asked_no_sooner_than_the_interval_after_a_few_times(watch, wait_until):
+    first = StandIn("https://a", health=SILENCE)
+    watch(first, probe_interval_s=3600)
+    wait_until(lambda: first.num_probes == MAX_FAILURES)
+    looks = first.num_looks
+    wait_until(lambda: first.num_looks > looks + 20)
+    assert first.num_probes == MAX_FAILURES
+
+
 def test_a_fresh_url_is_not_asked_before_it_has_settled(watch, wait_until):
     first = StandIn("https://a")
     first.settle_s = 3600
