@@ -87,6 +87,12 @@ class PublicAccess:
             self.close()
             raise
 
+    def give_up_opening(self) -> None:
+        """End an `open` that is under way on another thread, which then raises. Needs no lock, and waits for none."""
+        tunnel = self._tunnel
+        if tunnel is not None and tunnel.status().state == "starting":
+            tunnel.stop()
+
     def close(self) -> None:
         """Close the tunnel, if there is one."""
         with self._lock:
@@ -224,7 +230,8 @@ class PublicServer(ABC):
             self.open_tunnel(kind, **options)
 
     def close_tunnel(self) -> None:
-        """Close the tunnel, if there is one."""
+        """Close the tunnel, if there is one; one that is being opened on another thread, too."""
+        self._public.give_up_opening()
         with self._lock:
             self._public.close()
 

@@ -413,6 +413,7 @@ class Server(PublicServer):
             >>> server.is_running
             False
         """
+        self._public.give_up_opening()
         with self._lock:
             self._is_stopped = True
             self._state.is_draining = True

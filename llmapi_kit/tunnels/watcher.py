@@ -38,6 +38,11 @@ STABLE_S = 60.0
 STOP_TIMEOUT_S = 2.0
 
 
+def _is_known(exc: Exception) -> bool:
+    """Whether its message says all that there is to say."""
+    return isinstance(exc, LlmApiKitError)
+
+
 def _nobody(_: TunnelStatus) -> None:
     """Nobody wants to know."""
 
@@ -73,6 +78,7 @@ class WatchedTunnel:
         self._settings = settings
         self._backoff = backoff or Backoff()
         self._tunnel: Tunnel = open_tunnel(kind, port=port, settings=settings)
+        self._kind: str | None = None
         self._status = TunnelStatus("stopped")
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -89,8 +95,8 @@ class WatchedTunnel:
 
     @property
     def kind(self) -> str:
-        """See `Tunnel.kind`."""
-        return self._tunnel.kind
+        """See `Tunnel.kind`: while a choice is made again, what worked last."""
+        return self._kind or self._tunnel.kind
 
     @property
     def settle_s(self) -> float:
@@ -108,6 +114,8 @@ class WatchedTunnel:
 
     def start(self) -> str:
         """See `Tunnel.start`. The first opening is not repeated: what speaks against it is raised."""
+        if self._thread is not None and self._status.public_url is not None:
+            return self._status.public_url
         self._set(TunnelStatus("starting"))
         try:
             url = self._tunnel.start()
@@ -242,11 +250,11 @@ class WatchedTunnel:
                 return
             try:
                 url = self._open_anew()
-            except LlmApiKitError as exc:
-                reason = str(exc).splitlines()[0]
+            except Exception as exc:
+                reason = (str(exc).splitlines() or [type(exc).__name__])[0]
                 if isinstance(exc, (TunnelAuthError, ConfigError)):
                     self._backoff.slow_down()
-                logger.warning("The tunnel could not be opened again: %s", exc)
+                logger.warning("The tunnel could not be opened again: %s", exc, exc_info=not _is_known(exc))
                 continue
             if url is not None:
                 self._now_up(url)
@@ -271,7 +279,7 @@ class WatchedTunnel:
     # State.
 
     def _now_up(self, url: str) -> None:
-        before = self._status.public_url
+        before, self._kind = self._status.public_url, self._tunnel.kind
         if before is not None and before != url:
             logger.warning("The public URL has changed from %s to %s", before, url)
             self._was_reached = False

@@ -369,6 +369,43 @@ def test_interrupt_during_start_leaves_no_agent(make, silent_host, wait_until, s
     assert list(state_dir.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["ssh", "auto"])
+@pytest.mark.parametrize("end", [lambda server: server.stop(0), lambda server: server.close_tunnel()])
+def test_a_server_that_is_stopped_waits_for_no_tunnel_that_is_being_opened(serve, silent_host, wait_until, kind, end):
+    server = serve(MockEngine())
+    raised = []
+
+    def open_tunnel():
+        try:
+            server.open_tunnel(kind, **silent_host, timeout_s=3600)
+        except TunnelError as exc:
+            raised.append(exc)
+
+    thread = threading.Thread(target=open_tunnel)
+    thread.start()
+    wait_until(agents)
+    end(server)
+    thread.join(DEADLINE_S)
+    assert [type(each) for each in raised] == [TunnelDownError]
+    assert (agents(), server.tunnel_status()) == ([], None)
+
+
+def test_an_interrupted_cell_leaves_the_server_as_it_was(serve, silent_host, wait_until):
+    server = serve(MockEngine())
+
+    def interrupt():
+        wait_until(agents)
+        _thread.interrupt_main(signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        server.open_tunnel("ssh", **silent_host)
+    thread.join()
+    assert (agents(), server.tunnel_status()) == ([], None)
+    assert httpx.get(f"{server.url}/healthz", trust_env=False).status_code == 200
+
+
 def test_a_host_that_says_nothing_is_given_up_at_the_deadline(make, silent_host):
     started = time.monotonic()
     with pytest.raises(TunnelError, match=r"gave no public URL within 0\.5 s"):

@@ -232,6 +232,18 @@ def test_what_was_chosen_is_tried_before_another_choice(watch, wait_until):
     assert tunnel.asked == ["auto", "localhost.run", "auto"]
 
 
+def test_while_a_choice_is_made_again_the_kind_is_what_worked(watch, wait_until):
+    first, undecided = StandIn("https://a", kind="serveo"), StandIn("", kind="auto")
+    undecided.error = TunnelDownError("nothing works")
+    tunnel = watch(
+        first, undecided, StandIn("", error=OSError("a bug")), StandIn("https://b", kind="pinggy"), kind="auto"
+    )
+    first.state = "down"
+    wait_until(lambda: tunnel.status().public_url == "https://b")
+    assert tunnel.asked == ["auto", "serveo", "auto", "serveo"]
+    assert tunnel.kind == "pinggy"
+
+
 def test_a_name_that_the_provider_changes_is_told(watch, wait_until):
     first = StandIn("https://a")
     tunnel = watch(first, probe_interval_s=3600)
@@ -309,6 +321,12 @@ def test_stop_while_it_waits_ends_the_wait(watch, wait_until):
     wait_until(lambda: tunnel.status().state == "down")
     tunnel.stop()
     assert not tunnel._thread.is_alive()
+
+
+def test_starting_it_again_changes_nothing(watch):
+    tunnel = watch(StandIn("https://a"))
+    assert tunnel.start() == "https://a"
+    assert tunnel.asked == ["ngrok"]
 
 
 def test_the_first_opening_is_not_repeated(watch):
