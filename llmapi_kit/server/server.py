@@ -111,7 +111,8 @@ class Server(PublicServer):
         self._open(Catalog(engines, aliases, default), secrets.token_hex(8), instead_of)
         self._registry = RunningServers(settings)
         self._record = ServerRecord(self._state.instance, self.url, self.port, tuple(self.models))
-        self._allow_hosts()
+        # Of two at one port either may get a request that came through the tunnel
+        self._allow_hosts(instead_of.public_url if instead_of is not None else None)
 
     def _open(self, catalog: Catalog, instance: str, instead_of: Server | None = None) -> None:
         """Open the database and bind the port, or share that of a server whose place this one takes."""
@@ -158,6 +159,8 @@ class Server(PublicServer):
         with self._lock, old._lock:
             if self._public.asked_kind is None and self.can_keep_tunnel(old, tunnel):
                 self._public.take(old._public)
+            elif self._public.asked_kind is None:
+                self._allow_hosts()
         old._thread.stop_listening()
         try:
             old.stop()

@@ -21,6 +21,7 @@ import pytest
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ConfigError, TunnelAuthError, TunnelDownError, TunnelError, TunnelLimitError
+from llmapi_kit.server.public_access import host_of
 from llmapi_kit.server.server import Server
 from llmapi_kit.tunnels import TunnelStatus, watcher
 from llmapi_kit.tunnels.backoff import Backoff
@@ -179,6 +180,21 @@ def test_a_server_that_takes_anothers_place_keeps_its_tunnel(ssh_options, monkey
     finally:
         kit.stop_all()
     assert agents() == []
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_server_that_is_to_take_anothers_place_goes_by_its_public_name_from_the_start(serve, ssh_options, keeps):
+    old = serve(MockEngine())
+    name = host_of(old.open_tunnel("ssh", **ssh_options))
+    new = Server([MockEngine()], host="127.0.0.1", port=old.port, api_key=KEY, settings=load_settings(), instead_of=old)
+    try:
+        assert name in new._state.hosts
+        assert name in new._state.public_hosts
+        new.start()
+        new.take_over(old, "ssh" if keeps else None)
+        assert (name in new._state.hosts) is keeps
+    finally:
+        new.stop(drain_s=0)
 
 
 def test_the_servers_own_names_stay_local_when_the_tunnel_has_one_of_them(serve, ssh_options):
