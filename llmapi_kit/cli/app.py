@@ -214,6 +214,9 @@ def share(
         options = tunnel_options(tunnel_option or ())
         record = None if models else find_server(port)
         if record is not None:
+            logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+            # What it warns of is shown as it happens
+            logging.getLogger("llmapi_kit.tunnels.watcher").setLevel(logging.ERROR)
             done = threading.Event()
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: done.set())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 
@@ -11,7 +10,7 @@ from llmapi_kit.config import load_settings
 from llmapi_kit.errors import ServerNotFoundError
 from llmapi_kit.places import tunnel_policy
 from llmapi_kit.server.outside_share import OutsideShare
-from llmapi_kit.tunnels import TunnelStatus, watcher
+from llmapi_kit.tunnels import TunnelStatus
 
 LOOK_S = 0.5
 # A server that another one takes the place of is away for a moment
@@ -44,8 +43,6 @@ def share_until(done: threading.Event, record: ServerRecord, kind: str, options:
     if record.public_url is not None:
         print(f"{record.url} is public already: {record.public_url}/v1")
         return
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger(watcher.__name__).setLevel(logging.ERROR)  # what it warns of is shown as it happens
     settings = load_settings()
     registry = RunningServers(settings)
     if (rule := tunnel_policy()) is not None:
