@@ -26,7 +26,7 @@ from llmapi_kit.client.server_keys import ServerKeys
 from llmapi_kit.config import Settings, load_settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.engine_check import check_engine
-from llmapi_kit.errors import PortInUseError, ServerError, ServerNotFoundError
+from llmapi_kit.errors import ConfigError, PortInUseError, ServerError, ServerNotFoundError
 from llmapi_kit.loading.load_request import LoadRequest, resolve
 from llmapi_kit.loading.loaded_models import LoadedModels
 from llmapi_kit.loading.loader import ModelLoader
@@ -191,6 +191,8 @@ def launch(
         >>> server.stop()
     """
     check_launch_settings(settings)
+    if not isinstance(share, bool):
+        raise ConfigError(f"share is {share!r}; it is True or False. A kind of tunnel is named with tunnel=….")
     tunnel = tunnel or ("auto" if share else None)
     limits = load_settings(**settings)
     place = Endpoint(host=host, port=port, api_key=api_key, tunnel=tunnel, tunnel_options=tunnel_options or {})

@@ -52,6 +52,11 @@ _MEANINGS: tuple[tuple[str, type[TunnelError], str], ...] = (
         "Cloudflare can't be asked for a quick tunnel from here: is this machine online, and does it allow tunnels?",
     ),
     (
+        r"Could not lookup srv records|edge discovery|[Ff]ailed to dial|Unable to establish connection with Cloudflare",
+        TunnelDownError,
+        "Cloudflare's network can't be reached from here: the agent needs DNS, and port 7844 outwards.",
+    ),
+    (
         r"failed to (unmarshal|parse) quick Tunnel|Error unmarshaling QuickTunnel",
         TunnelDownError,
         "Cloudflare gave out no quick tunnel.",

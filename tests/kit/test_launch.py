@@ -258,6 +258,8 @@ def test_a_launch_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
         ({"tunnel": "carrier pigeon"}, "no tunnel kind"),
         ({"tunnel": "ngrock"}, "Did you mean 'ngrok'"),
         ({"tunnel": True}, 'Pass tunnel="ngrok"'),
+        ({"share": "ngrok"}, "share is 'ngrok'; it is True or False"),
+        ({"share": True, "api_key": "short"}, "has 5 characters; .* a tunnel"),
         ({"api_key": "none"}, "pass api_key=False to ask for none"),
         ({"api_key": "EMPTY"}, "pass api_key=False to ask for none"),
     ],

@@ -69,6 +69,7 @@ def test_a_fresh_name_is_left_alone_until_dns_knows_it(make, fake_cloudflared):
         ),
         ('ERR Error unmarshaling QuickTunnel response: error code: 1015 status_code="429"', TunnelLimitError, "Wait"),
         ("failed to unmarshal quick Tunnel: invalid character", TunnelDownError, "gave out no quick tunnel"),
+        ("Could not lookup srv records on _v2-origintunneld._tcp.argotunnel.com", TunnelDownError, "port 7844"),
         ("something new", TunnelDownError, "exit code 1"),
     ],
 )
