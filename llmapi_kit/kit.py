@@ -26,7 +26,7 @@ from llmapi_kit.client.server_keys import ServerKeys
 from llmapi_kit.config import Settings, load_settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.engine_check import check_engine
-from llmapi_kit.errors import PortInUseError, ServerError, ServerNotFoundError
+from llmapi_kit.errors import ConfigError, PortInUseError, ServerError, ServerNotFoundError
 from llmapi_kit.loading.load_request import LoadRequest, resolve
 from llmapi_kit.loading.loaded_models import LoadedModels
 from llmapi_kit.loading.loader import ModelLoader
@@ -131,6 +131,7 @@ def launch(
     *,
     port: int | None = None,
     host: str = "127.0.0.1",
+    share: bool = False,
     tunnel: str | None = None,
     tunnel_options: dict[str, Any] | None = None,
     api_key: str | Literal[False] | None = None,
@@ -159,9 +160,13 @@ def launch(
         model: what `load` returned, what `load` takes, an engine, or a list of these; the first is the default.
         port: 8000 unless given, or the next one that is free; 0 picks any free one.
         host: address to bind; anything but loopback can be reached from the network.
-        tunnel: ``ngrok`` for a public URL. Its token is found in the environment or in Colab's or Kaggle's secrets, as
-            ``NGROK_AUTHTOKEN``; what the host's rules say about tunnels is logged.
-        tunnel_options: fields of `llmapi_kit.tunnels.base.TunnelSettings`, such as ``auth_token`` or ``domain``.
+        share: True for a public URL through the first kind of tunnel that works: `Server.tunnel_kind` says which. The
+            same as ``tunnel="auto"``; what the host's rules say about tunnels is logged.
+        tunnel: a kind of your choice: ``ngrok`` (its token is found in the environment or in Colab's or Kaggle's
+            secrets, as ``NGROK_AUTHTOKEN``, or asked for), ``cloudflared``, ``ssh`` (a host of your own),
+            ``localhost.run``, ``pinggy``, ``serveo`` or ``auto``. The link is watched, and opened again when it dies.
+        tunnel_options: fields of `llmapi_kit.tunnels.base.TunnelSettings`, such as ``auth_token``, ``domain`` or
+            ``host``.
         api_key: the key to ask for; None takes the one that is kept for the name. One of fewer than 16 characters is
             for loopback without a tunnel. So is False, which asks for none.
         name: tells servers of this process apart; the port unless given.
@@ -186,6 +191,9 @@ def launch(
         >>> server.stop()
     """
     check_launch_settings(settings)
+    if not isinstance(share, bool):
+        raise ConfigError(f"share is {share!r}; it is True or False. A kind of tunnel is named with tunnel=….")
+    tunnel = tunnel or ("auto" if share else None)
     limits = load_settings(**settings)
     place = Endpoint(host=host, port=port, api_key=api_key, tunnel=tunnel, tunnel_options=tunnel_options or {})
     wanted = check_launch(model, place, name=name, aliases=aliases, default=default, settings=settings)
@@ -202,7 +210,7 @@ def launch(
         before = old.models if old is not None else []
         is_same = old is not None and (old.host, old.api_key, old.settings) == (host, key, limits)
         if old is not None and is_same and old.is_running and port in (0, None, old.port):
-            _match_tunnel(old, tunnel, tunnel_options)  # first, as it may fail, and then all is as it was
+            old.match_tunnel(tunnel, tunnel_options or {})  # first, as it may fail, and then all is as it was
             _unload(old.replace_engines(engines, aliases, default), limits.drain_s)
             return _say_what_is_replaced(old, before)
         where = _port(port, host, old)
@@ -382,7 +390,7 @@ def _bring_up(server: Server, old: Server | None, tunnel: str | None, options: d
     try:
         server.start()
         if old is None or not server.can_keep_tunnel(old, tunnel):
-            _match_tunnel(server, tunnel, options)
+            server.match_tunnel(tunnel, options or {})
     except BaseException:
         server.stop(0)
         if old is not None and old.is_running:
@@ -468,14 +476,6 @@ def _unload(engines: Sequence[Engine], drain_s: float = 0.0) -> None:
     """Close engines that `load` made and no server uses any more; see `LoadedModels.unload`."""
     _forget_stopped()
     _models.unload(engines, {id(engine) for server in _servers.values() for engine in server.engines}, drain_s)
-
-
-def _match_tunnel(server: Server, tunnel: str | None, options: dict[str, Any] | None) -> None:
-    """Open, keep or close the tunnel, as asked for."""
-    if tunnel is None:
-        server.close_tunnel()
-    elif server.public_url is None or server.tunnel_kind != tunnel:
-        server.open_tunnel(tunnel, **(options or {}))
 
 
 def _explain_port(error: PortInUseError, port: int) -> PortInUseError:

@@ -1,4 +1,4 @@
-"""Install the programs that tests run beside Python: Chromium, PostgreSQL, curl, Java, Node and a few npm packages.
+"""Install the programs that tests run beside Python: Chromium, PostgreSQL, OpenSSH, curl, Java, Node, npm packages.
 
 What is there already is left alone; the rest comes from apt, which needs root. Without apt, says what to install by
 hand. `make test` runs it. CHROMIUM names a Chromium that is not on PATH.
@@ -23,9 +23,11 @@ PROGRAMS = {
     "java": "default-jdk-headless",
     "node": "nodejs",
     "npm": "npm",
+    "ssh": "openssh-client",
+    "sshd": "openssh-server",
 }
 # Where Debian keeps what it leaves out of PATH
-ELSEWHERE = {"postgres": "/usr/lib/postgresql/*/bin/postgres"}
+ELSEWHERE = {"postgres": "/usr/lib/postgresql/*/bin/postgres", "sshd": "/usr/sbin/sshd"}
 TIMEOUT_S = 1800
 
 

@@ -1,4 +1,4 @@
-"""The kit from a terminal: ``llmapi-kit serve|chat|doctor|notebooks``.
+"""The kit from a terminal: ``llmapi-kit serve|share|chat|doctor|notebooks``.
 
 The same words as in a cell, and no logic of its own. An error of the kit is one line on stderr and exit status 1.
 """
@@ -41,6 +41,11 @@ def main(version: Annotated[bool, typer.Option("--version", help="Show the versi
 
 # So that --load_in_8bit is --load-in-8bit
 UNDERSCORES = {"token_normalize_func": lambda name: name.replace("_", "-")}
+TUNNEL_HELP = (
+    "A public URL: 'auto' for the first that works, 'ngrok', 'cloudflared', 'ssh', 'localhost.run', 'pinggy' or "
+    "'serveo'. Tokens come from the environment: NGROK_AUTHTOKEN, TUNNEL_TOKEN, PINGGY_TOKEN."
+)
+TUNNEL_OPTION_HELP = "Such as host=user@example.com (ssh) or domain=… (ngrok, cloudflared). May be given again."
 MODEL, PLACE, NAMES, SERVER = "The model", "Where it runs", "Several models, and names", "The server"
 
 
@@ -110,7 +115,10 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address to bind; 0.0.0.0 lets the network in.", rich_help_panel=SERVER)
     ] = "127.0.0.1",
-    tunnel: Annotated[str | None, typer.Option(help="'ngrok' for a public URL.", rich_help_panel=SERVER)] = None,
+    tunnel: Annotated[str | None, typer.Option(help=TUNNEL_HELP, rich_help_panel=SERVER)] = None,
+    tunnel_option: Annotated[
+        list[str] | None, typer.Option(help=TUNNEL_OPTION_HELP, show_default=False, rich_help_panel=SERVER)
+    ] = None,
     api_key_file: Annotated[
         Path | None, typer.Option(help="A file of yours that holds the key to ask for.", rich_help_panel=SERVER)
     ] = None,
@@ -126,6 +134,7 @@ def serve(
     with _errors_as_lines():
         from llmapi_kit import kit
         from llmapi_kit.cli.serve_flags import ServeFlags, read_flags
+        from llmapi_kit.cli.tunnel_flags import tunnel_options
         from llmapi_kit.notebook import display
         from llmapi_kit.notebook.snippets import curl_snippet
         from llmapi_kit.server.endpoint import Endpoint
@@ -154,7 +163,8 @@ def serve(
             api_key_file=api_key_file,
         )
         options = read_flags(flags)
-        endpoint = Endpoint(host=host, port=port, api_key=options.api_key, tunnel=tunnel)
+        public = tunnel_options(tunnel_option or ())
+        endpoint = Endpoint(host=host, port=port, api_key=options.api_key, tunnel=tunnel, tunnel_options=public)
         kit.check_launch(options.models, endpoint, options=options.load, **options.launch)
         is_one = len(options.models) == 1
         print(f"{'Loading' if is_one else 'Serving'} {', '.join(options.models)} ...", flush=True)
@@ -162,7 +172,15 @@ def serve(
             loaded = [kit.load(model, lazy=not is_one, **options.load) for model in options.models]
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: done.set())
-        server = kit.launch(loaded, port=port, host=host, tunnel=tunnel, api_key=options.api_key, **options.launch)
+        server = kit.launch(
+            loaded,
+            port=port,
+            host=host,
+            api_key=options.api_key,
+            tunnel=tunnel,
+            tunnel_options=public,
+            **options.launch,
+        )
         print(server)
         print(f"  key in  {server.key_file}\n")
         print(f"{curl_snippet(server.url, server.key_file, loaded[0].name)}\n\nServing until Ctrl-C.", flush=True)
@@ -170,6 +188,41 @@ def serve(
             pass
         print("\nStopping ...", flush=True)
         kit.stop_all(drain_s=server.settings.drain_s)
+
+
+@app.command()
+def share(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="MODEL", help="Launch a server of this model, and share that.", show_default=False),
+    ] = None,
+    tunnel: Annotated[str, typer.Option(help=TUNNEL_HELP)] = "auto",
+    tunnel_option: Annotated[list[str] | None, typer.Option(help=TUNNEL_OPTION_HELP, show_default=False)] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Of the server to share. Default: this machine's newest.", show_default=False)
+    ] = None,
+) -> None:
+    """Give a server a public URL until Ctrl-C.
+
+    The newest server of yours on this machine, a notebook's too, goes on when the sharing ends. Where none runs, or a
+    MODEL is named, one is launched: the same as 'serve MODEL --tunnel auto'.
+    """
+    with _errors_as_lines():
+        from llmapi_kit.cli.share import find_server, share_until
+        from llmapi_kit.cli.tunnel_flags import tunnel_options
+
+        options = tunnel_options(tunnel_option or ())
+        record = None if models else find_server(port)
+        if record is not None:
+            logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+            # What it warns of is shown as it happens
+            logging.getLogger("llmapi_kit.tunnels.watcher").setLevel(logging.ERROR)
+            done = threading.Event()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: done.set())
+            share_until(done, record, tunnel, options)
+            return
+    serve(models, tunnel=tunnel, tunnel_option=tunnel_option, port=8000 if port is None else port)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """The servers that run on this machine for this user, so that another kernel finds them.
 
-One folder, readable by this user only: ``<instance>.json`` says where a server is, ``<instance>.key`` holds its key.
+One folder, readable by this user only: ``<instance>.json`` says where a server is, ``<instance>.key`` holds its key,
+and ``<instance>.share`` the public URL that another program has opened for it.
 A record whose process is gone is removed when it is seen; files that are no records are left alone. Knows nothing of
 threads or HTTP. All methods may be called from any thread and any process.
 """
@@ -11,7 +12,7 @@ import contextlib
 import os
 import platform
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -57,15 +58,44 @@ class ServerRecord:
 
     def is_alive(self) -> bool:
         """Whether its process still runs, as far as can be seen from this machine."""
-        try:
-            process = psutil.Process(self.pid)
-            is_same = abs(process.create_time() - self.process_started) < SAME_PROCESS_S
-            return is_same and process.status() != psutil.STATUS_ZOMBIE
-        except (psutil.Error, ValueError, OverflowError):
-            return False
+        return _is_alive(self.pid, self.process_started)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedUrl:
+    """A public URL that another program keeps open for a server.
+
+    Attributes:
+        kind: of the tunnel.
+        state: of the tunnel; see `llmapi_kit.tunnels.base.TunnelStatus`.
+        public_url: of the tunnel, or None.
+        reason: what is wrong with it, if anything is.
+        pid: the program.
+        process_started: when it began.
+    """
+
+    kind: str
+    state: str
+    public_url: str | None = None
+    reason: str | None = None
+    pid: int = field(default_factory=os.getpid)
+    process_started: float = field(default_factory=lambda: psutil.Process().create_time())
+
+    def is_alive(self) -> bool:
+        """Whether the program still runs."""
+        return _is_alive(self.pid, self.process_started)
+
+
+def _is_alive(pid: int, started: float) -> bool:
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - started) < SAME_PROCESS_S and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, ValueError, OverflowError):
+        return False
 
 
 _RECORD = TypeAdapter(ServerRecord)
+_SHARED = TypeAdapter(SharedUrl)
 
 
 class RunningServers:
@@ -110,11 +140,40 @@ class RunningServers:
                 if time.time() - record.started_at > FORGET_FOREIGN_AFTER_S:
                     self.remove(record)
             elif record.is_alive():
-                records.append(record)
+                records.append(self._with_shared_url(record))
             else:
                 self.remove(record)
         self._remove_leftovers()
         return sorted(records, key=lambda record: record.started_at, reverse=True)
+
+    def share(self, instance: str, shared: SharedUrl) -> None:
+        """Tell a server of this machine by which public URL this program leads to it; a second call replaces the first.
+
+        Raises:
+            ConfigError: the state folder can't be written to.
+        """
+        self._write(self._share_file(instance), _SHARED.dump_json(shared))
+
+    def unshare(self, instance: str) -> None:
+        """There is no such URL any more. Safe to call twice."""
+        with contextlib.suppress(OSError):
+            self._share_file(instance).unlink(missing_ok=True)
+
+    def shared(self, instance: str) -> SharedUrl | None:
+        """The public URL that another program keeps open for a server; None where no such program runs."""
+        try:
+            shared = _SHARED.validate_json(self._share_file(instance).read_bytes())
+        except (OSError, ValueError):
+            return None
+        return shared if shared.is_alive() else None
+
+    def _share_file(self, instance: str) -> Path:
+        return self._folder / f"{instance}.share"
+
+    def _with_shared_url(self, record: ServerRecord) -> ServerRecord:
+        if record.public_url is not None or (shared := self.shared(record.instance)) is None:
+            return record
+        return replace(record, public_url=shared.public_url)
 
     def key_file(self, record: ServerRecord) -> Path:
         """The file that holds the server's key."""
@@ -141,8 +200,10 @@ class RunningServers:
 
     def _remove_leftovers(self) -> None:
         """Keys without a record, and files half written, of processes that were killed."""
-        keys = (path for path in self._folder.glob("*.key") if not path.with_suffix(".json").exists())
-        for path in (*keys, *self._folder.glob(".*.json.*"), *self._folder.glob(".*.key.*")):
+        owned = (*self._folder.glob("*.key"), *self._folder.glob("*.share"))
+        orphans = (path for path in owned if not path.with_suffix(".json").exists())
+        drafts = (path for kind in ("json", "key", "share") for path in self._folder.glob(f".*.{kind}.*"))
+        for path in (*orphans, *drafts):
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > LEFTOVER_AFTER_S:
                     path.unlink()

@@ -95,7 +95,7 @@ class LaunchSettings(_ModelSettings, _ProviderSettings, total=False):
 
 
 LOAD_ONLY = tuple(name for name in LoadOptions.__annotations__ if name not in LaunchSettings.__annotations__)
-LAUNCH_ONLY = ("port", "host", "tunnel", "tunnel_options", "aliases", "default", "name")
+LAUNCH_ONLY = ("port", "host", "share", "tunnel", "tunnel_options", "aliases", "default", "name")
 
 _TOKENS = "The most tokens of an answer are default_max_tokens here; a request says max_tokens."
 _CONTEXT = "It is context_length here."
@@ -104,7 +104,7 @@ _SLOTS = "Requests answered at once are max_slots here."
 _THREADS = "It is num_threads here."
 _SAMPLING = 'What a model samples with where a request does not say is sampling={"temperature": 0.7} here.'
 _KV = "Memory for keys and values is kv_memory here, in bytes."
-_TUNNEL = 'A public address is tunnel="ngrok" here.'
+_TUNNEL = 'A public address is share=True here, or a tunnel="ngrok" of your choice.'
 _TOKEN = "ngrok's token is found in NGROK_AUTHTOKEN: an environment variable, or a secret of Colab or Kaggle."  # noqa: S105
 _KEY = "It is api_key here; without one, a random key is made."
 _NAME = "The name that clients use is served_name here, an argument of kit.load()."
@@ -151,12 +151,10 @@ LOAD_HABITS = {
     "token": "The hub's token is read from HF_TOKEN in the environment.",
     "hf_token": "The hub's token is read from HF_TOKEN in the environment.",
     "system": "A system prompt goes with the request: the first of its messages.",
-    "share": f"It belongs to kit.launch(). {_TUNNEL}",
     **{name: f"It is an argument of kit.launch(): kit.launch(kit.load(…), {name}=…)." for name in LAUNCH_ONLY},
 }
 LAUNCH_HABITS = {
     **_COMMON_HABITS,
-    "share": _TUNNEL,
     "public": _TUNNEL,
     "ngrok": _TUNNEL,
     "ngrok_token": _TOKEN,

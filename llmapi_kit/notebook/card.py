@@ -19,7 +19,7 @@ from llmapi_kit.notebook.snippets import KEY_VARIABLE, curl_snippet, openai_snip
 if TYPE_CHECKING:
     from llmapi_kit.server.server import Server
 
-TUNNEL_TONES = {"up": "running", "starting": "waiting", "down": "died"}
+TUNNEL_TONES = {"up": "running", "starting": "waiting", "degraded": "waiting", "down": "died"}
 BORDER = "1px solid var(--jp-border-color2, rgba(128,128,128,.35))"
 UI_FONT = "font-family:var(--jp-ui-font-family, system-ui, sans-serif);font-size:13px;line-height:1.5"
 CODE_FONT = "font-family:var(--jp-code-font-family, ui-monospace, Menlo, Consolas, monospace);font-size:12px"
@@ -224,6 +224,8 @@ def _public(state: CardState) -> Row:
     if tunnel == "up":
         return Row("Public", address, tone=tone, isCode=True)
     why = f"{tunnel}: {state.reason}" if state.reason else tunnel
+    if tunnel == "degraded":
+        return Row("Public", address, why, tone=tone, isCode=True, isWarning=True)
     return Row("Public", address, why, tone=tone, isStruck=True)
 
 

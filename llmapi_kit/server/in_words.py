@@ -39,6 +39,7 @@ def in_words(
     aliases: Mapping[str, str],
     replaced: Sequence[str],
     tunnel: TunnelStatus | None,
+    tunnel_kind: str | None,
 ) -> str:
     """A server as text, without its key.
 
@@ -50,6 +51,7 @@ def in_words(
         aliases: further names, each with the model that it stands for.
         replaced: models that it took out of service.
         tunnel: how that is; None without one.
+        tunnel_kind: through whom it is public.
     """
     lines = [
         f"llmapi_kit server, {state}",
@@ -62,7 +64,7 @@ def in_words(
     if replaced:
         lines.append(f"  instead of {', '.join(replaced)}  (another name=… makes a second server)")
     if tunnel is not None:
-        lines.insert(2, f"  public  {tunnel.public_url or '-'}  ({tunnel.state}{_because(tunnel)})")
+        lines.insert(2, f"  public  {tunnel.public_url or '-'}  ({tunnel_kind}, {tunnel.state}{_because(tunnel)})")
     return "\n".join(lines)
 
 

@@ -29,14 +29,13 @@ from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.catalog import Catalog
 from llmapi_kit.errors import ConfigError, ServerError
-from llmapi_kit.loopback import LOOPBACK, LOOPBACK_HOSTS
+from llmapi_kit.loopback import LOOPBACK
 from llmapi_kit.server import log_buffer
 from llmapi_kit.server.endpoint import check_key, warn_of_short_key
 from llmapi_kit.server.in_words import REQUEST_COLUMNS, USAGE_COLUMNS, in_words
 from llmapi_kit.server.port import WILDCARDS, network_url
+from llmapi_kit.server.public_access import PublicAccess, PublicServer
 from llmapi_kit.server.thread import ServerThread
-from llmapi_kit.tunnels import open_tunnel, tunnel_settings
-from llmapi_kit.tunnels.base import Tunnel, TunnelStatus
 
 if TYPE_CHECKING:
     from llmapi_kit.store.store import Store
@@ -48,7 +47,7 @@ DAY_S = 86400
 CHAT = ("llmapi_kit.notebook.chat.chat", "chat")
 
 
-class Server:
+class Server(PublicServer):
     """A server of this process. `str(server)` shows no key; `server.api_key` is the key.
 
     Binds its port when it is made and answers after `start`.
@@ -102,17 +101,18 @@ class Server:
         self.replaced: tuple[str, ...] = ()
         self.api_key = api_key
         self.settings = settings
-        self._tunnel: Tunnel | None = None
+        self._public = PublicAccess(self._announce, lambda: self._registry.shared(self._state.instance))
         self._lock = threading.RLock()
+        self._record_lock = threading.Lock()
         self._logs = log_buffer.install()
         self._is_stopped = False
-        self._tunnel_options: dict[str, Any] = {}
         self.on_restart: Callable[[], None] = lambda: None
         self.host, self.port = host, port
         self._open(Catalog(engines, aliases, default), secrets.token_hex(8), instead_of)
         self._registry = RunningServers(settings)
         self._record = ServerRecord(self._state.instance, self.url, self.port, tuple(self.models))
-        self._allow_hosts()
+        # Of two at one port either may get a request that came through the tunnel
+        self._allow_hosts(instead_of.public_url if instead_of is not None else None)
 
     def _open(self, catalog: Catalog, instance: str, instead_of: Server | None = None) -> None:
         """Open the database and bind the port, or share that of a server whose place this one takes."""
@@ -149,10 +149,6 @@ class Server:
             self.stop(0)
             raise
 
-    def can_keep_tunnel(self, old: Server, tunnel: str | None) -> bool:
-        """Whether the tunnel of the server whose place this one takes is up, and leads here, too."""
-        return old.public_url is not None and (old.tunnel_kind, old.port) == (tunnel, self.port)
-
     def take_over(self, old: Server, tunnel: str | None) -> None:
         """End the server whose place this one takes, and go on with its tunnel. Blocks while that one drains.
 
@@ -161,10 +157,10 @@ class Server:
             tunnel: of which kind its tunnel must be to be kept.
         """
         with self._lock, old._lock:
-            if self._tunnel is None and self.can_keep_tunnel(old, tunnel):
-                self._tunnel, old._tunnel = old._tunnel, None
-                self._allow_hosts(self.public_url)
-                self._record = replace(self._record, public_url=self.public_url)
+            if self._public.asked_kind is None and self.can_keep_tunnel(old, tunnel):
+                self._public.take(old._public)
+            elif self._public.asked_kind is None:
+                self._allow_hosts()
         old._thread.stop_listening()
         try:
             old.stop()
@@ -220,18 +216,6 @@ class Server:
     def started_at(self) -> float:
         """When it was launched, as Unix time."""
         return self._record.started_at
-
-    @property
-    def public_url(self) -> str | None:
-        """Where its tunnel answers; None without one."""
-        status = self.tunnel_status()
-        return status.public_url if status and status.state == "up" else None
-
-    @property
-    def tunnel_kind(self) -> str | None:
-        """Through whom it is public; None without a tunnel."""
-        tunnel = self._tunnel
-        return tunnel.kind if tunnel is not None else None
 
     @property
     def base_url(self) -> str:
@@ -417,61 +401,6 @@ class Server:
         self._update_record(models=tuple(self.models))
         return dropped
 
-    def open_tunnel(self, kind: str, **options: Any) -> str:
-        """Open a tunnel and return its public URL.
-
-        Args:
-            kind: ``ngrok``.
-            options: fields of `TunnelSettings`, such as ``auth_token`` or ``domain``.
-
-        Raises:
-            TunnelError: it did not open; nothing is left behind.
-            ConfigError: the server has no key, or a short one; or an option is unknown.
-
-        Examples:
-            >>> server.open_tunnel("ngrok", domain="….ngrok.app")  # doctest: +SKIP
-            'https://….ngrok.app'
-        """
-        with self._lock:
-            if self.api_key is None:
-                raise ConfigError("There is no tunnel without an API key: everybody could use the model.")
-            check_key(self.api_key, self.host, kind)
-            if not self.is_running:
-                raise ServerError(f"The server is {self._state_in_words()}.")
-            state_dir = self.settings.folder("tunnels")
-            settings = tunnel_settings(**options, state_dir=state_dir, instance=self._state.instance)
-            self.close_tunnel()
-            tunnel = open_tunnel(kind, port=self.port, settings=settings)
-            try:
-                url = tunnel.start()
-            except BaseException:
-                tunnel.stop()
-                raise
-            self._tunnel, self._tunnel_options = tunnel, options
-            self._allow_hosts(url)
-            self._update_record(public_url=url)
-            return url
-
-    def close_tunnel(self) -> None:
-        """Close the tunnel, if there is one."""
-        with self._lock:
-            tunnel, self._tunnel = self._tunnel, None
-            if tunnel is not None:
-                tunnel.stop()
-                self._allow_hosts()
-                self._update_record(public_url=None)
-
-    def tunnel_status(self, *, check: bool = False) -> TunnelStatus | None:
-        """How the tunnel is; None without one.
-
-        Args:
-            check: ask the public URL, which takes a moment; otherwise only the agent's state is looked at.
-        """
-        tunnel = self._tunnel
-        if tunnel is None:
-            return None
-        return tunnel.check() if check else tunnel.status()
-
     def stop(self, drain_s: float | None = None) -> None:
         """Stop: take nothing new, let running requests finish for a while, end the others with an error.
 
@@ -487,6 +416,7 @@ class Server:
             >>> server.is_running
             False
         """
+        self._public.give_up_opening()
         with self._lock:
             self._is_stopped = True
             self._state.is_draining = True
@@ -516,7 +446,7 @@ class Server:
         self.on_restart()
         with self._lock:
             self._check_models()
-            tunnel = self.tunnel_kind
+            tunnel = self._public.asked_kind
             if not self._is_stopped:
                 self.stop()
             self._open(self._state.catalog, self._state.instance)
@@ -525,7 +455,7 @@ class Server:
             self._is_stopped = False
             self.start()
             if tunnel is not None:
-                self.open_tunnel(tunnel, **self._tunnel_options)
+                self.open_tunnel(tunnel, **self._public.options)
 
     def _check_models(self) -> None:
         gone = [engine.info.id for engine in self.engines if not engine.readiness().ready]
@@ -545,24 +475,18 @@ class Server:
         """On the dying thread, which may not wait for the lock: nothing may say any more that the server answers."""
         logger.error("The server at %s died: %r", self.url, self.failure)
         self._registry.remove(self._record)
-        if (tunnel := self._tunnel) is not None:
-            tunnel.stop()
+        self._public.abandon()
 
     def _drain(self, drain_s: float) -> None:
         deadline = time.monotonic() + drain_s
         while self._state.active and self._thread.is_alive and time.monotonic() < deadline:
             time.sleep(0.02)
 
-    def _allow_hosts(self, public_url: str | None = None) -> None:
-        """Which Host headers are answered: this machine's names and the tunnel's; any, when bound to the network."""
-        public = (public_url.split("://")[-1].split("/")[0].split(":")[0].lower(),) if public_url else ()
-        self._state.public_hosts = public
-        self._state.hosts = (*LOOPBACK_HOSTS, *public) if self.host in LOOPBACK else ()
-
     def _update_record(self, **changes: Any) -> None:
-        self._record = replace(self._record, **changes)
-        if self.is_running:
-            self._registry.add(self._record, self.api_key)
+        with self._record_lock:
+            self._record = replace(self._record, **changes)
+            if self.is_running:
+                self._registry.add(self._record, self.api_key)
 
     def _remote(self) -> RemoteServer:
         if not self.is_running:
@@ -594,4 +518,5 @@ class Server:
             aliases=self.aliases,
             replaced=self.replaced,
             tunnel=self.tunnel_status(),
+            tunnel_kind=self.tunnel_kind,
         )

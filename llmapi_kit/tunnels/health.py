@@ -11,19 +11,32 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import httpx
 
 MAX_BODY_BYTES = 64 * 1024
 
 
+NAME_NOT_ALLOWED = "host_not_allowed"
+
+
 @dataclass(frozen=True)
 class Health:
-    """What asking a public URL showed. `reason` and `code` are set when it is not ok."""
+    """What asking a public URL showed. All but `is_ok` is set when it is not ok.
+
+    Attributes:
+        is_ok: whether our server answered.
+        reason: a sentence for a person.
+        code: the provider's own, or our server's.
+        cause: "answer" where somebody else answered or an error page came, "silence" where nobody did, "dns" where
+            the name was not known. The latter two may be this machine's own network.
+    """
 
     is_ok: bool
     reason: str | None = None
     code: str | None = None
+    cause: Literal["answer", "silence", "dns"] | None = None
 
 
 KnownPage = Callable[[str], "tuple[str, str] | None"]
@@ -37,16 +50,20 @@ def check_health(
     headers: Mapping[str, str],
     known_page: KnownPage,
     timeout_s: float,
+    is_local: bool = False,
 ) -> Health:
     """Ask `public_url`/healthz. Blocks at most about `timeout_s`; never raises for what the network does.
 
-    With `instance` None any server that answers like ours is accepted.
+    With `instance` None any server that answers like ours is accepted. One that `is_local` is asked without the proxy
+    that the environment may name.
     """
     url = f"{public_url}/healthz"
     deadline = time.monotonic() + timeout_s
     try:
         with (
-            httpx.Client(timeout=timeout_s, headers=dict(headers), follow_redirects=False) as client,
+            httpx.Client(
+                timeout=timeout_s, headers=dict(headers), follow_redirects=False, trust_env=not is_local
+            ) as client,
             client.stream("GET", url) as response,
         ):
             body = b""
@@ -57,12 +74,12 @@ def check_health(
                 if time.monotonic() > deadline:
                     raise httpx.ReadTimeout("the answer did not end")
     except httpx.TimeoutException:
-        return Health(False, f"{url} did not answer within {timeout_s:g} s.")
+        return Health(False, f"{url} did not answer within {timeout_s:g} s.", cause="silence")
     except httpx.ConnectError as exc:
-        return Health(False, _connect_reason(url, exc))
+        return _not_connected(url, exc)
     # ImportError: a SOCKS proxy in the environment without the package for it. ValueError: a malformed proxy.
     except (httpx.HTTPError, httpx.InvalidURL, ImportError, ValueError) as exc:
-        return Health(False, f"{url} can't be asked: {exc or type(exc).__name__}.")
+        return Health(False, f"{url} can't be asked: {exc or type(exc).__name__}.", cause="silence")
     return _judge(url, response, body[:MAX_BODY_BYTES].decode("utf-8", "replace"), instance, known_page)
 
 
@@ -72,15 +89,18 @@ def _judge(url: str, response: httpx.Response, body: str, instance: str | None, 
         if instance is None or answer.get("instance") == instance:
             return Health(True)
         other = str(answer.get("instance"))[:40]
-        return Health(False, f"{url} reaches another server, not this one (its instance is {other!r}).")
+        return Health(False, f"{url} reaches another server, not this one (its instance is {other!r}).", cause="answer")
+    error = answer.get("error")
+    if status == 403 and isinstance(error, dict) and error.get("code") == NAME_NOT_ALLOWED:
+        return Health(False, f"{url} reaches a server that does not go by this name.", NAME_NOT_ALLOWED, "answer")
     headers = "\n".join(f"{name}: {value}" for name, value in response.headers.items())
     known = known_page(f"{headers}\n{body}")
     if known is not None:
         code, sentence = known
-        return Health(False, f"{url} answered HTTP {status}: {sentence}", code)
+        return Health(False, f"{url} answered HTTP {status}: {sentence}", code, "answer")
     if status == 200:
-        return Health(False, f"{url} answered what this server never does: {body.strip()[:80]!r}.")
-    return Health(False, f"{url} answered HTTP {status}, not 200.")
+        return Health(False, f"{url} answered what this server never does: {body.strip()[:80]!r}.", cause="answer")
+    return Health(False, f"{url} answered HTTP {status}, not 200.", cause="answer")
 
 
 def _json_object(text: str) -> dict[str, object]:
@@ -91,10 +111,10 @@ def _json_object(text: str) -> dict[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _connect_reason(url: str, exc: BaseException) -> str:
+def _not_connected(url: str, exc: BaseException) -> Health:
     cause: BaseException | None = exc
     while cause is not None:
         if isinstance(cause, socket.gaierror):
-            return f"The name in {url} is not known to DNS ({cause.strerror})."
+            return Health(False, f"The name in {url} is not known to DNS ({cause.strerror}).", cause="dns")
         cause = cause.__cause__ or cause.__context__
-    return f"{url} can't be reached: {exc}."
+    return Health(False, f"{url} can't be reached: {exc}.", cause="silence")

@@ -22,7 +22,6 @@ How the agent is tied down, and what that gives:
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 import subprocess
@@ -37,7 +36,7 @@ from pyngrok.conf import PyngrokConfig
 from pyngrok.exception import PyngrokError, PyngrokNgrokError, PyngrokNgrokHTTPError, PyngrokNgrokURLError
 from pyngrok.process import NgrokProcess
 
-from llmapi_kit.errors import ConfigError, LlmApiKitError, TunnelError, TunnelTimeoutError
+from llmapi_kit.errors import ConfigError, LlmApiKitError, TunnelAuthError, TunnelError, TunnelTimeoutError
 from llmapi_kit.tunnels import ngrok_errors
 from llmapi_kit.tunnels.agent_folder import AgentFolder
 from llmapi_kit.tunnels.base import TunnelSettings
@@ -45,8 +44,7 @@ from llmapi_kit.tunnels.health import Health, check_health
 from llmapi_kit.tunnels.ngrok_setup import TOKEN_VARIABLE, check_agent_path, find_agent, find_token
 from llmapi_kit.tunnels.no_proxy import loopback_direct
 from llmapi_kit.tunnels.process import AgentTunnel
-
-logger = logging.getLogger(__name__)
+from llmapi_kit.tunnels.secret_store import forget_secret
 
 PYNGROK_AGENT_LOGGER = "pyngrok.process.ngrok"
 DISCONNECT_TIMEOUT_S = 1.5
@@ -76,7 +74,10 @@ class NgrokTunnel(AgentTunnel):
         domain = self.settings.domain
         if domain is not None and not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", domain):
             raise ConfigError(f"domain is {domain!r}; it must be a host name, such as my-name.ngrok.app.")
-        self._token = find_token(self.settings.auth_token)
+        region = self.settings.region
+        if region is not None and not re.fullmatch(r"[a-z]{2}(-[a-z]+-\d+)?", region):
+            raise ConfigError(f"region is {region!r}; it must be one of ngrok's, such as eu, us, ap, au, in, jp or sa.")
+        self._token = find_token(self.settings.auth_token, may_ask_person=self.settings.may_ask_person)
         self.log.hide(self._token.get_secret_value())
 
     def _find_agent(self) -> Path:
@@ -84,13 +85,15 @@ class NgrokTunnel(AgentTunnel):
 
     def _spawn(self, folder: AgentFolder, agent: Path) -> subprocess.Popen[str]:
         launcher = folder.write_launcher(agent, drop_variables=(TOKEN_VARIABLE,))
+        region = self.settings.region
+        connect_url = f"connect.{region}.ngrok-agent.com:443" if region else ""
         config_path = folder.write_private(
             "ngrok.yml",
             'version: "3"\n'
             "agent:\n"
             f"  authtoken: {json.dumps(self._token.get_secret_value())}\n"
             # The agent would keep every request, keys included, readable for all users of this machine.
-            "  inspect_db_size: -1\n",
+            "  inspect_db_size: -1\n" + (f"  connect_url: {connect_url}\n" if connect_url else ""),
         )
         config = PyngrokConfig(
             ngrok_path=str(launcher),
@@ -148,6 +151,8 @@ class NgrokTunnel(AgentTunnel):
             code = ngrok_errors.find_code("\n".join(self.log.tail(20)))
         if code is not None:
             error = ngrok_errors.refusal(code, said, quote)
+            if isinstance(error, TunnelAuthError):
+                forget_secret(TOKEN_VARIABLE)
         elif isinstance(exc, PyngrokNgrokHTTPError):
             said = said[:400]
             error = TunnelError(f"The ngrok agent refused the endpoint (HTTP {exc.status_code}): {said}\n{quote}")
@@ -155,14 +160,8 @@ class NgrokTunnel(AgentTunnel):
             error = TunnelTimeoutError(f"The ngrok agent did not answer on this machine: {said}\n{quote}")
         elif isinstance(exc, PyngrokNgrokError):
             error = ngrok_errors.ended_early(said, quote)
-        elif isinstance(exc, PermissionError):
-            error = TunnelError(
-                f"The agent could not be started from {self.settings.state_dir}: {said}. If that disk does "
-                "not allow programs (a shared drive), choose another state_dir."
-            )
         else:
-            what = f"{type(exc).__name__}: {said}"
-            error = TunnelError(f"The ngrok tunnel could not be opened: {what}\n{quote}")
+            error = self._explain_spawn(exc)
         # The original's message, attributes and frames may hold the token, which ngrok quotes.
         error.__cause__ = PyngrokError(f"{type(exc).__name__}: {self.log.redact(str(exc))}")
         return error
@@ -194,11 +193,6 @@ class NgrokTunnel(AgentTunnel):
             known_page=ngrok_errors.known_page,
             timeout_s=timeout_s,
         )
-
-    def _say(self, line: str) -> None:
-        logger.info(line)
-        if self.settings.on_progress is not None:
-            self.settings.on_progress(line)
 
 
 def _detail(body: str) -> str:

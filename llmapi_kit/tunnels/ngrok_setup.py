@@ -21,7 +21,7 @@ from pyngrok.exception import PyngrokError
 
 from llmapi_kit.errors import ConfigError, TunnelAuthError, TunnelError
 from llmapi_kit.tunnels.ngrok_errors import TOKEN_PAGE
-from llmapi_kit.tunnels.secret_store import find_secret
+from llmapi_kit.tunnels.secret_store import ask_person, find_secret
 
 TOKEN_VARIABLE = "NGROK_AUTHTOKEN"  # noqa: S105 - a variable's name
 DOWNLOAD_STALL_S = 20.0
@@ -29,12 +29,13 @@ DOWNLOAD_STALL_S = 20.0
 _download_lock = threading.Lock()
 
 
-def find_token(given: SecretStr | None, *, ask_host: bool = True) -> SecretStr:
-    """The token: the one given, else from the environment, Colab's or Kaggle's secrets, or ngrok's own configuration.
+def find_token(given: SecretStr | None, *, ask_host: bool = True, may_ask_person: bool = False) -> SecretStr:
+    """The token: given, or from the environment, Colab's or Kaggle's secrets, ngrok's configuration, or a person.
 
     Args:
         given: by the user.
         ask_host: whether Colab or Kaggle may be asked, which can take a while and a click.
+        may_ask_person: whether it may be typed in, unseen, where nothing else has it.
 
     Raises:
         TunnelAuthError: there is none; the message says where to get one and how to hand it over.
@@ -48,6 +49,8 @@ def find_token(given: SecretStr | None, *, ask_host: bool = True) -> SecretStr:
     configured = SecretStr(_token_in_config(config_path).strip())
     if configured.get_secret_value():
         return configured
+    if may_ask_person and (typed := ask_person(TOKEN_VARIABLE, f"ngrok's token ({TOKEN_PAGE}): ")) is not None:
+        return typed
     raise TunnelAuthError(
         "ngrok needs a token, and none was found: no auth_token was given, "
         f"there is no {TOKEN_VARIABLE} in the environment or in the host's secrets, and {config_path} has none. "

@@ -19,6 +19,7 @@ import subprocess
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 WATCH_INTERVAL_S = 0.25
 TERMINATE_GRACE_S = 1.5
 STOP_TIMEOUT_S = 6.0
+# What an agent says as it ends is why; its output is read to the end first
+LAST_WORDS_S = 0.5
 
 _running: set[AgentTunnel] = set()
 
@@ -51,6 +54,7 @@ class AgentTunnel(ABC):
         self._thread: threading.Thread | None = None
         self._folder: AgentFolder | None = None
         self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
         self._lock = threading.Lock()
         self._opened = threading.Event()  # the agent has given a URL
         self._settled = threading.Event()  # start() has its answer
@@ -67,6 +71,11 @@ class AgentTunnel(ABC):
     @abstractmethod
     def kind(self) -> str:
         """The name `open_tunnel` knows it by."""
+
+    @property
+    def settle_s(self) -> float:
+        """See `Tunnel.settle_s`."""
+        return 0.0
 
     @abstractmethod
     def prepare(self) -> None:
@@ -139,15 +148,25 @@ class AgentTunnel(ABC):
         """See `Tunnel.status`."""
         return self._status
 
-    def check(self, *, timeout_s: float = 10.0) -> TunnelStatus:
-        """See `Tunnel.check`."""
+    @property
+    def is_open(self) -> bool:
+        """See `Tunnel.is_open`."""
+        return self._is_agent_watched()
+
+    def probe(self, *, timeout_s: float = 10.0) -> Health | None:
+        """See `Tunnel.probe`."""
         public_url = self._status.public_url
         if public_url is None or not self._is_agent_watched():
-            return self._status
-        health = self._ask_health(public_url, timeout_s)
+            return None
+        return self._ask_health(public_url, timeout_s)
+
+    def check(self, *, timeout_s: float = 10.0) -> TunnelStatus:
+        """See `Tunnel.check`."""
+        health = self.probe(timeout_s=timeout_s)
         with self._lock:
+            public_url = self._status.public_url
             # It may have ended meanwhile; then that is what there is to say.
-            if self._is_agent_watched():
+            if health is not None and self._is_agent_watched():
                 state: TunnelState = "up" if health.is_ok else "down"
                 self._status = TunnelStatus(state, public_url, health.reason, health.code)
             return self._status
@@ -226,8 +245,8 @@ class AgentTunnel(ABC):
         self._process = process
         folder.record_agent()
         name = f"llmapi-kit-tunnel-{self.kind}-log"
-        reader = threading.Thread(target=self._read, args=(process.stdout,), name=name, daemon=True)
-        reader.start()
+        self._reader = threading.Thread(target=self._read, args=(process.stdout,), name=name, daemon=True)
+        self._reader.start()
         if self._stopping.is_set():
             return
         public_url = self._connect().rstrip("/")
@@ -239,9 +258,9 @@ class AgentTunnel(ABC):
         while not self._stopping.wait(WATCH_INTERVAL_S):
             returncode = process.poll()
             if returncode is not None:
-                reader.join(0.5)  # its last words say why
+                self._reader.join(LAST_WORDS_S)
                 reason, code = self._explain_exit(returncode)
-                self._set_status(TunnelStatus("down", public_url, reason, code))
+                self._set_status(TunnelStatus("down", self._status.public_url, reason, code))
                 return
         with contextlib.suppress(Exception):  # a courtesy to the provider; the agent is ended next in any case
             self._disconnect()
@@ -257,7 +276,11 @@ class AgentTunnel(ABC):
                     continue
                 if not line:
                     return
-                self.log.add(line)
+                self._heed(line)
+
+    def _heed(self, line: str) -> None:
+        """One line that the agent printed. In the thread that reads them."""
+        self.log.add(line)
 
     def _clean_up(self) -> None:
         process, folder = self._process, self._folder
@@ -272,6 +295,55 @@ class AgentTunnel(ABC):
         if folder is not None:
             folder.kill_agent()  # it was spawned, but never handed over
             folder.remove()
+
+    # For the kinds.
+
+    def _launch(
+        self,
+        folder: AgentFolder,
+        agent: Path,
+        arguments: Sequence[str],
+        *,
+        drop_variables: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[str]:
+        """Start an agent so that it ends with this thread, prints to `_heed` and is not interrupted with a cell.
+
+        Args:
+            folder: of this agent.
+            agent: the program.
+            arguments: for it; every user of this machine can read them.
+            drop_variables: of the environment, which it is not to see.
+            variables: further ones, which only this user can read.
+        """
+        return subprocess.Popen(
+            [folder.write_launcher(agent, drop_variables=drop_variables), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, **(variables or {})},
+            start_new_session=True,
+        )
+
+    def _say(self, line: str) -> None:
+        """Tell a person what takes a while."""
+        logger.info(line)
+        if self.settings.on_progress is not None:
+            self.settings.on_progress(line)
+
+    def _explain_spawn(self, exc: Exception) -> TunnelError:
+        """The error for an agent that could not even be started."""
+        said = self.log.redact(str(exc))
+        if isinstance(exc, PermissionError):
+            return TunnelError(
+                f"The agent could not be started from {self.settings.state_dir}: {said}. If that disk does "
+                "not allow programs (a shared drive), choose another state_dir."
+            )
+        what = f"{type(exc).__name__}: {said}"
+        return TunnelError(f"The {self.kind} tunnel could not be opened: {what}\n{self.log.quote()}")
 
     # State.
 

@@ -6,11 +6,17 @@ the kernel's main thread.
 
 from __future__ import annotations
 
+import getpass
 import os
+import sys
+import threading
 
 from pydantic import SecretStr
 
 from llmapi_kit.places import is_colab, is_kaggle
+
+# What a host or a person answered, so that a tunnel that is opened again asks nobody
+_answers: dict[str, str] = {}
 
 
 def find_secret(name: str, *, ask_host: bool = True) -> SecretStr | None:
@@ -21,10 +27,52 @@ def find_secret(name: str, *, ask_host: bool = True) -> SecretStr | None:
 
     Args:
         name: such as ``NGROK_AUTHTOKEN``; the environment variable and the secret have the same name.
-        ask_host: whether Colab or Kaggle may be asked, which can take a while and a click.
+        ask_host: whether Colab or Kaggle may be asked, which can take a while and a click; only in the main thread.
     """
-    value = os.environ.get(name, "").strip() or (_ask_host(name) if ask_host else "")
+    value = os.environ.get(name, "").strip()
+    if not value and ask_host and _is_main_thread() and (answer := _ask_host(name)):
+        _answers[name] = answer
+    value = value or _answers.get(name, "")
     return SecretStr(value) if value else None
+
+
+def ask_person(name: str, prompt: str) -> SecretStr | None:
+    """A secret that a person types in unseen; None where nobody can be asked, or nothing was typed.
+
+    Asked for in the main thread only, where there is a terminal or a notebook whose page takes input. Kept for this
+    process, and for `find_secret`.
+
+    Args:
+        name: as `find_secret` knows it.
+        prompt: what the person sees.
+    """
+    if not _is_main_thread() or not _can_ask_person():
+        return None
+    try:
+        value = getpass.getpass(prompt).strip()
+    except (EOFError, OSError, RuntimeError, NotImplementedError):  # a notebook that runs without a page
+        return None
+    _answers[name] = value
+    return SecretStr(value) if value else None
+
+
+def forget_secret(name: str) -> None:
+    """Have a secret that was asked for be asked for again: it was refused."""
+    _answers.pop(name, None)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _can_ask_person() -> bool:
+    """Whether input is possible: a page that is open on a kernel, or a terminal."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    kernel = getattr(shell, "kernel", None)
+    if kernel is not None:
+        return bool(getattr(kernel, "_allow_stdin", False))
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def _ask_host(name: str) -> str:

@@ -15,14 +15,14 @@ from llmapi_kit.server.server import Server
 # What an example would say nothing about that the sentence does not.
 WITHOUT = {
     *("Server.start", "Server.replace_engines", "Server.close_tunnel", "Server.tunnel_status"),
-    *("Server.can_keep_tunnel", "Server.take_over", "Server.reappear"),
+    *("Server.can_keep_tunnel", "Server.match_tunnel", "Server.take_over", "Server.reappear"),
     *("RemoteServer.async_client", "RemoteServer.check"),
 }
 PUBLIC = {f"kit.{name}": getattr(kit, name) for name in kit.__all__ if inspect.isfunction(getattr(kit, name))} | {
     f"{owner.__name__}.{name}": function
     for owner in (Model, Server, RemoteServer)
-    for name, function in vars(owner).items()
-    if inspect.isfunction(function) and not name.startswith("_")
+    for name, function in inspect.getmembers(owner, inspect.isfunction)
+    if not name.startswith("_")
 }
 
 

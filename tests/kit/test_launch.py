@@ -258,6 +258,8 @@ def test_a_launch_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
         ({"tunnel": "carrier pigeon"}, "no tunnel kind"),
         ({"tunnel": "ngrock"}, "Did you mean 'ngrok'"),
         ({"tunnel": True}, 'Pass tunnel="ngrok"'),
+        ({"share": "ngrok"}, "share is 'ngrok'; it is True or False"),
+        ({"share": True, "api_key": "short"}, "has 5 characters; .* a tunnel"),
         ({"api_key": "none"}, "pass api_key=False to ask for none"),
         ({"api_key": "EMPTY"}, "pass api_key=False to ask for none"),
     ],
@@ -378,7 +380,7 @@ def test_a_launch_without_a_port_takes_the_next_one_that_is_free(monkeypatch, ca
     [
         ("prot", "Did you mean 'port'"),
         ("tunel", "Did you mean 'tunnel'"),
-        ("share", 'tunnel="ngrok"'),
+        ("public", "share=True"),
         ("max_tokens", "default_max_tokens"),
         ("max_slot", "Did you mean 'max_slots'"),
         ("gpu", "It takes"),

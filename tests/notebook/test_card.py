@@ -137,5 +137,14 @@ def test_dead_tunnel_is_shown_as_dead_with_its_reason():
     assert "anywhere" not in text
 
 
+def test_link_that_was_not_reached_lately_is_still_to_be_copied_and_says_why():
+    state = replace(STATE, tunnel="degraded", public_url="https://x.example", reason="It did not answer.")
+    html = draw(state)
+    assert "<s style" not in html
+    text = read(html).text
+    assert "https://x.example/v1" in text
+    assert "degraded: It did not answer." in text
+
+
 def test_equal_states_need_no_new_drawing(server):
     assert card_state(server) == card_state(server)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -15,7 +17,8 @@ import psutil
 import pytest
 from pyngrok import installer
 
-from llmapi_kit.tunnels import TunnelSettings, open_tunnel
+from llmapi_kit.tunnels import TunnelSettings, open_tunnel, secret_store
+from tests.tunnels.ssh_host import SshHost, make_keys
 
 HERE = Path(__file__).parent
 
@@ -48,6 +51,7 @@ class PublicSite:
 @pytest.fixture(autouse=True)
 def own_home(monkeypatch, tmp_path):
     """The user's ngrok configuration and program are out of sight, and nothing can be downloaded."""
+    monkeypatch.setattr(secret_store, "_answers", {})
     monkeypatch.setattr(installer, "get_ngrok_cdn_url", lambda _: "http://127.0.0.1:9/no-download-in-tests.tgz")
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user" / ".config"))
@@ -81,18 +85,19 @@ def is_running():
 
 
 @pytest.fixture
-def fake_agent(tmp_path):
+def make_program(tmp_path):
+    """Make a stand-in for an agent: a script beside this file, under the agent's name, with its scenario."""
     num_made = 0
 
-    def make(**scenario):
+    def make(name, script, **scenario):
         nonlocal num_made
         num_made += 1
         folder = tmp_path / f"agent {num_made}"  # a space: paths must survive the shell
         folder.mkdir()
-        agent = FakeAgent(folder / "ngrok", folder / "record.json", folder / "die")
+        agent = FakeAgent(folder / name, folder / "record.json", folder / "die")
         scenario = {"record": str(agent.record_file), "die_file": str(agent.die_file), **scenario}
         (folder / "scenario.json").write_text(json.dumps(scenario))
-        command = shlex.join([sys.executable, "-S", str(HERE / "fake_ngrok.py"), str(folder / "scenario.json")])
+        command = shlex.join([sys.executable, "-S", str(HERE / script), str(folder / "scenario.json")])
         agent.path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         agent.path.chmod(0o755)
         return agent
@@ -101,24 +106,79 @@ def fake_agent(tmp_path):
 
 
 @pytest.fixture
+def fake_agent(make_program):
+    """A stand-in for ngrok's agent."""
+    return partial(make_program, "ngrok", "fake_ngrok.py")
+
+
+@pytest.fixture
+def fake_cloudflared(make_program):
+    """One for cloudflared."""
+    return partial(make_program, "cloudflared", "fake_printer.py")
+
+
+@pytest.fixture
+def fake_ssh(make_program, monkeypatch):
+    """One for ssh, first on PATH."""
+
+    def make(**scenario):
+        agent = make_program("ssh", "fake_printer.py", **scenario)
+        monkeypatch.setenv("PATH", f"{agent.path.parent}{os.pathsep}{os.environ['PATH']}")
+        return agent
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ssh_keys(tmp_path_factory):
+    return make_keys(tmp_path_factory.mktemp("ssh keys"))
+
+
+@pytest.fixture
+def ssh_host(ssh_keys, tmp_path):
+    """An OpenSSH server of this machine."""
+    with SshHost(ssh_keys, tmp_path) as host:
+        yield host
+
+
+@pytest.fixture
+def ssh_options(ssh_host):
+    """How to log in there. The second address of loopback is none of the names that a server is local by."""
+    return {
+        "host": f"127.0.0.2:{ssh_host.port}",
+        "identity_file": ssh_host.keys.identity,
+        "host_key": ssh_host.keys.host_key,
+    }
+
+
+@pytest.fixture
 def state_dir(tmp_path):
     return tmp_path / "state"
 
 
 @pytest.fixture
-def make_tunnel(state_dir):
+def make_kind(state_dir):
+    """Make tunnels of any kind; all are stopped at the end."""
     tunnels = []
 
-    def make(agent, *, port=8000, **settings):
-        settings = {"auth_token": "a-token", "timeout_s": 20.0, "state_dir": state_dir, **settings}
-        path = agent.path if agent is not None else None
-        tunnel = open_tunnel("ngrok", port=port, settings=TunnelSettings(ngrok_path=path, **settings))
+    def make(kind, *, port=8000, **settings):
+        settings = TunnelSettings(**{"timeout_s": 20.0, "state_dir": state_dir, **settings})
+        tunnel = open_tunnel(kind, port=port, settings=settings)
         tunnels.append(tunnel)
         return tunnel
 
     yield make
     for tunnel in tunnels:
         tunnel.stop()
+
+
+@pytest.fixture
+def make_tunnel(make_kind):
+    def make(agent, **settings):
+        path = agent.path if agent is not None else None
+        return make_kind("ngrok", **{"auth_token": "a-token", "ngrok_path": path, **settings})
+
+    return make
 
 
 @pytest.fixture

@@ -187,3 +187,49 @@ def test_failed_download_says_what_to_do_instead(monkeypatch, tmp_path, make_tun
         make_tunnel(None, on_progress=lines.append).start()
     assert len(lines) == 1
     assert lines[0].startswith("Downloading the ngrok agent to ")
+
+
+@pytest.fixture
+def person(monkeypatch):
+    """Somebody who is there and types a token; what they were asked."""
+    asked = []
+    monkeypatch.setattr("llmapi_kit.tunnels.secret_store._can_ask_person", lambda: True)
+    monkeypatch.setattr("getpass.getpass", lambda prompt: asked.append(prompt) or "typed-token")
+    return asked
+
+
+def test_a_person_is_asked_for_the_token_once_where_nothing_has_it(make_tunnel, fake_agent, person):
+    agents = [fake_agent(), fake_agent()]
+    for agent in agents:
+        make_tunnel(agent, auth_token=None).start()
+        assert "typed-token" in agent.record()["config"]
+    assert len(person) == 1
+    assert "your-authtoken" in person[0]
+
+
+def test_a_typed_token_that_ngrok_refuses_is_asked_for_again(make_tunnel, fake_agent, person):
+    with pytest.raises(TunnelAuthError):
+        make_tunnel(fake_agent(startup_error="invalid ERR_NGROK_107"), auth_token=None).start()
+    make_tunnel(fake_agent(), auth_token=None).start()
+    assert len(person) == 2
+
+
+def test_a_token_that_is_there_is_not_asked_for(make_tunnel, fake_agent, person, monkeypatch):
+    monkeypatch.setenv("NGROK_AUTHTOKEN", "from-environment")
+    make_tunnel(fake_agent(), auth_token=None).start()
+    assert person == []
+
+
+def test_a_region_is_where_the_agent_connects_to(make_tunnel, fake_agent):
+    agent = fake_agent()
+    make_tunnel(agent, region="eu").start()
+    assert "  connect_url: connect.eu.ngrok-agent.com:443\n" in agent.record()["config"]
+    agent = fake_agent()
+    make_tunnel(agent).start()
+    assert "connect_url" not in agent.record()["config"]
+
+
+@pytest.mark.parametrize("region", ["Europe", "eu\n  x: y", "", "e"])
+def test_a_region_that_is_none_is_refused(make_tunnel, fake_agent, region):
+    with pytest.raises(ConfigError, match="it must be one of ngrok's"):
+        make_tunnel(fake_agent(), region=region).prepare()

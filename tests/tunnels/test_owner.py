@@ -27,7 +27,12 @@ def start_owner(state_dir):
     owners = []
 
     def start(agent, then):
-        order = {"agent": str(agent.path), "state_dir": str(state_dir), "then": then}
+        """With an agent of ngrok's, or what is to be known of an ssh host."""
+        if isinstance(agent, dict):
+            kind, settings = "ssh", {name: str(value) for name, value in agent.items()}
+        else:
+            kind, settings = "ngrok", {"ngrok_path": str(agent.path), "auth_token": "a-token"}
+        order = {"kind": kind, "settings": {**settings, "state_dir": str(state_dir)}, "then": then}
         owner = subprocess.Popen(
             [sys.executable, str(HERE / "owner.py"), json.dumps(order)],
             stdout=subprocess.PIPE,
@@ -103,6 +108,23 @@ def test_kill_9_of_the_owner_ends_the_agent(start_owner, fake_agent, wait_until,
     owner.wait()
     wait_until(lambda: not is_running(agent.record()["pid"]), timeout_s=5)
     psutil.Process(line["naive_child"]).kill()  # which nobody told to end
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends a process with its parent")
+def test_kill_9_of_the_owner_ends_the_ssh_agent_and_the_forwarding(start_owner, ssh_options, wait_until, is_running):
+    owner, line = start_owner(ssh_options, "wait")
+    assert psutil.Process(line["agent"]).name() == "ssh"
+    owner.kill()
+    owner.wait()
+    wait_until(lambda: not is_running(line["agent"]), timeout_s=5)
+    psutil.Process(line["naive_child"]).kill()
+
+
+def test_owner_that_simply_ends_takes_the_ssh_agent_along(start_owner, ssh_options, is_running, state_dir):
+    owner, line = start_owner(ssh_options, "exit")
+    assert owner.wait(20) == 0
+    assert not is_running(line["agent"])
+    assert files_in(state_dir) == []
 
 
 def test_owner_that_simply_ends_takes_the_agent_along_at_once(start_owner, fake_agent, is_running, state_dir):
