@@ -44,6 +44,7 @@ class CardState:
         public_url: the tunnel's, also while it is down.
         reason: why it is down.
         failure: what ended the server, if nobody stopped it.
+        replaced: models that the latest launch took out of service.
     """
 
     is_running: bool
@@ -58,6 +59,7 @@ class CardState:
     public_url: str | None = None
     reason: str | None = None
     failure: str | None = None
+    replaced: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,7 @@ def card_state(server: Server) -> CardState:
         public_url=status.public_url if status else None,
         reason=status.reason if status else None,
         failure=_failure(server),
+        replaced=server.replaced,
     )
 
 
@@ -212,6 +215,8 @@ def _rows(state: CardState) -> list[Row]:
         rows.append(Row("Key", state.masked_key, "the whole key is server.api_key", isKey=True))
     if state.aliases:
         rows.append(Row("Also", ", ".join(f"{alias} = {model}" for alias, model in state.aliases)))
+    if state.replaced and state.is_running:
+        rows.append(Row("Instead of", ", ".join(state.replaced), "launch with another name=… for a second server"))
     if state.started_at:
         rows.append(Row("Launched", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(state.started_at))))
     return rows

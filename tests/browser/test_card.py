@@ -12,9 +12,8 @@ import signal
 import nbformat
 import pytest
 from nbconvert import HTMLExporter
-from nbformat.v4 import new_code_cell, new_notebook
 
-from .lab import CURRENT, SETTINGS, find_chromium, open_page, run_lab
+from .lab import CURRENT, SETTINGS, find_chromium, open_page, run_lab, write_notebook
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 KEY = "canary-0123456789-canary-0123456789"
@@ -48,9 +47,7 @@ def opened(tmp_path_factory):
     root.mkdir()
     scratch.mkdir()
     path = root / "card.ipynb"
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    cells = [new_code_cell(LAUNCH, id="launch"), new_code_cell(DASHBOARD, id="dashboard")]
-    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    write_notebook(path, launch=LAUNCH, dashboard=DASHBOARD)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CANARY", KEY)
         patch.setenv("LLMAPI_KIT_HOME", str(folder / "home"))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
 
-from .lab import CURRENT, SETTINGS, open_page, run_lab
+from .chat_box import ChatBox
+from .lab import CURRENT, SETTINGS, open_page, run_lab, write_notebook
 
 pytestmark = pytest.mark.timeout(240)
 HERE = Path(__file__).parent
@@ -34,33 +34,6 @@ CHATS = {
 }
 
 
-class ChatBox:
-    """One chat on the page."""
-
-    def __init__(self, lab, number):
-        self.lab = lab
-        self.cell = lab.page.locator(".jp-Cell").nth(number)
-        self.root = self.cell.locator(".llmapi-kit-chat, .llmapi-kit-plain-chat")
-        self.input = self.root.get_by_role("textbox", name="Message")
-        self.status = self.root.get_by_role("status")
-
-    def button(self, name):
-        return self.root.get_by_role("button", name=name, exact=True)
-
-    def answers(self):
-        return self.root.locator(".lk-assistant > .lk-body")
-
-    def ask(self, text):
-        self.input.fill(text)
-        self.input.press("Enter")
-
-    def wait_for_answers(self, number):
-        """Until so many answers are complete."""
-        done = self.root.locator(".lk-assistant:not(.lk-streaming)")
-        done.nth(number - 1).wait_for()
-        self.button("Send").wait_for()
-
-
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """A page on a notebook with all chats, and the notebook's path."""
@@ -69,10 +42,8 @@ def lab(tmp_path_factory):
     root.mkdir()
     scratch.mkdir()
     shutil.copy(HERE / "chat_engine.py", root)
-    cells = [new_code_cell(SETUP, id="setup"), *(new_code_cell(code, id=name) for name, code in CHATS.items())]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     path = root / "chats.ipynb"
-    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    write_notebook(path, setup=SETUP, **CHATS)
     with (
         pytest.MonkeyPatch.context() as patch,
         run_lab(root, scratch, {**SETTINGS, **SAVE_WIDGETS}) as address,
@@ -326,7 +297,7 @@ def test_everything_is_reached_with_the_keyboard(chat):
 @use("talk")
 def test_restarted_kernel_is_said_and_saved_notebook_reads_without_one(chat):
     lab = chat.lab
-    lab.page.evaluate(f"() => {CURRENT}.sessionContext.session.kernel.restart()")
+    lab.restart_kernel()
     chat.status.get_by_text("The kernel of this chat is gone").wait_for()
     assert chat.button("Send").is_disabled()
     assert "word1999" in chat.root.inner_text()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import expect
 
-from .lab import open_page, run_lab
+from .lab import open_page, run_lab, write_notebook
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -18,9 +16,7 @@ def lab(tmp_path):
     root, scratch = tmp_path / "root", tmp_path / "scratch"
     root.mkdir()
     scratch.mkdir()
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    cell = new_code_cell("import llmapi_kit as kit\nchoice = kit.choose()", id="choose")
-    nbformat.write(new_notebook(cells=[cell], metadata={"kernelspec": kernel}), root / "choose.ipynb")
+    write_notebook(root / "choose.ipynb", choose="import llmapi_kit as kit\nchoice = kit.choose()")
     with run_lab(root, scratch) as address, open_page() as page:
         page.open(address("choose.ipynb"))
         page.run_all()

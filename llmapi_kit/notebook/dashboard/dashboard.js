@@ -3,7 +3,7 @@
 const GB = 1e9;
 const NUM_KEPT = 300;
 const CHARTS = [
-  { title: "Tokens a second", keys: ["tokens_per_s"], write: (v) => v.toFixed(v < 10 && v > 0 ? 1 : 0) },
+  { title: "Tokens a second", keys: ["tokens_per_s"], write: writeCount },
   { title: "Requests", keys: ["num_running", "num_queued"], names: ["running", "queued"], write: (v) => v.toFixed(0) },
   { title: "First token", keys: ["first_token_s"], write: writeSeconds, isDots: true },
   { title: "KV memory", keys: ["kv_use"], write: (v) => `${(100 * v).toFixed(v < 0.1 && v > 0 ? 1 : 0)} %` },
@@ -11,6 +11,10 @@ const CHARTS = [
   { title: "GPU memory", keys: ["gpu_bytes"], write: (v) => `${(v / GB).toFixed(2)} GB` },
 ];
 const HEIGHT = 104;
+
+function writeCount(value) {
+  return value.toLocaleString("en", { maximumFractionDigits: value < 10 ? 1 : 0 });
+}
 
 function writeSeconds(value) {
   if (!value) return "0";

@@ -1,0 +1,107 @@
+"""JupyterLab without anywidget, in the kernel and in the page: core ipywidgets stand for card, dashboard and chat."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbconvert import HTMLExporter
+
+from .chat_box import ChatBox
+from .lab import SETTINGS, open_page, run_lab, write_notebook
+
+pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
+HERE = Path(__file__).parent
+LAUNCH = """
+import sys
+sys.modules["anywidget"] = None  # as where it is not installed
+import llmapi_kit as kit
+from chat_engine import ChatEngine
+server = kit.launch(ChatEngine(name="scripted"), port=0)
+"""
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    """A page on a notebook with all three, its path, and a function from a notebook's name to its address."""
+    folder = tmp_path_factory.mktemp("core")
+    root, scratch = folder / "root", folder / "scratch"
+    root.mkdir()
+    scratch.mkdir()
+    shutil.copy(HERE / "chat_engine.py", root)
+    path = root / "all.ipynb"
+    write_notebook(path, launch=LAUNCH, board="board = kit.dashboard(server)", chat="chat = kit.chat(server)")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        run_lab(root, scratch, SETTINGS, without=["anywidget"]) as address,
+        open_page(timeout_s=30) as page,
+    ):
+        patch.setenv("LLMAPI_KIT_HOME", str(folder / "home"))
+        page.open(address(path.name))
+        page.run_all()
+        yield page, path, address
+
+
+@pytest.fixture
+def lab(opened):
+    return opened[0]
+
+
+def cell(lab, number):
+    return lab.page.locator(".jp-Cell").nth(number)
+
+
+def button(lab, number, name):
+    return cell(lab, number).get_by_role("button", name=name, exact=True)
+
+
+def test_nothing_is_asked_of_anywidget(lab):
+    assert not lab.page.evaluate("() => window.jupyterapp.hasPlugin('anywidget')")
+    lab.execute("assert not any('anywidget' in name for name, module in sys.modules.items() if module)")
+
+
+def test_plain_chat_streams_and_stops_and_the_plain_dashboard_cancels(lab):
+    chat = ChatBox(lab, 2)
+    area = chat.root.get_by_placeholder("Message")
+    area.fill("think")
+    chat.button("Send").click()
+    chat.root.get_by_text("Hello!", exact=True).wait_for()
+    area.fill("wait a bit")
+    chat.button("Send").click()
+    chat.root.get_by_text("a bit", exact=True).wait_for()
+    chat.button("Stop").click()
+    chat.root.get_by_text("stopped").first.wait_for()
+    chat.button("Retry").click()
+    cell(lab, 1).locator("option", has_text="running").wait_for(state="attached")
+    button(lab, 1, "Cancel").click()
+    chat.root.get_by_text("cancelled by whoever runs this server").wait_for()
+    cell(lab, 1).locator("option", has_text="No requests are running.").wait_for(state="attached")
+    assert button(lab, 1, "Cancel").is_disabled()
+
+
+def test_plain_card_stops_and_restarts_its_server(lab):
+    button(lab, 0, "Stop").click()
+    cell(lab, 0).get_by_text("it was stopped").wait_for()
+    assert button(lab, 0, "Stop").is_disabled()
+    button(lab, 0, "Restart").click()
+    cell(lab, 0).get_by_text("it was running").wait_for()
+    lab.execute("assert server.is_running")
+
+
+def test_saved_and_reopened_there_is_html_and_no_error_in_place_of_buttons(opened):
+    lab, path, address = opened
+    assert lab.errors == []
+    lab.save()
+    lab.restart_kernel()
+    nb = nbformat.read(path, as_version=4)
+    html, _ = HTMLExporter().from_notebook_node(nb)
+    lab.page.goto("about:blank")
+    lab.open(address(path.name))
+    lab.page.get_by_text("it was running").wait_for()
+    lab.page.get_by_text("Hello!", exact=True).first.wait_for()
+    shown = lab.page.locator(".jp-Notebook").inner_text()
+    assert "Error displaying widget" not in shown
+    assert "Hello!" in html
+    assert "it was running" in html
