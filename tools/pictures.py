@@ -21,11 +21,11 @@ from nbformat.v4 import new_code_cell, new_notebook
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.browser.lab import LabPage, open_page, run_lab  # noqa: E402  (tests are no installed package)
+from tests.browser.lab import DARK, LIGHT, LabPage, open_page, run_lab  # noqa: E402  (tests are no installed package)
 
 SOURCES = ROOT / "tools" / "pictures"
 MAX_BYTES = 200_000
-THEMES = {"": "JupyterLab Light", "-dark": "JupyterLab Dark"}  # by what a picture's name ends with
+THEMES = {"": LIGHT, "-dark": DARK}  # by what a picture's name ends with
 REDRAWN_WITHIN_S = 2.5  # a dashboard's curves take the colours of a theme with the next sample
 
 
@@ -86,17 +86,10 @@ def take(name: str, folder: Path, *, width: int | None = None) -> list[Path]:
             lab.page.wait_for_timeout(subject.wait_s * 1000)
             for ending, theme in THEMES.items():
                 taken.append(folder / f"{name}{ending}.png")
-                change_theme(lab, theme)
+                lab.use_theme(theme)
+                lab.page.wait_for_timeout(REDRAWN_WITHIN_S * 1000)
                 take_element(lab, subject.selector, taken[-1])
     return taken
-
-
-def change_theme(lab: LabPage, theme: str) -> None:
-    """Show JupyterLab in another theme."""
-    change = "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})"
-    lab.page.evaluate(change, theme)
-    lab.page.locator(f"body[data-jp-theme-name='{theme}']").wait_for(state="attached")
-    lab.page.wait_for_timeout(REDRAWN_WITHIN_S * 1000)
 
 
 def take_element(lab: LabPage, selector: str, path: Path) -> None:

@@ -24,7 +24,8 @@ BORDER = "1px solid var(--jp-border-color2, rgba(128,128,128,.35))"
 UI_FONT = "font-family:var(--jp-ui-font-family, system-ui, sans-serif);font-size:13px;line-height:1.5"
 CODE_FONT = "font-family:var(--jp-code-font-family, ui-monospace, Menlo, Consolas, monospace);font-size:12px"
 DIM = "opacity:.75"
-WARNING = "color:var(--jp-warn-color-normal, #b35c00)"
+TEXT = "var(--jp-ui-font-color1, CanvasText)"
+WARNING = f"color:color-mix(in srgb, #c77700 50%, {TEXT})"  # of enough contrast on light and dark pages
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ SETTINGS = {
 }
 # By the module that is run: the class of its settings, and where it shows a notebook
 PLACES = {"jupyterlab": ("LabApp", "doc/tree"), "notebook": ("JupyterNotebookApp", "notebooks")}
+LIGHT, DARK = "JupyterLab Light", "JupyterLab Dark"
 CURRENT = "window.jupyterapp.shell.currentWidget"
 
 
@@ -150,6 +151,11 @@ class LabPage:
         """Save the notebook, widget state included, and wait until it is on disk."""
         self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
         self.page.wait_for_function(f"() => {CURRENT}.context.model.dirty === false")
+
+    def use_theme(self, name):
+        """Change JupyterLab's colours."""
+        self.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", name)
+        self.page.locator(f"body[data-jp-theme-name='{name}']").wait_for(state="attached")
 
     def outputs(self):
         """Locator of all outputs."""

@@ -13,7 +13,8 @@ import nbformat
 import pytest
 from nbconvert import HTMLExporter
 
-from .lab import CURRENT, SETTINGS, find_chromium, open_page, run_lab, write_notebook
+from .axe import serious_faults
+from .lab import CURRENT, DARK, LIGHT, SETTINGS, find_chromium, open_page, run_lab, write_notebook
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 KEY = "canary-0123456789-canary-0123456789"
@@ -164,6 +165,41 @@ def test_the_dashboard_moves_and_cancels_a_request(lab):
     page.execute("while not endings: pass\nassert 'cancelled by whoever runs this server' in endings[0], endings")
     button(page, "Reveal").scroll_into_view_if_needed()
     card(page).get_by_text("idle", exact=True).wait_for()
+
+
+@pytest.mark.parametrize("theme", [DARK, LIGHT])
+def test_axe_finds_nothing_serious(lab, theme):
+    page, _ = lab
+    page.use_theme(theme)
+    assert serious_faults(card(page)) == []
+    page.execute(ASK)
+    board(page).get_by_text("running", exact=True).wait_for()
+    assert serious_faults(board(page)) == []
+    page.execute("for each in server.requests(): server.cancel(each.id)")
+
+
+def test_card_and_dashboard_do_everything_with_the_keyboard(lab):
+    page, _ = lab
+    keyboard = page.page.keyboard
+    focused = "() => document.activeElement.getAttribute('aria-label') || document.activeElement.textContent"
+    page.execute(ASK)
+    board(page).get_by_text("running", exact=True).wait_for()
+    button(page, "Copy URL").focus()
+    seen = []
+    while len(seen) < 20 and "Cancel request" not in (seen or [""])[-1]:
+        keyboard.press("Tab")
+        seen.append(page.page.evaluate(focused))
+    assert seen[:3] == ["Reveal", "Copy key", "Python with openai, the key in LLMAPI_KIT_API_KEY"]
+    assert {"curl, on this machine", "Stop", "Restart"} <= set(seen)
+    keyboard.press("Enter")
+    board(page).get_by_text("No requests are running.").wait_for()
+    button(page, "Stop").focus()
+    keyboard.press("Space")
+    title(page, "Model server stopped").wait_for()
+    button(page, "Restart").focus()
+    keyboard.press("Enter")
+    title(page, "Model server running").wait_for()
+    assert page.page.locator(".jp-Cell").count() == 2, "the notebook took a key"
 
 
 def test_out_of_sight_nothing_is_sent(lab):

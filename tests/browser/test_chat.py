@@ -8,13 +8,13 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from .axe import serious_faults
 from .chat_box import ChatBox
-from .lab import CURRENT, SETTINGS, open_page, run_lab, write_notebook
+from .lab import CURRENT, DARK, LIGHT, SETTINGS, open_page, run_lab, write_notebook
 
 pytestmark = pytest.mark.timeout(240)
 HERE = Path(__file__).parent
 SAVE_WIDGETS = {"@jupyter-widgets/jupyterlab-manager/plugin": {"saveState": True}}
-AXE = HERE / "node_modules" / "axe-core" / "axe.min.js"
 SETUP = """
 import llmapi_kit as kit
 from chat_engine import ChatEngine
@@ -270,13 +270,10 @@ def test_answer_streams_while_a_cell_runs_and_clicks_are_said_to_wait(chat):
 
 
 @use("talk")
-def test_axe_finds_nothing_serious(chat):
-    page = chat.lab.page
-    page.add_script_tag(content=AXE.read_text())
-    found = page.evaluate("() => axe.run('.llmapi-kit-chat', {resultTypes: ['violations']})")
-    serious = [each for each in found["violations"] if each["impact"] in ("serious", "critical")]
-    assert [(each["id"], each["nodes"][0]["html"]) for each in serious] == []
-    assert len(found["passes"]) > 10
+@pytest.mark.parametrize("theme", [DARK, LIGHT])
+def test_axe_finds_nothing_serious(chat, theme):
+    chat.lab.use_theme(theme)
+    assert serious_faults(chat.root) == []
 
 
 @use("talk")

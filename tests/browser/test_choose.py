@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from .lab import open_page, run_lab, write_notebook
+from .axe import serious_faults
+from .lab import DARK, LIGHT, open_page, run_lab, write_notebook
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -21,6 +22,23 @@ def lab(tmp_path):
         page.open(address("choose.ipynb"))
         page.run_all()
         yield page
+
+
+def test_axe_finds_nothing_serious_and_the_keyboard_chooses(lab):
+    for theme in (DARK, LIGHT):
+        lab.use_theme(theme)
+        assert serious_faults(lab.outputs().first) == []
+    page = lab.page
+    page.get_by_role("textbox", name="Search").focus()
+    page.keyboard.type("smollm2-360")
+    page.keyboard.press("Tab")
+    models = page.get_by_role("listbox", name="Models")
+    expect(models.locator("option")).to_have_count(1)
+    expect(models).to_be_focused()
+    page.keyboard.press("ArrowDown")
+    page.get_by_text('kit.load("HuggingFaceTB/SmolLM2-360M-Instruct"').wait_for()
+    lab.execute("assert choice.name.endswith('SmolLM2-360M-Instruct'), choice")
+    assert lab.errors == []
 
 
 def test_a_model_is_found_by_typing_and_loaded_by_a_click(lab):

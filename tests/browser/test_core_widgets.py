@@ -9,8 +9,9 @@ import nbformat
 import pytest
 from nbconvert import HTMLExporter
 
+from .axe import serious_faults
 from .chat_box import ChatBox
-from .lab import SETTINGS, open_page, run_lab, write_notebook
+from .lab import DARK, LIGHT, SETTINGS, open_page, run_lab, write_notebook
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 HERE = Path(__file__).parent
@@ -88,6 +89,13 @@ def test_plain_card_stops_and_restarts_its_server(lab):
     button(lab, 0, "Restart").click()
     cell(lab, 0).get_by_text("it was running").wait_for()
     lab.execute("assert server.is_running")
+
+
+@pytest.mark.parametrize("theme", [DARK, LIGHT])
+def test_axe_finds_nothing_serious(lab, theme):
+    lab.use_theme(theme)
+    for number in range(3):
+        assert serious_faults(cell(lab, number).locator(".jp-Cell-outputArea")) == []
 
 
 def test_saved_and_reopened_there_is_html_and_no_error_in_place_of_buttons(opened):

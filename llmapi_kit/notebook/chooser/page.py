@@ -19,7 +19,10 @@ FONT = "font-family:var(--jp-ui-font-family, system-ui, sans-serif);font-size:13
 CODE = "font-family:var(--jp-code-font-family, ui-monospace, Menlo, Consolas, monospace);font-size:12px"
 BOX = "border:1px solid var(--jp-border-color2, rgba(128,128,128,.35));border-radius:6px"
 WEIGHTS, CONTEXT, OVERHEAD = "#2b7de9", "#20a39e", "#8a8a8a"
-COLOURS = {"fits": "#2e9e5b", "tight": "#b26a00", "too large": "#d13438", "not here": "#8a8a8a"}
+TEXT = "var(--jp-ui-font-color1, CanvasText)"
+BASE = {"fits": "#2e9e5b", "tight": "#c77700", "too large": "#d13438", "not here": "#8a8a8a"}
+# Of enough contrast on light and dark pages
+COLOURS = {verdict: f"color-mix(in srgb, {colour} 60%, {TEXT})" for verdict, colour in BASE.items()}
 WORDS = {"fits": "fits", "tight": "tight: short requests only", "too large": "does not fit"}
 MARKS = "✓ fits   ~ short requests only   ✗ too large   ★ recommended"
 LEGEND = (("weights", WEIGHTS), ("context of one request", CONTEXT), ("libraries", OVERHEAD))

@@ -36,7 +36,7 @@ function buildDashboard(element, call) {
   const logBox = make("details", { open: true }, element);
   make("summary", { textContent: "Log" }, logBox);
   const log = make("pre", { className: "llmapi-kit-log", tabIndex: 0 }, logBox);
-  log.setAttribute("aria-label", "Log");
+  for (const [key, value] of [["role", "log"], ["aria-live", "off"], ["aria-label", "Log"]]) log.setAttribute(key, value);
 
   let samples = [];
   const charts = CHARTS.map((chart) => makeChart(chart, grid));
@@ -156,10 +156,10 @@ function requestTable(element, call, say) {
   const empty = make("div", { className: "llmapi-kit-dim", textContent: "No requests are running." }, box);
   const table = make("table", { hidden: true }, box);
   const top = make("tr", {}, make("thead", {}, table));
-  for (const title of ["Request", "Model", "State", "Prompt", "Tokens", "Since", ""]) {
-    const cell = make("th", { textContent: title }, top);
-    cell.scope = "col";
+  for (const title of ["Request", "Model", "State", "Prompt", "Tokens", "Since"]) {
+    make("th", { textContent: title, scope: "col" }, top);
   }
+  make("td", {}, top); // above the buttons
   const body = make("tbody", {}, table);
   const rows = new Map(); // by id, so that a button keeps its focus
 
