@@ -28,7 +28,7 @@ class LogBuffer(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.INFO)
         self._lines: deque[tuple[float, str]] = deque(maxlen=MAX_LINES)
-        self._requests: deque[tuple[float, str]] = deque(maxlen=MAX_LINES)
+        self._requests: deque[tuple[float, dict[str, Any]]] = deque(maxlen=MAX_LINES)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record."""
@@ -46,17 +46,20 @@ class LogBuffer(logging.Handler):
             self.handleError(record)
 
     def add_request(self, fields: dict[str, Any]) -> None:
-        """Keep a line on a request."""
-        now = time.time()
-        line = {"time": _when(now), "level": "INFO", "logger": "llmapi_kit.requests", **fields}
-        self._requests.append((now, _printable(line)))
+        """Keep a line on a request. It is written when it is read: most never are, and each costs its request time."""
+        self._requests.append((time.time(), fields))
 
     def lines(self, num: int) -> list[str]:
         """The latest lines, oldest first."""
         if num < 1:
             return []
-        both = merge(list(self._lines), list(self._requests), key=lambda each: each[0])
-        return [line for _, line in both][-num:]
+        both: list[tuple[float, str | dict[str, Any]]]
+        both = list(merge(list(self._lines), list(self._requests), key=lambda each: each[0]))
+        return [line if isinstance(line, str) else _request_line(at, line) for at, line in both[-num:]]
+
+
+def _request_line(at: float, fields: dict[str, Any]) -> str:
+    return _printable({"time": _when(at), "level": "INFO", "logger": "llmapi_kit.requests", **fields})
 
 
 def _when(at: float) -> str:
