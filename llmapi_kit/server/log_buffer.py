@@ -11,6 +11,7 @@ import logging
 import re
 import time
 from collections import deque
+from collections.abc import Callable
 from heapq import merge
 from typing import Any
 
@@ -28,7 +29,7 @@ class LogBuffer(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.INFO)
         self._lines: deque[tuple[float, str]] = deque(maxlen=MAX_LINES)
-        self._requests: deque[tuple[float, dict[str, Any]]] = deque(maxlen=MAX_LINES)
+        self._requests: deque[tuple[float, Callable[[], dict[str, Any]]]] = deque(maxlen=MAX_LINES)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record."""
@@ -45,17 +46,21 @@ class LogBuffer(logging.Handler):
         except Exception:
             self.handleError(record)
 
-    def add_request(self, fields: dict[str, Any]) -> None:
-        """Keep a line on a request. It is written when it is read: most never are, and each costs its request time."""
-        self._requests.append((time.time(), fields))
+    def add_request(self, line: Callable[[], dict[str, Any]]) -> None:
+        """Keep a line on a request.
+
+        Args:
+            line: returns its fields, when somebody reads it.
+        """
+        self._requests.append((time.time(), line))
 
     def lines(self, num: int) -> list[str]:
         """The latest lines, oldest first."""
         if num < 1:
             return []
-        both: list[tuple[float, str | dict[str, Any]]]
+        both: list[tuple[float, str | Callable[[], dict[str, Any]]]]
         both = list(merge(list(self._lines), list(self._requests), key=lambda each: each[0]))
-        return [line if isinstance(line, str) else _request_line(at, line) for at, line in both[-num:]]
+        return [line if isinstance(line, str) else _request_line(at, line()) for at, line in both[-num:]]
 
 
 def _request_line(at: float, fields: dict[str, Any]) -> str:
