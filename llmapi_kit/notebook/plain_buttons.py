@@ -16,11 +16,11 @@ from typing import Any
 from llmapi_kit.errors import LlmApiKitError
 from llmapi_kit.notebook.environment import version_of
 from llmapi_kit.notebook.live_view import WIDGET_VIEW, LiveView
+from llmapi_kit.notebook.stand_in import CELL
 
 logger = logging.getLogger(__name__)
 
 CLASS, ABOVE_CLASS = "llmapi-kit-buttons", "llmapi-kit-has-buttons"
-CELL = ".jp-OutputArea-child"
 # In a notebook that is opened again, an error message stands in place of each widget
 HIDES_DEAD_BUTTONS = f"<style>{CELL}:has(.{ABOVE_CLASS}) + {CELL}:not(:has(.{CLASS})){{display:none}}</style>"
 

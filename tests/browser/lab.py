@@ -29,6 +29,7 @@ SETTINGS = {
     "@jupyterlab/docmanager-extension/plugin": {"autosave": False},
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
+SAVES_WIDGETS = {"@jupyter-widgets/jupyterlab-manager/plugin": {"saveState": True}}
 # By the module that is run: the class of its settings, and where it shows a notebook
 PLACES = {"jupyterlab": ("LabApp", "doc/tree"), "notebook": ("JupyterNotebookApp", "notebooks")}
 LIGHT, DARK = "JupyterLab Light", "JupyterLab Dark"
@@ -142,6 +143,15 @@ class LabPage:
         content = self.page.evaluate(f"async code => (await {done}).content", code)
         if content["status"] != "ok":
             raise RuntimeError(f"{content.get('ename')}: {content.get('evalue')}")
+
+    def start(self, code):
+        """Run code in the notebook's kernel, and don't wait for its end."""
+        ask = f"{CURRENT}.sessionContext.session.kernel.requestExecute({{code, store_history: false}})"
+        self.page.evaluate(f"code => {{ {ask}; }}", code)
+
+    def interrupt(self):
+        """Interrupt the notebook's kernel."""
+        self.page.evaluate(f"() => {CURRENT}.sessionContext.session.kernel.interrupt()")
 
     def restart_kernel(self):
         """Restart the notebook's kernel, and wait until it is asked."""

@@ -14,11 +14,10 @@ import pytest
 from nbconvert import HTMLExporter
 
 from .axe import serious_faults
-from .lab import CURRENT, DARK, LIGHT, SETTINGS, find_chromium, open_page, run_lab, write_notebook
+from .lab import CURRENT, DARK, LIGHT, SAVES_WIDGETS, SETTINGS, find_chromium, open_page, run_lab, write_notebook
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 KEY = "canary-0123456789-canary-0123456789"
-SAVE_WIDGETS = {"@jupyter-widgets/jupyterlab-manager/plugin": {"saveState": True}}
 LAUNCH = """
 import os, threading
 import llmapi_kit as kit
@@ -52,7 +51,7 @@ def opened(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CANARY", KEY)
         patch.setenv("LLMAPI_KIT_HOME", str(folder / "home"))
-        with run_lab(root, scratch, {**SETTINGS, **SAVE_WIDGETS}) as address, open_page() as page:
+        with run_lab(root, scratch, {**SETTINGS, **SAVES_WIDGETS}) as address, open_page() as page:
             page.open(address(path.name))
             page.run_all()
             yield page, path, address

@@ -10,11 +10,10 @@ import pytest
 
 from .axe import serious_faults
 from .chat_box import ChatBox
-from .lab import CURRENT, DARK, LIGHT, SETTINGS, open_page, run_lab, write_notebook
+from .lab import DARK, LIGHT, SAVES_WIDGETS, SETTINGS, open_page, run_lab, write_notebook
 
 pytestmark = pytest.mark.timeout(240)
 HERE = Path(__file__).parent
-SAVE_WIDGETS = {"@jupyter-widgets/jupyterlab-manager/plugin": {"saveState": True}}
 SETUP = """
 import llmapi_kit as kit
 from chat_engine import ChatEngine
@@ -46,7 +45,7 @@ def lab(tmp_path_factory):
     write_notebook(path, setup=SETUP, **CHATS)
     with (
         pytest.MonkeyPatch.context() as patch,
-        run_lab(root, scratch, {**SETTINGS, **SAVE_WIDGETS}) as address,
+        run_lab(root, scratch, {**SETTINGS, **SAVES_WIDGETS}) as address,
         open_page(timeout_s=20) as page,
     ):
         patch.setenv("LLMAPI_KIT_HOME", str(folder / "home"))
@@ -103,7 +102,7 @@ def test_retry_and_edit_make_branches_to_go_back_to(chat):
     chat.root.locator(".lk-empty").wait_for()
     chat.ask("first")
     chat.wait_for_answers(1)
-    chat.button("Try again").click()
+    chat.button("Retry answer").click()
     chat.root.locator(".lk-assistant .lk-branch", has_text="2 / 2").wait_for()
     chat.wait_for_answers(1)
     chat.button("Edit question").click()
@@ -167,7 +166,7 @@ def test_selection_stays_while_the_answer_grows(chat):
 def test_failure_stands_in_the_chat(chat):
     chat.ask("fail")
     chat.root.get_by_role("alert").get_by_text("out of ideas").wait_for()
-    chat.button("Try again").last.wait_for()
+    chat.button("Retry answer").last.wait_for()
 
 
 @use("talk")
@@ -257,14 +256,13 @@ def test_chat_made_and_named_in_one_cell_is_shown_once_and_follows_code(chat):
 
 @use("blocked")
 def test_answer_streams_while_a_cell_runs_and_clicks_are_said_to_wait(chat):
-    page = chat.lab.page
     code = "import threading; held = threading.Event(); blocked.send('count 20000', wait=False); held.wait(60)"
-    page.evaluate(f"code => {{ {CURRENT}.sessionContext.session.kernel.requestExecute({{code}}); }}", code)
+    chat.lab.start(code)
     chat.root.locator(".lk-streaming").get_by_text("word100").wait_for()
     chat.button("Stop answering (Escape)").click()
     chat.status.get_by_text("The kernel is busy with a cell").wait_for()
     chat.root.locator(".lk-streaming").get_by_text("word300").wait_for()
-    page.evaluate(f"() => {CURRENT}.sessionContext.session.kernel.interrupt()")
+    chat.lab.interrupt()
     chat.wait_for_answers(1)
     assert "stopped" in chat.root.locator(".lk-figures").last.inner_text()
 

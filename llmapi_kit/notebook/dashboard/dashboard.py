@@ -7,6 +7,7 @@ more rarely and nothing is sent. Where no script runs, the HTML is drawn again n
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 import weakref
@@ -32,6 +33,8 @@ USAGE_EVERY_S = 30.0  # it is read from the database
 DRAW_EVERY_S = 3.0  # the HTML, where no script runs
 NUM_LOG_LINES = 30
 ROOM = FOLDER / "dashboard"
+
+_by_cell: weakref.WeakValueDictionary[str, Dashboard] = weakref.WeakValueDictionary()
 
 
 def dashboard(server: Server) -> Dashboard:
@@ -91,6 +94,7 @@ class Dashboard(threading.Thread):
             return
         from IPython import display as output
 
+        _end_the_one_before(self)
         uplot = read_vendored("uplot/uPlot.iife.min.js")
         self._view = LiveView(
             [uplot, ROOM / "dashboard.js"],
@@ -226,6 +230,19 @@ class Dashboard(threading.Thread):
     def _ipython_display_(self) -> None:
         """It is in its cell already, or in none."""
         self.show()
+
+
+def _end_the_one_before(board: Dashboard) -> None:
+    """A cell that is run again has lost what it showed; the dashboard that was there would be kept up for nobody."""
+    shell = sys.modules["IPython"].get_ipython()
+    try:
+        cell = shell.kernel.get_parent("shell")["metadata"]["cellId"]  # JupyterLab, Notebook 7 and VS Code name it
+    except (AttributeError, KeyError, TypeError):
+        return
+    before = _by_cell.get(cell)
+    _by_cell[cell] = board
+    if before is not None:
+        before.close()
 
 
 def _name(server: Server | None) -> str:
