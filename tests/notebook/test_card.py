@@ -137,5 +137,15 @@ def test_dead_tunnel_is_shown_as_dead_with_its_reason():
     assert "anywhere" not in text
 
 
+def test_models_that_the_latest_launch_replaced_are_named_until_the_next():
+    server = kit.launch(["mock", MockEngine(name="second")], port=0)
+    for model, replaced in ((MockEngine(name="third"), ("mock", "second")), (MockEngine(name="third"), ())):
+        assert kit.launch(model, port=0) is server
+        assert card_state(server).replaced == replaced
+        assert ("Instead ofmock, second" in read(draw(card_state(server))).text) is bool(replaced)
+    kit.stop_all()
+    assert "Instead of" not in draw(replace(STATE, is_running=False, replaced=("mock",)))
+
+
 def test_equal_states_need_no_new_drawing(server):
     assert card_state(server) == card_state(server)
