@@ -79,7 +79,8 @@ def _facts(entry: Entry, machine: ChooserMachine) -> list[tuple[str, str]]:
         found.append(("Context", f"up to {entry.shape.max_position_embeddings:,} tokens"))
     if entry.licence:
         gate = " (accept its terms on the hub, and set HF_TOKEN)" if entry.is_gated else ""
-        found.append(("Licence", f"{access(entry)}{gate}"))
+        doubt = "" if entry.is_checked else " (not verified: its page on the hub counts)"
+        found.append(("Licence", f"{access(entry)}{gate}{doubt}"))
     return [*found, ("Disk", _disk(entry, machine))]
 
 
