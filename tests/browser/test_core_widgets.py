@@ -21,6 +21,9 @@ sys.modules["anywidget"] = None  # as where it is not installed
 import llmapi_kit as kit
 from chat_engine import ChatEngine
 server = kit.launch(ChatEngine(name="scripted"), port=0)
+def weather(city: str) -> str:
+    "The weather in a city"
+    return f"18 degrees in {city}"
 """
 
 
@@ -82,6 +85,28 @@ def test_plain_chat_streams_and_stops_and_the_plain_dashboard_cancels(lab):
     assert button(lab, 1, "Cancel").is_disabled()
 
 
+def test_plain_chat_runs_functions_after_a_click_edits_and_begins_anew(lab):
+    chat = ChatBox(lab, 2)
+    area = chat.root.get_by_placeholder("Message")
+    lab.execute("chat.tools(weather)")
+    area.fill("tool please")
+    chat.button("Send").click()
+    chat.button("Run").click()
+    chat.root.get_by_text("You said: 18 degrees in Paris").wait_for()
+    assert not chat.button("Run").is_visible()
+    chat.button("Edit").click()
+    chat.lab.page.wait_for_function("element => element.value === 'tool please'", arg=area.element_handle())
+    area.fill("first")
+    chat.button("Send").click()
+    chat.root.get_by_text("You said: first").wait_for()
+    chat.button("Previous version").click()
+    chat.root.get_by_text("You said: 18 degrees in Paris").wait_for()
+    chat.root.get_by_role("button", name="Settings and export").click()
+    chat.button("New chat").click()
+    chat.root.get_by_text("Ask something.").wait_for()
+    chat.button("Previous version").wait_for()
+
+
 def test_plain_card_stops_and_restarts_its_server(lab):
     button(lab, 0, "Stop").click()
     cell(lab, 0).get_by_text("it was stopped").wait_for()
@@ -108,8 +133,8 @@ def test_saved_and_reopened_there_is_html_and_no_error_in_place_of_buttons(opene
     lab.page.goto("about:blank")
     lab.open(address(path.name))
     lab.page.get_by_text("it was running").wait_for()
-    lab.page.get_by_text("Hello!", exact=True).first.wait_for()
+    lab.page.get_by_text("The conversation is empty.", exact=True).first.wait_for()
     shown = lab.page.locator(".jp-Notebook").inner_text()
     assert "Error displaying widget" not in shown
-    assert "Hello!" in html
+    assert "The conversation is empty." in html
     assert "it was running" in html

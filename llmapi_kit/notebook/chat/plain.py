@@ -20,11 +20,6 @@ from llmapi_kit.notebook.chat.transcript import PLAIN_CLASS, columns_html
 
 DRAW_EVERY_S = 0.15
 HINT = "A button does nothing? The kernel is busy with a cell, or gone: then run this cell again."
-# ipywidgets writes the titles of an accordion in too pale a grey
-STYLE = (
-    f"<style>.{PLAIN_CLASS} :is(.jupyter-widget-Collapse-header, .p-Collapse-header)"
-    "{color:var(--jp-ui-font-color1, inherit)}</style>"
-)
 LOG_STYLE = "max-height:30rem;overflow-y:auto;line-height:1.5"
 Command = dict[str, Any]
 
@@ -97,7 +92,7 @@ class PlainChat:
         row = ipywidgets.Layout(flex_flow="row wrap")
         buttons = [self._send, self._stop, self._retry, self._edit, self._back, self._forth, self._run, self._refuse]
         settings = self._make_settings()
-        hint = ipywidgets.HTML(f'{STYLE}<span style="opacity:.75;font-size:90%">{HINT}</span>')
+        hint = ipywidgets.HTML(f'<span style="opacity:.75;font-size:90%">{HINT}</span>')
         self._box = ipywidgets.VBox(
             [self._log, self._note, self._input, ipywidgets.HBox(buttons, layout=row), hint, settings]
         )
@@ -126,9 +121,11 @@ class PlainChat:
             ipywidgets.HBox([clear, *exports]),
             self._exported,
         ]
-        settings = ipywidgets.Accordion(children=[ipywidgets.VBox(inside)], selected_index=None)
-        settings.set_title(0, "Settings and export")
-        return settings
+        # No accordion: the keyboard does not reach its title
+        opener = ipywidgets.ToggleButton(description="Settings and export", layout=ipywidgets.Layout(width="auto"))
+        box = ipywidgets.VBox(inside, layout=ipywidgets.Layout(display="none"))
+        opener.observe(lambda change: setattr(box.layout, "display", "" if change["new"] else "none"), names="value")
+        return ipywidgets.VBox([opener, box])
 
     def _button(self, title: str, on_click: Callable[[], None], style: str = "") -> Any:
         button = ipywidgets.Button(description=title, button_style=style, tooltip=title)
