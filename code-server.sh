@@ -189,7 +189,7 @@ set_up_editor() { # extensions of Open VSX, and the environment as the one to ru
   local code=$1 settings=$state/code/User/settings.json extension
   mkdir -p "$(dirname "$settings")"
   if [ ! -e "$settings" ]; then
-    printf '{\n  "python.defaultInterpreterPath": "%s/%s/bin/python",\n  "jupyter.askForKernelRestart": false,\n  "telemetry.telemetryLevel": "off",\n  "workbench.startupEditor": "none",\n  "security.workspace.trust.enabled": false,\n  "chat.disableAIFeatures": true\n}\n' "$PWD" "$venv" >"$settings"
+    printf '{\n  "python.defaultInterpreterPath": "%s/%s/bin/python",\n  "jupyter.askForKernelRestart": false,\n  "telemetry.telemetryLevel": "off",\n  "workbench.startupEditor": "none",\n  "workbench.secondarySideBar.defaultVisibility": "hidden",\n  "security.workspace.trust.enabled": false,\n  "chat.disableAIFeatures": true\n}\n' "$PWD" "$venv" >"$settings"
   fi
   for extension in ms-python.python ms-toolsai.jupyter; do
     [ -z "$update" ] && compgen -G "$state/code/extensions/$extension-*" >/dev/null && continue

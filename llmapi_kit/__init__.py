@@ -62,11 +62,30 @@ _HOMES = {
     "show": "llmapi_kit.notebook.show",
     "stop_all": "llmapi_kit.kit",
 }
+# What people reach for, and what it is here
+_MODELS = "kit.choose() lists models to load, kit.servers() what runs, and server.models what a server has."
+_LAUNCH = "It is kit.launch(model) here."
+_ASK = "It is model.ask(…) here, with model = kit.load(…)."
+_HABITS = {
+    "models": _MODELS,
+    "list_models": _MODELS,
+    "serve": _LAUNCH,
+    "start": _LAUNCH,
+    "stop": "It is server.stop() here, or kit.stop_all() for all.",
+    "client": "It is server.client() here, or kit.connect(url, api_key=…) for a server elsewhere.",
+    "status": "It is kit.servers() here.",
+    "ask": _ASK,
+    "generate": _ASK,
+    "download": "kit.load(name) downloads what is missing.",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        hint = (
+            "" if name.startswith("_") else import_module("llmapi_kit.did_you_mean").did_you_mean(name, _HOMES, _HABITS)
+        )
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}.{hint}")
     module, _, attribute = _HOMES[name].partition(":")
     value = getattr(import_module(module), attribute or name)
     globals()[name] = value

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -174,7 +175,9 @@ def test_another_kind_takes_the_place_of_what_runs(machine, script, port):
 def test_what_has_died_is_started_again(machine, script, port):
     script("--lab", "--port", port)
     pid = int((state(machine) / "server.pid").read_text().split()[0])
+    process = psutil.Process(pid)
     os.killpg(pid, signal.SIGKILL)
+    process.wait(20)  # a signal only asks
     assert "It runs already." not in script("--lab", "--port", port)
 
 

@@ -1,5 +1,8 @@
 """The public names are a promise: adding or losing one is a decision, made here too."""
 
+import subprocess
+import sys
+
 import pytest
 
 import llmapi_kit as kit
@@ -42,6 +45,15 @@ def test_each_function_says_what_it_does(name):
     assert getattr(kit, name).__doc__.strip()
 
 
-def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no attribute 'lunch'"):
+def test_an_unknown_name_is_an_attribute_error_that_says_what_was_meant():
+    with pytest.raises(AttributeError, match=r"no attribute 'lunch'\. Did you mean 'launch'\?"):
         kit.lunch  # noqa: B018 - asking is the test
+    with pytest.raises(AttributeError, match=r"It is kit\.launch\(model\) here"):
+        kit.serve  # noqa: B018
+    assert not hasattr(kit, "_repr_html_")
+
+
+def test_whoever_looks_for_models_in_a_fresh_kernel_is_told_where_they_are():
+    code = "import llmapi_kit as kit; kit.models()"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "kit.choose() lists models to load" in run.stderr

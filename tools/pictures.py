@@ -1,9 +1,9 @@
 """Takes the pictures of the documentation: real notebooks in a real JupyterLab in Chromium.
 
-    python tools/pictures.py [NAME ...] [--out FOLDER] [--width PIXELS] [--dark]
+    python tools/pictures.py [NAME ...] [--out FOLDER] [--width PIXELS]
 
-Each ``tools/pictures/NAME.py`` is a notebook in the percent format. All of its cells run; the picture, NAME.png, is of
-what `SUBJECTS` names, after so many seconds. Needs what `make test` installs.
+Each ``tools/pictures/NAME.py`` is a notebook in the percent format. All of its cells run; the pictures, NAME.png and
+NAME-dark.png, are of what `SUBJECTS` names, after so many seconds. Needs what `make test` installs.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from nbformat.v4 import new_code_cell, new_notebook
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.browser.lab import SETTINGS, LabPage, open_page, run_lab  # noqa: E402  (tests are no installed package)
+from tests.browser.lab import DARK, LIGHT, LabPage, open_page, run_lab  # noqa: E402  (tests are no installed package)
 
 SOURCES = ROOT / "tools" / "pictures"
 MAX_BYTES = 200_000
-THEME = "@jupyterlab/apputils-extension/themes"
+THEMES = {"": LIGHT, "-dark": DARK}  # by what a picture's name ends with
+REDRAWN_WITHIN_S = 2.5  # a dashboard's curves take the colours of a theme with the next sample
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ class Subject:
 
 SUBJECTS = {
     "card": Subject(".llmapi-kit-card"),
+    "chat": Subject(".llmapi-kit-chat"),
+    "chat-side-by-side": Subject(".llmapi-kit-chat"),
+    "choose": Subject(".jp-OutputArea-output .widget-vbox >> nth=0"),
     "dashboard": Subject(".llmapi-kit-dashboard", wait_s=45),
 }
 
@@ -58,31 +62,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
     parser.add_argument("--width", type=int, help="of the window")
-    parser.add_argument("--dark", action="store_true")
     arguments = parser.parse_args(argv)
     for name in arguments.names:
-        path = arguments.out / f"{name}.png"
-        take(name, path, width=arguments.width, is_dark=arguments.dark)
-        print(f"{path}: {path.stat().st_size / 1000:,.0f} kB")
+        for path in take(name, arguments.out, width=arguments.width):
+            print(f"{path}: {path.stat().st_size / 1000:,.0f} kB")
     return 0
 
 
-def take(name: str, path: Path, *, width: int | None = None, is_dark: bool = False) -> None:
-    """Take one picture."""
+def take(name: str, folder: Path, *, width: int | None = None) -> list[Path]:
+    """Take the pictures of one notebook, a light and a dark one."""
     subject = SUBJECTS.get(name, Subject(".jp-OutputArea-output >> nth=-1"))
-    settings = {**SETTINGS, THEME: {"theme": "JupyterLab Dark"}} if is_dark else SETTINGS
-    with tempfile.TemporaryDirectory() as folder:
-        root, scratch = Path(folder) / "root", Path(folder) / "scratch"
+    folder.mkdir(parents=True, exist_ok=True)
+    taken = []
+    with tempfile.TemporaryDirectory() as temporary:
+        root, scratch = Path(temporary) / "root", Path(temporary) / "scratch"
         root.mkdir()
         scratch.mkdir()
         nbformat.write(read_notebook(SOURCES / f"{name}.py"), root / f"{name}.ipynb")
-        with run_lab(root, scratch, settings) as address, open_page() as lab:
+        with run_lab(root, scratch) as address, open_page() as lab:
             lab.page.set_viewport_size({"width": width or subject.width, "height": 2000})
             lab.open(address(f"{name}.ipynb"))
             lab.run_all()
             lab.page.wait_for_timeout(subject.wait_s * 1000)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            take_element(lab, subject.selector, path)
+            for ending, theme in THEMES.items():
+                taken.append(folder / f"{name}{ending}.png")
+                lab.use_theme(theme)
+                lab.page.wait_for_timeout(REDRAWN_WITHIN_S * 1000)
+                take_element(lab, subject.selector, taken[-1])
+    return taken
 
 
 def take_element(lab: LabPage, selector: str, path: Path) -> None:

@@ -1,6 +1,7 @@
 """The log of requests: one line each, without what was asked or answered.
 
 Strangers can't fill it: of requests that fail without the key, a few a second are written, and the rest is counted.
+A line is put into words when somebody reads it: most are never read, and each would cost its request time.
 On the server's event loop; `flush` may be called from any thread.
 """
 
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from llmapi_kit.api.request_record import RequestRecord
@@ -15,17 +18,21 @@ from llmapi_kit.api.request_record import RequestRecord
 MAX_PATH_LENGTH = 200
 MAX_STRANGERS_A_SECOND = 5
 
+Line = Callable[[], dict[str, Any]]  # returns its fields
+
 
 class RequestLog:
     """Writes a line for each request.
 
     Args:
-        write: keeps a line; gets its fields.
+        write: keeps a line.
+        port: of the server.
         clock: seconds that never go back.
     """
 
-    def __init__(self, write: Callable[[dict[str, Any]], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, write: Callable[[Line], None], port: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._write = write
+        self._port = port
         self._clock = clock
         self._second = 0
         self._num_strangers = 0
@@ -34,18 +41,21 @@ class RequestLog:
         """Write down a request that is over.
 
         Args:
-            record: what is known of it.
+            record: what is known of it; changes no more.
             status: of the answer; 499 where the client left before it.
             seconds: that it took.
         """
-        if int(self._clock()) != self._second:
+        second = int(self._clock())
+        if second != self._second:
             self.flush()
-            self._second = int(self._clock())
+            self._second = second
         if status >= 400 and not record.is_keyed:
             self._num_strangers += 1
             if self._num_strangers > MAX_STRANGERS_A_SECOND:
                 return
-        self._write(_line(record, status, seconds))
+        if len(record.path) > MAX_PATH_LENGTH:
+            record = replace(record, path=record.path[:MAX_PATH_LENGTH] + "…")
+        self._write(partial(_line, self._port, record, status, seconds))
 
     def flush(self) -> None:
         """Say how many requests were left out, if any were."""
@@ -53,13 +63,14 @@ class RequestLog:
         self._num_strangers = 0
         if left_out > 0:
             requests = "request" if left_out == 1 else "requests"
-            self._write({"message": f"{left_out:,} more failed {requests} without the key", "left_out": left_out})
+            message = f"{left_out:,} more failed {requests} without the key"
+            self._write(partial(dict, port=self._port, message=message, left_out=left_out))
 
 
-def _line(record: RequestRecord, status: int, seconds: float) -> dict[str, Any]:
-    path = record.path if len(record.path) <= MAX_PATH_LENGTH else record.path[:MAX_PATH_LENGTH] + "…"
+def _line(port: int, record: RequestRecord, status: int, seconds: float) -> dict[str, Any]:
     line: dict[str, Any] = {
-        "message": f"{record.method} {path} {status}",
+        "port": port,
+        "message": f"{record.method} {record.path} {status}",
         "request_id": record.id,
         "key": "this key" if record.is_keyed else "none",
         "status": status,

@@ -44,6 +44,7 @@ class KnownModel:
         download_bytes: its weights on the hub.
         licence: of the weights.
         is_gated: whether its terms have to be accepted on the hub first, so that a token is needed.
+        is_checked: whether its own page has said so of licence and gate.
         published: year and month of its config.json.
         rank: the higher, the better its answers; 0 for one that is never recommended.
         good_for: in a few words.
@@ -55,6 +56,7 @@ class KnownModel:
     download_bytes: int
     licence: str
     is_gated: bool
+    is_checked: bool
     published: str
     rank: int
     good_for: str
@@ -98,6 +100,7 @@ def _row(values: Mapping[str, Any]) -> KnownModel:
         download_bytes=values.get("download", STORED_BYTES * values["num_parameters"]),
         licence=values["licence"],
         is_gated=values.get("gated", False),
+        is_checked=values.get("checked", False),
         published=str(values["published"]),
         rank=values["rank"],
         good_for=values["good_for"],

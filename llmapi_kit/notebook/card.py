@@ -24,7 +24,8 @@ BORDER = "1px solid var(--jp-border-color2, rgba(128,128,128,.35))"
 UI_FONT = "font-family:var(--jp-ui-font-family, system-ui, sans-serif);font-size:13px;line-height:1.5"
 CODE_FONT = "font-family:var(--jp-code-font-family, ui-monospace, Menlo, Consolas, monospace);font-size:12px"
 DIM = "opacity:.75"
-WARNING = "color:var(--jp-warn-color-normal, #b35c00)"
+TEXT = "var(--jp-ui-font-color1, CanvasText)"
+WARNING = f"color:color-mix(in srgb, #c77700 50%, {TEXT})"  # of enough contrast on light and dark pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class CardState:
         public_url: the tunnel's, also while it is down.
         reason: why it is down.
         failure: what ended the server, if nobody stopped it.
+        replaced: models that the latest launch took out of service.
     """
 
     is_running: bool
@@ -58,6 +60,7 @@ class CardState:
     public_url: str | None = None
     reason: str | None = None
     failure: str | None = None
+    replaced: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,7 @@ def card_state(server: Server) -> CardState:
         public_url=status.public_url if status else None,
         reason=status.reason if status else None,
         failure=_failure(server),
+        replaced=server.replaced,
     )
 
 
@@ -212,6 +216,8 @@ def _rows(state: CardState) -> list[Row]:
         rows.append(Row("Key", state.masked_key, "the whole key is server.api_key", isKey=True))
     if state.aliases:
         rows.append(Row("Also", ", ".join(f"{alias} = {model}" for alias, model in state.aliases)))
+    if state.replaced and state.is_running:
+        rows.append(Row("Instead of", ", ".join(state.replaced), "launch with another name=… for a second server"))
     if state.started_at:
         rows.append(Row("Launched", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(state.started_at))))
     return rows

@@ -17,6 +17,7 @@ from typing import Any
 from llmapi_kit.errors import ServerError
 from llmapi_kit.notebook.card import card_html, card_state, live_state
 from llmapi_kit.notebook.live_view import FOLDER, LiveView
+from llmapi_kit.notebook.plain_buttons import ABOVE_CLASS, HIDES_DEAD_BUTTONS, PlainButtons, needs_plain_buttons
 from llmapi_kit.server.server import Server
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class LiveCard(threading.Thread):
             state=lambda: live_state(self._state, self._speed),
             actions={"key": self._key, "stop": self._stop, "restart": self._restart},
         )
+        self._buttons = self._make_buttons() if needs_plain_buttons(self.view) else None
 
     def show(self, handle: Any = None) -> None:
         """Show it in the cell that runs, unless that shows it already; or in place of a display."""
@@ -73,12 +75,17 @@ class LiveCard(threading.Thread):
         if handle is None and cell is not None and cell == self._shown_in:
             return
         self._shown_in = cell
+        server = self._server()
+        if server is not None:
+            self._state = card_state(server)  # a launch may have changed it since the last look
         display: Any = output.display  # untyped there
         bundle = self._bundle()
         if handle is None:
             handle = display(bundle, raw=True, display_id=True)
         else:
             handle.update(bundle, raw=True)
+        if self._buttons is not None:
+            self._buttons.show()
         with self._lock:
             self._handles = [*self._handles, handle][-MAX_HANDLES:]
 
@@ -87,7 +94,7 @@ class LiveCard(threading.Thread):
         while not self._pause.wait(LOOK_EVERY_S):
             server = self._server()
             if server is None:
-                self.view.close("The server was stopped, and nothing holds it any more. Run the launch cell again.")
+                self._end("The server was stopped, and nothing holds it any more. Run the launch cell again.")
                 return
             try:
                 self.look(server)
@@ -107,7 +114,14 @@ class LiveCard(threading.Thread):
             self._draw()
         self.view.send_state()
 
+    def _end(self, text: str) -> None:
+        self.view.close(text)
+        if self._buttons is not None:
+            self._buttons.close()
+
     def _draw(self) -> None:
+        if self._buttons is not None:
+            self._buttons.enable("Stop", self._state.is_running)
         bundle = self._bundle()
         with self._lock:
             handles = self._handles
@@ -116,7 +130,9 @@ class LiveCard(threading.Thread):
 
     def _bundle(self) -> dict[str, Any]:
         server = self._server()
-        html = card_html(self._state, as_of=time.time(), place=self.view.place)
+        has_buttons = self._buttons is not None
+        place = f"{self.view.place} {ABOVE_CLASS}" if has_buttons else self.view.place
+        html = (HIDES_DEAD_BUTTONS if has_buttons else "") + card_html(self._state, as_of=time.time(), place=place)
         return self.view.bundle("" if server is None else repr(server), html)
 
     def _measure(self, server: Server) -> str:
@@ -134,6 +150,9 @@ class LiveCard(threading.Thread):
             return "idle"
         waiting = f", {queued:,} queued" if queued else ""
         return f"{running:,} running{waiting} · {rate:,.0f} tokens/s"
+
+    def _make_buttons(self) -> PlainButtons:
+        return PlainButtons({"Stop": lambda: self._stop({}), "Restart": lambda: self._restart({})})
 
     def _key(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         server = self._server()

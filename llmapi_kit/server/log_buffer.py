@@ -11,6 +11,7 @@ import logging
 import re
 import time
 from collections import deque
+from collections.abc import Callable
 from heapq import merge
 from typing import Any
 
@@ -28,7 +29,7 @@ class LogBuffer(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.INFO)
         self._lines: deque[tuple[float, str]] = deque(maxlen=MAX_LINES)
-        self._requests: deque[tuple[float, str]] = deque(maxlen=MAX_LINES)
+        self._requests: deque[tuple[float, Callable[[], dict[str, Any]]]] = deque(maxlen=MAX_LINES)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record."""
@@ -45,18 +46,25 @@ class LogBuffer(logging.Handler):
         except Exception:
             self.handleError(record)
 
-    def add_request(self, fields: dict[str, Any]) -> None:
-        """Keep a line on a request."""
-        now = time.time()
-        line = {"time": _when(now), "level": "INFO", "logger": "llmapi_kit.requests", **fields}
-        self._requests.append((now, _printable(line)))
+    def add_request(self, line: Callable[[], dict[str, Any]]) -> None:
+        """Keep a line on a request.
+
+        Args:
+            line: returns its fields, when somebody reads it.
+        """
+        self._requests.append((time.time(), line))
 
     def lines(self, num: int) -> list[str]:
         """The latest lines, oldest first."""
         if num < 1:
             return []
-        both = merge(list(self._lines), list(self._requests), key=lambda each: each[0])
-        return [line for _, line in both][-num:]
+        both: list[tuple[float, str | Callable[[], dict[str, Any]]]]
+        both = list(merge(list(self._lines), list(self._requests), key=lambda each: each[0]))
+        return [line if isinstance(line, str) else _request_line(at, line()) for at, line in both[-num:]]
+
+
+def _request_line(at: float, fields: dict[str, Any]) -> str:
+    return _printable({"time": _when(at), "level": "INFO", "logger": "llmapi_kit.requests", **fields})
 
 
 def _when(at: float) -> str:

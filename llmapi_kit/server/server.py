@@ -133,7 +133,7 @@ class Server(PublicServer):
             raise
         self._store, self._state, self._thread, self.port = store, state, thread, thread.port
         if self.settings.request_log:
-            state.request_log = RequestLog(lambda fields: self._logs.add_request({"port": self.port, **fields}))
+            state.request_log = RequestLog(self._logs.add_request, self.port)
 
     def start(self) -> None:
         """Answer from now on, and be found by other kernels. On failure, or an interrupt, all is taken back.

@@ -109,13 +109,13 @@ def test_what_a_stranger_sends_shows_escaped_and_without_its_query(serve):
 
 def test_a_flood_without_the_key_is_a_few_lines_and_a_count():
     lines, now = [], [10.0]
-    log = RequestLog(lines.append, clock=lambda: now[0])
+    log = RequestLog(lambda line: lines.append(line()), 8000, clock=lambda: now[0])
     for _ in range(100):
         log.add(RequestRecord("req_1", "GET", "/admin"), 404, 0.001)
     log.add(RequestRecord("req_2", "GET", "/v1/models", is_keyed=True), 404, 0.001)
     assert len(lines) == MAX_STRANGERS_A_SECOND + 1, "whoever has the key is not left out"
     now[0] += 1
     log.add(RequestRecord("req_3", "GET", "/v1/models", is_keyed=True), 200, 0.001)
-    assert lines[-2] == {"message": "95 more failed requests without the key", "left_out": 95}
+    assert lines[-2] == {"port": 8000, "message": "95 more failed requests without the key", "left_out": 95}
     log.flush()
     assert lines[-1]["request_id"] == "req_3"

@@ -1,4 +1,4 @@
-"""A JupyterLab of its own and a Chromium page on it, for tests: open a notebook, run it, save it, look at it.
+"""A JupyterLab or Notebook 7 of its own and a Chromium page on it, for tests: open a notebook, run, save and see it.
 
 Everything lives below a temporary folder and on loopback; both programs end with the `with` statement.
 """
@@ -16,6 +16,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+import nbformat
+from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import sync_playwright
 
 from llmapi_kit.server.port import bind
@@ -27,6 +29,10 @@ SETTINGS = {
     "@jupyterlab/docmanager-extension/plugin": {"autosave": False},
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
+SAVES_WIDGETS = {"@jupyter-widgets/jupyterlab-manager/plugin": {"saveState": True}}
+# By the module that is run: the class of its settings, and where it shows a notebook
+PLACES = {"jupyterlab": ("LabApp", "doc/tree"), "notebook": ("JupyterNotebookApp", "notebooks")}
+LIGHT, DARK = "JupyterLab Light", "JupyterLab Dark"
 CURRENT = "window.jupyterapp.shell.currentWidget"
 
 
@@ -38,21 +44,40 @@ def find_chromium():
     return path
 
 
+def write_notebook(path, **cells):
+    """A notebook of code cells, by their ids."""
+    cells = [new_code_cell(code, id=name) for name, code in cells.items()]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+
+
 @contextlib.contextmanager
-def run_lab(root, scratch, settings=SETTINGS):
-    """JupyterLab over a folder; yields a function from a notebook's name to its address."""
+def run_lab(root, scratch, settings=SETTINGS, *, program="jupyterlab", without=()):
+    """A program over a folder; yields a function from a notebook's name to its address.
+
+    Args:
+        root: the folder.
+        scratch: another, for what the program keeps.
+        settings: of JupyterLab's extensions.
+        program: of `PLACES`.
+        without: names of extensions that it does not load.
+    """
+    app, tree = PLACES[program]
     for name, values in settings.items():
         path = scratch / "settings" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values))
+    page_config = scratch / "config" / "labconfig" / "page_config.json"
+    page_config.parent.mkdir(parents=True)
+    page_config.write_text(json.dumps({"disabledExtensions": dict.fromkeys(without, True)}))
     with bind("127.0.0.1", 0) as sock:
         port = sock.getsockname()[1]
     token = secrets.token_hex(16)
     places = {f"JUPYTER_{kind}_DIR": str(scratch / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
     env = {**os.environ, **places, "IPYTHONDIR": str(scratch / "ipython"), "JUPYTER_TOKEN": token}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
+    command = [sys.executable, "-m", program, "--no-browser", "--allow-root", "--ip=127.0.0.1"]
     command += [f"--port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={root}"]
-    command += ["--LabApp.expose_app_in_browser=True", f"--LabApp.user_settings_dir={scratch / 'settings'}"]
+    command += [f"--{app}.expose_app_in_browser=True", f"--{app}.user_settings_dir={scratch / 'settings'}"]
     log_path = scratch / "lab.log"
     with log_path.open("w") as log:
         process = subprocess.Popen(
@@ -60,7 +85,7 @@ def run_lab(root, scratch, settings=SETTINGS):
         )
         try:
             _wait_until_it_answers(process, f"http://127.0.0.1:{port}/api/status?token={token}", log_path)
-            yield lambda name: f"http://127.0.0.1:{port}/doc/tree/{name}?token={token}"
+            yield lambda name: f"http://127.0.0.1:{port}/{tree}/{name}?token={token}"
         finally:
             process.terminate()  # which shuts its kernels down first
             try:
@@ -79,7 +104,7 @@ def _wait_until_it_answers(process, url, log_path):
                 return
         except OSError:
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("JupyterLab did not start:\n" + Path(log_path).read_text()[-2000:]) from None
+                raise RuntimeError("It did not start:\n" + Path(log_path).read_text()[-2000:]) from None
             time.sleep(0.1)
 
 
@@ -119,10 +144,28 @@ class LabPage:
         if content["status"] != "ok":
             raise RuntimeError(f"{content.get('ename')}: {content.get('evalue')}")
 
+    def start(self, code):
+        """Run code in the notebook's kernel, and don't wait for its end."""
+        ask = f"{CURRENT}.sessionContext.session.kernel.requestExecute({{code, store_history: false}})"
+        self.page.evaluate(f"code => {{ {ask}; }}", code)
+
+    def interrupt(self):
+        """Interrupt the notebook's kernel."""
+        self.page.evaluate(f"() => {CURRENT}.sessionContext.session.kernel.interrupt()")
+
+    def restart_kernel(self):
+        """Restart the notebook's kernel, and wait until it is asked."""
+        self.page.evaluate(f"() => {CURRENT}.sessionContext.session.kernel.restart()")
+
     def save(self):
         """Save the notebook, widget state included, and wait until it is on disk."""
         self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
         self.page.wait_for_function(f"() => {CURRENT}.context.model.dirty === false")
+
+    def use_theme(self, name):
+        """Change JupyterLab's colours."""
+        self.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", name)
+        self.page.locator(f"body[data-jp-theme-name='{name}']").wait_for(state="attached")
 
     def outputs(self):
         """Locator of all outputs."""

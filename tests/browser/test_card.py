@@ -12,13 +12,12 @@ import signal
 import nbformat
 import pytest
 from nbconvert import HTMLExporter
-from nbformat.v4 import new_code_cell, new_notebook
 
-from .lab import CURRENT, SETTINGS, find_chromium, open_page, run_lab
+from .axe import serious_faults
+from .lab import CURRENT, DARK, LIGHT, SAVES_WIDGETS, SETTINGS, find_chromium, open_page, run_lab, write_notebook
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 KEY = "canary-0123456789-canary-0123456789"
-SAVE_WIDGETS = {"@jupyter-widgets/jupyterlab-manager/plugin": {"saveState": True}}
 LAUNCH = """
 import os, threading
 import llmapi_kit as kit
@@ -48,13 +47,11 @@ def opened(tmp_path_factory):
     root.mkdir()
     scratch.mkdir()
     path = root / "card.ipynb"
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    cells = [new_code_cell(LAUNCH, id="launch"), new_code_cell(DASHBOARD, id="dashboard")]
-    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    write_notebook(path, launch=LAUNCH, dashboard=DASHBOARD)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CANARY", KEY)
         patch.setenv("LLMAPI_KIT_HOME", str(folder / "home"))
-        with run_lab(root, scratch, {**SETTINGS, **SAVE_WIDGETS}) as address, open_page() as page:
+        with run_lab(root, scratch, {**SETTINGS, **SAVES_WIDGETS}) as address, open_page() as page:
             page.open(address(path.name))
             page.run_all()
             yield page, path, address
@@ -167,6 +164,41 @@ def test_the_dashboard_moves_and_cancels_a_request(lab):
     page.execute("while not endings: pass\nassert 'cancelled by whoever runs this server' in endings[0], endings")
     button(page, "Reveal").scroll_into_view_if_needed()
     card(page).get_by_text("idle", exact=True).wait_for()
+
+
+@pytest.mark.parametrize("theme", [DARK, LIGHT])
+def test_axe_finds_nothing_serious(lab, theme):
+    page, _ = lab
+    page.use_theme(theme)
+    assert serious_faults(card(page)) == []
+    page.execute(ASK)
+    board(page).get_by_text("running", exact=True).wait_for()
+    assert serious_faults(board(page)) == []
+    page.execute("for each in server.requests(): server.cancel(each.id)")
+
+
+def test_card_and_dashboard_do_everything_with_the_keyboard(lab):
+    page, _ = lab
+    keyboard = page.page.keyboard
+    focused = "() => document.activeElement.getAttribute('aria-label') || document.activeElement.textContent"
+    page.execute(ASK)
+    board(page).get_by_text("running", exact=True).wait_for()
+    button(page, "Copy URL").focus()
+    seen = []
+    while len(seen) < 20 and "Cancel request" not in (seen or [""])[-1]:
+        keyboard.press("Tab")
+        seen.append(page.page.evaluate(focused))
+    assert seen[:3] == ["Reveal", "Copy key", "Python with openai, the key in LLMAPI_KIT_API_KEY"]
+    assert {"curl, on this machine", "Stop", "Restart"} <= set(seen)
+    keyboard.press("Enter")
+    board(page).get_by_text("No requests are running.").wait_for()
+    button(page, "Stop").focus()
+    keyboard.press("Space")
+    title(page, "Model server stopped").wait_for()
+    button(page, "Restart").focus()
+    keyboard.press("Enter")
+    title(page, "Model server running").wait_for()
+    assert page.page.locator(".jp-Cell").count() == 2, "the notebook took a key"
 
 
 def test_out_of_sight_nothing_is_sent(lab):

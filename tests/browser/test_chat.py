@@ -7,14 +7,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
 
-from .lab import CURRENT, SETTINGS, open_page, run_lab
+from .axe import serious_faults
+from .chat_box import ChatBox
+from .lab import DARK, LIGHT, SAVES_WIDGETS, SETTINGS, open_page, run_lab, write_notebook
 
 pytestmark = pytest.mark.timeout(240)
 HERE = Path(__file__).parent
-SAVE_WIDGETS = {"@jupyter-widgets/jupyterlab-manager/plugin": {"saveState": True}}
-AXE = HERE / "node_modules" / "axe-core" / "axe.min.js"
 SETUP = """
 import llmapi_kit as kit
 from chat_engine import ChatEngine
@@ -34,33 +33,6 @@ CHATS = {
 }
 
 
-class ChatBox:
-    """One chat on the page."""
-
-    def __init__(self, lab, number):
-        self.lab = lab
-        self.cell = lab.page.locator(".jp-Cell").nth(number)
-        self.root = self.cell.locator(".llmapi-kit-chat, .llmapi-kit-plain-chat")
-        self.input = self.root.get_by_role("textbox", name="Message")
-        self.status = self.root.get_by_role("status")
-
-    def button(self, name):
-        return self.root.get_by_role("button", name=name, exact=True)
-
-    def answers(self):
-        return self.root.locator(".lk-assistant > .lk-body")
-
-    def ask(self, text):
-        self.input.fill(text)
-        self.input.press("Enter")
-
-    def wait_for_answers(self, number):
-        """Until so many answers are complete."""
-        done = self.root.locator(".lk-assistant:not(.lk-streaming)")
-        done.nth(number - 1).wait_for()
-        self.button("Send").wait_for()
-
-
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """A page on a notebook with all chats, and the notebook's path."""
@@ -69,13 +41,11 @@ def lab(tmp_path_factory):
     root.mkdir()
     scratch.mkdir()
     shutil.copy(HERE / "chat_engine.py", root)
-    cells = [new_code_cell(SETUP, id="setup"), *(new_code_cell(code, id=name) for name, code in CHATS.items())]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     path = root / "chats.ipynb"
-    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    write_notebook(path, setup=SETUP, **CHATS)
     with (
         pytest.MonkeyPatch.context() as patch,
-        run_lab(root, scratch, {**SETTINGS, **SAVE_WIDGETS}) as address,
+        run_lab(root, scratch, {**SETTINGS, **SAVES_WIDGETS}) as address,
         open_page(timeout_s=20) as page,
     ):
         patch.setenv("LLMAPI_KIT_HOME", str(folder / "home"))
@@ -132,7 +102,7 @@ def test_retry_and_edit_make_branches_to_go_back_to(chat):
     chat.root.locator(".lk-empty").wait_for()
     chat.ask("first")
     chat.wait_for_answers(1)
-    chat.button("Try again").click()
+    chat.button("Retry answer").click()
     chat.root.locator(".lk-assistant .lk-branch", has_text="2 / 2").wait_for()
     chat.wait_for_answers(1)
     chat.button("Edit question").click()
@@ -196,7 +166,7 @@ def test_selection_stays_while_the_answer_grows(chat):
 def test_failure_stands_in_the_chat(chat):
     chat.ask("fail")
     chat.root.get_by_role("alert").get_by_text("out of ideas").wait_for()
-    chat.button("Try again").last.wait_for()
+    chat.button("Retry answer").last.wait_for()
 
 
 @use("talk")
@@ -286,26 +256,22 @@ def test_chat_made_and_named_in_one_cell_is_shown_once_and_follows_code(chat):
 
 @use("blocked")
 def test_answer_streams_while_a_cell_runs_and_clicks_are_said_to_wait(chat):
-    page = chat.lab.page
     code = "import threading; held = threading.Event(); blocked.send('count 20000', wait=False); held.wait(60)"
-    page.evaluate(f"code => {{ {CURRENT}.sessionContext.session.kernel.requestExecute({{code}}); }}", code)
+    chat.lab.start(code)
     chat.root.locator(".lk-streaming").get_by_text("word100").wait_for()
     chat.button("Stop answering (Escape)").click()
     chat.status.get_by_text("The kernel is busy with a cell").wait_for()
     chat.root.locator(".lk-streaming").get_by_text("word300").wait_for()
-    page.evaluate(f"() => {CURRENT}.sessionContext.session.kernel.interrupt()")
+    chat.lab.interrupt()
     chat.wait_for_answers(1)
     assert "stopped" in chat.root.locator(".lk-figures").last.inner_text()
 
 
 @use("talk")
-def test_axe_finds_nothing_serious(chat):
-    page = chat.lab.page
-    page.add_script_tag(content=AXE.read_text())
-    found = page.evaluate("() => axe.run('.llmapi-kit-chat', {resultTypes: ['violations']})")
-    serious = [each for each in found["violations"] if each["impact"] in ("serious", "critical")]
-    assert [(each["id"], each["nodes"][0]["html"]) for each in serious] == []
-    assert len(found["passes"]) > 10
+@pytest.mark.parametrize("theme", [DARK, LIGHT])
+def test_axe_finds_nothing_serious(chat, theme):
+    chat.lab.use_theme(theme)
+    assert serious_faults(chat.root) == []
 
 
 @use("talk")
@@ -326,7 +292,7 @@ def test_everything_is_reached_with_the_keyboard(chat):
 @use("talk")
 def test_restarted_kernel_is_said_and_saved_notebook_reads_without_one(chat):
     lab = chat.lab
-    lab.page.evaluate(f"() => {CURRENT}.sessionContext.session.kernel.restart()")
+    lab.restart_kernel()
     chat.status.get_by_text("The kernel of this chat is gone").wait_for()
     assert chat.button("Send").is_disabled()
     assert "word1999" in chat.root.inner_text()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import expect
 
-from .lab import open_page, run_lab
+from .axe import serious_faults
+from .lab import DARK, LIGHT, open_page, run_lab, write_notebook
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -18,13 +17,28 @@ def lab(tmp_path):
     root, scratch = tmp_path / "root", tmp_path / "scratch"
     root.mkdir()
     scratch.mkdir()
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    cell = new_code_cell("import llmapi_kit as kit\nchoice = kit.choose()", id="choose")
-    nbformat.write(new_notebook(cells=[cell], metadata={"kernelspec": kernel}), root / "choose.ipynb")
+    write_notebook(root / "choose.ipynb", choose="import llmapi_kit as kit\nchoice = kit.choose()")
     with run_lab(root, scratch) as address, open_page() as page:
         page.open(address("choose.ipynb"))
         page.run_all()
         yield page
+
+
+def test_axe_finds_nothing_serious_and_the_keyboard_chooses(lab):
+    for theme in (DARK, LIGHT):
+        lab.use_theme(theme)
+        assert serious_faults(lab.outputs().first) == []
+    page = lab.page
+    page.get_by_role("textbox", name="Search").focus()
+    page.keyboard.type("smollm2-360")
+    page.keyboard.press("Tab")
+    models = page.get_by_role("listbox", name="Models")
+    expect(models.locator("option")).to_have_count(1)
+    expect(models).to_be_focused()
+    page.keyboard.press("ArrowDown")
+    page.get_by_text('kit.load("HuggingFaceTB/SmolLM2-360M-Instruct"').wait_for()
+    lab.execute("assert choice.name.endswith('SmolLM2-360M-Instruct'), choice")
+    assert lab.errors == []
 
 
 def test_a_model_is_found_by_typing_and_loaded_by_a_click(lab):

@@ -146,5 +146,15 @@ def test_link_that_was_not_reached_lately_is_still_to_be_copied_and_says_why():
     assert "degraded: It did not answer." in text
 
 
+def test_models_that_the_latest_launch_replaced_are_named_until_the_next():
+    server = kit.launch(["mock", MockEngine(name="second")], port=0)
+    for model, replaced in ((MockEngine(name="third"), ("mock", "second")), (MockEngine(name="third"), ())):
+        assert kit.launch(model, port=0) is server
+        assert card_state(server).replaced == replaced
+        assert ("Instead ofmock, second" in read(draw(card_state(server))).text) is bool(replaced)
+    kit.stop_all()
+    assert "Instead of" not in draw(replace(STATE, is_running=False, replaced=("mock",)))
+
+
 def test_equal_states_need_no_new_drawing(server):
     assert card_state(server) == card_state(server)

@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -30,9 +31,9 @@ def test_an_error_is_kept_with_its_kind_and_the_buffer_stays_bounded():
     assert json.loads(buffer.lines(1)[0])["error"] == "ValueError: broken"
     for i in range(log_buffer.MAX_LINES + 10):
         logging.getLogger("llmapi_kit.test").warning("line %d", i)
-    buffer.add_request({"message": "GET / 404"})
+    buffer.add_request(lambda: {"message": "GET / 404"})
     for i in range(log_buffer.MAX_LINES + 10):
-        buffer.add_request({"message": f"GET /{i} 404"})
+        buffer.add_request(partial(dict, message=f"GET /{i} 404"))
     loggers = [json.loads(line)["logger"] for line in buffer.lines(10_000)]
     assert loggers.count("llmapi_kit.requests") == log_buffer.MAX_LINES
     assert loggers.count("llmapi_kit.test") == log_buffer.MAX_LINES, "requests pushed out other lines"

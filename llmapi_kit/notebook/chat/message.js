@@ -42,7 +42,7 @@ class MessageView {
     this.forth = makeButton("›", this.foot, () => this.showBranch(1), "Next version");
     makeButton("Copy", this.foot, () => this.copy(this.message.content), this.isUser ? "Copy question" : "Copy answer");
     if (this.isUser) this.again = makeButton("Edit", this.foot, () => this.edit(), "Edit question");
-    else this.again = makeButton("Retry", this.foot, () => this.chat.run("retry", { id: this.message.id }), "Try again");
+    else this.again = makeButton("Retry", this.foot, () => this.chat.run("retry", { id: this.message.id }), "Retry answer");
     this.figures = make("span", { className: "lk-figures" }, this.foot);
   }
 

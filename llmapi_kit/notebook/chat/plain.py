@@ -121,9 +121,11 @@ class PlainChat:
             ipywidgets.HBox([clear, *exports]),
             self._exported,
         ]
-        settings = ipywidgets.Accordion(children=[ipywidgets.VBox(inside)], selected_index=None)
-        settings.set_title(0, "Settings and export")
-        return settings
+        # No accordion: the keyboard does not reach its title
+        opener = ipywidgets.ToggleButton(description="Settings and export", layout=ipywidgets.Layout(width="auto"))
+        box = ipywidgets.VBox(inside, layout=ipywidgets.Layout(display="none"))
+        opener.observe(lambda change: setattr(box.layout, "display", "" if change["new"] else "none"), names="value")
+        return ipywidgets.VBox([opener, box])
 
     def _button(self, title: str, on_click: Callable[[], None], style: str = "") -> Any:
         button = ipywidgets.Button(description=title, button_style=style, tooltip=title)

@@ -1,7 +1,6 @@
 """The conversation as a cell's output that needs no kernel: what a saved notebook, GitHub and nbconvert show of a chat.
 
-It stands below the widget. A style sheet hides the one of the two that is not wanted: the transcript while the widget
-is there, and, in a notebook that was opened again, the front end's note that there is no widget.
+It stands below the widget; see `llmapi_kit.notebook.stand_in`.
 """
 
 from __future__ import annotations
@@ -14,14 +13,10 @@ from llmapi_kit.notebook.chat.export import to_markdown
 from llmapi_kit.notebook.chat.markup import NO_MATH, render_markdown, show_invisible
 from llmapi_kit.notebook.chat.session import Session
 from llmapi_kit.notebook.chat.snapshot import snapshot_pane
+from llmapi_kit.notebook.stand_in import stand_in_style
 
 CLASS, PLAIN_CLASS, RICH_CLASS = "llmapi-kit-transcript", "llmapi-kit-plain-chat", "llmapi-kit-chat"
-CELL = ".jp-OutputArea-child"
-WIDGET = f":has(.{RICH_CLASS}, .{PLAIN_CLASS})"
-STYLE = (
-    f"<style>{CELL}:not({WIDGET}):has(+ {CELL} .{CLASS}), {CELL}{WIDGET} + {CELL}:has(.{CLASS})"
-    f"{{display:none}}.{CLASS} pre{{white-space:pre-wrap}}</style>"
-)
+STYLE = f"{stand_in_style((RICH_CLASS, PLAIN_CLASS), CLASS)}<style>.{CLASS} pre{{white-space:pre-wrap}}</style>"
 LINE = "rgba(128,128,128,.45)"
 BOX = "max-width:60rem;overflow-wrap:anywhere;unicode-bidi:isolate"
 DIM = "opacity:.75;font-size:90%"

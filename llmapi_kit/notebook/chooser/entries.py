@@ -44,6 +44,7 @@ class Entry:
         is_complete: whether nothing needs to be downloaded.
         licence: empty if unknown.
         is_gated: whether a token is needed.
+        is_checked: whether its own page has said so of both.
         published: year and month; empty if unknown.
         good_for: in a few words.
         rank: see `llmapi_kit.models.known_models.KnownModel`.
@@ -59,6 +60,7 @@ class Entry:
     is_complete: bool = False
     licence: str = ""
     is_gated: bool = False
+    is_checked: bool = True
     published: str = ""
     good_for: str = ""
     rank: int = 0
@@ -166,6 +168,7 @@ def _of_table(row: KnownModel, cached: CachedModel | None) -> Entry:
         is_complete=cached is not None and cached.is_complete,
         licence=row.licence,
         is_gated=row.is_gated,
+        is_checked=row.is_checked,
         published=row.published,
         good_for=row.good_for,
         rank=row.rank,

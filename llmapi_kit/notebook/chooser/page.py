@@ -14,14 +14,20 @@ from llmapi_kit.notebook.chooser.entries import Entry
 from llmapi_kit.notebook.chooser.machine import GIB, ChooserMachine
 from llmapi_kit.notebook.chooser.text import access, parameters
 from llmapi_kit.notebook.progress_state import as_amount
+from llmapi_kit.notebook.stand_in import stand_in_style
 
 FONT = "font-family:var(--jp-ui-font-family, system-ui, sans-serif);font-size:13px;line-height:1.5"
 CODE = "font-family:var(--jp-code-font-family, ui-monospace, Menlo, Consolas, monospace);font-size:12px"
 BOX = "border:1px solid var(--jp-border-color2, rgba(128,128,128,.35));border-radius:6px"
 WEIGHTS, CONTEXT, OVERHEAD = "#2b7de9", "#20a39e", "#8a8a8a"
-COLOURS = {"fits": "#2e9e5b", "tight": "#b26a00", "too large": "#d13438", "not here": "#8a8a8a"}
+TEXT = "var(--jp-ui-font-color1, CanvasText)"
+BASE = {"fits": "#2e9e5b", "tight": "#c77700", "too large": "#d13438", "not here": "#8a8a8a"}
+# Of enough contrast on light and dark pages
+COLOURS = {verdict: f"color-mix(in srgb, {colour} 60%, {TEXT})" for verdict, colour in BASE.items()}
 WORDS = {"fits": "fits", "tight": "tight: short requests only", "too large": "does not fit"}
 MARKS = "✓ fits   ~ short requests only   ✗ too large   ★ recommended"
+HINT = "Nothing happens? The kernel is busy with a cell, or gone: then run this cell again."
+CLASS, STAND_IN_CLASS = "llmapi-kit-chooser", "llmapi-kit-choices"
 LEGEND = (("weights", WEIGHTS), ("context of one request", CONTEXT), ("libraries", OVERHEAD))
 
 
@@ -43,9 +49,16 @@ def detail(entry: Entry, machine: ChooserMachine, settings: Settings) -> str:
     return f'<div style="{FONT};{BOX};padding:8px 12px">{title}{about}{facts}{memory}</div>'
 
 
+def stand_in(table: str) -> str:
+    """What a saved notebook shows in place of the widgets: the models as a table, as it was then."""
+    style = stand_in_style([CLASS], STAND_IN_CLASS)
+    return f'<div class="{STAND_IN_CLASS}">{style}<pre style="{CODE};white-space:pre">{escape(table)}</pre></div>'
+
+
 def marks() -> str:
-    """What the signs before the names mean."""
-    return f'<div style="{FONT};font-size:12px;opacity:.8;white-space:pre-wrap">{MARKS}</div>'
+    """What the signs before the names mean, and what a dead button does."""
+    style = f"{FONT};font-size:12px;opacity:.8;white-space:pre-wrap"
+    return f'<div style="{style}">{MARKS}\n{HINT}</div>'
 
 
 def code_line(code: str) -> str:
@@ -66,7 +79,8 @@ def _facts(entry: Entry, machine: ChooserMachine) -> list[tuple[str, str]]:
         found.append(("Context", f"up to {entry.shape.max_position_embeddings:,} tokens"))
     if entry.licence:
         gate = " (accept its terms on the hub, and set HF_TOKEN)" if entry.is_gated else ""
-        found.append(("Licence", f"{access(entry)}{gate}"))
+        doubt = "" if entry.is_checked else " (not verified: its page on the hub counts)"
+        found.append(("Licence", f"{access(entry)}{gate}{doubt}"))
     return [*found, ("Disk", _disk(entry, machine))]
 
 

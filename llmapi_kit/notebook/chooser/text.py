@@ -29,7 +29,7 @@ def footnote() -> str:
     text = (
         "Memory is weights, one request of the usual length, and the libraries. The number format is that of the "
         f"weights. {NOT_YET} Sizes are from a table reviewed on {read_table().reviewed}; the hub is asked "
-        "before a download."
+        "before a download. Licences with a question mark were not verified."
     )
     return textwrap.fill(text, 110)
 
@@ -52,8 +52,9 @@ def presence(entry: Entry) -> str:
 
 
 def access(entry: Entry) -> str:
-    """Its licence, and whether a token is needed."""
-    return f"{entry.licence}, gated" if entry.is_gated else entry.licence
+    """Its licence, and whether a token is needed; with a question mark where nobody has looked that up."""
+    doubt = "" if entry.is_checked else "?"
+    return f"{entry.licence}, gated{doubt}" if entry.is_gated else f"{entry.licence}{doubt}"
 
 
 def memory(needs: Needs | None) -> str:

@@ -67,11 +67,10 @@ class Chooser:
         """Show it in the cell that runs."""
         from IPython import display as output
 
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
+        display: Any = output.display  # untyped there
+        display(self.box)
         text = as_table(list(self._entries.values()), self._machine, self._settings)
-        display: Any = output.display
-        # With the table as its text, for a saved notebook that is read without its widgets
-        display({"application/vnd.jupyter.widget-view+json": view, "text/plain": text}, raw=True)
+        display({"text/plain": text, "text/html": page.stand_in(text)}, raw=True)
 
     @property
     def is_busy(self) -> bool:
@@ -110,6 +109,7 @@ class Chooser:
         middle = widgets.HBox([left, right], layout=widgets.Layout(flex_flow="row wrap", max_width="70rem"))
         head = widgets.HTML(page.header(self._machine, self._recommended))
         self.box = widgets.VBox([head, middle, self._progress, self._status])
+        self.box.add_class(page.CLASS)
 
     def _fill(self) -> None:
         """List what matches the search; what was chosen stays so if it is among it."""

@@ -3,7 +3,7 @@
 const GB = 1e9;
 const NUM_KEPT = 300;
 const CHARTS = [
-  { title: "Tokens a second", keys: ["tokens_per_s"], write: (v) => v.toFixed(v < 10 && v > 0 ? 1 : 0) },
+  { title: "Tokens a second", keys: ["tokens_per_s"], write: writeCount },
   { title: "Requests", keys: ["num_running", "num_queued"], names: ["running", "queued"], write: (v) => v.toFixed(0) },
   { title: "First token", keys: ["first_token_s"], write: writeSeconds, isDots: true },
   { title: "KV memory", keys: ["kv_use"], write: (v) => `${(100 * v).toFixed(v < 0.1 && v > 0 ? 1 : 0)} %` },
@@ -11,6 +11,10 @@ const CHARTS = [
   { title: "GPU memory", keys: ["gpu_bytes"], write: (v) => `${(v / GB).toFixed(2)} GB` },
 ];
 const HEIGHT = 104;
+
+function writeCount(value) {
+  return value.toLocaleString("en", { maximumFractionDigits: value < 10 ? 1 : 0 });
+}
 
 function writeSeconds(value) {
   if (!value) return "0";
@@ -32,7 +36,7 @@ function buildDashboard(element, call) {
   const logBox = make("details", { open: true }, element);
   make("summary", { textContent: "Log" }, logBox);
   const log = make("pre", { className: "llmapi-kit-log", tabIndex: 0 }, logBox);
-  log.setAttribute("aria-label", "Log");
+  for (const [key, value] of [["role", "log"], ["aria-live", "off"], ["aria-label", "Log"]]) log.setAttribute(key, value);
 
   let samples = [];
   const charts = CHARTS.map((chart) => makeChart(chart, grid));
@@ -152,10 +156,10 @@ function requestTable(element, call, say) {
   const empty = make("div", { className: "llmapi-kit-dim", textContent: "No requests are running." }, box);
   const table = make("table", { hidden: true }, box);
   const top = make("tr", {}, make("thead", {}, table));
-  for (const title of ["Request", "Model", "State", "Prompt", "Tokens", "Since", ""]) {
-    const cell = make("th", { textContent: title }, top);
-    cell.scope = "col";
+  for (const title of ["Request", "Model", "State", "Prompt", "Tokens", "Since"]) {
+    make("th", { textContent: title, scope: "col" }, top);
   }
+  make("td", {}, top); // above the buttons
   const body = make("tbody", {}, table);
   const rows = new Map(); // by id, so that a button keeps its focus
 

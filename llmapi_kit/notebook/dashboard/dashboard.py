@@ -7,6 +7,7 @@ more rarely and nothing is sent. Where no script runs, the HTML is drawn again n
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 import weakref
@@ -15,10 +16,12 @@ from dataclasses import asdict
 from typing import Any
 
 from llmapi_kit.errors import ConfigError, ServerError, StoreError
+from llmapi_kit.notebook.dashboard.cancel_row import CancelRow
 from llmapi_kit.notebook.dashboard.figures import dashboard_html, log_text, totals, usage_text
 from llmapi_kit.notebook.dashboard.samples import Sample, Sampler
 from llmapi_kit.notebook.environment import is_jupyter_kernel
 from llmapi_kit.notebook.live_view import FOLDER, LiveView
+from llmapi_kit.notebook.plain_buttons import ABOVE_CLASS, HIDES_DEAD_BUTTONS, needs_plain_buttons
 from llmapi_kit.server.server import Server
 from llmapi_kit.vendored import read_vendored
 
@@ -30,6 +33,8 @@ USAGE_EVERY_S = 30.0  # it is read from the database
 DRAW_EVERY_S = 3.0  # the HTML, where no script runs
 NUM_LOG_LINES = 30
 ROOM = FOLDER / "dashboard"
+
+_by_cell: weakref.WeakValueDictionary[str, Dashboard] = weakref.WeakValueDictionary()
 
 
 def dashboard(server: Server) -> Dashboard:
@@ -80,6 +85,7 @@ class Dashboard(threading.Thread):
         self._usage = ""
         self._usage_read_at = float("-inf")
         self._view: LiveView | None = None
+        self._cancel_row: CancelRow | None = None  # where no script runs
         self._sampler.take(server)
 
     def show(self) -> None:
@@ -88,6 +94,7 @@ class Dashboard(threading.Thread):
             return
         from IPython import display as output
 
+        _end_the_one_before(self)
         uplot = read_vendored("uplot/uPlot.iife.min.js")
         self._view = LiveView(
             [uplot, ROOM / "dashboard.js"],
@@ -95,8 +102,12 @@ class Dashboard(threading.Thread):
             state=self._state,
             actions={"cancel": self._cancel},
         )
+        if needs_plain_buttons(self._view):
+            self._cancel_row = CancelRow(self._cancel_request)
         display: Any = output.display  # untyped there
         self._handle = display(self._bundle(), raw=True, display_id=True)
+        if self._cancel_row is not None:
+            self._cancel_row.show()
         self.start()
 
     def close(self) -> None:
@@ -107,7 +118,7 @@ class Dashboard(threading.Thread):
             if self.is_alive() and threading.current_thread() is not self:
                 self.join()
             self._draw()
-            self._view.close("The dashboard was closed.")
+            self._end(self._view, "The dashboard was closed.")
 
     def run(self) -> None:
         """Keep it up to date, until it is closed or the server is gone."""
@@ -120,7 +131,7 @@ class Dashboard(threading.Thread):
             if self._is_closed.is_set():
                 return
             if server is None:
-                view.close("The server was stopped, and nothing holds it any more.")
+                self._end(view, "The server was stopped, and nothing holds it any more.")
                 return
             try:
                 self._look(server, view)
@@ -129,12 +140,19 @@ class Dashboard(threading.Thread):
                 return
             del server  # or this frame keeps it alive during the wait
 
+    def _end(self, view: LiveView, text: str) -> None:
+        view.close(text)
+        if self._cancel_row is not None:
+            self._cancel_row.close()
+
     def _look(self, server: Server, view: LiveView) -> None:
         was_hidden = view.visibility_changed.is_set()
         view.visibility_changed.clear()
         sample = self._sampler.take(server)
         if not view.is_heard:
             self._draw_now_and_then(sample)
+            if self._cancel_row is not None:
+                self._cancel_row.update(server.requests())
         elif was_hidden:
             view.send_state()  # with what happened meanwhile
         elif view.is_visible:
@@ -160,7 +178,10 @@ class Dashboard(threading.Thread):
         requests = [] if server is None else server.requests()
         log = [] if server is None else self._log_lines(server)
         place = self._view.place if self._view else ""
+        if self._cancel_row is not None:
+            place += f" {ABOVE_CLASS}"
         html = dashboard_html(samples, requests, log, name=_name(server), place=place)
+        html = html if self._cancel_row is None else HIDES_DEAD_BUTTONS + html
         return self._view.bundle(repr(self), html) if self._view else {"text/plain": repr(self), "text/html": html}
 
     def _state(self) -> dict[str, Any]:
@@ -196,8 +217,11 @@ class Dashboard(threading.Thread):
         return [log_text(line) for line in server.logs(NUM_LOG_LINES)]
 
     def _cancel(self, message: Mapping[str, Any]) -> None:
+        self._cancel_request(str(message.get("id")))
+
+    def _cancel_request(self, request_id: str) -> None:
         server = self._server()
-        if server is None or not server.cancel(str(message.get("id"))):
+        if server is None or not server.cancel(request_id):
             raise ServerError("It is over already.")
 
     def __repr__(self) -> str:
@@ -206,6 +230,19 @@ class Dashboard(threading.Thread):
     def _ipython_display_(self) -> None:
         """It is in its cell already, or in none."""
         self.show()
+
+
+def _end_the_one_before(board: Dashboard) -> None:
+    """A cell that is run again has lost what it showed; the dashboard that was there would be kept up for nobody."""
+    shell = sys.modules["IPython"].get_ipython()
+    try:
+        cell = shell.kernel.get_parent("shell")["metadata"]["cellId"]  # JupyterLab, Notebook 7 and VS Code name it
+    except (AttributeError, KeyError, TypeError):
+        return
+    before = _by_cell.get(cell)
+    _by_cell[cell] = board
+    if before is not None:
+        before.close()
 
 
 def _name(server: Server | None) -> str:

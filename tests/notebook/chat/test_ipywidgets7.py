@@ -25,11 +25,12 @@ def older_ipywidgets():
     return FOLDER
 
 
-def test_both_front_ends_work_on_ipywidgets_7(older_ipywidgets):
+def test_front_ends_and_plain_buttons_work_on_ipywidgets_7(older_ipywidgets):
     env = {**os.environ, "PYTHONPATH": str(older_ipywidgets)}
     version = [sys.executable, "-c", "import ipywidgets; print(ipywidgets.__version__)"]
     assert subprocess.run(version, env=env, capture_output=True, text=True, check=True).stdout.strip() == "7.7.5"
-    tests = [sys.executable, "-m", "pytest", "-q", "-W", "ignore", str(HERE / "test_front_ends.py")]
+    modules = [str(HERE / "test_front_ends.py"), str(HERE.parent / "test_plain_buttons.py")]
+    tests = [sys.executable, "-m", "pytest", "-q", "-W", "ignore", *modules]
     run = subprocess.run(tests, env=env, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert run.returncode == 0, run.stdout[-3000:]
     assert "skipped" not in run.stdout

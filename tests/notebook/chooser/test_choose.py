@@ -17,7 +17,7 @@ from llmapi_kit.notebook.chooser import machine as machine_module
 from llmapi_kit.notebook.chooser import page, widget
 from llmapi_kit.notebook.chooser.entries import all_entries, nearby, recommended
 from llmapi_kit.notebook.chooser.machine import GIB, ChooserMachine, look_at_machine
-from llmapi_kit.notebook.chooser.text import as_table
+from llmapi_kit.notebook.chooser.text import access, as_table
 from llmapi_kit.notebook.chooser.widget import Chooser
 
 CONFIG = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64, "dtype": "bfloat16"}
@@ -123,6 +123,14 @@ def test_every_row_of_the_table_has_every_column():
     lines = as_table(all_entries(), make_machine("cuda:0", 24), Settings()).splitlines()
     assert len(lines) == len(all_entries()) + 2
     assert all("GiB" in line for line in lines[2:])
+
+
+def test_what_nobody_verified_of_a_licence_has_a_question_mark():
+    by_name = {entry.name: entry for entry in all_entries()}
+    checked, other = by_name["microsoft/Phi-4-mini-instruct"], by_name["Qwen/Qwen3-14B"]
+    assert (access(checked), access(other)) == ("MIT", "Apache-2.0?")
+    assert "not verified" in page.detail(other, make_machine("cpu", 24), Settings())
+    assert "not verified" not in page.detail(checked, make_machine("cpu", 24), Settings())
 
 
 def test_torch_is_asked_only_where_there_may_be_a_gpu(monkeypatch):
