@@ -9,6 +9,7 @@ find, and for `checkpoint_check` to name. Part of loading: blocking, but reads h
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,15 @@ class DecoderWeights:
     def take(self, name: str) -> torch.Tensor:
         """A tensor, which is the caller's from now on."""
         return self.tensors.pop(name)
+
+    def add_mean_rows(self, num_rows: int) -> None:
+        """Give the embedding, and the output layer, so many rows; new ones are the mean of those there are."""
+        for name in (EMBEDDING,) if self.is_tied else (EMBEDDING, HEAD):
+            rows = self.tensors[name]
+            self.tensors[name] = torch.cat((rows, rows.mean(0).expand(num_rows - len(rows), -1)))
+            self._num_parameters += self.tensors[name].numel() - rows.numel()
+            self.num_bytes += self.tensors[name].nbytes - rows.nbytes
+        self.config = replace(self.config, vocab_size=num_rows)
 
     def rotary(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines of the rotary embedding, (length, head_dim) each."""
