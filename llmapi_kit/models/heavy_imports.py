@@ -37,6 +37,22 @@ ADAPTERS = ("llmapi_kit.models.adapters",)
 LOOK_EVERY_S = 0.2  # where a wait can't be interrupted, as on Windows
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Collect no garbage while it lasts.
+
+    Importing and loading make a great many objects that stay, and looking at them again and again is a seventh of the
+    time.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 class _Import(threading.Thread):
     """Imports modules once.
 
@@ -53,7 +69,7 @@ class _Import(threading.Thread):
 
     def run(self) -> None:
         try:
-            with _uncollected():
+            with uncollected():
                 self._import_all()
         finally:
             self.is_done.set()
@@ -71,11 +87,6 @@ class _Import(threading.Thread):
 
 _lock = threading.Lock()
 _begun: dict[tuple[str, ...], _Import] = {}
-
-
-def begin_import(modules: tuple[str, ...]) -> None:
-    """Let the import of modules begin, unless it has; returns at once."""
-    _running(modules)
 
 
 def import_heavy(modules: tuple[str, ...]) -> None:
@@ -98,15 +109,3 @@ def _running(modules: tuple[str, ...]) -> _Import:
             latest = _begun[modules] = _Import(modules)
             latest.start()
         return latest
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Collect no garbage: modules make a great many objects that stay, and looking at them is a seventh of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -1,6 +1,9 @@
-"""How many threads torch gets for a step's small operations. Knows nothing of runners."""
+"""How many threads torch gets for small operations. Knows nothing of runners."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -15,3 +18,14 @@ def best_num_threads(weights_bytes: int) -> int:
     parameter model made 68 tokens a second with two threads and 1,210 with one.
     """
     return 1 if weights_bytes < SMALL_MODEL_BYTES else torch.get_num_threads()
+
+
+@contextmanager
+def num_threads_set(num_threads: int) -> Iterator[None]:
+    """Let torch take so many threads in this thread, while it lasts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -34,7 +34,7 @@ from llmapi_kit.runners.native.decoder import NativeDecoder
 from llmapi_kit.runners.self_check import check_ids, check_steps
 from llmapi_kit.runners.slot_attention import KVMemory, attend, slot_attention
 from llmapi_kit.runners.step_layout import StepLayout
-from llmapi_kit.runners.thread_count import best_num_threads
+from llmapi_kit.runners.thread_count import best_num_threads, num_threads_set
 
 logger = logging.getLogger(__name__)
 
@@ -197,9 +197,7 @@ class TorchRunner:
         self._bucketed = None
 
     def _make_bucketed(self, lean: LeanDecoder, is_compiled: bool, has_varlen: bool) -> BucketedDecoder:
-        num_threads = torch.get_num_threads()
-        torch.set_num_threads(self._num_threads)  # another number would compile anew, on the first request
-        try:
+        with num_threads_set(self._num_threads):  # another number would compile anew, on the first request
             return BucketedDecoder(
                 lean,
                 self._memory,
@@ -208,8 +206,6 @@ class TorchRunner:
                 is_recorded=self._device.type == "cuda",
                 has_varlen=has_varlen,
             )
-        finally:
-            torch.set_num_threads(num_threads)
 
     @torch.inference_mode()
     def _reference_logits(self) -> torch.Tensor:
