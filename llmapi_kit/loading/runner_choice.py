@@ -22,18 +22,23 @@ def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings) -> Runn
     Raises:
         ModelError: the model can't be run this way, or its weights are no finite numbers.
     """
-    num_threads = settings.num_threads
-    slots = {"num_slots": plan.num_slots, "max_length": plan.max_length}
     if isinstance(loaded.model, DecoderWeights):
-        return NativeRunner(loaded.model, **slots, dtype=getattr(torch, loaded.dtype), num_threads=num_threads)
+        return NativeRunner(
+            loaded.model,
+            num_slots=plan.num_slots,
+            max_length=plan.max_length,
+            dtype=getattr(torch, loaded.dtype),
+            num_threads=settings.num_threads,
+        )
     import_heavy(MODEL_CLASSES)
     from llmapi_kit.runners.torch_runner import TorchRunner
 
     return TorchRunner(
         loaded.model,
-        **slots,
+        num_slots=plan.num_slots,
+        max_length=plan.max_length,
         dtype=torch.float32 if loaded.dtype == "float32" else None,
-        num_threads=num_threads,
+        num_threads=settings.num_threads,
         native=settings.native,
         is_compiled=settings.compile,
     )

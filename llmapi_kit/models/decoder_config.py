@@ -214,7 +214,7 @@ def _rope(values: Mapping[str, Any]) -> Rope:
     _require(all(_is_number(rope.get(name)) and rope[name] > 0 for name in names))
     if kind == "llama3":
         _require(rope["low_freq_factor"] < rope["high_freq_factor"])
-    return Rope(kind, float(theta), **{name: float(rope[name]) for name in names})  # type: ignore[arg-type]
+    return Rope(kind, float(theta), **{name: float(rope[name]) for name in names})
 
 
 def _is_number(value: Any) -> bool:
@@ -231,9 +231,9 @@ def _token_ids(values: Mapping[str, Any], num_tokens: int) -> Any:
 
 
 def _dtype(values: Mapping[str, Any]) -> str | None:
-    named = {values[name] for name in ("dtype", "torch_dtype") if isinstance(values.get(name), str)}
-    _require(len(named) == sum(values.get(name) is not None for name in ("dtype", "torch_dtype")) or len(named) == 1)
-    return named.pop() if named else None
+    named = [values[name] for name in ("dtype", "torch_dtype") if values.get(name) is not None]
+    _require(all(isinstance(name, str) for name in named) and len(set(named)) <= 1)
+    return named[0] if named else None
 
 
 def _check_ignored(values: Mapping[str, Any]) -> None:

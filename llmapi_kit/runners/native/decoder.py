@@ -128,9 +128,7 @@ class NativeDecoder:
 
     @staticmethod
     def can_run(model: Any, dtype: torch.dtype | None = None) -> bool:
-        """Whether a model of transformers has a forward pass that is written out in C, on a device and in types it
-        knows; then `weights_of_model` gives its weights.
-        """
+        """Whether the forward pass of a model of transformers is written out in C, for its device and types."""
         is_known = model.device.type == "cpu" and (model.dtype, dtype or model.dtype) in DEFINES
         is_even = model.config.hidden_size % 2 == 0 and model.config.intermediate_size % 2 == 0
         return is_known and is_even and LeanDecoder.can_run(model)

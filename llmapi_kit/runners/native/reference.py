@@ -63,7 +63,7 @@ class _Layer:
 
     def _heads(self, x: torch.Tensor, name: str, num_heads: int) -> torch.Tensor:
         """Queries, keys or values, (heads, T, head_dim)."""
-        heads = self._project(x, f"self_attn.{name}_proj").unflatten(-1, (num_heads, -1)).transpose(0, 1)
+        heads = self._project(x, f"self_attn.{name}_proj").view(len(x), num_heads, -1).transpose(0, 1)
         if name != "v" and self._config.has_qk_norm:
             heads = self.norm(heads, f"self_attn.{name}_norm")
         return heads
@@ -93,8 +93,8 @@ def _norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor
 
 
 def _multiply(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x (n, inputs) by a matrix (outputs, inputs), of which no more than a block is widened at once."""
-    blocks = weight.split(max(1, BLOCK // weight.shape[1]))
+    """X (n, inputs) by a matrix (outputs, inputs), of which no more than a block is widened at once."""
+    blocks = torch.split(weight, max(1, BLOCK // weight.shape[1]))
     product = torch.cat([x @ block.float().t() for block in blocks], dim=-1)
     drop_pages(weight)
     return product
