@@ -23,9 +23,12 @@ from llmapi_kit.models.spec import POCKET_DIR
 logger = logging.getLogger(__name__)
 
 # By a model's type and the class that its tokenizer_config.json names; a test compares it with AutoTokenizer's choice
-_ANY_FAST = dict.fromkeys(("PreTrainedTokenizerFast", "TokenizersBackend"), "PreTrainedTokenizerFast")
-_QWEN = dict.fromkeys(("Qwen2Tokenizer", "Qwen2TokenizerFast"), "Qwen2Tokenizer")
-TOKENIZER_CLASSES = {"llama": _ANY_FAST, "qwen2": _QWEN, "qwen3": {**_ANY_FAST, **_QWEN}}
+_NAMES = ("PreTrainedTokenizerFast", "TokenizersBackend", "Qwen2Tokenizer", "Qwen2TokenizerFast")
+TOKENIZER_CLASSES = {
+    "llama": dict.fromkeys(_NAMES[:2], "PreTrainedTokenizerFast"),
+    "qwen2": dict.fromkeys(_NAMES, "Qwen2Tokenizer"),
+    "qwen3": dict.fromkeys(_NAMES[:2], "PreTrainedTokenizerFast") | dict.fromkeys(_NAMES[2:], "Qwen2Tokenizer"),
+}
 
 
 def load_tokenizer(source: str, what: str) -> Any:

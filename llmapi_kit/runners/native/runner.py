@@ -17,7 +17,7 @@ from llmapi_kit.runners.mean_states import MeanStates
 from llmapi_kit.runners.native.decoder import NativeDecoder
 from llmapi_kit.runners.native.reference import last_logits
 from llmapi_kit.runners.self_check import check_ids, check_steps
-from llmapi_kit.runners.thread_count import best_num_threads, num_threads_set
+from llmapi_kit.runners.thread_count import best_num_threads
 
 
 class NativeRunner:
@@ -44,8 +44,7 @@ class NativeRunner:
         self._num_threads = num_threads or best_num_threads(weights.num_bytes)
         self._means = MeanStates()
         ids = check_ids(self.vocab_size, max_length)
-        with num_threads_set(self._num_threads):
-            expected = last_logits(weights, ids)
+        expected = last_logits(weights, ids, self._num_threads)
         if not bool(torch.isfinite(expected).all()):
             raise _not_finite(weights)
         self._decoder = NativeDecoder(
