@@ -41,14 +41,17 @@ LOOK_EVERY_S = 0.2  # where a wait can't be interrupted, as on Windows
 def uncollected() -> Iterator[None]:
     """Collect no garbage while it lasts.
 
-    Importing and loading make a great many objects that stay, and looking at them again and again is a seventh of the
-    time.
+    Imports make a great many objects that stay, and looking at them again and again is a seventh of the time. After
+    it they count as old, so that they are not looked at the next moment either.
     """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if was_enabled and gc.get_freeze_count() == 0:  # what others froze is to stay so
+            gc.freeze()
+            gc.unfreeze()
         if was_enabled:
             gc.enable()
 
