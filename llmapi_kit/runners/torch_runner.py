@@ -30,6 +30,7 @@ from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.bucketed_decoder import PAGE, BucketedDecoder
 from llmapi_kit.runners.lean_decoder import LeanDecoder
 from llmapi_kit.runners.mean_states import MeanStates
+from llmapi_kit.runners.native.compiler import NativeUnavailableError
 from llmapi_kit.runners.native.decoder import NativeDecoder
 from llmapi_kit.runners.self_check import check_ids, check_steps
 from llmapi_kit.runners.slot_attention import KVMemory, attend, slot_attention
@@ -254,7 +255,15 @@ class TorchRunner:
 
 
 def _can_be_native(model: Any, dtype: torch.dtype | None) -> bool:
-    return NativeDecoder.can_run(model, dtype) and NativeDecoder.is_available(model.dtype, dtype or model.dtype)
+    """Whether the decoder in C can be had; where only a compiler is missing for it, that is logged."""
+    if not NativeDecoder.can_run(model, dtype):
+        return False
+    try:
+        NativeDecoder.compile(model.dtype, dtype or model.dtype)
+    except NativeUnavailableError as exc:
+        logger.warning("Steps run in torch, several times slower than in C: %s", exc)
+        return False
+    return True
 
 
 def _widen(model: Any, dtype: torch.dtype) -> None:

@@ -14,12 +14,16 @@ from llmapi_kit.models.heavy_imports import import_heavy
 
 NOTHING_MORE = """
 import sys
-from llmapi_kit.models.heavy_imports import LOCAL_MODELS, import_heavy
-import_heavy(LOCAL_MODELS)
+from llmapi_kit.models import heavy_imports
+from llmapi_kit.models.heavy_imports import import_heavy
+for modules in sys.argv[1].split():
+    import_heavy(getattr(heavy_imports, modules))
 before = set(sys.modules)
 import llmapi_kit as kit
-kit.load("pocket").ask("Hello!", max_tokens=2)
+kit.load("pocket", native=sys.argv[2] == "native").ask("Hello!", max_tokens=2)
 print(sorted({name for name in set(sys.modules) - before if name.split(".")[0] in ("torch", "llguidance", "peft")}))
+print([name for name in ("torch._dynamo", "torch.distributed.tensor", "transformers.modeling_utils", "peft")
+       if name in sys.modules])
 """
 
 INTERRUPTED = """
@@ -44,14 +48,19 @@ print(interrupts > 0, "Paris" in answer)
 """
 
 
-def program(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=150)
+def program(code, *arguments):
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
-def test_a_load_imports_no_more_of_torch_than_was_shielded():
-    assert program(NOTHING_MORE) == "[]"
+def test_a_load_for_the_step_in_c_imports_no_classes_of_models_and_no_more_of_torch_than_was_shielded():
+    """The classes took longer than torch itself, at each start of a server."""
+    assert program(NOTHING_MORE, "LOCAL_MODELS", "native") == "[]\n[]"
+
+
+def test_a_load_of_a_model_of_transformers_imports_no_more_of_torch_than_was_shielded():
+    assert program(NOTHING_MORE, "LOCAL_MODELS MODEL_CLASSES", "in torch").startswith("[]\n")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import logging
 import weakref
 from array import array
 from collections.abc import Sequence
@@ -26,8 +25,6 @@ from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.lean_decoder import LeanDecoder
 from llmapi_kit.runners.native.compiler import NativeUnavailableError, load_library
 from llmapi_kit.runners.native.packed_weights import PackedWeights, untouched
-
-logger = logging.getLogger(__name__)
 
 # Types of the weights and of arithmetic
 DEFINES: dict[tuple[torch.dtype, torch.dtype], tuple[str, ...]] = {
@@ -134,17 +131,25 @@ class NativeDecoder:
         return is_known and is_even and LeanDecoder.can_run(model)
 
     @staticmethod
-    def is_available(stored: torch.dtype, dtype: torch.dtype) -> bool:
+    def compile(stored: torch.dtype, dtype: torch.dtype) -> None:
+        """Compile the step for weights and arithmetic of two types of `DEFINES`, unless it is there.
+
+        Raises:
+            NativeUnavailableError: it can't be compiled here.
+        """
+        load_library(*DEFINES[stored, dtype])
+
+    @classmethod
+    def is_available(cls, stored: torch.dtype, dtype: torch.dtype) -> bool:
         """Whether there is a compiled step for weights and arithmetic of these types; compiles it where it is missing.
 
-        Where only a compiler is missing for it, that is logged.
+        Says nothing of what is amiss: the runner in torch, which takes its place, does.
         """
         if (stored, dtype) not in DEFINES:
             return False
         try:
-            load_library(*DEFINES[stored, dtype])
-        except NativeUnavailableError as exc:
-            logger.warning("Steps run in torch, several times slower than in C: %s", exc)
+            cls.compile(stored, dtype)
+        except NativeUnavailableError:
             return False
         return True
 
