@@ -27,7 +27,7 @@ class NativeRunner:
         weights: which leave as they are packed.
         num_slots: sequences held at once.
         max_length: tokens a slot can hold.
-        dtype: of arithmetic, keys and values; with the weights' type, one that `NativeDecoder.is_available` for.
+        dtype: of arithmetic, keys and values; `NativeDecoder.is_available` says which go with the weights' own.
         num_threads: CPU threads of a step; 0 chooses by the model's size.
 
     Raises:
