@@ -67,6 +67,21 @@ def test_each_step_is_taken_and_messages_are_prepared():
         mine.ask("")
 
 
+def test_a_loader_that_replaces_the_weights_gets_a_model_of_transformers(monkeypatch):
+    monkeypatch.setenv("LLMAPI_KIT_NATIVE", "true")
+    seen = []
+
+    class Curious(ModelLoader):
+        def load_weights(self):
+            loaded = super().load_weights()
+            seen.append(loaded.model.get_input_embeddings().weight.shape[0])
+            return loaded
+
+    model = kit.load(Curious("pocket"), max_slots=1)
+    assert seen == [3072]
+    assert model.engine.info.description == kit.load("pocket", max_slots=1).engine.info.description
+
+
 class Light(ModelLoader):
     """Loads nothing, and remembers what it was to load."""
 

@@ -324,6 +324,6 @@ def test_what_a_library_raises_becomes_an_error_of_the_kit(odd, monkeypatch):
     def fail(*arguments, **options):
         raise AttributeError("no such thing")
 
-    monkeypatch.setattr("llmapi_kit.runners.torch_runner.TorchRunner.__init__", fail)
+    monkeypatch.setattr("llmapi_kit.runners.native.runner.NativeRunner.__init__", fail)
     with pytest.raises(LlmApiKitError, match="AttributeError: no such thing"):
         kit.load(os.fspath(odd), device="cpu")

@@ -14,6 +14,7 @@ from llmapi_kit.config import Settings
 from llmapi_kit.errors import ConfigError, MissingDependencyError, ModelLoadError, ModelNotFoundError
 from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.models import fit
+from llmapi_kit.models.decoder_weights import DecoderWeights
 from llmapi_kit.models.fit import check_folder, kv_bytes_per_token, plan_slots
 from llmapi_kit.models.spec import POCKET_DIR, parse_spec
 from llmapi_kit.models.weights import load_model, pick_device, pick_quantization
@@ -30,6 +31,58 @@ def test_pocket_loads_as_float32_on_the_cpu_and_is_greedy_by_default():
     assert (loaded.device, loaded.dtype, loaded.context_length) == ("cpu", "float32", 2048)
     assert loaded.eos_ids
     assert loaded.sampling_defaults == {"temperature": 0.0}
+
+
+def change(folder, **values):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.mark.parametrize(
+    ("options", "stored", "arithmetic"),
+    [({}, torch.bfloat16, torch.float32), ({"dtype": "bfloat16"}, torch.bfloat16, torch.bfloat16)],
+)
+def test_a_step_in_c_gets_weights_without_a_model(options, stored, arithmetic):
+    asked = []
+    loaded = load_model(
+        parse_spec("pocket"), device="cpu", **options, has_native=lambda *types: asked.append(types) or True
+    )
+    theirs = load_model(parse_spec("pocket"), device="cpu", **options)
+    assert isinstance(loaded.model, DecoderWeights)
+    assert asked == [(stored, arithmetic)]
+    assert loaded.model.dtype == stored
+    assert loaded.model.num_parameters() == theirs.model.num_parameters()
+    names = ("device", "dtype", "eos_ids", "context_length", "sampling_defaults")
+    assert all(getattr(loaded, name) == getattr(theirs, name) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "has_native"),
+    [
+        ({}, {}, False),
+        ({}, {"dtype": "float32"}, True),
+        ({"dtype": "float32", "torch_dtype": "float32"}, {}, True),
+        ({}, {"dtype": "float16"}, True),
+        ({"num_key_value_groups": 2}, {}, True),
+    ],
+    ids=["no step for these types", "to be widened", "declared as another type", "half precision", "an unknown field"],
+)
+def test_where_a_step_in_c_has_no_weights_a_model_is_loaded(values, options, has_native, folder):
+    change(folder, **values)
+    loaded = load_model(parse_spec(str(folder)), device="cpu", **options, has_native=lambda *types: has_native)
+    assert loaded.model(torch.tensor([[1, 2]])).logits.shape == (1, 2, 3072)
+
+
+def test_a_tokenizer_with_more_tokens_adds_rows_to_weights_too(tmp_path, caplog):
+    larger = load_model(parse_spec("pocket"), device="cpu").tokenizer
+    larger.add_tokens(["<one more>"])
+    larger.save_pretrained(tmp_path)
+    options = {"device": "cpu", "tokenizer": str(tmp_path)}
+    mine = load_model(parse_spec("pocket"), **options, has_native=lambda *types: True).model
+    assert "Nothing trained the new rows" in caplog.text
+    theirs = load_model(parse_spec("pocket"), **options).model
+    assert torch.equal(mine.tensors["model.embed_tokens.weight"], theirs.get_input_embeddings().weight)
+    assert mine.vocab_size == 3073
 
 
 def test_recommended_sampling_is_read_from_the_model(folder):

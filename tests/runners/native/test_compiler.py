@@ -9,6 +9,9 @@ import platformdirs
 import pytest
 import torch
 
+from llmapi_kit.config import load_settings
+from llmapi_kit.loading.load_request import make_engine
+from llmapi_kit.models.spec import parse_spec
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.native import compiler
 from llmapi_kit.runners.native.compiler import NativeUnavailableError, load_library
@@ -49,6 +52,14 @@ def test_without_a_compiler_steps_run_in_torch_and_the_log_says_why(monkeypatch,
         runner = TorchRunner(make_tiny("llama"), num_slots=2, max_length=32)
     assert runner.kind == "lean"
     assert "no C compiler" in caplog.text
+
+
+def test_a_load_without_a_compiler_says_so_once(monkeypatch, caplog):
+    monkeypatch.setenv("PATH", "")
+    with caplog.at_level(logging.WARNING):
+        engine = make_engine(parse_spec("pocket"), load_settings(max_slots=1))
+    engine.close()
+    assert caplog.text.count("no C compiler") == 1
 
 
 def test_a_compiler_that_fails_is_quoted_and_leaves_nothing_behind(monkeypatch, tmp_path, empty_cache):
