@@ -62,14 +62,25 @@ class ModelLoader:
         return spec
 
     def load_weights(self) -> LoadedModel:
-        """Load the weights, and what comes with them: a causal language model of transformers, in evaluation mode.
+        """Load the weights, and what comes with them.
+
+        Where a loader overrides this step, what it gets from here has a causal language model of transformers, in
+        evaluation mode. Where none does, the weights of a model that `NativeDecoder` knows come without one.
 
         Raises:
             ModelError: they can't be loaded.
         """
         from llmapi_kit.models.weights import load_model
+        from llmapi_kit.runners.native.decoder import NativeDecoder
 
-        return load_model(self.spec, download_stall_s=self.settings.download_stall_s, **self.options)
+        settings = self.settings
+        may_be_native = settings.native and not settings.compile and _is_inherited(self.load_weights)
+        return load_model(
+            self.spec,
+            download_stall_s=settings.download_stall_s,
+            has_native=NativeDecoder.is_available if may_be_native else None,
+            **self.options,
+        )
 
     def load_tokenizer(self, loaded: LoadedModel) -> Any:
         """The tokenizer, with its chat template; the one that came with the weights."""
@@ -95,11 +106,9 @@ class ModelLoader:
         if "torch" not in sys.modules:
             report("importing torch")
         try:
-            import torch
-
             from llmapi_kit.engines.local.engine import LocalEngine
+            from llmapi_kit.loading.runner_choice import architecture_of, make_runner
             from llmapi_kit.models.fit import free_memory, kv_bytes_per_token, plan_slots
-            from llmapi_kit.runners.torch_runner import TorchRunner
             from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
             from llmapi_kit.sampling.recommended import honoured
             from llmapi_kit.sampling.tokenizer import ModelTokenizer, check_template
@@ -116,22 +125,15 @@ class ModelLoader:
         on_gpu = loaded.device.startswith("cuda")
         plan = plan_slots(per_token, loaded.context_length, free_memory(loaded.device), on_gpu, settings)
         num_parameters = loaded.model.num_parameters()  # the runner takes weights over
-        runner = TorchRunner(
-            loaded.model,
-            num_slots=plan.num_slots,
-            max_length=plan.max_length,
-            dtype=torch.float32 if loaded.dtype == "float32" else None,
-            num_threads=settings.num_threads,
-            native=settings.native,
-            is_compiled=settings.compile,
-        )
+        architecture = architecture_of(loaded)
+        runner = make_runner(loaded, plan, settings)
         dialect = _dialect(their_tokenizer)
         tokenizer = ModelTokenizer(their_tokenizer, loaded.eos_ids, markers=dialect.markers)
         info = EngineInfo(
             id=self.spec.id,
             context_length=plan.max_length,
             created=int(time.time()),
-            description=_describe(self.spec, loaded.model),
+            description=_describe(self.spec, architecture),
             capabilities=_capabilities(tokenizer, dialect),
             num_parameters=num_parameters,
             device=loaded.device,
@@ -199,7 +201,7 @@ def _capabilities(tokenizer: ModelTokenizer, dialect: Dialect) -> tuple[str, ...
     return tuple(name for name, is_there in has.items() if is_there)
 
 
-def _describe(spec: ModelSpec, model: Any) -> str:
+def _describe(spec: ModelSpec, architecture: str) -> str:
     if spec.name == "pocket":
         return "The small model that ships with the kit: a demonstration and a test bench, not an assistant."
-    return f"{type(model).__name__} from {spec.name}"
+    return f"{architecture} from {spec.name}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmapi_kit.errors import LlmApiKitError, ModelLoadError, UnsupportedModelError
+from llmapi_kit.models.heavy_imports import MODEL_CLASSES, import_heavy
 from llmapi_kit.models.model_files import CONFIG, read_json
 
 CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ModelWithLMHead", "WithLMHeadModel")
@@ -75,6 +76,7 @@ def read_config(source: str | Path, name: str) -> Any:
         UnsupportedModelError: it is not a decoder with attention, or brings code of its own.
         ModelLoadError: it is damaged, or has numbers that no model can have.
     """
+    import_heavy(MODEL_CLASSES)
     import transformers
 
     if Path(source).is_dir():
