@@ -41,7 +41,7 @@ def image_parts(messages: Sequence[Mapping[str, Any]]) -> list[ImagePart]:
 def refusal(param: str) -> UnsupportedFieldError:
     """Why a model that takes text only can't answer."""
     return UnsupportedFieldError(
-        f"{param} is a picture, and this model takes text only. Leave it out, or ask a model that sees: /v1/models lists "
-        "what each can do.",
+        f"{param} is a picture, and this model takes text only. Leave it out, or ask a model that "
+        "sees: /v1/models lists what each can do.",
         param=param,
     )

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from llmapi_kit.errors import ModelLoadError
 from llmapi_kit.models.architecture import auto_class

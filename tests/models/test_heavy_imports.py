@@ -92,7 +92,9 @@ def test_a_package_that_is_missing_is_left_to_who_needs_it(own_modules):
 
 
 def test_two_loads_at_once_import_once(own_modules):
-    modules = own_modules(counted="import threading; gate = threading.Event()\nassert gate.wait(0.05) is False\ncount = 1")
+    modules = own_modules(
+        counted="import threading; gate = threading.Event()\nassert gate.wait(0.05) is False\ncount = 1"
+    )
     threads = [threading.Thread(target=import_heavy, args=(modules,)) for _ in range(3)]
     for thread in threads:
         thread.start()

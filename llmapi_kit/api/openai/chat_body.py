@@ -296,7 +296,7 @@ def check_message(message: Message, path: str) -> None:
         kinds = PART_KINDS.get(message.role, ("text",))
         if part.type not in kinds:
             raise UnsupportedFieldError(
-                f"{part_path} is of type {part.type[:40]!r}; a message of the role {message.role} takes parts of the type "
+                f"{part_path} is of type {part.type[:40]!r}; messages of the role {message.role} take "
                 f"{' or '.join(kinds)} only.",
                 param=f"{part_path}.type",
             )

@@ -93,7 +93,7 @@ def _norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor
 
 
 def _multiply(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x (n, inputs) by a matrix (outputs, inputs), of which no more than a block is widened at once."""
+    """X (n, inputs) by a matrix (outputs, inputs), of which no more than a block is widened at once."""
     blocks = weight.split(max(1, BLOCK // weight.shape[1]))
     product = torch.cat([x @ block.float().t() for block in blocks], dim=-1)
     drop_pages(weight)
