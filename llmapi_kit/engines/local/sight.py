@@ -84,8 +84,8 @@ class Sight:
         if num_marks != len(images):
             raise InvalidRequestError(
                 f"The messages have {len(images)} pictures, and the prompt that the model's template makes of them has "
-                f"{max(num_marks, 0)} places for them. A text may not contain {self._eye.placeholder!r}, which stands for "
-                "a picture.",
+                f"{max(num_marks, 0)} places for them. A text may not contain {self._eye.placeholder!r}, which "
+                "stands for one.",
                 param="messages",
             )
         pins = Pins(self._memory)
