@@ -171,6 +171,7 @@ def load_model(
         config: Any = weights.config if weights is not None else None
         if weights is None and gguf is None:
             config = _check_model(spec, source, has_tokenizer=is_own)
+            keeps_bfloat16 = keeps_bfloat16 and not sees(config)  # which torch computes with, and in one type
         recommended = read_recommended(source, config) if gguf is None else _recommended_by_gguf(gguf)
         text = _load_tokenizer(spec, source, tokenizer, adapter, gguf, download_stall_s)
         num_trained = adapter.num_embeddings if adapter else 0
@@ -186,7 +187,7 @@ def load_model(
                     model = model.to(torch_dtype)
         eye = None
         if weights is None and gguf is None and sees(config):
-            eye = Eye(model.to(device).eval(), load_processor(source, spec.name))
+            eye = Eye((model if quantization else model.to(device)).eval(), load_processor(source, spec.name))
             model = take_apart(model, spec.name)
         fit_embeddings(model, len(text), num_trained)
         if adapter is not None:

@@ -111,10 +111,11 @@ def idefics3():
 FAMILIES = {"llava": llava, "llava_next": llava_next, "idefics3": idefics3}
 
 
-def make_seeing(folder, family, seed=0):
+def make_seeing(folder, family, dtype=torch.float32):
     """Write a random model of a family."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     model, processor = FAMILIES[family]()
+    model = model.to(dtype)
     model.generation_config = transformers.GenerationConfig(eos_token_id=2, pad_token_id=0)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
