@@ -112,5 +112,5 @@ def _imaging() -> Any:
     try:
         from PIL import Image
     except ImportError as exc:
-        raise MissingDependencyError("pillow", "vision", "Reading a picture") from exc
+        raise MissingDependencyError("pillow", "torch", "Reading a picture") from exc
     return Image

@@ -140,7 +140,12 @@ def load_processor(source: str, name: str) -> Any:
         )
         placeholder = processor.image_token
     except Exception as exc:  # whatever its files make transformers raise
-        raise ModelLoadError(f"The image processor of {name} could not be loaded: {type(exc).__name__}: {exc}") from exc
+        needed = (
+            " It needs torchvision, of the version that goes with torch." if "torchvision" in str(exc).lower() else ""
+        )
+        raise ModelLoadError(
+            f"The image processor of {name} could not be loaded: {type(exc).__name__}: {exc}{needed}"
+        ) from exc
     if not placeholder:
         raise ModelLoadError(f"The processor of {name} does not say which token stands for a picture.")
     return processor

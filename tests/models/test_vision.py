@@ -94,7 +94,7 @@ def test_a_missing_tensor_of_the_vision_tower_is_named(folder, tmp_path):
     name = next(name for name in weights if "vision" in name and "q_proj.weight" in name)
     del weights[name]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelLoadError, match="q_proj.weight"):
+    with pytest.raises(ModelLoadError, match=r"q_proj\.weight"):
         kit.load(tmp_path)
 
 
