@@ -62,6 +62,7 @@ class Settings(BaseSettings):
         load_wait_s: how long a request waits for its model to load before it is told to come back.
         request_log: keep a line for each request: its key, model, tokens, status and time, never what was asked.
         max_body_bytes: size of a request's body, counted as received.
+        max_image_body_bytes: the same where a model that sees is served, as pictures come in the body.
         image_hosts: from which hosts the pictures of a request may be fetched, at public addresses only; in the
             environment with commas between. None unless set: pictures come as ``data:`` URLs.
         max_images: pictures that a request may have.
@@ -123,6 +124,7 @@ class Settings(BaseSettings):
     load_wait_s: Seconds = 60
     request_log: bool = True
     max_body_bytes: int = Field(default=2_000_000, ge=1024)
+    max_image_body_bytes: int = Field(default=20_000_000, ge=1024)
     image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     max_images: int = Field(default=8, ge=1, le=1000)
     max_image_pixels: int = Field(default=16_000_000, ge=1024, le=178_000_000)

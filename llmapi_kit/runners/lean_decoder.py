@@ -100,7 +100,8 @@ class LeanDecoder:
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         """What stands for tokens (T,) at the first layer: (T, hidden)."""
-        return self._embedding[input_ids]
+        embedded: torch.Tensor = self._embedding[input_ids]
+        return embedded
 
     def hidden_states(self, embedded: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
         """Normed last hidden states (T, hidden) of tokens, embedded as (T, hidden), at positions (T,)."""

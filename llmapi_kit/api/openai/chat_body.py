@@ -20,6 +20,7 @@ from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.sampling.constraints import Constraint
 
 MAX_TOOLS = 128
+DETAILS = ("auto", "low", "high", "original")
 PART_KINDS = {"assistant": ("text", "refusal"), "user": ("text", "image_url"), "tool": ("text", "image_url")}
 FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
@@ -28,8 +29,10 @@ class ImageUrl(StrictModel):
     """A picture."""
 
     url: str = Field(description="A data: URL, or one of a host that the server's owner has listed in image_hosts.")
-    detail: Literal["auto", "low", "high", "original"] | None = Field(
-        None, description="Models here take each picture in one way, whatever is asked for."
+    detail: str | None = Field(
+        None,
+        description="auto, low, high or original. Models here look at a picture in one way, whatever is asked for.",
+        json_schema_extra={"enum": [*DETAILS, None]},
     )
 
 
@@ -302,11 +305,16 @@ def check_message(message: Message, path: str) -> None:
             )
         if getattr(part, part.type) is None:
             raise InvalidRequestError(f"{part_path} has no {part.type}.", param=f"{part_path}.{part.type}")
+        if part.image_url is not None and part.image_url.detail not in (None, *DETAILS):
+            param = f"{part_path}.image_url.detail"
+            raise InvalidRequestError(
+                f"{param} is {part.image_url.detail[:40]!r}; it is one of {', '.join(DETAILS)}.", param=param
+            )
 
 
 def plain_message(message: Message) -> dict[str, Any]:
     """A message as chat templates expect it, with text in place of parts."""
-    content = message.content
+    content: Any = message.content
     if isinstance(content, list) and any(part.image_url for part in content):
         content = [part.model_dump(include={"type", part.type}, exclude_none=True) for part in content]
     elif isinstance(content, list):
