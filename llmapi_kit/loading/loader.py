@@ -107,8 +107,10 @@ class ModelLoader:
             report("importing torch")
         try:
             from llmapi_kit.engines.local.engine import LocalEngine
+            from llmapi_kit.engines.local.sight import Sight
             from llmapi_kit.loading.runner_choice import architecture_of, make_runner
             from llmapi_kit.models.fit import free_memory, kv_bytes_per_token, plan_slots
+            from llmapi_kit.runners.image_memory import ImageMemory
             from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
             from llmapi_kit.sampling.recommended import honoured
             from llmapi_kit.sampling.tokenizer import ModelTokenizer, check_template
@@ -126,7 +128,8 @@ class ModelLoader:
         plan = plan_slots(per_token, loaded.context_length, free_memory(loaded.device), on_gpu, settings)
         num_parameters = loaded.model.num_parameters()  # the runner takes weights over
         architecture = architecture_of(loaded)
-        runner = make_runner(loaded, plan, settings)
+        images = ImageMemory() if loaded.eye is not None else None
+        runner = make_runner(loaded, plan, settings, images)
         dialect = _dialect(their_tokenizer)
         tokenizer = ModelTokenizer(their_tokenizer, loaded.eos_ids, markers=dialect.markers)
         info = EngineInfo(
@@ -134,7 +137,7 @@ class ModelLoader:
             context_length=plan.max_length,
             created=int(time.time()),
             description=_describe(self.spec, architecture),
-            capabilities=_capabilities(tokenizer, dialect),
+            capabilities=_capabilities(tokenizer, dialect, sees=loaded.eye is not None),
             num_parameters=num_parameters,
             device=loaded.device,
             dtype=loaded.dtype,
@@ -153,6 +156,7 @@ class ModelLoader:
             grammars=grammars,
             max_queue=settings.max_queue or min(128, 4 * plan.num_slots),
             settings=settings,
+            sight=Sight(loaded.eye, images, tokenizer, settings) if loaded.eye and images is not None else None,
             prepare_messages=None if _is_inherited(self.prepare_messages) else self.prepare_messages,
         )
 
@@ -189,7 +193,7 @@ def _dialect(tokenizer: Any) -> Dialect:
     return dialect_of(template, getattr(tokenizer, "response_template", None), added)
 
 
-def _capabilities(tokenizer: ModelTokenizer, dialect: Dialect) -> tuple[str, ...]:
+def _capabilities(tokenizer: ModelTokenizer, dialect: Dialect, *, sees: bool) -> tuple[str, ...]:
     variables = tokenizer.template_variables
     has = {
         "chat": bool(variables),
@@ -197,6 +201,7 @@ def _capabilities(tokenizer: ModelTokenizer, dialect: Dialect) -> tuple[str, ...
         "embeddings": True,
         "tools": "tools" in variables and dialect.has_calls,
         "reasoning": dialect.reasoning is not None,
+        "vision": sees,
     }
     return tuple(name for name, is_there in has.items() if is_there)
 

@@ -13,11 +13,18 @@ from llmapi_kit.models.fit import SlotPlan
 from llmapi_kit.models.heavy_imports import MODEL_CLASSES, import_heavy
 from llmapi_kit.models.weights import LoadedModel
 from llmapi_kit.runners.base import Runner
+from llmapi_kit.runners.image_memory import ImageMemory
 from llmapi_kit.runners.native.runner import NativeRunner
 
 
-def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings) -> Runner:
+def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings, images: ImageMemory | None = None) -> Runner:
     """A runner that has taken the weights over.
+
+    Args:
+        loaded: the weights.
+        plan: slots and their length.
+        settings: threads, and which ways of computing are wanted.
+        images: what stands for pictures, for a model that sees.
 
     Raises:
         ModelError: the model can't be run this way, or its weights are no finite numbers.
@@ -41,6 +48,7 @@ def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings) -> Runn
         num_threads=settings.num_threads,
         native=settings.native,
         is_compiled=settings.compile,
+        images=images,
     )
 
 

@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from llmapi_kit.errors import ConfigError, LlmApiKitError, MissingDependencyError, ModelLoadError, ModelTooLargeError
-from llmapi_kit.models.architecture import read_config
+from llmapi_kit.models.architecture import auto_class, read_config, sees
 from llmapi_kit.models.checkpoint_check import check_loaded, check_size, quiet_report
 from llmapi_kit.models.decoder_config import read_decoder_config
 from llmapi_kit.models.decoder_weights import DecoderWeights, read_decoder_weights
@@ -29,6 +29,7 @@ from llmapi_kit.models.load_options import check_device, check_dtype, check_quan
 from llmapi_kit.models.model_files import check_files
 from llmapi_kit.models.reported_bar import reported_bars
 from llmapi_kit.models.spec import ModelSpec
+from llmapi_kit.models.vision import Eye, load_processor, take_apart
 from llmapi_kit.models.vocabulary import fit_embeddings, load_other_tokenizer, load_tokenizer
 from llmapi_kit.progress import report
 
@@ -50,6 +51,7 @@ class LoadedModel:
         dtype: of arithmetic, such as ``float32``; weights that came in bfloat16 may be in that still.
         eos_ids: tokens that end an answer, from the generation configuration.
         context_length: the model's own limit; 0 where it has none.
+        eye: what looks at pictures, for a model that sees; its decoder is `model`.
         sampling_defaults: what its makers recommend: `temperature`, `top_k`, …; not looked at yet, as they wrote it.
     """
 
@@ -60,6 +62,7 @@ class LoadedModel:
     eos_ids: tuple[int, ...]
     context_length: int
     sampling_defaults: dict[str, float]
+    eye: Eye | None = None
 
 
 def pick_device(device: str | None) -> str:
@@ -168,6 +171,7 @@ def load_model(
         config: Any = weights.config if weights is not None else None
         if weights is None and gguf is None:
             config = _check_model(spec, source, has_tokenizer=is_own)
+            keeps_bfloat16 = keeps_bfloat16 and not sees(config)  # which torch computes with, and in one type
         recommended = read_recommended(source, config) if gguf is None else _recommended_by_gguf(gguf)
         text = _load_tokenizer(spec, source, tokenizer, adapter, gguf, download_stall_s)
         num_trained = adapter.num_embeddings if adapter else 0
@@ -181,6 +185,10 @@ def load_model(
                 model = _load_weights(spec, source, config, recommended, dtype=stored_dtype, **quantization)
                 if keeps_bfloat16 and model.dtype != torch.bfloat16:
                     model = model.to(torch_dtype)
+        eye = None
+        if weights is None and gguf is None and sees(config):
+            eye = Eye((model if quantization else model.to(device)).eval(), load_processor(source, spec.name))
+            model = take_apart(model, spec.name)
         fit_embeddings(model, len(text), num_trained)
         if adapter is not None:
             from llmapi_kit.models.adapters import apply_adapter
@@ -197,7 +205,7 @@ def load_model(
     context = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0)
     name = _name(torch_dtype if keeps_bfloat16 else model.dtype)
     defaults = {**recommended.sampling, **(sampling or {})}
-    return LoadedModel(model, text, device, name, recommended.eos_ids, context, defaults)
+    return LoadedModel(model, text, device, name, recommended.eos_ids, context, defaults, eye)
 
 
 def _map_weights(
@@ -243,7 +251,7 @@ def _recommended_by_gguf(gguf: GgufModel) -> Recommended:
 def _load_weights(spec: ModelSpec, source: str, config: Any, recommended: Recommended, **options: Any) -> Any:
     """The model with its weights, all of which came from its files."""
     own: Any = transformers.GenerationConfig(eos_token_id=list(recommended.eos_ids) or None)  # type: ignore[no-untyped-call]
-    auto: Any = transformers.AutoModelForCausalLM
+    auto = auto_class(config)
     with quiet_report():
         model, info = auto.from_pretrained(
             source,

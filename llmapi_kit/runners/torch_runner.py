@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -28,6 +28,7 @@ from llmapi_kit.models.fit import free_memory
 from llmapi_kit.models.mapped_files import dropping_pages
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.bucketed_decoder import PAGE, BucketedDecoder
+from llmapi_kit.runners.image_memory import FIRST_IMAGE_ID, ImageMemory
 from llmapi_kit.runners.lean_decoder import LeanDecoder
 from llmapi_kit.runners.mean_states import MeanStates
 from llmapi_kit.runners.native.compiler import NativeUnavailableError
@@ -57,6 +58,7 @@ class TorchRunner:
         lean: use `LeanDecoder` where it knows the model's family; False always goes through the model's modules.
         native: with `lean`: use `NativeDecoder`, compiled C, where it knows the family and there is a compiler.
         is_compiled: with `lean`: decode through `torch.compile`, not `native`; on a CPU it needs a C++ compiler.
+        images: vectors of pictures, whose ids may stand among the tokens; steps run in torch then, not `native`.
 
     Raises:
         UnsupportedModelError: the model can't be run this way; the message says why.
@@ -75,6 +77,7 @@ class TorchRunner:
         lean: bool = True,
         native: bool = True,
         is_compiled: bool = False,
+        images: ImageMemory | None = None,
     ) -> None:
         self._num_threads = num_threads or best_num_threads(sum(p.nbytes for p in model.parameters()))
         self.num_slots = num_slots
@@ -82,7 +85,8 @@ class TorchRunner:
         self._model = model
         self._device = model.device
         can_be_lean = lean and LeanDecoder.can_run(model)
-        is_native = native and can_be_lean and not is_compiled and _can_be_native(model, dtype)
+        self._images = images
+        is_native = native and can_be_lean and not is_compiled and images is None and _can_be_native(model, dtype)
         if dtype is not None and not is_native:
             _widen(model, dtype)
         expected = self._reference_logits()
@@ -136,12 +140,16 @@ class TorchRunner:
         layout = StepLayout(items, self._device)
         if self._lean is not None:
             over_slots = functools.partial(attend, layout, self._memory)
-            states = self._lean.hidden_states(layout.input_ids[0], layout.positions, over_slots)
+            embedded = self._embedded(layout.input_ids[0], self._lean.embed)
+            states = self._lean.hidden_states(embedded, layout.positions, over_slots)
             self._means.add(layout.pooled, states)
             # All decodes is the common case, and then the row is the answer already
             return self._lean.logits(states if layout.wants_all else states[layout.wanted])
+        tokens: dict[str, torch.Tensor] = {"input_ids": layout.input_ids}
+        if self._images is not None:
+            tokens = {"inputs_embeds": self._embedded(layout.input_ids, self._model.get_input_embeddings())}
         output = self._model(
-            input_ids=layout.input_ids,
+            **tokens,
             position_ids=layout.position_ids,
             use_cache=False,
             logits_to_keep=layout.wanted,
@@ -153,6 +161,14 @@ class TorchRunner:
             self._means.add(layout.pooled, output.hidden_states[-1][0])
         logits: torch.Tensor = output.logits[0]
         return logits
+
+    def _embedded(self, ids: torch.Tensor, embed: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Tokens embedded, and vectors of pictures where their ids stand."""
+        if self._images is None or not bool((is_image := ids >= FIRST_IMAGE_ID).any()):
+            return embed(ids)
+        embedded = embed(ids.masked_fill(is_image, 0))
+        embedded[is_image] = self._images.rows(ids[is_image]).to(embedded)
+        return embedded
 
     def recover(self, error: Exception) -> None:
         """See `Runner.recover`: after running out of GPU memory, give what is cached back to the device."""
