@@ -61,7 +61,7 @@ def _line(record: RequestRecord, status: int, seconds: float) -> dict[str, Any]:
     line: dict[str, Any] = {
         "message": f"{record.method} {path} {status}",
         "request_id": record.id,
-        "key": "this key" if record.is_keyed else "none",
+        "key": record.key,
         "status": status,
         "seconds": round(seconds, 3),
     }

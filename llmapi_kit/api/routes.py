@@ -1,8 +1,8 @@
 """How every route begins: who may call it, and how its body is read.
 
-A route is public, keyed, opened by a token, or for this machine only with a key or without, by its class; `create_app`
-refuses any other. The key is checked by the route itself and not by the path, before the body is read. Bodies are
-counted as they are received, and parsed strictly.
+A route is public, keyed, for the owner's key only, opened by a token, or for this machine only with a key or without,
+by its class; `create_app` refuses any other. The key is checked by the route itself and not by the path, before the
+body is read. Bodies are counted as they are received, and parsed strictly.
 
 Source: per-route checks, because path prefixes can be got around (vLLM CVE-2026-48746).
 """
@@ -196,6 +196,26 @@ class TokenRoute(PublicRoute):
 
         async def handle(request: Request) -> Response:
             state_of(request).key_check.check_token(request.query_params.get("token", ""))
+            return await handler(request)
+
+        return handle
+
+
+class OwnerRoute(KeyedRoute):
+    """A keyed route for the key that the server was launched with only: what tells of everybody's requests."""
+
+    def get_route_handler(self) -> Handler:
+        """The handler, behind the key check and closed to teammates."""
+        handler = PublicRoute.get_route_handler(self)
+
+        async def handle(request: Request) -> Response:
+            check = state_of(request).key_check
+            check(request)
+            if not check.caller.is_owner:
+                raise ForbiddenError(
+                    f"{request.url.path} is answered for the server's own key only; this one is {check.caller.name!r}.",
+                    code="owner_only",
+                )
             return await handler(request)
 
         return handle

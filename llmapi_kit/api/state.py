@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from starlette.requests import Request
 
 from llmapi_kit.api.auth import KeyCheck
+from llmapi_kit.api.caller import Caller
 from llmapi_kit.api.request_log import RequestLog
 from llmapi_kit.api.request_record import current_request
 from llmapi_kit.api.timed_events import TimedEvents
@@ -48,6 +50,8 @@ class ApiState:
         request_log: writes a line for each request; None for none.
         conversations: sessions, where the setting `compat` has them.
         variants: by path, what else than the route there may answer; see `llmapi_kit.api.variants.Variant`.
+        started_at: Unix time.
+        tunnel: how the tunnel is, in words for `GET /v1/status`; None without one.
     """
 
     catalog: Catalog
@@ -64,6 +68,13 @@ class ApiState:
     request_log: RequestLog | None = None
     conversations: Conversations | None = None
     variants: dict[str, list[Variant]] = field(default_factory=dict)
+    started_at: float = field(default_factory=time.time)
+    tunnel: Callable[[], dict[str, str | None] | None] = lambda: None
+
+    @property
+    def caller(self) -> Caller:
+        """Who sent the current request."""
+        return self.key_check.caller
 
     def count_usage(self, model: str, counts: Counts) -> None:
         """Count what the caller's key used; waits for nothing."""
@@ -71,7 +82,7 @@ class ApiState:
             record.model = model
             record.prompt_tokens += counts.prompt_tokens
             record.completion_tokens += counts.completion_tokens
-        self.store.usage.count(self.key_check.key_id, model, counts)
+        self.store.usage.count(self.caller.id, model, counts)
 
     @contextlib.contextmanager
     def counting(self, model: str) -> Iterator[Counts]:

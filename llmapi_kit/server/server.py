@@ -32,7 +32,7 @@ from llmapi_kit.errors import ConfigError, ServerError
 from llmapi_kit.loopback import LOOPBACK, LOOPBACK_HOSTS
 from llmapi_kit.server import log_buffer
 from llmapi_kit.server.endpoint import check_key, warn_of_short_key
-from llmapi_kit.server.in_words import REQUEST_COLUMNS, USAGE_COLUMNS, in_words
+from llmapi_kit.server.in_words import REQUEST_COLUMNS, USAGE_COLUMNS, in_words, tunnel_fields
 from llmapi_kit.server.port import WILDCARDS, network_url
 from llmapi_kit.server.thread import ServerThread
 from llmapi_kit.tunnels import open_tunnel, tunnel_settings
@@ -125,6 +125,7 @@ class Server:
                 instance = instead_of._state.instance  # to clients and to its tunnel it is the same server
                 listener = instead_of._thread.share_listener()
             state = ApiState(catalog, KeyCheck(self.api_key), self.settings, store, instance)
+            state.tunnel = lambda: tunnel_fields(self.tunnel_kind, self.tunnel_status())
             thread: ServerThread = ServerThread(
                 create_app(state), host=self.host, port=self.port, listener=listener, on_death=self._on_death
             )
