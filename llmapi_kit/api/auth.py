@@ -23,7 +23,7 @@ from llmapi_kit.api.caller import Caller
 from llmapi_kit.api.key_ring import KeyRing
 from llmapi_kit.api.request_record import current_request
 from llmapi_kit.engines.catalog import visible_models
-from llmapi_kit.errors import AuthenticationError, ConfigError
+from llmapi_kit.errors import AuthenticationError, ConfigError, RequestError
 from llmapi_kit.store.stored_key import StoredKey
 
 KEY_PREFIX = "sk-llmapi-"
@@ -156,12 +156,10 @@ class KeyCheck:
     def new_token(self, lifetime_s: int) -> str:
         """A token for those who have shown a key; it is worth as much as that key."""
         until = str(int(time.time()) + lifetime_s)
-        caller = self.caller
-        if caller.is_owner:
+        key = self.caller.key
+        if key is None:
             return f"{until}.{_seal(self._token_secret, until)}"
-        teammate = self.ring.get(caller.id)
-        secret = b"" if teammate is None else teammate.digest
-        return f"{until}.{caller.id}.{_seal(secret or secrets.token_bytes(), until)}"
+        return f"{until}.{key.id}.{_seal(_secret(key), until)}"
 
     def check_token(self, token: str) -> None:
         """Let a request with this token pass. A server without a key asks for one too: any website may send a GET.
@@ -175,8 +173,7 @@ class KeyCheck:
         until, _, rest = token.partition(".")
         key_id, _, seal = rest.rpartition(".")
         teammate = self.ring.get(key_id) if key_id else None
-        # an id that nobody has is checked like any other, against a secret that nobody has
-        secret = self._token_secret if not key_id else secrets.token_bytes() if teammate is None else teammate.digest
+        secret = _secret(teammate) if key_id else self._token_secret
         if not (token.isascii() and hmac.compare_digest(seal, _seal(secret, until))):
             raise AuthenticationError("The token is none of this server's. Get one with POST /chat-sse/token.")
         if time.time() >= int(until):
@@ -188,14 +185,26 @@ class KeyCheck:
 
     def _let_in(self, key: StoredKey) -> None:
         """Let a request pass that has shown this key, if it opens now."""
-        _note(Caller.teammate(key))
-        if (refusal := self.ring.refusal(key)) is not None:
+        caller = Caller(key.id, key)
+        _note(caller)
+        if (refusal := self.refusal(caller)) is not None:
             raise refusal
+
+    def refusal(self, caller: Caller) -> RequestError | None:
+        """Why somebody who was let in would be no more; None for whoever still is."""
+        if caller.key is not None:
+            return self.ring.refusal(caller.key)
+        return None if caller.id == self.owner.id else AuthenticationError("The server's key was changed.")
 
 
 def _seal(secret: bytes, until: str) -> str:
     """What only those who have the key, or this server, can make."""
     return hmac.new(secret, TOKEN_PURPOSE + until.encode(), hashlib.sha256).hexdigest()
+
+
+def _secret(key: StoredKey | None) -> bytes:
+    """What a key's tokens are sealed with; for no key, what no token is."""
+    return secrets.token_bytes() if key is None or key.digest is None else key.digest
 
 
 def _note(caller: Caller) -> None:

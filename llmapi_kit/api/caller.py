@@ -8,8 +8,6 @@ from llmapi_kit.store.stored_key import KeyLimits, StoredKey
 
 OWNER = "owner"
 """The name of the key that the server was launched with; no teammate's key has it."""
-
-
 NO_LIMITS = KeyLimits()
 
 
@@ -19,19 +17,28 @@ class Caller:
 
     Attributes:
         id: of the key; usage, sessions, stored completions and cached prompts belong to it.
-        name: of the key.
-        is_owner: whether it is the key that the server was launched with.
-        limits: what the key may do.
-        expires_at: Unix time at which the key opens no more; None for never.
+        key: a teammate's; None for the owner's.
     """
 
     id: str
-    name: str = OWNER
-    is_owner: bool = True
-    limits: KeyLimits = NO_LIMITS
-    expires_at: float | None = None
+    key: StoredKey | None = None
 
-    @classmethod
-    def teammate(cls, key: StoredKey) -> Caller:
-        """Whoever has this key."""
-        return cls(key.id, key.name, False, key.limits, key.expires_at)
+    @property
+    def is_owner(self) -> bool:
+        """Whether it is the key that the server was launched with."""
+        return self.key is None
+
+    @property
+    def name(self) -> str:
+        """Of the key."""
+        return OWNER if self.key is None else self.key.name
+
+    @property
+    def limits(self) -> KeyLimits:
+        """What the key may do."""
+        return NO_LIMITS if self.key is None else self.key.limits
+
+    @property
+    def expires_at(self) -> float | None:
+        """Unix time at which the key opens no more; None for never."""
+        return None if self.key is None else self.key.expires_at

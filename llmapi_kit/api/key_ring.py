@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from llmapi_kit.errors import AuthenticationError, ForbiddenError, RequestError
-from llmapi_kit.store.stored_key import KeyState, StoredKey
+from llmapi_kit.store.stored_key import StoredKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class KeyRing:
     def replace(self, keys: Iterable[StoredKey]) -> None:
         """Know these keys from now on, and no others."""
         by_id = {key.id: key for key in keys}
-        self._keys = _Keys(by_id, {key.digest: key for key in by_id.values()})
+        self._keys = _Keys(by_id, {key.digest: key for key in by_id.values() if key.digest is not None})
 
     def all(self) -> list[StoredKey]:
         """Every key, the oldest first, also those that open nothing."""
@@ -49,24 +49,23 @@ class KeyRing:
     def find(self, digest: bytes) -> StoredKey | None:
         """The key of this digest, whatever its state."""
         found = self._keys.by_digest.get(digest)
-        # A look-up takes as long as it takes, which tells of digests only: nobody can choose how theirs begins
-        return found if found is not None and hmac.compare_digest(found.digest, digest) else None
+        # The look-up's time tells of digests only, and nobody can choose how theirs begins
+        return found if found is not None and hmac.compare_digest(found.digest or b"", digest) else None
 
-    def state(self, key: StoredKey) -> KeyState:
-        """Whether a key opens now, and if not, why not."""
-        return key.state(self._clock())
+    def opening(self) -> frozenset[bytes]:
+        """The digests of all keys that open now."""
+        now = self._clock()
+        return frozenset(digest for digest, key in self._keys.by_digest.items() if key.state(now) == "active")
 
-    def refusal(self, key: StoredKey | None) -> RequestError | None:
-        """Why a key opens nothing now; None for one that opens. A key that is gone was revoked."""
-        if key is None:
-            return AuthenticationError("The API key was revoked.")
-        state = self.state(key)
-        if state == "active":
+    def refusal(self, key: StoredKey) -> RequestError | None:
+        """Why a key that once opened does so no more; None for one that does."""
+        current = self.get(key.id)
+        state = "revoked" if current is None else current.state(self._clock())
+        if state == "active" and current is not None and current.digest == key.digest:
             return None
         if state == "paused":
             return ForbiddenError(
                 f"The API key {key.name!r} is paused. Whoever runs this server can let it go on.", code="key_paused"
             )
-        return AuthenticationError(
-            f"The API key {key.name!r} {'has expired' if state == 'expired' else 'was revoked'}."
-        )
+        happened = {"expired": "has expired", "active": "was replaced by a new one"}.get(state, "was revoked")
+        return AuthenticationError(f"The API key {key.name!r} {happened}.")

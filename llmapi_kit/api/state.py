@@ -115,6 +115,13 @@ class ApiState:
             if events.id == request_id:
                 events.fail(RequestCancelledError("The request was cancelled by whoever runs this server."))
 
+    def fail_refused(self) -> None:
+        """End what is under way for keys that open no more, in an error that says why. On the event loop only."""
+        for events in list(self.active):
+            caller = None if events.request is None else events.request.caller
+            if caller is not None and (refusal := self.key_check.refusal(caller)) is not None:
+                events.fail(refusal)
+
     def fail_active(self, why: str = "The server was stopped.") -> None:
         """End every request under way in an error that says why. On the event loop only."""
         self.catalog.stop_waiting()
@@ -122,9 +129,11 @@ class ApiState:
             events.fail(EngineUnavailableError(why))
 
     def check_open(self) -> None:
-        """Raise `EngineUnavailableError` while the server stops."""
+        """Raise what keeps a request from being begun: the server stops, or the key was closed while it waited."""
         if self.is_draining:
             raise EngineUnavailableError("The server is stopping and takes no new requests.", retry_after_s=5)
+        if (refusal := self.key_check.refusal(self.caller)) is not None:
+            raise refusal
 
 
 def state_of(request: Request) -> ApiState:

@@ -34,6 +34,7 @@ from llmapi_kit.server import log_buffer
 from llmapi_kit.server.endpoint import check_key, warn_of_short_key
 from llmapi_kit.server.in_words import REQUEST_COLUMNS, USAGE_COLUMNS, in_words, tunnel_fields
 from llmapi_kit.server.port import WILDCARDS, network_url
+from llmapi_kit.server.sharing import SharedServer, open_keys
 from llmapi_kit.server.thread import ServerThread
 from llmapi_kit.tunnels import open_tunnel, tunnel_settings
 from llmapi_kit.tunnels.base import Tunnel, TunnelStatus
@@ -48,7 +49,7 @@ DAY_S = 86400
 CHAT = ("llmapi_kit.notebook.chat.chat", "chat")
 
 
-class Server:
+class Server(SharedServer):
     """A server of this process. `str(server)` shows no key; `server.api_key` is the key.
 
     Binds its port when it is made and answers after `start`.
@@ -126,6 +127,7 @@ class Server:
                 listener = instead_of._thread.share_listener()
             state = ApiState(catalog, KeyCheck(self.api_key), self.settings, store, instance)
             state.tunnel = lambda: tunnel_fields(self.tunnel_kind, self.tunnel_status())
+            self.keys, self._key_watch = open_keys(self, state, lambda work: self._thread.call_soon(work))
             thread: ServerThread = ServerThread(
                 create_app(state), host=self.host, port=self.port, listener=listener, on_death=self._on_death
             )
@@ -145,6 +147,7 @@ class Server:
         """
         try:
             self._thread.start(self.settings.start_timeout_s)
+            self._key_watch.start()
             self._registry.add(self._record, self.api_key)
         except BaseException:
             self.stop(0)
@@ -200,10 +203,10 @@ class Server:
             key = new_api_key()
             if self.name is not None:
                 ServerKeys(self.settings).replace(self.name, key)
-            self._state.key_check = KeyCheck(key)
+            self._state.key_check = KeyCheck(key, self._state.key_check.ring)
             self.api_key = key
             self._update_record()
-            self._thread.call_soon(self._state.fail_active, "The server's key was changed.")
+            self._thread.call_soon(self._state.fail_refused)
             return key
 
     @property
@@ -540,6 +543,7 @@ class Server:
                 logger.warning("The server's thread did not end in time; it is left behind")
         finally:
             self._registry.remove(self._record)
+            self._key_watch.stop()
             self._store.close()
 
     def _on_death(self) -> None:
@@ -587,12 +591,5 @@ class Server:
         self.stop()
 
     def __repr__(self) -> str:
-        return in_words(
-            self._state_in_words(),
-            self.url,
-            self.api_key,
-            self.engines,
-            aliases=self.aliases,
-            replaced=self.replaced,
-            tunnel=self.tunnel_status(),
-        )
+        state, url, key, tunnel = self._state_in_words(), self.url, self.api_key, self.tunnel_status()
+        return in_words(state, url, key, self.engines, aliases=self.aliases, replaced=self.replaced, tunnel=tunnel)

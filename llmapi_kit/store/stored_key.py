@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-KeyState = Literal["active", "paused", "expired", "revoked"]
+KeyState = Literal["active", "paused", "invited", "expired", "revoked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +29,17 @@ class KeyLimits:
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """One key of a server. The key itself is nowhere.
+    """One key of a server, or an invitation to one. The key itself is nowhere.
 
     Attributes:
         id: stays the same when the key is rotated; usage, sessions and stored completions belong to it.
-        name: whose it is; no two keys that are not revoked have the same one.
-        digest: SHA-256 of the key.
-        prefix: how the key begins, to tell it by.
+        name: whose it is; no two keys that may open, now or later, have the same one.
         created_at: Unix time in seconds, as all times here.
-        expires_at: when it opens no more; None for never.
+        digest: SHA-256 of the key; None while nobody has exchanged the invitation.
+        prefix: how the key begins, to tell it by.
+        code_digest: SHA-256 of the invitation's code; None for a key that was made without one.
+        code_expires_at: until when the code can be exchanged.
+        expires_at: when the key opens no more; None for never.
         revoked_at: when it was revoked; None if it was not.
         is_paused: whether it opens nothing for now.
         limits: what it may do.
@@ -45,9 +47,11 @@ class StoredKey:
 
     id: str
     name: str
-    digest: bytes = field(repr=False)
-    prefix: str
     created_at: float
+    digest: bytes | None = field(default=None, repr=False)
+    prefix: str = ""
+    code_digest: bytes | None = field(default=None, repr=False)
+    code_expires_at: float | None = None
     expires_at: float | None = None
     revoked_at: float | None = None
     is_paused: bool = False
@@ -59,4 +63,6 @@ class StoredKey:
             return "revoked"
         if self.expires_at is not None and now >= self.expires_at:
             return "expired"
+        if self.digest is None:
+            return "expired" if now >= (self.code_expires_at or 0) else "invited"
         return "paused" if self.is_paused else "active"

@@ -27,7 +27,7 @@ def add_key(server, **fields):
     digest = hashlib.sha256(secret.encode()).digest()
     ring = server._state.key_check.ring
     ring.replace(
-        [*ring.all(), StoredKey(secret[-16:], name, digest, secret[:13], time.time(), limits=limits, **fields)]
+        [*ring.all(), StoredKey(secret[-16:], name, time.time(), digest, secret[:13], limits=limits, **fields)]
     )
     return secret
 
