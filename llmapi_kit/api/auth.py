@@ -28,6 +28,7 @@ from llmapi_kit.store.stored_key import StoredKey
 
 KEY_PREFIX = "sk-llmapi-"
 MIN_KEY_LENGTH = 16
+SHOWN_OF_KEY = len(KEY_PREFIX) + 4
 # What clients of other APIs send in place of Authorization; the first that is there counts.
 KEY_HEADERS = ("x-api-key", "api-key")
 TOKEN_PURPOSE = b"llmapi_kit token for server-sent events, until "
@@ -36,6 +37,16 @@ TOKEN_PURPOSE = b"llmapi_kit token for server-sent events, until "
 def new_api_key() -> str:
     """A fresh random key of 256 bits."""
     return KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+def digest_of(secret: str) -> bytes:
+    """What is kept of a key, or of an invitation's code."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+def prefix_of(key: str) -> str:
+    """The beginning of a key, by which people tell it from others."""
+    return key[:SHOWN_OF_KEY]
 
 
 def check_key_format(key: str) -> None:

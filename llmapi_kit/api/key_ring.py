@@ -20,6 +20,7 @@ class _Keys:
 
     by_id: dict[str, StoredKey] = field(default_factory=dict)
     by_digest: dict[bytes, StoredKey] = field(default_factory=dict)
+    by_code: dict[bytes, StoredKey] = field(default_factory=dict)
 
 
 class KeyRing:
@@ -35,8 +36,12 @@ class KeyRing:
 
     def replace(self, keys: Iterable[StoredKey]) -> None:
         """Know these keys from now on, and no others."""
-        by_id = {key.id: key for key in keys}
-        self._keys = _Keys(by_id, {key.digest: key for key in by_id.values() if key.digest is not None})
+        known = list(keys)
+        self._keys = _Keys(
+            {key.id: key for key in known},
+            {key.digest: key for key in known if key.digest is not None},
+            {key.code_digest: key for key in known if key.code_digest is not None},
+        )
 
     def all(self) -> list[StoredKey]:
         """Every key, the oldest first, also those that open nothing."""
@@ -51,6 +56,11 @@ class KeyRing:
         found = self._keys.by_digest.get(digest)
         # The look-up's time tells of digests only, and nobody can choose how theirs begins
         return found if found is not None and hmac.compare_digest(found.digest or b"", digest) else None
+
+    def invitation(self, code_digest: bytes) -> StoredKey | None:
+        """The key that a code of this digest is or was an invitation to."""
+        found = self._keys.by_code.get(code_digest)
+        return found if found is not None and hmac.compare_digest(found.code_digest or b"", code_digest) else None
 
     def opening(self) -> frozenset[bytes]:
         """The digests of all keys that open now."""

@@ -45,9 +45,10 @@ class Key(Sent):
 @router.get("/v1/key", summary="What this key may do", response_model=None, responses=answers(Key))
 async def read_key(request: Request) -> dict[str, Any]:
     """Whose key it is that asks, and its limits."""
-    caller = state_of(request).caller
+    state = state_of(request)
+    caller = state.caller
     limits = caller.limits
-    budget = None if limits.budget is None else {"tokens": limits.budget, "used": 0}
+    budget = None if limits.budget is None else {"tokens": limits.budget, "used": state.limiter.tokens_used(caller.id)}
     return {
         "object": "key",
         "name": caller.name,

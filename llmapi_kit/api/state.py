@@ -15,6 +15,7 @@ from starlette.requests import Request
 
 from llmapi_kit.api.auth import KeyCheck
 from llmapi_kit.api.caller import Caller
+from llmapi_kit.api.limiter import Admission, Limiter
 from llmapi_kit.api.request_log import RequestLog
 from llmapi_kit.api.request_record import current_request
 from llmapi_kit.api.timed_events import TimedEvents
@@ -24,6 +25,7 @@ from llmapi_kit.errors import EngineUnavailableError, RequestCancelledError, Req
 from llmapi_kit.store.counts import Counts
 
 if TYPE_CHECKING:
+    from llmapi_kit.api.invitation_exchange import Invitations
     from llmapi_kit.api.variants import Variant
     from llmapi_kit.sessions.conversation import Conversations
     from llmapi_kit.store.store import Store  # a cell that only loads a model should not wait for SQLAlchemy
@@ -51,6 +53,8 @@ class ApiState:
         conversations: sessions, where the setting `compat` has them.
         variants: by path, what else than the route there may answer; see `llmapi_kit.api.variants.Variant`.
         started_at: Unix time.
+        invitations: exchanges them for keys; None where there are none.
+        limiter: what each key may do in a minute, at once and in all.
         tunnel: how the tunnel is, in words for `GET /v1/status`; None without one.
     """
 
@@ -69,6 +73,8 @@ class ApiState:
     conversations: Conversations | None = None
     variants: dict[str, list[Variant]] = field(default_factory=dict)
     started_at: float = field(default_factory=time.time)
+    invitations: Invitations | None = None
+    limiter: Limiter = field(default_factory=Limiter)
     tunnel: Callable[[], dict[str, str | None] | None] = lambda: None
 
     @property
@@ -84,9 +90,30 @@ class ApiState:
             record.completion_tokens += counts.completion_tokens
         self.store.usage.count(self.caller.id, model, counts)
 
+    def admit(self, estimate: Callable[[], int]) -> Admission | None:
+        """Let the current request be answered by an engine; None where its key has no limits.
+
+        Args:
+            estimate: tells about how many tokens it takes.
+
+        Raises:
+            RequestError: the server stops, or the key was closed, or it has to wait or has used what it may.
+        """
+        self.check_open()
+        return self.limiter.admit(self.caller, estimate)
+
     @contextlib.contextmanager
-    def counting(self, model: str) -> Iterator[Counts]:
-        """Count one request that an engine answers as a whole, unless it refuses it; the block adds what was used."""
+    def counting(self, model: str, estimate: Callable[[], int]) -> Iterator[Counts]:
+        """Count one request that an engine answers as a whole, unless it refuses it; the block adds what was used.
+
+        Args:
+            model: that answers.
+            estimate: tells about how many tokens it takes.
+
+        Raises:
+            RequestError: see `admit`.
+        """
+        admission = self.admit(estimate)
         counts = Counts(requests=1)
         try:
             yield counts
@@ -100,6 +127,8 @@ class ApiState:
         finally:
             if counts.requests:
                 self.count_usage(model, counts)
+            if admission is not None:
+                admission.settle(counts.tokens)
 
     def forget(self, events: TimedEvents) -> None:
         """A generation is over. On the event loop only; safe to call twice."""

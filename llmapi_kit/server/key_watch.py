@@ -7,16 +7,20 @@ the same database, within a second, without a query by any request. A thread of 
 from __future__ import annotations
 
 import logging
+import math
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 from llmapi_kit.api.key_ring import KeyRing
 from llmapi_kit.errors import StoreError
 from llmapi_kit.store.keys import KeyStore
+from llmapi_kit.store.stored_key import StoredKey
 
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.4
+COUNT_EVERY_S = 5.0
 
 
 class KeyWatch:
@@ -26,6 +30,7 @@ class KeyWatch:
         store: the keys in the database.
         ring: the keys that requests are checked against.
         on_close: called when a key that opened does so no more; must be quick.
+        count: learns from the database what these keys have used; called now and then.
         look_every_s: how often to look at the database.
 
     Raises:
@@ -33,12 +38,20 @@ class KeyWatch:
     """
 
     def __init__(
-        self, store: KeyStore, ring: KeyRing, on_close: Callable[[], object], *, look_every_s: float = LOOK_EVERY_S
+        self,
+        store: KeyStore,
+        ring: KeyRing,
+        on_close: Callable[[], object],
+        *,
+        count: Callable[[Sequence[StoredKey]], object] = lambda keys: None,
+        look_every_s: float = LOOK_EVERY_S,
     ) -> None:
         self._store = store
         self._ring = ring
         self._on_close = on_close
+        self._count = count
         self._look_every_s = look_every_s
+        self._counted_at = -math.inf
         self._lock = threading.Lock()
         self._revision = -1
         self._opening: frozenset[bytes] = frozenset()
@@ -67,6 +80,10 @@ class KeyWatch:
             if self._store.revision() != self._revision:
                 self._revision, keys = self._store.all()
                 self._ring.replace(keys)
+                self._counted_at = -math.inf
+            if time.monotonic() - self._counted_at >= COUNT_EVERY_S:
+                self._count(self._ring.all())
+                self._counted_at = time.monotonic()
             opening = self._ring.opening()
             closed, self._opening = self._opening - opening, opening
         if closed:

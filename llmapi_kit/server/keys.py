@@ -6,7 +6,6 @@ the keys of one that runs elsewhere with the same class. The methods may be call
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 import secrets
@@ -19,7 +18,7 @@ from typing import Any
 from typing_extensions import TypedDict, Unpack
 
 from llmapi_kit import tables
-from llmapi_kit.api.auth import KEY_PREFIX, new_api_key
+from llmapi_kit.api.auth import digest_of, new_api_key, prefix_of
 from llmapi_kit.api.caller import OWNER
 from llmapi_kit.did_you_mean import did_you_mean
 from llmapi_kit.errors import ConfigError
@@ -47,7 +46,6 @@ NUMBERS = ("rpm", "tpm", "concurrency", "budget")
 DAY_S = 86400
 INVITATION_S = 7 * DAY_S
 MAX_LIMIT = 10**15
-SHOWN_OF_KEY = len(KEY_PREFIX) + 4
 NAME = re.compile(r"[^\W_](?:[\w .@+-]{0,62}[\w.@+-])?")
 # Names that stand for something else where keys are listed
 RESERVED = (OWNER, "none")
@@ -140,7 +138,7 @@ class Keys:
         """
         self._check()
         secret = new_api_key()
-        key = replace(self._new(name, options), digest=digest_of(secret), prefix=secret[:SHOWN_OF_KEY])
+        key = replace(self._new(name, options), digest=digest_of(secret), prefix=prefix_of(secret))
         self._keys.add(key)
         self._on_change()
         return NewKey(key.name, secret, key.prefix, self._base_url(), key.expires_at)
@@ -192,7 +190,7 @@ class Keys:
             >>> server.stop()
         """
         secret = new_api_key()
-        key = self._update(name, digest=digest_of(secret), prefix=secret[:SHOWN_OF_KEY])
+        key = self._update(name, digest=digest_of(secret), prefix=prefix_of(secret))
         return NewKey(key.name, secret, key.prefix, self._base_url(), key.expires_at)
 
     def pause(self, name: str) -> None:
@@ -320,11 +318,6 @@ class Keys:
                 hint = did_you_mean(str(name), known)
                 raise ConfigError(f"The model {name!r} is not served here.{hint} There are: {', '.join(known)}.")
         return tuple(dict.fromkeys(aliases.get(name, name) for name in given))
-
-
-def digest_of(secret: str) -> bytes:
-    """What is kept of a secret."""
-    return hashlib.sha256(secret.encode()).digest()
 
 
 def moment(name: str, value: Moment) -> float:

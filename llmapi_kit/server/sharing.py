@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Protocol
@@ -12,11 +13,13 @@ from typing import Any, Protocol
 from typing_extensions import Unpack
 
 from llmapi_kit import tables
+from llmapi_kit.api.invitation_exchange import Invitations
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.server.key_watch import KeyWatch
 from llmapi_kit.server.keys import INVITATION_S, KeyOptions, Keys
 from llmapi_kit.server.new_key import Invitation
+from llmapi_kit.store.stored_key import StoredKey
 
 
 class SharedServer:
@@ -105,7 +108,9 @@ def open_keys(
         StoreError: the database failed.
     """
     scope = server.name or f"instance {state.instance}"
-    watch = KeyWatch(state.store.keys(scope), state.key_check.ring, lambda: call_soon(state.fail_refused))
+    store, ring = state.store.keys(scope), state.key_check.ring
+    watch = KeyWatch(store, ring, lambda: call_soon(state.fail_refused), count=lambda keys: _count(state, keys))
+    state.invitations = Invitations(ring, store.exchange, watch.refresh)
 
     def check() -> None:
         if server.api_key is None:
@@ -125,3 +130,11 @@ def open_keys(
         on_change=watch.refresh,
     )
     return keys, watch
+
+
+def _count(state: ApiState, keys: Sequence[StoredKey]) -> None:
+    """Have the budgets count what was used before this server began, and elsewhere."""
+    ids = [key.id for key in keys if key.limits.budget is not None and key.revoked_at is None]
+    here = state.limiter.used_here()  # before the database is asked, which then knows all of it
+    used = state.store.usage.totals_sync(ids, 0, time.time() + 1) if ids else {}
+    state.limiter.set_used_elsewhere({key_id: counts.tokens - here.get(key_id, 0) for key_id, counts in used.items()})
