@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from llmapi_kit.api.errors import error_body, from_store
@@ -256,7 +256,8 @@ async def start(state: ApiState, engine: Engine, requests: Sequence[GenerationRe
     """
     admission = state.admit(lambda: request_tokens(requests))
     answer_id, model = new_id(id_prefix), engine.info.id
-    events = TimedEvents(generate_prompts(engine, requests), state.settings, request_id=answer_id, model=model)
+    keyed = [replace(request, key_id=state.caller.id) for request in requests]
+    events = TimedEvents(generate_prompts(engine, keyed), state.settings, request_id=answer_id, model=model)
     state.active.add(events)  # before it is accepted: a server that stops ends it there too
     try:
         event = await events.__anext__()
