@@ -320,6 +320,16 @@ class Keys:
         return tuple(dict.fromkeys(aliases.get(name, name) for name in given))
 
 
+def scope_of(name: str | None, instance: str) -> str:
+    """What a server's keys are kept under: the name of its launch; without one they end with the server.
+
+    Args:
+        name: of the launch.
+        instance: of the server.
+    """
+    return name or f"instance {instance}"
+
+
 def moment(name: str, value: Moment) -> float:
     """The Unix time that an argument means.
 

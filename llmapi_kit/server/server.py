@@ -112,7 +112,8 @@ class Server(SharedServer):
         self.host, self.port = host, port
         self._open(Catalog(engines, aliases, default), secrets.token_hex(8), instead_of)
         self._registry = RunningServers(settings)
-        self._record = ServerRecord(self._state.instance, self.url, self.port, tuple(self.models))
+        record = ServerRecord(self._state.instance, self.url, self.port, tuple(self.models))
+        self._record = replace(record, name=name, database=self._store.place)
         self._allow_hosts()
 
     def _open(self, catalog: Catalog, instance: str, instead_of: Server | None = None) -> None:

@@ -17,7 +17,7 @@ from llmapi_kit.api.invitation_exchange import Invitations
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.server.key_watch import KeyWatch
-from llmapi_kit.server.keys import INVITATION_S, KeyOptions, Keys
+from llmapi_kit.server.keys import INVITATION_S, KeyOptions, Keys, scope_of
 from llmapi_kit.server.new_key import Invitation
 from llmapi_kit.store.stored_key import StoredKey
 
@@ -107,7 +107,7 @@ def open_keys(
     Raises:
         StoreError: the database failed.
     """
-    scope = server.name or f"instance {state.instance}"
+    scope = scope_of(server.name, state.instance)
     store, ring = state.store.keys(scope), state.key_check.ring
     watch = KeyWatch(store, ring, lambda: call_soon(state.fail_refused), count=lambda keys: _count(state, keys))
     state.invitations = Invitations(ring, store.exchange, watch.refresh)
