@@ -197,9 +197,9 @@ class KeyCheck:
     def _let_in(self, key: StoredKey) -> None:
         """Let a request pass that has shown this key, if it opens now."""
         caller = Caller(key.id, key)
-        _note(caller)
         if (refusal := self.refusal(caller)) is not None:
             raise refusal
+        _note(caller)
 
     def refusal(self, caller: Caller) -> RequestError | None:
         """Why somebody who was let in would be no more; None for whoever still is."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmapi_kit.engines.base import GenerationRequest
-from llmapi_kit.sessions.history import estimate_tokens
+from llmapi_kit.sessions.text_tokens import estimate_tokens
 
 ANSWER = 256
 """Tokens of an answer whose request sets no limit."""

@@ -11,11 +11,14 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from llmapi_kit.api.key_ring import KeyRing
 from llmapi_kit.errors import StoreError
-from llmapi_kit.store.keys import KeyStore
 from llmapi_kit.store.stored_key import StoredKey
+
+if TYPE_CHECKING:
+    from llmapi_kit.store.keys import KeyStore  # a cell that only loads a model should not wait for SQLAlchemy
 
 logger = logging.getLogger(__name__)
 

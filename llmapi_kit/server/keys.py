@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict, Unpack
 
@@ -24,8 +24,10 @@ from llmapi_kit.did_you_mean import did_you_mean
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.server.new_key import Invitation, NewKey
 from llmapi_kit.store.counts import Counts
-from llmapi_kit.store.store import Store
 from llmapi_kit.store.stored_key import KeyLimits, StoredKey
+
+if TYPE_CHECKING:
+    from llmapi_kit.store.store import Store  # a cell that only loads a model should not wait for SQLAlchemy
 
 Moment = float | datetime | timedelta
 """A length of time from now, in seconds or as such, or a point in time."""
