@@ -9,6 +9,7 @@ Source: the "sliding window counter" of https://limits.readthedocs.io
 
 from __future__ import annotations
 
+import math
 import time
 
 from limits import RateLimitItemPerMinute
@@ -17,6 +18,8 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 
 WINDOW_S = 60
 MOMENT_S = 0.001
+Window = tuple[int, float, int, float]
+"""Counted in the minute before, seconds that it still counts for; the same of this minute."""
 
 
 class MinuteCounts:
@@ -44,15 +47,22 @@ class MinuteCounts:
 
     def remaining(self, name: str, limit: int) -> tuple[int, float]:
         """What is left now, and in how many seconds all is."""
-        left = self._limiter.get_window_stats(RateLimitItemPerMinute(limit), name)[1]
-        return left, self.wait_s(name, limit, limit)
+        before, before_s, now, _ = window = self._window(name, limit)
+        left = limit - math.floor(before * before_s / WINDOW_S + now)
+        return max(0, left), _wait_s(window, room=1)
 
     def wait_s(self, name: str, limit: int, amount: int) -> float:
         """In how many seconds there is room for so much more, if nothing else comes; `amount` is within the limit."""
-        key = RateLimitItemPerMinute(limit).key_for(name)
-        before, before_s, now, now_s = self._storage.get_sliding_window(key, WINDOW_S)
-        room = limit - amount + 1  # the count is rounded down
-        if now >= room:  # when enough of this minute has slid out, in the next one
-            return now_s - WINDOW_S * room / now + MOMENT_S
-        wait_s = before_s - WINDOW_S * (room - now) / before if before else -1.0
-        return wait_s + MOMENT_S if wait_s >= 0 else 0.0
+        return _wait_s(self._window(name, limit), room=limit - amount + 1)
+
+    def _window(self, name: str, limit: int) -> Window:
+        return self._storage.get_sliding_window(RateLimitItemPerMinute(limit).key_for(name), WINDOW_S)
+
+
+def _wait_s(window: Window, *, room: int) -> float:
+    """In how many seconds less than `room` is counted; counts are rounded down, so that is one more than may be."""
+    before, before_s, now, now_s = window
+    if now >= room:  # when enough of this minute has slid out, in the next one
+        return now_s - WINDOW_S * room / now + MOMENT_S
+    wait_s = before_s - WINDOW_S * (room - now) / before if before else -1.0
+    return wait_s + MOMENT_S if wait_s >= 0 else 0.0
