@@ -6,17 +6,22 @@ import hashlib
 import time
 from itertools import count
 
+import httpx
 import jsonschema
 import pytest
 
+from llmapi_kit.api.routes import KeyedRoute, OwnerRoute
+from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
+from llmapi_kit.server.server import Server
 from llmapi_kit.store.stored_key import KeyLimits, StoredKey
 
-from .conftest import KEY, chat, error_of, serving, wait_until
+from .conftest import KEY, all_routes, chat, error_of, path_of, serving, wait_until
 
 pytestmark = pytest.mark.kernel
 
 numbers = count()
+CLOSED = {401: {"revoked_at": 1.0}, 403: {"is_paused": True}}
 
 
 def add_key(server, **fields):
@@ -47,8 +52,6 @@ def as_key(server, http):
 @pytest.fixture(scope="module")
 def schema_of(server):
     """Checks an answer against the document's schema of its route."""
-    import httpx
-
     with httpx.Client(trust_env=False, headers={"Authorization": f"Bearer {KEY}"}) as client:
         document = client.get(f"{server.url}/openapi.json").json()
 
@@ -213,3 +216,32 @@ def test_the_log_and_the_usage_name_the_key(server, as_key):
     wait_until(lambda: any('"key": "logged"' in line for line in server.logs(1000)))
     (day,) = client.get("/v1/usage").json()["data"]
     assert (day["requests"], day["prompt_tokens"]) == (1, 2)
+
+
+def test_a_closed_key_opens_no_route_whatever_its_kind(server, as_key):
+    clients = {code: as_key(add_key(server, **fields)) for code, fields in CLOSED.items()}
+    for method, route in all_routes():
+        if isinstance(route, KeyedRoute):
+            for status, client in clients.items():
+                response = client.request(method, path_of(route), content=b"{not json")
+                assert response.status_code == status or response.json()["code"] == -2, (method, route.path)
+                assert "is paused" in response.text or "was revoked" in response.text, (method, route.path)
+
+
+def test_the_owners_routes_are_these_and_closed_to_every_teammate(server, as_key):
+    owners = {(method, route.path) for method, route in all_routes() if isinstance(route, OwnerRoute)}
+    assert owners == {("GET", "/v1/status")}
+    client = as_key(add_key(server))
+    for method, path in owners:
+        error_of(client.request(method, path), 403)
+
+
+def test_where_no_key_is_asked_for_everybody_is_the_owner():
+    server = Server([MockEngine()], host="127.0.0.1", port=0, api_key=None, settings=load_settings())
+    server.start()
+    try:
+        with httpx.Client(base_url=server.url, trust_env=False) as client:
+            assert client.get("/v1/key").json()["is_owner"]
+            assert client.get("/v1/status").json()["keys"] == []
+    finally:
+        server.stop()

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
+import httpx
+import openai
 import pytest
 
+from llmapi_kit.config import load_settings
+from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ConfigError
+from llmapi_kit.server.server import Server
 from llmapi_kit.store.keys import KeyStore
 from llmapi_kit.store.stored_key import KeyLimits, StoredKey
+from tests.api.conftest import KEY, wait_until
 
 from .conftest import Clock
 
@@ -136,3 +143,52 @@ def test_a_key_knows_whether_it_opens(fields, now, state):
 def test_nothing_of_a_key_shows_its_digest():
     key = key_of("ada", digest=b"secret 1", code_digest=b"secret 2")
     assert "secret" not in repr(key)
+
+
+@contextlib.contextmanager
+def two_servers(url):
+    """With one name and one database, as two machines would be."""
+    engine = MockEngine(reply="on and on", delay_s=0.005, num_tokens=100_000, context_length=200_000)
+    settings = load_settings(database_url=url)
+    servers = [
+        Server([engine], host="127.0.0.1", port=0, api_key=KEY, settings=settings, name="team") for _ in range(2)
+    ]
+    try:
+        for server in servers:
+            server.start()
+        yield servers
+    finally:
+        for server in servers:
+            server.stop(drain_s=0)
+
+
+def test_what_one_server_changes_another_with_its_database_soon_knows(url):
+    with two_servers(url) as (one, two):
+        key = one.keys.create("ada")
+        headers = {"Authorization": f"Bearer {key.api_key}"}
+        with httpx.Client(base_url=two.url, headers=headers, trust_env=False) as client:
+            wait_until(lambda: client.get("/v1/models").status_code == 200)
+            with two.client(api_key=key.api_key, max_retries=0) as sdk:
+                stream = sdk.completions.create(model="mock", prompt="a", stream=True, max_tokens=100_000)
+                next(iter(stream))
+                one.keys.revoke("ada")
+                with pytest.raises(openai.APIError, match="was revoked"):
+                    for _ in stream:
+                        pass
+            assert client.get("/v1/models").status_code == 401
+
+
+def test_no_secret_is_in_the_database(tmp_path):
+    settings = load_settings(database_url=f"sqlite:///{tmp_path}/store.sqlite")
+    server = Server([MockEngine()], host="127.0.0.1", port=0, api_key=KEY, settings=settings)
+    server.start()
+    secrets = [server.keys.create("ada").api_key, server.keys.rotate("ada").api_key, server.invite("bob").code]
+    secrets.append(
+        httpx.post(f"{server.url}/invitations", json={"code": secrets[-1]}, trust_env=False).json()["api_key"]
+    )
+    written = [path.read_bytes() for path in tmp_path.iterdir() if path.is_file()]
+    server.stop()
+    written += [path.read_bytes() for path in tmp_path.iterdir() if path.is_file()]
+    assert any(b"bob" in each for each in written)
+    for secret in secrets:
+        assert not any(secret.encode() in each for each in written)
