@@ -92,12 +92,16 @@ class KeyWatch:
         if closed:
             self._on_close()
 
+    def look(self) -> None:
+        """`refresh`, or, where the database fails, later: what was changed is changed, and who did it need not know."""
+        try:
+            self.refresh()
+            self._is_blind = False
+        except StoreError as exc:
+            if not self._is_blind and not self._stopped.is_set():
+                logger.warning("Keys stay as they were known until the database answers: %s", exc)
+            self._is_blind = True
+
     def _run(self) -> None:
         while not self._stopped.wait(self._look_every_s):
-            try:
-                self.refresh()
-                self._is_blind = False
-            except StoreError as exc:
-                if not self._is_blind and not self._stopped.is_set():
-                    logger.warning("Keys stay as they were until the database answers: %s", exc)
-                self._is_blind = True
+            self.look()

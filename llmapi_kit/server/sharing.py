@@ -110,7 +110,7 @@ def open_keys(
     scope = scope_of(server.name, state.instance)
     store, ring = state.store.keys(scope), state.key_check.ring
     watch = KeyWatch(store, ring, lambda: call_soon(state.fail_refused), count=lambda keys: _count(state, keys))
-    state.invitations = Invitations(ring, store.exchange, watch.refresh)
+    state.invitations = Invitations(ring, store.exchange, watch.look)
 
     def check() -> None:
         if server.api_key is None:
@@ -127,7 +127,7 @@ def open_keys(
         page_url=lambda: server.public_url or server.url,
         owner_id=lambda: state.key_check.owner.id,
         check=check,
-        on_change=watch.refresh,
+        on_change=watch.look,
     )
     return keys, watch
 

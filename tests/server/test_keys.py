@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.errors import ConfigError
+from llmapi_kit.errors import ConfigError, StoreUnavailableError
 from llmapi_kit.server.keys import Keys, moment
 from llmapi_kit.server.server import Server
 from tests.api.conftest import KEY, serve, wait_until  # noqa: F401 - a fixture
@@ -214,6 +214,18 @@ def test_a_server_without_a_key_gives_none():
         with pytest.raises(ConfigError, match="asks for no key"):
             make("ada")
     server.stop()
+
+
+def test_a_key_that_was_made_is_handed_over_though_the_database_fails_then(server, monkeypatch, caplog):
+    def fail():
+        raise StoreUnavailableError("The database does not answer.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(server._key_watch._store, "revision", fail)
+        key = server.keys.create("ada")
+        assert status(server, key) == 401
+        assert "Keys stay as they were known until the database answers" in caplog.text
+    wait_until(lambda: status(server, key) == 200)
 
 
 def test_an_invitation_is_listed_until_it_is_withdrawn_and_shows_no_secret(server):
