@@ -64,12 +64,12 @@ class FairShare:
             running: those with a slot.
             passed_over: waiting ones that don't want one yet.
         """
-        first: dict[str, Request] = {}
-        for request in waiting:
-            if request.key_id not in first and request not in passed_over:
-                first[request.key_id] = request
+        wanting = (request for request in waiting if request not in passed_over)
         if len(self._keys) < 2:
-            return next(iter(first.values()), None)
+            return next(wanting, None)
+        first: dict[str, Request] = {}
+        for request in wanting:
+            first.setdefault(request.key_id, request)
         held = Counter(request.key_id for request in running)
         num_free = self._num_slots - len(running)
         may = [key_id for key_id in first if num_free > self._num_kept_from(key_id, held, first)]
