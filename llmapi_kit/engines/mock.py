@@ -163,10 +163,17 @@ class MockEngine:
     def _answer(self, prompt: list[str], request: GenerationRequest) -> tuple[list[str], FinishReason]:
         sampling = request.sampling
         words = (self._reply if self._reply is not None else " ".join(prompt)).split(" ")
+        room = self.info.context_length - len(prompt)
+        if sampling.min_tokens > room:
+            raise ContextLengthError(
+                f"This model's context is {self.info.context_length} tokens; the prompt has {len(prompt)}, and min_tokens "
+                f"is {sampling.min_tokens}.",
+                param="min_tokens",
+            )
         num_words = max(len(words) if self._num_tokens is None else self._num_tokens, sampling.min_tokens)
         words = (words * (num_words // len(words) + 1))[:num_words]
         wanted = sampling.max_tokens
-        limit = min(len(words) if wanted is None else wanted, self.info.context_length - len(prompt))
+        limit = min(len(words) if wanted is None else wanted, room)
         reason: FinishReason = "length" if len(words) > limit else "stop"
         tokens = [word if i == 0 else " " + word for i, word in enumerate(words[:limit])]
         stops = StopMatcher(sampling.stop, is_included=sampling.include_stop_str_in_output)

@@ -61,7 +61,9 @@ STORED = "/v1/chat/completions/{completion_id}"
 ASKED = (
     *("/v1/chat/completions", STORED, f"{STORED}/messages"),
     *("/v1/models", "/v1/models/{model}", "/healthz", "/readyz", "/version", "/metrics", "/v1/usage", EVENTS),
+    *("/v1/key", "/v1/status"),
 )
+INVITATIONS = "/invitations"
 
 
 @pytest.fixture(scope="module", params=["mock", "pocket"])
@@ -186,6 +188,11 @@ def test_what_is_posted_without_a_body_is_answered_as_the_document_says(schema):
     assert fuzz(schema[f"{EVENTS}/token"]["POST"], FITTING, num_examples=1) == {200: 1}
 
 
+def test_codes_of_no_invitation_are_refused_as_the_document_says(schema):
+    assert set(fuzz(schema[INVITATIONS]["POST"], FITTING, num_examples=40)) == {404, 429}
+    assert set(fuzz(schema[INVITATIONS]["POST"], WRONG, num_examples=40)) <= {400, 404, 429}
+
+
 def test_what_is_deleted_is_answered_as_the_document_says(schema):
     statuses = fuzz(schema[STORED]["DELETE"], FITTING, num_examples=20)
     assert set(statuses) == {200, 404}
@@ -195,4 +202,5 @@ def test_what_is_deleted_is_answered_as_the_document_says(schema):
 def test_no_operation_is_left_out(schema):
     operations = {(method, path) for path, methods in schema.raw_schema["paths"].items() for method in methods}
     posts, gets = {("post", path) for path in SENSIBLE}, {("get", path) for path in ASKED}
-    assert operations - SESSIONS == posts | gets | {("delete", STORED), ("post", f"{EVENTS}/token")}
+    others = {("delete", STORED), ("post", f"{EVENTS}/token"), ("post", INVITATIONS)}
+    assert operations - SESSIONS == posts | gets | others
