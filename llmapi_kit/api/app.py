@@ -16,6 +16,9 @@ from llmapi_kit.api.cors import CorsMiddleware
 from llmapi_kit.api.openai import chat, completions, embeddings, images, models, stored, tokens
 from llmapi_kit.api.openapi import document
 from llmapi_kit.api.request_context import RequestContext
+from llmapi_kit.api.responses import create
+from llmapi_kit.api.responses import stored as stored_responses
+from llmapi_kit.api.responses.runs import ResponseRuns
 from llmapi_kit.api.routes import LocalRoute, PublicRoute
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.version import __version__
@@ -42,9 +45,20 @@ def create_app(state: ApiState) -> ASGIApp:
         redirect_slashes=False,  # a slash at the end is no other path, see RequestContext
     )
     app.state.api = state
+    app.state.response_runs = ResponseRuns()
     errors.install(app)
     answering = (chat.router, stored.router, completions.router, embeddings.router, images.router, models.router)
-    for router in (*answering, tokens.router, usage.router, health.public, health.keyed, metrics.router, docs.router):
+    responding = (create.router, stored_responses.router)
+    for router in (
+        *answering,
+        *responding,
+        tokens.router,
+        usage.router,
+        health.public,
+        health.keyed,
+        metrics.router,
+        docs.router,
+    ):
         app.router.routes.extend(router.routes)  # as they are: include_router wraps or copies them, by version
     app.router.routes.append(LocalRoute("/openapi.json", openapi, include_in_schema=False))
     compat.install(app, state)

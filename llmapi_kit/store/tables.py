@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table, Text
 from sqlalchemy.types import TypeDecorator
 
-REVISION = "0002"
+REVISION = "0004"
 """The last of the migrations, which makes these tables."""
 
 
@@ -105,4 +105,19 @@ completion_labels = Table(
     Column("completion_id", String(64), ForeignKey(completions.c.id, ondelete="CASCADE"), primary_key=True),
     Column("name", Utf8, primary_key=True),
     Column("value", Utf8, nullable=False),
+)
+
+responses = Table(
+    "llmapi_kit_responses",
+    metadata,
+    Column("id", String(64), primary_key=True),  # sorts by when it was made
+    Column("owner", Text, nullable=False),
+    Column("previous_id", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("input", LargeBinary, nullable=False),
+    Column("events", LargeBinary, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("stored_at", Float(53), nullable=False),
+    Index("llmapi_kit_responses_of_owner", "owner", "id"),
+    Index("llmapi_kit_responses_by_time", "stored_at"),
 )

@@ -1,0 +1,285 @@
+"""Body of POST /v1/responses.
+
+Source: OpenAI API reference, "Responses".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from llmapi_kit.api.openai.metadata import Metadata, check_metadata
+from llmapi_kit.api.openai.neutral_values import ANYTHING
+from llmapi_kit.api.openai.request_body import RequestBody, StrictModel
+from llmapi_kit.api.openai.strict_schema import check_strict_schema
+from llmapi_kit.api.openai.tool_use import MAX_TOOLS, OfferedFunction, ToolChoice, check_tools, tool_use
+from llmapi_kit.api.responses.items import InputItem, check_item
+from llmapi_kit.engines.base import GenerationRequest
+from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
+from llmapi_kit.sampling.constraints import Constraint
+from llmapi_kit.sampling.parameters import SamplingParams, with_off_values
+
+LOGPROBS = "message.output_text.logprobs"
+ENCRYPTED = "reasoning.encrypted_content"
+# Of these, nothing is there to be included: no such tools run here, and no pictures are taken.
+INCLUDES_NOTHING = (
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+)
+# What chat completions call otherwise.
+NAMES: Mapping[str, str] = {
+    "logprobs": "top_logprobs",
+    "max_tokens": "max_output_tokens",
+    "messages": "input",
+    "reasoning_effort": "reasoning.effort",
+}
+
+
+class FunctionTool(StrictModel):
+    """A function the model may call."""
+
+    type: str
+    name: str | None = Field(None, json_schema_extra={"pattern": "^[a-zA-Z0-9_-]{1,64}$"})
+    description: str | None = None
+    parameters: dict[str, Any] | None = Field(None, description="A JSON schema.")
+    strict: bool | None = Field(None, description="Keep the arguments to the schema even where the call is free.")
+
+
+class ChosenTool(StrictModel):
+    """A function the model has to call, or the ones it may."""
+
+    type: str
+    name: str | None = Field(None, description="With type function: which.")
+    mode: Literal["auto", "required"] | None = Field(None, description="With type allowed_tools.")
+    tools: list[ChosenTool] | None = Field(None, description="With type allowed_tools: functions, by name.")
+
+
+class TextFormat(StrictModel):
+    """What the answer looks like."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = Field(None, description="The answer matches the schema either way.")
+
+
+class TextConfig(StrictModel):
+    """How the answer is written."""
+
+    format: TextFormat | None = None
+    verbosity: Literal["medium"] | None = Field(None, description="There is one.")
+
+
+class ReasoningConfig(StrictModel):
+    """How the model thinks first."""
+
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
+        None, description="For models whose template takes it; on others only none and minimal."
+    )
+    summary: Literal["auto"] | None = Field(None, description="There is none: reasoning comes whole, as content.")
+
+
+class ResponseStreamOptions(StrictModel):
+    """Options of a stream."""
+
+    include_obfuscation: Literal[False] | None = Field(None, description="Events are not padded.")
+
+
+class ResponsesBody(RequestBody):
+    """Body of POST /v1/responses."""
+
+    own_neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "context_management": ([],),
+        "image": ({"context_compression": "auto"},),
+        "input.content.annotations": (ANYTHING,),
+        "input.content.logprobs": (ANYTHING,),
+        "input.content.parsed": (ANYTHING,),
+        "input.content.prompt_cache_breakpoint": (ANYTHING,),
+        "input.output.prompt_cache_breakpoint": (ANYTHING,),
+        "input.parsed_arguments": (ANYTHING,),
+        "reasoning.context": ("auto",),
+        "reasoning.generate_summary": ("auto",),
+        "reasoning.mode": ("standard",),
+        "tools.allowed_callers": (["direct"],),
+        "tools.async": (False,),
+        "tools.defer_loading": (False,),
+    }
+
+    input: str | list[InputItem] | None = Field(None, description="What to answer: a text, or items of a conversation.")
+    instructions: str | None = Field(None, description="What the system says first; not carried on to later responses.")
+    previous_response_id: str | None = Field(None, description="Go on after this stored response.")
+    store: bool | None = Field(None, description="Keep the response and its input; true if left out.")
+    background: bool | None = Field(None, description="Answer at once and work on; the response is polled.")
+    stream: bool | None = Field(None, description="Send events as they come.")
+    stream_options: ResponseStreamOptions | None = None
+    temperature: float | None = Field(
+        None,
+        description="0 is greedy. Default: the model's own, else 1.",
+        json_schema_extra={"minimum": 0, "maximum": 2},
+    )
+    top_p: float | None = Field(
+        None,
+        description="Keep the likeliest tokens that make up this probability; 0 is greedy.",
+        json_schema_extra={"minimum": 0, "maximum": 1},
+    )
+    max_output_tokens: int | None = Field(
+        None, description="At most this many new tokens, reasoning included.", json_schema_extra={"minimum": 1}
+    )
+    max_tool_calls: int | None = Field(None, description="Of tools that run here; there are none.")
+    top_logprobs: int | None = Field(
+        None,
+        description=f"With {LOGPROBS} in include: how many alternatives, 0 to 20.",
+        json_schema_extra={"minimum": 0, "maximum": 20},
+    )
+    include: list[str] | None = Field(None, description=f"{LOGPROBS}, {ENCRYPTED}.")
+    text: TextConfig | None = None
+    reasoning: ReasoningConfig | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
+    parallel_tool_calls: bool | None = Field(None, description="False: the answer ends after its first call.")
+    truncation: Literal["auto", "disabled"] | None = Field(
+        None, description="auto: forget the oldest items where they do not fit the context."
+    )
+    metadata: Metadata | None = Field(None, description="Your own words about it.")
+    safety_identifier: str | None = Field(None, description="As user.")
+    prompt_cache_key: str | None = Field(None, description="Prompts are cached by their own beginning and your key.")
+    service_tier: Literal["auto", "default", "flex", "priority", "scale", "fast"] | None = Field(
+        None, description="There is one tier here: the answer says default."
+    )
+
+    def check(self) -> None:
+        """Raise for fields that are refused, out of range, or do not go together.
+
+        Raises:
+            InvalidRequestError: it names the field.
+        """
+        for index, item in enumerate(self.items):
+            check_item(item, f"input.{index}")
+        self._check_tool_types()
+        self.refuse_unsupported()
+        if self.input is None and self.previous_response_id is None:
+            raise InvalidRequestError("The field input is missing; there is nothing to answer.", param="input")
+        if self.max_output_tokens is not None and self.max_output_tokens < 1:
+            raise InvalidRequestError(
+                f"max_output_tokens is {self.max_output_tokens}; it must be at least 1.", param="max_output_tokens"
+            )
+        self._check_include()
+        if self.stream_options is not None and self.stream_options.include_obfuscation is not None and not self.stream:
+            raise InvalidRequestError("stream_options goes with stream=true only.", param="stream_options")
+        if self.background and self.store is False:
+            raise InvalidRequestError(
+                "A response in the background is polled where it is stored: background=true does not go with "
+                "store=false.",
+                param="background",
+            )
+        check_metadata(self.metadata or {})
+        check_tools(self._functions(), self._choice())
+
+    @property
+    def items(self) -> Sequence[InputItem]:
+        """The input as items."""
+        if isinstance(self.input, str):
+            return [InputItem.model_validate({"type": "message", "role": "user", "content": self.input})]
+        return self.input or ()
+
+    def request(
+        self, messages: Sequence[Mapping[str, Any]], defaults: Mapping[str, float], cache_salt: str
+    ) -> GenerationRequest:
+        """What the engine is asked, with names of fields as chat completions have them.
+
+        Raises:
+            InvalidRequestError: a value is out of range.
+        """
+        given = {name: value for name in ("temperature", "top_p") if (value := getattr(self, name)) is not None}
+        return GenerationRequest(
+            messages=messages,
+            sampling=SamplingParams(
+                **with_off_values({**defaults, **given}),
+                max_tokens=self.max_output_tokens,
+                logprobs=(self.top_logprobs or 0) if LOGPROBS in (self.include or ()) else None,
+                constraint=self._constraint(),
+            ),
+            tools=tool_use(self._functions(), self._choice(), is_parallel=self.parallel_tool_calls is not False),
+            reasoning_effort=self.reasoning.effort if self.reasoning else None,
+            cache_salt=cache_salt,
+        )
+
+    def _check_include(self) -> None:
+        for index, name in enumerate(self.include or ()):
+            if name not in (LOGPROBS, ENCRYPTED, *INCLUDES_NOTHING):
+                raise UnsupportedFieldError(
+                    f"include has {name[:80]!r}; there are {LOGPROBS} and {ENCRYPTED}.", param=f"include.{index}"
+                )
+        if self.top_logprobs and LOGPROBS not in (self.include or ()):
+            raise InvalidRequestError(f"top_logprobs goes with {LOGPROBS} in include only.", param="top_logprobs")
+
+    def _check_tool_types(self) -> None:
+        for index, tool in enumerate(self.tools or ()):
+            if tool.type != "function":
+                raise UnsupportedFieldError(
+                    f"tools.{index} is of type {tool.type[:40]!r}; this server runs no tools itself. Offer functions, "
+                    "of type function, and run them where you call it from.",
+                    param=f"tools.{index}.type",
+                )
+            if tool.name is None:
+                raise InvalidRequestError(f"tools.{index} has no name.", param=f"tools.{index}.name")
+        choice = self.tool_choice
+        if not isinstance(choice, ChosenTool):
+            return
+        chosen = (choice.tools or []) if choice.type == "allowed_tools" else [choice]
+        for each in chosen:
+            if each.type != "function" or each.name is None:
+                raise UnsupportedFieldError(
+                    f"tool_choice is of type {each.type[:40]!r}; it can be none, auto, required, a function by name, "
+                    "or allowed_tools with functions by name.",
+                    param="tool_choice",
+                )
+        if choice.type == "allowed_tools" and (choice.mode is None or not chosen):
+            raise InvalidRequestError("allowed_tools needs a mode, and tools.", param="tool_choice")
+
+    def _functions(self) -> list[OfferedFunction]:
+        offered = [
+            OfferedFunction(
+                tool.model_dump(exclude_none=True, include={"name", "description", "parameters", "strict"}),
+                f"tools.{index}.name",
+                f"tools.{index}.parameters",
+            )
+            for index, tool in enumerate(self.tools or ())
+        ]
+        choice = self.tool_choice
+        if not isinstance(choice, ChosenTool) or choice.type != "allowed_tools":
+            return offered
+        names = {tool.name for tool in choice.tools or ()}
+        if missing := names - {function.name for function in offered}:
+            raise InvalidRequestError(
+                f"tool_choice allows {sorted(missing, key=str)[0]!r}, which is none of the tools.", param="tool_choice"
+            )
+        return [function for function in offered if function.name in names]
+
+    def _choice(self) -> ToolChoice:
+        choice = self.tool_choice
+        if not isinstance(choice, ChosenTool):
+            return ToolChoice(choice or "auto")
+        if choice.type == "allowed_tools":
+            return ToolChoice(choice.mode or "auto")
+        return ToolChoice("required", choice.name or "")
+
+    def _constraint(self) -> Constraint | None:
+        wanted = self.text.format if self.text else None
+        if wanted is None or wanted.type == "text":
+            return None
+        if wanted.type == "json_object":
+            return Constraint("json_object", "", "text.format")
+        if wanted.schema_ is None:
+            raise InvalidRequestError("text.format of type json_schema needs a schema.", param="text.format.schema")
+        if wanted.strict:
+            check_strict_schema(wanted.schema_, "text.format.schema")
+        return Constraint("json_schema", json.dumps(wanted.schema_), "text.format")
