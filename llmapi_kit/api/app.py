@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from llmapi_kit.api import compat, docs, errors, health, metrics, usage
+from llmapi_kit.api.anthropic import messages
 from llmapi_kit.api.cors import CorsMiddleware
 from llmapi_kit.api.openai import chat, completions, embeddings, images, models, stored, tokens
 from llmapi_kit.api.openapi import document
@@ -48,17 +49,9 @@ def create_app(state: ApiState) -> ASGIApp:
     app.state.response_runs = ResponseRuns()
     errors.install(app)
     answering = (chat.router, stored.router, completions.router, embeddings.router, images.router, models.router)
-    responding = (create.router, stored_responses.router)
-    for router in (
-        *answering,
-        *responding,
-        tokens.router,
-        usage.router,
-        health.public,
-        health.keyed,
-        metrics.router,
-        docs.router,
-    ):
+    newer = (create.router, stored_responses.router, messages.router)
+    around = (tokens.router, usage.router, health.public, health.keyed, metrics.router, docs.router)
+    for router in (*answering, *newer, *around):
         app.router.routes.extend(router.routes)  # as they are: include_router wraps or copies them, by version
     app.router.routes.append(LocalRoute("/openapi.json", openapi, include_in_schema=False))
     compat.install(app, state)

@@ -5,14 +5,13 @@ Source: OpenAI API reference, "Responses": input items.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
 
 from llmapi_kit.api.openai.conversation_builder import ConversationBuilder
+from llmapi_kit.api.openai.packed_reasoning import unpacked
 from llmapi_kit.api.openai.request_body import StrictModel
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
 
@@ -120,23 +119,6 @@ def text_of(content: str | Sequence[ItemPart] | None) -> str:
 def reasoning_of(item: InputItem) -> str:
     """What a reasoning item says: in the clear, or as this server packed it, or in short."""
     return text_of(item.content) or unpacked(item.encrypted_content or "") or text_of(item.summary)
-
-
-PACKED = "llmapi_kit:"
-
-
-def packed(text: str) -> str:
-    """Reasoning that a client keeps and sends back without reading it. It is not secret, only of one piece."""
-    return base64.b64encode((PACKED + text).encode("utf-8", "surrogatepass")).decode()
-
-
-def unpacked(content: str) -> str:
-    """The reasoning that was packed here; empty for what another server has encrypted."""
-    try:
-        text = base64.b64decode(content, validate=True).decode("utf-8", "surrogatepass")
-    except (binascii.Error, ValueError):
-        return ""
-    return text.removeprefix(PACKED) if text.startswith(PACKED) else ""
 
 
 def listed(item: InputItem, item_id: str) -> dict[str, Any]:

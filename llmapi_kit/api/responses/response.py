@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from llmapi_kit.api.openai.answer_parts import Part
+from llmapi_kit.api.openai.packed_reasoning import packed
 from llmapi_kit.api.responses.body import ENCRYPTED, ResponsesBody
-from llmapi_kit.api.responses.items import packed
 from llmapi_kit.errors import RequestError
 from llmapi_kit.types import Finished, TokenLogprob
 
