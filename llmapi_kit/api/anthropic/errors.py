@@ -1,5 +1,7 @@
 """Errors of the Messages API: ``{"type": "error", "error": {"type", "message"}}``, with the statuses of all routes.
 
+The field at fault and the code stand beside, as on all routes.
+
 Source: Anthropic API reference, "Errors".
 """
 
@@ -57,7 +59,7 @@ class MessagesRoute(KeyedRoute):
 def failure(error: RequestError) -> dict[str, Any]:
     """The JSON of an error."""
     kind = TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
-    body: dict[str, Any] = {"type": kind, "message": error.message}
+    body: dict[str, Any] = {"type": kind, "message": error.message, "param": error.param, "code": error.code}
     if error.code == NO_THREADS:
         body["details"] = {"error_code": NO_THREADS, "unsupported": [error.param]}
     return {"type": "error", "error": body, "request_id": _request_id()}

@@ -19,6 +19,8 @@ class MessageFailureDetails(Sent):
 
     type: str = Field(examples=["invalid_request_error"])
     message: str = Field(description="What happened, what is allowed, what to do.")
+    param: str | None = Field(description="The request's field at fault.")
+    code: str | None = Field(description="For programs, such as context_length_exceeded.")
     details: dict[str, Any] | None = Field(None, description="For programs, where there is more to know.")
 
 
