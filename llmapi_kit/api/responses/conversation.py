@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llmapi_kit.api.openai.conversation_builder import ConversationBuilder
 from llmapi_kit.api.responses.body import ResponsesBody
 from llmapi_kit.api.responses.items import InputItem, listed, tell
-from llmapi_kit.api.responses.response import RESPONSE_PREFIX
+from llmapi_kit.api.responses.response import RESPONSE_PREFIX, UNFINISHED
 from llmapi_kit.engines.base import Engine, GenerationRequest
 from llmapi_kit.errors import InvalidRequestError, NotFoundError
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 # An item is named after its response; those of an input have an i before their number.
 ITEM_ID = re.compile(r"[a-z]+_([0-9a-f]{24})(i?[0-9a-f]{4})")
-UNFINISHED = ("queued", "in_progress")
 
 
 class Question:

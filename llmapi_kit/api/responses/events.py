@@ -16,7 +16,7 @@ from llmapi_kit.api.openai.answer_parts import Part, PartBegan, PartEnded, PartE
 from llmapi_kit.api.openai.generation import Generation, StreamFormat
 from llmapi_kit.api.openai.renamed_error import renamed
 from llmapi_kit.api.responses.body import NAMES
-from llmapi_kit.api.responses.response import Output, fail, finish, logprobs, status_of
+from llmapi_kit.api.responses.response import UNFINISHED, Output, fail, finish, logprobs, status_of
 from llmapi_kit.errors import RequestError
 from llmapi_kit.types import Delta, Finished, TokenLogprob, ToolCallDelta
 
@@ -85,7 +85,7 @@ class EventWriter:
 
     def fail(self, error: RequestError) -> bytes:
         """The response failed."""
-        if self.response["status"] not in ("queued", "in_progress") and self.frames:
+        if self.response["status"] not in UNFINISHED and self.frames:
             self.frames.pop()  # it was complete, but could not be kept, and nobody was told yet
         fail(self.response, self._output, self._reader.parts, renamed(error, NAMES))
         return self._of_response("response.failed")

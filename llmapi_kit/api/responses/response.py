@@ -16,6 +16,7 @@ from llmapi_kit.errors import RequestError
 from llmapi_kit.types import Finished, TokenLogprob
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+UNFINISHED: Sequence[Status] = ("queued", "in_progress")
 INCOMPLETE: Mapping[str, str] = {"length": "max_output_tokens", "content_filter": "content_filter"}
 ITEM_PREFIXES: Mapping[str, str] = {"reasoning": "rs", "text": "msg", "call": "fc"}
 RESPONSE_PREFIX = "resp_"

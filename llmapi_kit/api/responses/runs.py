@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from llmapi_kit.api.openai.answer_collector import ChatAnswer
 from llmapi_kit.api.openai.generation import Generation
 from llmapi_kit.api.responses.events import EventWriter, ResponseStreamFormat
+from llmapi_kit.api.responses.response import UNFINISHED
 from llmapi_kit.api.sse import LastFrame
 from llmapi_kit.errors import EngineUnavailableError, GenerationError, StoreError
 from llmapi_kit.store.stored_completion import encode
@@ -46,14 +47,15 @@ class ResponseRun:
         self._stored = stored
         self._store = store
         self._num_told = len(writer.frames)
+        self._response: Mapping[str, Any] = dict(writer.response)
         self._news = asyncio.Event()
         self._is_given_up = False
         self.task = asyncio.ensure_future(self._work())
 
     @property
     def response(self) -> Mapping[str, Any]:
-        """As it is now."""
-        return self._writer.response
+        """As it is now; complete once that is stored."""
+        return self._response
 
     async def follow(self, after: int) -> AsyncGenerator[bytes, None]:
         """Its events from the one after number `after` on, up to its end."""
@@ -71,9 +73,10 @@ class ResponseRun:
                 await news.wait()
 
     async def cancel(self) -> None:
-        """Give it up, and wait until that is stored."""
-        self._is_given_up = True
-        self.task.cancel()
+        """Give it up, unless it is complete, and wait until what became of it is stored."""
+        if self._writer.response["status"] in UNFINISHED:
+            self._is_given_up = True
+            self.task.cancel()
         await asyncio.wait({self.task})
 
     async def _work(self) -> None:
@@ -117,6 +120,7 @@ class ResponseRun:
 
     def _tell(self) -> None:
         self._num_told = len(self._writer.frames)
+        self._response = dict(self._writer.response)
         news, self._news = self._news, asyncio.Event()
         news.set()
 

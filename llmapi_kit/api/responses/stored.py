@@ -19,10 +19,9 @@ from starlette.responses import JSONResponse, Response
 from llmapi_kit.api.openapi import answers
 from llmapi_kit.api.owner import owner_of
 from llmapi_kit.api.responses.body import ENCRYPTED, INCLUDES_NOTHING, LOGPROBS
-from llmapi_kit.api.responses.conversation import UNFINISHED
 from llmapi_kit.api.responses.create import follow, runs_of
 from llmapi_kit.api.responses.events import EventWriter
-from llmapi_kit.api.responses.response import Output
+from llmapi_kit.api.responses.response import UNFINISHED, Output
 from llmapi_kit.api.responses.runs import ResponseRun, unpack
 from llmapi_kit.api.responses.schemas import ModelResponse, ResponseDeleted, ResponseEvent, ResponseItemList
 from llmapi_kit.api.routes import KeyedRoute
@@ -99,8 +98,9 @@ async def cancel_response(response_id: str, request: Request) -> Response:
     found = await _find(request, response_id)
     if isinstance(found, ResponseRun):
         await found.cancel()
-        return JSONResponse(found.response)
-    response = _as_it_is(request, found)
+        response = dict(found.response)
+    else:
+        response = _as_it_is(request, found)
     if not response["background"]:
         raise InvalidRequestError(f"{response_id} was not made with background=true, so there is nothing to cancel.")
     if response["status"] != "cancelled":
