@@ -7,11 +7,11 @@ import json
 import pytest
 from pydantic import BaseModel
 
-from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ContextLengthError, GenerationError
-from llmapi_kit.types import Accepted, Delta, Failed, Finished
+from llmapi_kit.types import Delta
 
 from .conftest import Recorder, error_of
+from .scripted import Scripted
 
 FRANCE = "What is the capital of France?"
 PARIS = "The capital of France is Paris."
@@ -31,26 +31,6 @@ WEATHER = {
 class Person(BaseModel):
     name: str
     age: int
-
-
-class Scripted(MockEngine):
-    """Answers with these deltas, and ends well or in an error."""
-
-    def __init__(self, *deltas, error=None):
-        super().__init__(name="scripted")
-        self._deltas = deltas
-        self._error = error
-        self.requests = []
-
-    async def generate(self, request):
-        self.requests.append(request)
-        yield Accepted(3)
-        for delta in self._deltas:
-            yield delta
-        if self._error is not None:
-            yield Failed(self._error)
-        else:
-            yield Finished("stop", 3, len(self._deltas))
 
 
 @pytest.fixture(scope="module")
