@@ -320,6 +320,12 @@ def test_truncation_forgets_the_oldest_messages_and_keeps_the_first_instruction(
     assert kept == ["be brief", "assistant 6", "user 7", "assistant 7", "last one"]
 
 
+def test_tokens_are_counted_as_the_prompt_has_them(client):
+    fields = {"input": FRANCE, "instructions": "Be brief.", "tools": [WEATHER]}
+    counted = client.responses.input_tokens.count(model="pocket", **fields)
+    assert counted.input_tokens == ask(client, **fields).usage.input_tokens
+
+
 def test_what_openai_has_beside_this_is_404_with_a_sentence(pocket_server, http):
     client = http(pocket_server)
     for path in ("/v1/responses/compact", "/v1/responses/anything"):

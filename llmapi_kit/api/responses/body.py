@@ -1,4 +1,4 @@
-"""Body of POST /v1/responses.
+"""Bodies of POST /v1/responses and /v1/responses/input_tokens.
 
 Source: OpenAI API reference, "Responses".
 """
@@ -93,8 +93,8 @@ class ResponseStreamOptions(StrictModel):
     include_obfuscation: Literal[False] | None = Field(None, description="Events are not padded.")
 
 
-class ResponsesBody(RequestBody):
-    """Body of POST /v1/responses."""
+class QuestionBody(RequestBody):
+    """What is asked: the fields of a response that decide on its prompt. Body of POST /v1/responses/input_tokens."""
 
     own_neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "context_management": ([],),
@@ -116,30 +116,6 @@ class ResponsesBody(RequestBody):
     input: str | list[InputItem] | None = Field(None, description="What to answer: a text, or items of a conversation.")
     instructions: str | None = Field(None, description="What the system says first; not carried on to later responses.")
     previous_response_id: str | None = Field(None, description="Go on after this stored response.")
-    store: bool | None = Field(None, description="Keep the response and its input; true if left out.")
-    background: bool | None = Field(None, description="Answer at once and work on; the response is polled.")
-    stream: bool | None = Field(None, description="Send events as they come.")
-    stream_options: ResponseStreamOptions | None = None
-    temperature: float | None = Field(
-        None,
-        description="0 is greedy. Default: the model's own, else 1.",
-        json_schema_extra={"minimum": 0, "maximum": 2},
-    )
-    top_p: float | None = Field(
-        None,
-        description="Keep the likeliest tokens that make up this probability; 0 is greedy.",
-        json_schema_extra={"minimum": 0, "maximum": 1},
-    )
-    max_output_tokens: int | None = Field(
-        None, description="At most this many new tokens, reasoning included.", json_schema_extra={"minimum": 1}
-    )
-    max_tool_calls: int | None = Field(None, description="Of tools that run here; there are none.")
-    top_logprobs: int | None = Field(
-        None,
-        description=f"With {LOGPROBS} in include: how many alternatives, 0 to 20.",
-        json_schema_extra={"minimum": 0, "maximum": 20},
-    )
-    include: list[str] | None = Field(None, description=f"{LOGPROBS}, {ENCRYPTED}.")
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
@@ -147,12 +123,6 @@ class ResponsesBody(RequestBody):
     parallel_tool_calls: bool | None = Field(None, description="False: the answer ends after its first call.")
     truncation: Literal["auto", "disabled"] | None = Field(
         None, description="auto: forget the oldest items where they do not fit the context."
-    )
-    metadata: Metadata | None = Field(None, description="Your own words about it.")
-    safety_identifier: str | None = Field(None, description="As user.")
-    prompt_cache_key: str | None = Field(None, description="Prompts are cached by their own beginning and your key.")
-    service_tier: Literal["auto", "default", "flex", "priority", "scale", "fast"] | None = Field(
-        None, description="There is one tier here: the answer says default."
     )
 
     def check(self) -> None:
@@ -167,20 +137,6 @@ class ResponsesBody(RequestBody):
         self.refuse_unsupported()
         if self.input is None and self.previous_response_id is None:
             raise InvalidRequestError("The field input is missing; there is nothing to answer.", param="input")
-        if self.max_output_tokens is not None and self.max_output_tokens < 1:
-            raise InvalidRequestError(
-                f"max_output_tokens is {self.max_output_tokens}; it must be at least 1.", param="max_output_tokens"
-            )
-        self._check_include()
-        if self.stream_options is not None and self.stream_options.include_obfuscation is not None and not self.stream:
-            raise InvalidRequestError("stream_options goes with stream=true only.", param="stream_options")
-        if self.background and self.store is False:
-            raise InvalidRequestError(
-                "A response in the background is polled where it is stored: background=true does not go with "
-                "store=false.",
-                param="background",
-            )
-        check_metadata(self.metadata or {})
         check_tools(self._functions(), self._choice())
 
     @property
@@ -198,28 +154,17 @@ class ResponsesBody(RequestBody):
         Raises:
             InvalidRequestError: a value is out of range.
         """
-        given = {name: value for name in ("temperature", "top_p") if (value := getattr(self, name)) is not None}
         return GenerationRequest(
             messages=messages,
-            sampling=SamplingParams(
-                **with_off_values({**defaults, **given}),
-                max_tokens=self.max_output_tokens,
-                logprobs=(self.top_logprobs or 0) if LOGPROBS in (self.include or ()) else None,
-                constraint=self._constraint(),
-            ),
+            sampling=self.sampling(defaults),
             tools=tool_use(self._functions(), self._choice(), is_parallel=self.parallel_tool_calls is not False),
             reasoning_effort=self.reasoning.effort if self.reasoning else None,
             cache_salt=cache_salt,
         )
 
-    def _check_include(self) -> None:
-        for index, name in enumerate(self.include or ()):
-            if name not in (LOGPROBS, ENCRYPTED, *INCLUDES_NOTHING):
-                raise UnsupportedFieldError(
-                    f"include has {name[:80]!r}; there are {LOGPROBS} and {ENCRYPTED}.", param=f"include.{index}"
-                )
-        if self.top_logprobs and LOGPROBS not in (self.include or ()):
-            raise InvalidRequestError(f"top_logprobs goes with {LOGPROBS} in include only.", param="top_logprobs")
+    def sampling(self, defaults: Mapping[str, float]) -> SamplingParams:
+        """The sampling parameters; what the body leaves out comes from `defaults`, the model's own."""
+        return SamplingParams(**with_off_values(defaults), constraint=self._constraint())
 
     def _check_tool_types(self) -> None:
         for index, tool in enumerate(self.tools or ()):
@@ -283,3 +228,79 @@ class ResponsesBody(RequestBody):
         if wanted.strict:
             check_strict_schema(wanted.schema_, "text.format.schema")
         return Constraint("json_schema", json.dumps(wanted.schema_), "text.format")
+
+
+class ResponsesBody(QuestionBody):
+    """Body of POST /v1/responses."""
+
+    store: bool | None = Field(None, description="Keep the response and its input; true if left out.")
+    background: bool | None = Field(None, description="Answer at once and work on; the response is polled.")
+    stream: bool | None = Field(None, description="Send events as they come.")
+    stream_options: ResponseStreamOptions | None = None
+    temperature: float | None = Field(
+        None,
+        description="0 is greedy. Default: the model's own, else 1.",
+        json_schema_extra={"minimum": 0, "maximum": 2},
+    )
+    top_p: float | None = Field(
+        None,
+        description="Keep the likeliest tokens that make up this probability; 0 is greedy.",
+        json_schema_extra={"minimum": 0, "maximum": 1},
+    )
+    max_output_tokens: int | None = Field(
+        None, description="At most this many new tokens, reasoning included.", json_schema_extra={"minimum": 1}
+    )
+    max_tool_calls: int | None = Field(None, description="Of tools that run here; there are none.")
+    top_logprobs: int | None = Field(
+        None,
+        description=f"With {LOGPROBS} in include: how many alternatives, 0 to 20.",
+        json_schema_extra={"minimum": 0, "maximum": 20},
+    )
+    include: list[str] | None = Field(None, description=f"{LOGPROBS}, {ENCRYPTED}.")
+    metadata: Metadata | None = Field(None, description="Your own words about it.")
+    safety_identifier: str | None = Field(None, description="As user.")
+    prompt_cache_key: str | None = Field(None, description="Prompts are cached by their own beginning and your key.")
+    service_tier: Literal["auto", "default", "flex", "priority", "scale", "fast"] | None = Field(
+        None, description="There is one tier here: the answer says default."
+    )
+
+    def check(self) -> None:
+        """See `QuestionBody`."""
+        super().check()
+        if self.max_output_tokens is not None and self.max_output_tokens < 1:
+            raise InvalidRequestError(
+                f"max_output_tokens is {self.max_output_tokens}; it must be at least 1.", param="max_output_tokens"
+            )
+        self._check_include()
+        if self.stream_options is not None and self.stream_options.include_obfuscation is not None and not self.stream:
+            raise InvalidRequestError("stream_options goes with stream=true only.", param="stream_options")
+        if self.background and self.store is False:
+            raise InvalidRequestError(
+                "A response in the background is polled where it is stored: background=true does not go with "
+                "store=false.",
+                param="background",
+            )
+        check_metadata(self.metadata or {})
+
+    def sampling(self, defaults: Mapping[str, float]) -> SamplingParams:
+        """See `QuestionBody`.
+
+        Raises:
+            InvalidRequestError: a value is out of range.
+        """
+        given = {name: value for name in ("temperature", "top_p") if (value := getattr(self, name)) is not None}
+        return SamplingParams(
+            **with_off_values({**defaults, **given}),
+            max_tokens=self.max_output_tokens,
+            logprobs=(self.top_logprobs or 0) if LOGPROBS in (self.include or ()) else None,
+            constraint=self._constraint(),
+        )
+
+    def _check_include(self) -> None:
+        for index, name in enumerate(self.include or ()):
+            if name not in (LOGPROBS, ENCRYPTED, *INCLUDES_NOTHING):
+                raise UnsupportedFieldError(
+                    f"include has {name[:80]!r}; there are {LOGPROBS} and {ENCRYPTED}.", param=f"include.{index}"
+                )
+        if self.top_logprobs and LOGPROBS not in (self.include or ()):
+            raise InvalidRequestError(f"top_logprobs goes with {LOGPROBS} in include only.", param="top_logprobs")

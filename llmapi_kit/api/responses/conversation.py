@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from llmapi_kit.api.openai.conversation_builder import ConversationBuilder
-from llmapi_kit.api.responses.body import ResponsesBody
+from llmapi_kit.api.responses.body import QuestionBody
 from llmapi_kit.api.responses.items import InputItem, listed, tell
 from llmapi_kit.api.responses.response import RESPONSE_PREFIX, UNFINISHED
 from llmapi_kit.engines.base import Engine, GenerationRequest
@@ -33,7 +33,7 @@ class Question:
         past: what was said in the responses before, as items.
     """
 
-    def __init__(self, body: ResponsesBody, items: Sequence[InputItem], past: Sequence[InputItem]) -> None:
+    def __init__(self, body: QuestionBody, items: Sequence[InputItem], past: Sequence[InputItem]) -> None:
         self._body = body
         self._items = items
         self._past = past
@@ -56,7 +56,7 @@ class Question:
         return [listed(item, f"{_prefix(item)}_{name}i{index:04x}") for index, item in enumerate(self._items)]
 
 
-async def read_question(store: ResponseStore, owner: str, body: ResponsesBody) -> Question:
+async def read_question(store: ResponseStore, owner: str, body: QuestionBody) -> Question:
     """What a request asks.
 
     Raises:

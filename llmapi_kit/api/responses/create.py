@@ -1,4 +1,4 @@
-"""POST /v1/responses: answer whole, as a stream of events, or in the background.
+"""POST /v1/responses: answer whole, as a stream of events, or in the background; and count an input's tokens.
 
 A thin way to the same engines as chat completions: items become messages, and what comes back becomes items.
 
@@ -19,12 +19,12 @@ from llmapi_kit.api.openai.generation import Generation, start
 from llmapi_kit.api.openai.renamed_error import renaming
 from llmapi_kit.api.openapi import answers, examples
 from llmapi_kit.api.owner import owner_of
-from llmapi_kit.api.responses.body import NAMES, ResponsesBody
+from llmapi_kit.api.responses.body import NAMES, QuestionBody, ResponsesBody
 from llmapi_kit.api.responses.conversation import Question, read_question, truncated
 from llmapi_kit.api.responses.events import EventWriter, ResponseStreamFormat
 from llmapi_kit.api.responses.response import RESPONSE_PREFIX, Output, new_response
 from llmapi_kit.api.responses.runs import ResponseRun, ResponseRuns, pack
-from llmapi_kit.api.responses.schemas import ModelResponse, ResponseEvent
+from llmapi_kit.api.responses.schemas import InputTokens, ModelResponse, ResponseEvent
 from llmapi_kit.api.routes import KeyedRoute
 from llmapi_kit.api.sse import EventStream, while_connected
 from llmapi_kit.api.state import ApiState, state_of
@@ -65,6 +65,27 @@ async def create_response(body: ResponsesBody, request: Request) -> Response:
         return EventStream(answer.stream(), state.settings, on_end=generation.close)
     response = await while_connected(request.receive, answer.whole(), on_end=generation.close)
     return JSONResponse(response)
+
+
+@router.post(
+    "/input_tokens",
+    summary="Count the tokens of an input",
+    response_model=None,
+    responses=answers(InputTokens),
+    openapi_extra=examples(A_question={"input": "What is the capital of France?"}),
+)
+async def count_input_tokens(body: QuestionBody, request: Request) -> dict[str, Any]:
+    """How many tokens the prompt of a response would have."""
+    state, owner = state_of(request), owner_of(request)
+    body.check()
+    engine = await state.catalog.find(body.model)
+    question = await read_question(state.store.responses, owner, body)
+    with renaming(NAMES):
+        ask = body.request(question.messages(), engine.info.defaults, owner)
+        if body.truncation == "auto":
+            ask = await truncated(engine, ask)
+        ids = await engine.tokenize_chat(ask)
+    return {"object": "response.input_tokens", "input_tokens": len(ids)}
 
 
 def runs_of(request: Request) -> ResponseRuns:
