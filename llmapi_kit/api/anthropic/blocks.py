@@ -25,7 +25,7 @@ BLOCK_FIELDS: Mapping[str, tuple[Sequence[str], Sequence[str], Sequence[str]]] =
 }
 
 
-class Text(StrictModel):
+class TextBlock(StrictModel):
     """A block of text."""
 
     type: str
@@ -43,7 +43,7 @@ class Block(StrictModel):
     name: str | None = Field(None, description="Of the tool that is called.")
     input: dict[str, Any] | None = Field(None, description="Of a call.")
     tool_use_id: str | None = Field(None, description="Of a result: which call it answers.")
-    content: str | list[Text] | None = Field(None, description="Of a result.")
+    content: str | list[TextBlock] | None = Field(None, description="Of a result.")
     is_error: bool | None = Field(None, description="Of a result: the call failed; the model reads Error: before it.")
 
 
@@ -81,7 +81,7 @@ def check_block(block: Block, role: str, path: str) -> None:
         check_text(part, f"{path}.content.{index}")
 
 
-def check_text(part: Text, path: str) -> None:
+def check_text(part: TextBlock, path: str) -> None:
     """Raise for a block that is not of text where only text may stand."""
     if part.type != "text":
         raise UnsupportedFieldError(
@@ -106,7 +106,7 @@ def conversation(system: str, messages: Sequence[MessageParam]) -> list[dict[str
     return builder.messages
 
 
-def text_of(content: str | Sequence[Text | Block] | None) -> str:
+def text_of(content: str | Sequence[TextBlock | Block] | None) -> str:
     """Text in place of blocks."""
     if content is None or isinstance(content, str):
         return content or ""

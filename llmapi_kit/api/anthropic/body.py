@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from llmapi_kit.api.anthropic.blocks import MessageParam, Text, check_block, check_text, conversation, text_of
+from llmapi_kit.api.anthropic.blocks import MessageParam, TextBlock, check_block, check_text, conversation, text_of
 from llmapi_kit.api.anthropic.errors import NO_THREADS
 from llmapi_kit.api.openai.neutral_values import ANYTHING
 from llmapi_kit.api.openai.request_body import StrictModel
@@ -110,7 +110,7 @@ class QuestionBody(StrictModel):
 
     model: str | None = Field(None, description="A name from /v1/models; left out, the server's default.")
     messages: Annotated[list[MessageParam], Field(min_length=1)]
-    system: str | list[Text] | None = Field(None, description="What the system says first.")
+    system: str | list[TextBlock] | None = Field(None, description="What the system says first.")
     tools: Annotated[list[ToolDefinition], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoiceParam | None = None
     thinking: ThinkingParam | None = None
