@@ -330,9 +330,10 @@ REFUSED = [
     ("thinking", {"thinking": {"type": "enabled", "budget_tokens": 2000}}),
     ("thinking.budget_tokens", {"thinking": {"type": "enabled"}}),
     ("thinking.budget_tokens", {"thinking": {"type": "enabled", "budget_tokens": 5}}),
-    ("thinking", {"output_config": {"effort": "high"}}),
+    ("thinking", {"output_config": {"effort": "low"}}),
     ("container", {"container": "x"}),
     ("mcp_servers", {"mcp_servers": [{"name": "x"}]}),
+    ("context_management", {"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}),
     ("thread", {"thread": {"type": "create"}}),
     ("speed", {"speed": "fast"}),
     ("service_tier", {"service_tier": "cheap"}),
@@ -356,6 +357,8 @@ NOTHING = [
     {"thinking": {"type": "disabled"}},
     {"thinking": {"type": "adaptive", "display": "summarized"}},
     {"context_management": {"edits": []}, "mcp_servers": [], "container": None},
+    {"context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}},
+    {"output_config": {"effort": "high"}},
     {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hello!", "citations": None, **CACHED}]}]},
 ]
 

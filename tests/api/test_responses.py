@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from llmapi_kit.errors import ContextLengthError, GenerationError
-from llmapi_kit.types import Delta
+from llmapi_kit.types import Delta, ToolCallDelta
 
 from .conftest import Recorder, error_of
 from .scripted import Scripted
@@ -169,6 +169,24 @@ def test_only_the_allowed_tools_are_offered(serve, http):
     assert [tool["function"]["name"] for tool in engine.requests[0].tools.tools] == ["other"]
 
 
+def test_functions_in_a_namespace_are_called_and_answered_by_both_names(serve):
+    call = Delta("", tool_calls=(ToolCallDelta(0, "call_1", "crm__find", '{"id": 1}'),))
+    engine = Scripted(call)
+    inner = {"type": "function", "name": "find", "description": "Finds.", "parameters": {"type": "object"}}
+    crm = {"type": "namespace", "name": "crm", "description": "Customers.", "tools": [inner]}
+    with serve(engine).client(max_retries=0) as client:
+        first = client.responses.create(model="scripted", input="Who?", tools=[crm])
+        (made,) = first.output
+        assert (made.name, made.namespace, made.arguments) == ("find", "crm", '{"id": 1}')
+        events = list(client.responses.retrieve(first.id, stream=True))
+        assert events[-1].response.output == first.output
+        result = {"type": "function_call_output", "call_id": "call_1", "output": "Ada"}
+        client.responses.create(model="scripted", input=[result], previous_response_id=first.id, tools=[crm])
+    (offered,) = engine.requests[0].tools.tools
+    assert (offered["function"]["name"], offered["function"]["description"]) == ("crm__find", "Customers.\n\nFinds.")
+    assert engine.requests[1].messages[1]["tool_calls"][0]["function"]["name"] == "crm__find"
+
+
 def test_log_probabilities_come_where_they_are_included(client):
     response = ask(client, include=["message.output_text.logprobs"], top_logprobs=2)
     logprobs = response.output[0].content[0].logprobs
@@ -239,6 +257,9 @@ REFUSED = [
     ("tools.0.type", {"tools": [{"type": "web_search"}]}),
     ("tools.0.type", {"tools": [{"type": "custom", "name": "x"}]}),
     ("tools.0.name", {"tools": [{"type": "function"}]}),
+    ("tools.0.tools", {"tools": [{"type": "namespace", "name": "x"}]}),
+    ("tools.0.tools.0.type", {"tools": [{"type": "namespace", "name": "x", "tools": [{"type": "custom"}]}]}),
+    ("tools.0.tools", {"tools": [{**WEATHER, "tools": []}]}),
     ("tool_choice", {"tool_choice": {"type": "web_search_preview"}, "tools": [WEATHER]}),
     ("tool_choice", {"tool_choice": {"type": "function", "name": "x"}, "tools": [WEATHER]}),
     ("tool_choice", {"tool_choice": "required"}),

@@ -119,7 +119,7 @@ EXPECTED = {
     "guidellm": {step: [4, [], True] for step in ("chat", "chat_of_a_length", "completions_of_a_length")},
     "ai_sdk": {
         f"{provider}_{step}": expected
-        for provider in ("compatible", "openai")
+        for provider in ("compatible", "openai", "responses", "anthropic")
         for step, expected in {
             "plain": [PARIS, "stop", True],
             "stream": [PARIS, "stop", True],

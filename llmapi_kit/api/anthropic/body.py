@@ -27,10 +27,13 @@ NAMES: Mapping[str, str] = {
     "reasoning_effort": "thinking",
     "continue_final_message": "messages",
 }
+# What asks for nothing: all thinking of the past is kept here.
+KEPT_THINKING = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
 # How much thinking a budget of tokens stands for, up to which one.
 BUDGETS = ((4096, "low"), (16384, "medium"))
 MIN_BUDGET = 1024
-EFFORTS: Mapping[str, str] = {"max": "xhigh"}
+# Anthropic's default is high, so that says nothing.
+EFFORTS: Mapping[str, str | None] = {"high": None, "max": "xhigh"}
 _CACHE = {
     f"{path}cache_control": (ANYTHING,)
     for path in ("", "system.", "tools.", "messages.content.", "messages.content.content.")
@@ -79,7 +82,7 @@ class OutputConfig(StrictModel):
     """How the answer is made."""
 
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = Field(
-        None, description="How long to think, for models whose template takes it."
+        None, description="How long to think, for models whose template takes it; high is as if left out."
     )
     format: OutputFormat | None = Field(None, description="A JSON schema that the answer matches.")
 
@@ -100,7 +103,7 @@ class QuestionBody(StrictModel):
         "messages.content.citations": ([],),
         "messages.content.content.citations": ([],),
         "betas": (ANYTHING,),  # of the client, which sends them as a header too
-        "context_management": ({}, {"edits": []}),
+        "context_management": ({}, {"edits": []}, KEPT_THINKING),
         "mcp_servers": ([],),
         "speed": ("standard",),
         "tools.allowed_callers": (["direct"],),
@@ -213,7 +216,7 @@ class QuestionBody(StrictModel):
         if self.thinking is not None and self.thinking.type == "disabled":
             return "none"
         effort = self.output_config.effort if self.output_config else None
-        if effort is not None:
+        if effort is not None and EFFORTS.get(effort, effort) is not None:
             return EFFORTS.get(effort, effort)
         budget = self.thinking.budget_tokens if self.thinking else None
         if budget is None:

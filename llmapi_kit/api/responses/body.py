@@ -17,6 +17,13 @@ from llmapi_kit.api.openai.request_body import RequestBody, StrictModel
 from llmapi_kit.api.openai.strict_schema import check_strict_schema
 from llmapi_kit.api.openai.tool_use import MAX_TOOLS, OfferedFunction, ToolChoice, check_tools, tool_use
 from llmapi_kit.api.responses.items import InputItem, check_item
+from llmapi_kit.api.responses.tools import (
+    ChosenTool,
+    FunctionTool,
+    allowed_functions,
+    check_tool_types,
+    read_choice,
+)
 from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.sampling.constraints import Constraint
@@ -40,25 +47,6 @@ NAMES: Mapping[str, str] = {
     "messages": "input",
     "reasoning_effort": "reasoning.effort",
 }
-
-
-class FunctionTool(StrictModel):
-    """A function the model may call."""
-
-    type: str
-    name: str | None = Field(None, json_schema_extra={"pattern": "^[a-zA-Z0-9_-]{1,64}$"})
-    description: str | None = None
-    parameters: dict[str, Any] | None = Field(None, description="A JSON schema.")
-    strict: bool | None = Field(None, description="Keep the arguments to the schema even where the call is free.")
-
-
-class ChosenTool(StrictModel):
-    """A function the model has to call, or the ones it may."""
-
-    type: str
-    name: str | None = Field(None, description="With type function: which.")
-    mode: Literal["auto", "required"] | None = Field(None, description="With type allowed_tools.")
-    tools: list[ChosenTool] | None = Field(None, description="With type allowed_tools: functions, by name.")
 
 
 class TextFormat(StrictModel):
@@ -111,6 +99,10 @@ class QuestionBody(RequestBody):
         "tools.allowed_callers": (["direct"],),
         "tools.async": (False,),
         "tools.defer_loading": (False,),
+        "tools.tools.allowed_callers": (["direct"],),
+        "tools.tools.async": (False,),
+        "tools.tools.defer_loading": (False,),
+        "client_metadata": (ANYTHING,),  # labels of codex
     }
 
     input: str | list[InputItem] | None = Field(None, description="What to answer: a text, or items of a conversation.")
@@ -133,11 +125,11 @@ class QuestionBody(RequestBody):
         """
         for index, item in enumerate(self.items):
             check_item(item, f"input.{index}")
-        self._check_tool_types()
+        check_tool_types(self.tools or (), self.tool_choice)
         self.refuse_unsupported()
         if self.input is None and self.previous_response_id is None:
             raise InvalidRequestError("The field input is missing; there is nothing to answer.", param="input")
-        check_tools(self._functions(), self._choice())
+        check_tools(*self._offer())
 
     @property
     def items(self) -> Sequence[InputItem]:
@@ -157,7 +149,7 @@ class QuestionBody(RequestBody):
         return GenerationRequest(
             messages=messages,
             sampling=self.sampling(defaults),
-            tools=tool_use(self._functions(), self._choice(), is_parallel=self.parallel_tool_calls is not False),
+            tools=tool_use(*self._offer(), is_parallel=self.parallel_tool_calls is not False),
             reasoning_effort=self.reasoning.effort if self.reasoning else None,
             cache_salt=cache_salt,
         )
@@ -166,56 +158,8 @@ class QuestionBody(RequestBody):
         """The sampling parameters; what the body leaves out comes from `defaults`, the model's own."""
         return SamplingParams(**with_off_values(defaults), constraint=self._constraint())
 
-    def _check_tool_types(self) -> None:
-        for index, tool in enumerate(self.tools or ()):
-            if tool.type != "function":
-                raise UnsupportedFieldError(
-                    f"tools.{index} is of type {tool.type[:40]!r}; this server runs no tools itself. Offer functions, "
-                    "of type function, and run them where you call it from.",
-                    param=f"tools.{index}.type",
-                )
-            if tool.name is None:
-                raise InvalidRequestError(f"tools.{index} has no name.", param=f"tools.{index}.name")
-        choice = self.tool_choice
-        if not isinstance(choice, ChosenTool):
-            return
-        chosen = (choice.tools or []) if choice.type == "allowed_tools" else [choice]
-        for each in chosen:
-            if each.type != "function" or each.name is None:
-                raise UnsupportedFieldError(
-                    f"tool_choice is of type {each.type[:40]!r}; it can be none, auto, required, a function by name, "
-                    "or allowed_tools with functions by name.",
-                    param="tool_choice",
-                )
-        if choice.type == "allowed_tools" and (choice.mode is None or not chosen):
-            raise InvalidRequestError("allowed_tools needs a mode, and tools.", param="tool_choice")
-
-    def _functions(self) -> list[OfferedFunction]:
-        offered = [
-            OfferedFunction(
-                tool.model_dump(exclude_none=True, include={"name", "description", "parameters", "strict"}),
-                f"tools.{index}.name",
-                f"tools.{index}.parameters",
-            )
-            for index, tool in enumerate(self.tools or ())
-        ]
-        choice = self.tool_choice
-        if not isinstance(choice, ChosenTool) or choice.type != "allowed_tools":
-            return offered
-        names = {tool.name for tool in choice.tools or ()}
-        if missing := names - {function.name for function in offered}:
-            raise InvalidRequestError(
-                f"tool_choice allows {sorted(missing, key=str)[0]!r}, which is none of the tools.", param="tool_choice"
-            )
-        return [function for function in offered if function.name in names]
-
-    def _choice(self) -> ToolChoice:
-        choice = self.tool_choice
-        if not isinstance(choice, ChosenTool):
-            return ToolChoice(choice or "auto")
-        if choice.type == "allowed_tools":
-            return ToolChoice(choice.mode or "auto")
-        return ToolChoice("required", choice.name or "")
+    def _offer(self) -> tuple[list[OfferedFunction], ToolChoice]:
+        return allowed_functions(self.tools or (), self.tool_choice), read_choice(self.tool_choice)
 
     def _constraint(self) -> Constraint | None:
         wanted = self.text.format if self.text else None

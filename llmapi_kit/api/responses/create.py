@@ -25,6 +25,7 @@ from llmapi_kit.api.responses.events import EventWriter, ResponseStreamFormat
 from llmapi_kit.api.responses.response import RESPONSE_PREFIX, Output, new_response
 from llmapi_kit.api.responses.runs import ResponseRun, ResponseRuns, pack
 from llmapi_kit.api.responses.schemas import InputTokens, ModelResponse, ResponseEvent
+from llmapi_kit.api.responses.tools import namespaced_names
 from llmapi_kit.api.routes import KeyedRoute
 from llmapi_kit.api.sse import EventStream, while_connected
 from llmapi_kit.api.state import ApiState, state_of
@@ -124,7 +125,8 @@ class Answer:
         self._is_stored = is_stored
         response = new_response(body, generation.id, generation.model, is_stored=is_stored)
         is_silent = not (body.stream or body.background)
-        self._writer = EventWriter(response, Output(generation.id, body.include or ()), is_silent=is_silent)
+        output = Output(generation.id, body.include or (), namespaced_names(body.tools or ()))
+        self._writer = EventWriter(response, output, is_silent=is_silent)
 
     async def whole(self) -> dict[str, Any]:
         """The response, when it is complete and stored."""

@@ -17,6 +17,7 @@ from llmapi_kit.api.openai.generation import Generation, StreamFormat
 from llmapi_kit.api.openai.renamed_error import renamed
 from llmapi_kit.api.responses.body import NAMES
 from llmapi_kit.api.responses.response import UNFINISHED, Output, fail, finish, logprobs, status_of
+from llmapi_kit.api.responses.tools import offered_name
 from llmapi_kit.errors import RequestError
 from llmapi_kit.types import Delta, Finished, TokenLogprob, ToolCallDelta
 
@@ -141,7 +142,7 @@ class EventWriter:
 
     def _whole(self, part: Part) -> dict[str, Any]:
         if part.kind == "call":
-            return {"name": part.name, "arguments": part.text}
+            return {"name": self._output.function(part)["name"], "arguments": part.text}
         return {"text": part.text, **self._logprobs(part, part.logprobs)}
 
     def _logprobs(self, part: Part, tokens: Iterable[Any]) -> dict[str, Any]:
@@ -193,7 +194,8 @@ class ResponseStreamFormat(StreamFormat):
 def _delta(item: Mapping[str, Any], index: int) -> Delta:
     """What would have brought an item in one piece."""
     if item["type"] == "function_call":
-        return Delta("", tool_calls=(ToolCallDelta(index, item["call_id"], item["name"], item["arguments"]),))
+        name = offered_name(item.get("namespace"), item["name"])
+        return Delta("", tool_calls=(ToolCallDelta(index, item["call_id"], name, item["arguments"]),))
     text = "".join(part["text"] for part in item["content"])
     if item["type"] == "reasoning":
         return Delta("", reasoning=text)

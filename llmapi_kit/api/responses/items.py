@@ -13,17 +13,22 @@ from pydantic import Field
 from llmapi_kit.api.openai.conversation_builder import ConversationBuilder
 from llmapi_kit.api.openai.packed_reasoning import unpacked
 from llmapi_kit.api.openai.request_body import StrictModel
+from llmapi_kit.api.responses.tools import offered_name
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
 
 # By type, the fields that such an item needs, and those it may have besides.
 ITEM_FIELDS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
     "message": (("role", "content"), ("phase",)),
-    "function_call": (("call_id", "name", "arguments"), ()),
-    "function_call_output": (("call_id", "output"), ("name",)),
+    "function_call": (("call_id", "name", "arguments"), ("namespace",)),
+    "function_call_output": (("call_id", "output"), ("name", "namespace")),
     "reasoning": ((), ("summary", "content", "encrypted_content")),
     "item_reference": (("id",), ()),
 }
 TEXT_PARTS = ("input_text", "output_text", "text", "refusal", "reasoning_text", "summary_text")
+
+
+# Of an item, the fields that are listed as they were sent.
+LISTED = {"role", "phase", "call_id", "name", "namespace", "arguments", "summary"}
 
 
 class ItemPart(StrictModel):
@@ -48,6 +53,7 @@ class InputItem(StrictModel):
     phase: Literal["commentary", "final_answer"] | None = Field(None, description="Of the assistant; a label.")
     call_id: str | None = Field(None, description="Of a call, and of its output.")
     name: str | None = Field(None, description="Of the function that is called.")
+    namespace: str | None = Field(None, description="Of the function that is called, where it has one.")
     arguments: str | None = Field(None, description="Of a call: a JSON object, as text.")
     output: str | list[ItemPart] | None = Field(None, description="Of a call: its result.")
     summary: list[ItemPart] | None = Field(None, description="Of reasoning.")
@@ -102,7 +108,7 @@ def tell(builder: ConversationBuilder, items: Iterable[InputItem]) -> None:
         if item.kind == "message":
             builder.say(item.role or "user", text_of(item.content))
         elif item.kind == "function_call":
-            builder.call(item.call_id or "", item.name or "", item.arguments or "")
+            builder.call(item.call_id or "", offered_name(item.namespace, item.name or ""), item.arguments or "")
         elif item.kind == "function_call_output":
             builder.result(item.call_id or "", text_of(item.output))
         elif thought := reasoning_of(item):
@@ -123,7 +129,7 @@ def reasoning_of(item: InputItem) -> str:
 
 def listed(item: InputItem, item_id: str) -> dict[str, Any]:
     """An item as it is kept and listed: with an id and a status, its content in parts."""
-    given = item.model_dump(exclude_none=True, include={"role", "phase", "call_id", "name", "arguments", "summary"})
+    given = item.model_dump(exclude_none=True, include=LISTED)
     kept: dict[str, Any] = {"id": item_id, "type": item.kind, **given}
     if item.kind == "reasoning":
         kept.setdefault("summary", [])

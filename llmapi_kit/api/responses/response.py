@@ -28,9 +28,13 @@ class Output:
     Args:
         response_id: items are named after it, so that an item leads to its response.
         include: what the request wants besides.
+        names: (namespace, name) of functions in namespaces, by what the model calls them.
     """
 
-    def __init__(self, response_id: str, include: Sequence[str]) -> None:
+    def __init__(
+        self, response_id: str, include: Sequence[str], names: Mapping[str, tuple[str, str]] | None = None
+    ) -> None:
+        self._names = names or {}
         self._name = response_id.removeprefix(RESPONSE_PREFIX)
         self._is_packed = ENCRYPTED in include
 
@@ -45,14 +49,13 @@ class Output:
             return {**item, "type": "reasoning", "summary": [], "content": []}
         if part.kind == "text":
             return {**item, "type": "message", "status": "in_progress", "role": "assistant", "content": []}
-        return {
-            **item,
-            "type": "function_call",
-            "status": "in_progress",
-            "call_id": part.call_id,
-            "name": part.name,
-            "arguments": "",
-        }
+        called = {"type": "function_call", "status": "in_progress", "call_id": part.call_id, **self.function(part)}
+        return {**item, **called, "arguments": ""}
+
+    def function(self, part: Part) -> dict[str, str]:
+        """What a call calls, by name and, where there is one, namespace."""
+        namespace, name = self._names.get(part.name, ("", part.name))
+        return {"name": name, **({"namespace": namespace} if namespace else {})}
 
     def item(self, part: Part, status: str) -> dict[str, Any]:
         """A part's item as it is now."""

@@ -37,6 +37,7 @@ class ResponseItem(Sent):
     encrypted_content: str | None = Field(None, description="Of reasoning, where asked for: to be sent back as it is.")
     call_id: str | None = None
     name: str | None = None
+    namespace: str | None = None
     arguments: str | None = None
     output: str | list[OutputContent] | None = None
 

@@ -24,6 +24,7 @@ from llmapi_kit.api.responses.events import EventWriter
 from llmapi_kit.api.responses.response import UNFINISHED, Output
 from llmapi_kit.api.responses.runs import ResponseRun, unpack
 from llmapi_kit.api.responses.schemas import ModelResponse, ResponseDeleted, ResponseEvent, ResponseItemList
+from llmapi_kit.api.responses.tools import offered_name
 from llmapi_kit.api.routes import KeyedRoute
 from llmapi_kit.api.sse import EventStream, LastFrame
 from llmapi_kit.api.state import state_of
@@ -170,7 +171,9 @@ def _frames(stored: StoredResponse, response: dict[str, Any]) -> list[bytes]:
         return unpack(stored.events)
     begun = {**response, "status": "in_progress", "output": [], "usage": None, "completed_at": None, "error": None}
     is_packed = any("encrypted_content" in item for item in response["output"])
-    writer = EventWriter(begun, Output(stored.id, (ENCRYPTED,) if is_packed else ()))
+    calls = [item for item in response["output"] if "namespace" in item]
+    names = {offered_name(call["namespace"], call["name"]): (call["namespace"], call["name"]) for call in calls}
+    writer = EventWriter(begun, Output(stored.id, (ENCRYPTED,) if is_packed else (), names))
     writer.replay(response)
     return writer.frames
 

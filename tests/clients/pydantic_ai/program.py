@@ -1,4 +1,4 @@
-"""pydantic-ai: agents with tools, typed outputs by each of its three ways, streams and a conversation, by three APIs."""
+"""pydantic-ai by three APIs: agents with tools, typed outputs by each of its three ways, streams, a conversation."""
 
 from __future__ import annotations
 
