@@ -56,7 +56,7 @@ class ResponseStore:
             StoreError: the database failed.
         """
         if not self._rows.fits(stored.size_bytes):
-            logger.warning("%s was not stored: it is larger than max_stored_bytes, %d", stored.id, self._max_bytes)
+            self._warn(stored)
             return
         values = {
             "id": stored.id,
@@ -77,11 +77,15 @@ class ResponseStore:
         await self._database.run(work)
 
     async def change(self, stored: StoredResponse) -> bool:
-        """Keep what became of a response; False, and nothing is kept, where it was deleted meanwhile.
+        """Keep what became of a response; False, and nothing is kept, where it was deleted meanwhile or is too large.
 
         Raises:
             StoreError: the database failed.
         """
+        if not self._rows.fits(stored.size_bytes):
+            self._warn(stored)
+            await self.delete(stored.owner, stored.id)
+            return False
         values = {"body": stored.body, "events": stored.events, "size_bytes": stored.size_bytes}
 
         def work(connection: Connection) -> bool:
@@ -134,6 +138,9 @@ class ResponseStore:
             return False
         gone = self._rows.delete_one(owner, response_id)
         return await self._database.run(lambda connection: connection.execute(gone).rowcount) == 1
+
+    def _warn(self, stored: StoredResponse) -> None:
+        logger.warning("%s was not stored: it is larger than max_stored_bytes, %d", stored.id, self._max_bytes)
 
     def remove_expired_in(self, connection: Connection) -> int:
         """Forget every owner's responses that have expired; work for `Database.run`."""

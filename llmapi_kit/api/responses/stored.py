@@ -16,7 +16,7 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from llmapi_kit.api.openapi import answers
+from llmapi_kit.api.openapi import Error, answers
 from llmapi_kit.api.owner import owner_of
 from llmapi_kit.api.responses.body import ENCRYPTED, INCLUDES_NOTHING, LOGPROBS
 from llmapi_kit.api.responses.create import follow, runs_of
@@ -35,6 +35,9 @@ router = APIRouter(route_class=KeyedRoute, prefix="/v1/responses", tags=["respon
 
 # How much longer than its time limit a response in the background may take to be stored
 GRACE_S = 60
+NOTHING_TO_CANCEL: dict[int | str, dict[str, Any]] = {
+    400: {"model": Error, "description": "It was not made in the background, or has ended."}
+}
 Include = Annotated[list[str] | None, Query(description="What else to send; of what this server has, nothing.")]
 
 
@@ -92,7 +95,7 @@ async def delete_response(response_id: str, request: Request) -> dict[str, Any]:
     "/{response_id}/cancel",
     summary="Cancel a response in the background",
     response_model=None,
-    responses=answers(ModelResponse),
+    responses=answers(ModelResponse) | NOTHING_TO_CANCEL,
 )
 async def cancel_response(response_id: str, request: Request) -> Response:
     """Give up a response that is made in the background."""
