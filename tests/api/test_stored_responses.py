@@ -12,9 +12,12 @@ import pytest
 
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
+from llmapi_kit.errors import GenerationError, StoreUnavailableError
 from llmapi_kit.server.server import Server
+from llmapi_kit.types import Delta
 
 from .conftest import KEY, Recorder, error_of, wait_until
+from .scripted import Scripted
 
 OTHER_KEY = "sk-llmapi-test-another-0123456789"
 PATH = "/v1/responses"
@@ -340,6 +343,43 @@ def test_one_that_a_killed_server_left_has_failed_when_its_time_is_over(open_ser
     monkeypatch.setattr("llmapi_kit.api.responses.stored.time.time", lambda: later)
     left = client.get(f"{PATH}/{response['id']}").json()
     assert (left["status"], left["error"]["code"]) == ("failed", "server_error")
+
+
+def test_one_whose_engine_fails_is_kept_as_failed_with_what_came(serve, http):
+    client = http(serve(Scripted(Delta("Well"), error=GenerationError("It broke."))))
+    response = create(client, background=True)
+    failed = poll(client, response["id"], "failed")
+    assert failed["error"] == {"code": "server_error", "message": "It broke."}
+    assert failed["output"][0]["content"][0]["text"] == "Well"
+    events = events_of(client.get(f"{PATH}/{response['id']}", params={"stream": "true"}))
+    assert events[-1] == {**events[-1], "type": "response.failed", "response": failed}
+
+
+@pytest.mark.parametrize("is_background", [False, True])
+def test_a_response_that_can_not_be_kept_fails_and_is_not_said_to_be_complete(serve, http, monkeypatch, is_background):
+    server = serve()
+    client = http(server)
+
+    async def broken(stored):
+        raise StoreUnavailableError("It is locked.")
+
+    monkeypatch.setattr(server._store.responses, "change" if is_background else "add", broken)
+    body = {"input": "one two", "stream": True, "background": is_background}
+    events = events_of(client.post(PATH, json=body))
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert "response.completed" not in [event["type"] for event in events]
+    assert events[-1]["response"]["status"] == "failed"
+    if not is_background:
+        assert error_of(client.post(PATH, json={"input": "one two"}), 503)["code"] == "database_unavailable"
+
+
+def test_a_stream_that_its_client_left_is_stopped_and_not_stored(serve, http, held):
+    server = serve(held)
+    with http(server).stream("POST", PATH, json={"input": "one two three", "stream": True}) as stream:
+        first = json.loads(next(line for line in stream.iter_lines() if line.startswith("data: "))[6:])
+        assert held.is_waiting.wait(10)
+    wait_until(lambda: not server._state.active)
+    error_of(http(server).get(f"{PATH}/{first['response']['id']}"), 404)
 
 
 def test_what_its_engine_refuses_is_refused_at_once(serve, http):
