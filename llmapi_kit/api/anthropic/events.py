@@ -20,6 +20,8 @@ from llmapi_kit.api.openai.renamed_error import renamed
 from llmapi_kit.errors import RequestError
 from llmapi_kit.types import Delta, Finished
 
+# json.dumps would make an encoder for every token
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 STOP_REASONS: Mapping[str, str] = {"tool_calls": "tool_use", "content_filter": "refusal"}
 
 
@@ -146,8 +148,7 @@ class MessageStreamFormat(StreamFormat):
 
 def frame(event: Mapping[str, Any]) -> bytes:
     """An event as an SSE frame."""
-    data = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
-    return f"event: {event['type']}\ndata: {data}\n\n".encode()
+    return f"event: {event['type']}\ndata: {_encode(event)}\n\n".encode()
 
 
 def _frames(events: Iterable[Mapping[str, Any]]) -> bytes:

@@ -21,6 +21,9 @@ from llmapi_kit.api.responses.tools import offered_name
 from llmapi_kit.errors import RequestError
 from llmapi_kit.types import Delta, Finished, TokenLogprob, ToolCallDelta
 
+# json.dumps would make an encoder for every token
+_quote = json.JSONEncoder(ensure_ascii=False).encode
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 # By kind of a part, what the events of its pieces are called.
 PIECES: Mapping[str, str] = {
     "reasoning": "response.reasoning_text",
@@ -55,6 +58,7 @@ class EventWriter:
         self._reader = PartReader()
         self._finished: Finished | None = None
         self._is_silent = is_silent
+        self._templates: dict[int, tuple[str, str, str]] = {}
 
     def begin(self) -> bytes:
         """The response is there."""
@@ -119,7 +123,25 @@ class EventWriter:
             for _ in events:
                 pass
             return b""
-        return b"".join(self._event(kind, body) for event in events for kind, body in self._told(event, status))
+        return b"".join(self._frames(event, status) for event in events)
+
+    def _frames(self, event: PartEvent, status: str) -> bytes:
+        if isinstance(event, PartGrew) and not event.logprobs:
+            return self._grown(event.part, event.piece)
+        return b"".join(self._event(kind, body) for kind, body in self._told(event, status))
+
+    def _grown(self, part: Part, piece: str) -> bytes:
+        """The event of a token, as `_told` has it. What stays the same in each is built once a part."""
+        if part.position not in self._templates:
+            ((kind, body),) = self._told(PartGrew(part, ""), "")
+            data = _encode({"type": kind, "sequence_number": 0, **body})
+            before, _, after = data.partition('"delta":""')
+            head, _, rest = before.partition('"sequence_number":0')
+            start = f'event: {kind}\ndata: {head}"sequence_number":'
+            self._templates[part.position] = (start, f'{rest}"delta":', f"{after}\n\n")
+        start, middle, end = self._templates[part.position]
+        self.frames.append(f"{start}{len(self.frames)}{middle}{_quote(piece)}{end}".encode())
+        return self.frames[-1]
 
     def _told(self, event: PartEvent, status: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """(type, body) of the events that tell of something that happened to a part."""
@@ -151,9 +173,8 @@ class EventWriter:
     def _event(self, kind: str, body: Mapping[str, Any]) -> bytes:
         if self._is_silent:
             return b""
-        event = {"type": kind, "sequence_number": len(self.frames), **body}
-        data = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
-        self.frames.append(b"event: " + kind.encode() + b"\ndata: " + data + b"\n\n")
+        data = _encode({"type": kind, "sequence_number": len(self.frames), **body})
+        self.frames.append(f"event: {kind}\ndata: {data}\n\n".encode())
         return self.frames[-1]
 
 
