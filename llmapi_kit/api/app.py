@@ -49,12 +49,12 @@ def create_app(state: ApiState) -> ASGIApp:
     app.state.response_runs = ResponseRuns()
     errors.install(app)
     answering = (chat.router, stored.router, completions.router, embeddings.router, images.router, models.router)
-    newer = (create.router, stored_responses.router, messages.router)
-    around = (tokens.router, usage.router, health.public, health.keyed, metrics.router, docs.router)
-    for router in (*answering, *newer, *around):
+    for router in (*answering, tokens.router, usage.router, health.public, health.keyed, metrics.router, docs.router):
         app.router.routes.extend(router.routes)  # as they are: include_router wraps or copies them, by version
     app.router.routes.append(LocalRoute("/openapi.json", openapi, include_in_schema=False))
     compat.install(app, state)
+    for router in (create.router, stored_responses.router, messages.router):
+        app.router.routes.extend(router.routes)
     check_routes(app)
     origins = state.settings.cors_origins
     return RequestContext(CorsMiddleware(app, origins) if origins else app, state)
