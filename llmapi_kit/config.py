@@ -77,7 +77,8 @@ class Settings(BaseSettings):
         max_sessions: sessions that a key may have.
         max_stored_completions: chat completions that are kept for a key that asks for it with ``store``, the latest
             ones; 0 keeps none and refuses the field.
-        max_stored_bytes: what those of a key may take together, counted as JSON.
+        max_stored_responses: responses that are kept for a key, the latest ones; 0 keeps none.
+        max_stored_bytes: what those of a key may take together, completions and responses apart, counted as JSON.
         stored_expire_s: how long they are kept.
         compat: older APIs that are answered beside OpenAI's; in the environment a list with commas between, or nothing
             for none.
@@ -134,6 +135,7 @@ class Settings(BaseSettings):
     session_expire_s: LongSeconds = 7 * 86400
     max_sessions: int = Field(default=1000, ge=1, le=1_000_000)
     max_stored_completions: int = Field(default=1000, ge=0, le=100_000)
+    max_stored_responses: int = Field(default=1000, ge=0, le=100_000)
     max_stored_bytes: int = Field(default=64_000_000, ge=1024)
     stored_expire_s: LongSeconds = 30 * 86400
     compat: Annotated[tuple[CompatApi, ...], NoDecode] = ("sessions", "glm", "alpaca", "eventsource")

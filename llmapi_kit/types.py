@@ -100,6 +100,7 @@ class Finished:
         num_cached_tokens: prompt tokens that a prefix cache spared.
         index: which of several answers it is.
         num_discarded_tokens: tokens of other candidates, made for this request and not sent.
+        stop_string: the stop string that ended it; empty where none did, or an upstream does not say.
     """
 
     reason: FinishReason
@@ -108,6 +109,7 @@ class Finished:
     num_cached_tokens: int = 0
     index: int = 0
     num_discarded_tokens: int = 0
+    stop_string: str = ""
 
 
 @dataclass(frozen=True, slots=True)

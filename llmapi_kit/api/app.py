@@ -12,10 +12,14 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from llmapi_kit.api import compat, docs, errors, health, invitations, keys, metrics, page, status, usage
+from llmapi_kit.api.anthropic import messages
 from llmapi_kit.api.cors import CorsMiddleware
 from llmapi_kit.api.openai import chat, completions, embeddings, images, models, stored, tokens
 from llmapi_kit.api.openapi import document
 from llmapi_kit.api.request_context import RequestContext
+from llmapi_kit.api.responses import create
+from llmapi_kit.api.responses import stored as stored_responses
+from llmapi_kit.api.responses.runs import ResponseRuns
 from llmapi_kit.api.routes import LocalRoute, PublicRoute
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.version import __version__
@@ -42,6 +46,7 @@ def create_app(state: ApiState) -> ASGIApp:
         redirect_slashes=False,  # a slash at the end is no other path, see RequestContext
     )
     app.state.api = state
+    app.state.response_runs = ResponseRuns()
     errors.install(app)
     answering = (chat.router, stored.router, completions.router, embeddings.router, images.router, models.router)
     telling = (usage.router, keys.router, status.router, health.public, health.keyed, metrics.router, docs.router)
@@ -50,6 +55,8 @@ def create_app(state: ApiState) -> ASGIApp:
     app.router.routes.extend(page.router.routes)
     app.router.routes.append(LocalRoute("/openapi.json", openapi, include_in_schema=False))
     compat.install(app, state)
+    for router in (create.router, stored_responses.router, messages.router):
+        app.router.routes.extend(router.routes)
     check_routes(app)
     origins = state.settings.cors_origins
     return RequestContext(CorsMiddleware(app, origins) if origins else app, state)

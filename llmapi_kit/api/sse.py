@@ -69,13 +69,22 @@ class EventStream(Response):
         frames: whole SSE frames, one or more in each part; a `LastFrame` ends the response.
         settings: keep-alive interval and how long a reader may stall.
         on_end: called in every case, also when nothing could be sent and `frames` was never begun.
+        keep_alive: the frame that keeps a quiet stream open.
     """
 
-    def __init__(self, frames: AsyncGenerator[bytes, None], settings: Settings, *, on_end: OnEnd) -> None:
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes, None],
+        settings: Settings,
+        *,
+        on_end: OnEnd,
+        keep_alive: bytes = KEEP_ALIVE,
+    ) -> None:
         super().__init__()
         self._frames = frames
         self._settings = settings
         self._on_end = on_end
+        self._keep_alive = keep_alive
         self._sending_since: float | None = None
         self._sent_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -137,7 +146,7 @@ class EventStream(Response):
 
     async def _send_comment(self, send: Send) -> None:
         sending_since = self._sending_since
-        await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+        await send({"type": "http.response.body", "body": self._keep_alive, "more_body": True})
         if self._sending_since == sending_since:
             self._sent_at, self._sending_since = asyncio.get_running_loop().time(), None
 

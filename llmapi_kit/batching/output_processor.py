@@ -84,7 +84,7 @@ class OutputProcessor:
     def finished(self, request: Request, reason: FinishReason) -> Finished:
         """The end of an answer."""
         num_prompt, num_made = len(request.prompt_ids), len(request.output_ids)
-        return Finished(reason, num_prompt, num_made, request.num_cached, request.index)
+        return Finished(reason, num_prompt, num_made, request.num_cached, request.index, stop_string=request.stops.met)
 
     def hypotheses(self, request: Request, beams: BeamSearch[Request]) -> list[Event]:
         """All events of a beam search that is over; the answers come whole."""

@@ -61,6 +61,8 @@ class GenerationRequest:
         template_options: further variables of the chat template.
         is_continuing: go on with the last message, which is the assistant's, in place of beginning a new one.
         has_generation_prompt: end the prompt with what begins an answer.
+        ends_at_context: where `max_tokens` is more than the context has room for, answer up to its end, and refuse
+            nothing.
         cache_salt: cached prefixes are shared between requests with the same one only.
         key_id: the id of the key that it came with: where requests wait, keys take turns.
         affinity: requests with the same one, such as a conversation's, are best served alike: by the same upstream key.
@@ -81,6 +83,7 @@ class GenerationRequest:
     template_options: Mapping[str, Any] = field(default_factory=dict)
     is_continuing: bool = False
     has_generation_prompt: bool = True
+    ends_at_context: bool = False
     cache_salt: str = ""
     key_id: str = ""
     affinity: str = ""

@@ -79,7 +79,7 @@ class MockEngine:
                 f"This model's context is {self.info.context_length} tokens; the {param} has {len(prompt)}.",
                 param=param,
             )
-        tokens, reason = self._answer(prompt, request)
+        tokens, reason, stop_string = self._answer(prompt, request)
         indices = range(request.n)
         self._stats.num_running += 1
         num_made, is_over = 0, False
@@ -101,7 +101,7 @@ class MockEngine:
             is_over = True
             self._stats.num_finished += 1
             for index in indices:
-                yield Finished(reason, len(prompt), num_made, index=index)
+                yield Finished(reason, len(prompt), num_made, index=index, stop_string=stop_string)
         finally:
             self._stats.num_running -= 1
             self._stats.num_cancelled += not is_over
@@ -160,14 +160,15 @@ class MockEngine:
         """See `Engine.close`."""
         self._is_closed = True
 
-    def _answer(self, prompt: list[str], request: GenerationRequest) -> tuple[list[str], FinishReason]:
+    def _answer(self, prompt: list[str], request: GenerationRequest) -> tuple[list[str], FinishReason, str]:
+        """The words, why they end, and the stop string that ended them."""
         sampling = request.sampling
         words = (self._reply if self._reply is not None else " ".join(prompt)).split(" ")
         room = self.info.context_length - len(prompt)
         if sampling.min_tokens > room:
             raise ContextLengthError(
-                f"This model's context is {self.info.context_length} tokens; the prompt has {len(prompt)}, and min_tokens "
-                f"is {sampling.min_tokens}.",
+                f"This model's context is {self.info.context_length} tokens; the prompt has {len(prompt)}, and "
+                f"min_tokens is {sampling.min_tokens}.",
                 param="min_tokens",
             )
         num_words = max(len(words) if self._num_tokens is None else self._num_tokens, sampling.min_tokens)
@@ -179,7 +180,7 @@ class MockEngine:
         stops = StopMatcher(sampling.stop, is_included=sampling.include_stop_str_in_output)
         text, is_stopped = stops.feed("".join(tokens[sampling.min_tokens :]))
         if not is_stopped:
-            return tokens, reason
+            return tokens, reason, ""
         left = len("".join(tokens[: sampling.min_tokens]) + text)
         cut: list[str] = []
         for token in tokens:
@@ -187,7 +188,7 @@ class MockEngine:
                 break
             cut.append(token[:left])
             left -= len(token)
-        return cut, "stop"
+        return cut, "stop", stops.met
 
 
 def _refuse_what_needs_a_model(request: GenerationRequest) -> None:

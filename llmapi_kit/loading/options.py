@@ -82,6 +82,7 @@ class LaunchSettings(_ModelSettings, _ProviderSettings, total=False):
     session_expire_s: float | None
     max_sessions: int | None
     max_stored_completions: int | None
+    max_stored_responses: int | None
     max_stored_bytes: int | None
     stored_expire_s: float | None
     compat: Sequence[CompatApi] | str | None

@@ -17,12 +17,16 @@ class StopMatcher:
     Args:
         stops: the stop strings, none of them empty.
         is_included: whether the stop string itself comes out.
+
+    Attributes:
+        met: the stop string that was met; empty before.
     """
 
     def __init__(self, stops: Sequence[str], *, is_included: bool = False) -> None:
         self._stops = tuple(stops)
         self._is_included = is_included
         self._held = ""
+        self.met = ""
 
     def feed(self, text: str) -> tuple[str, bool]:
         """Take the next piece; returns what may be shown now, and whether a stop string was met."""
@@ -33,6 +37,7 @@ class StopMatcher:
         if found:
             self._held = ""
             start, end = min(found)
+            self.met = held[start:end]
             return held[: end if self._is_included else start], True
         keep = max(_overlap(held, stop) for stop in self._stops)
         self._held = held[len(held) - keep :]

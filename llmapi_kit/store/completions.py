@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, func, insert, select, update
+from sqlalchemy import Connection, Select, delete, insert, select, update
 
 from llmapi_kit.store import tables
 from llmapi_kit.store.database import Database
+from llmapi_kit.store.owned_rows import ID, OwnedRows
 from llmapi_kit.store.stored_completion import CompletionFilter, StoredCompletion, encode
 
 logger = logging.getLogger(__name__)
 
 completions = tables.completions.c
 labels = tables.completion_labels.c
-ID = re.compile(r"[!-~]{1,64}")
-# As many parameters as every SQLite takes
-MAX_IDS = 500
 
 
 class CompletionStore:
@@ -50,10 +47,15 @@ class CompletionStore:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
-        self._expire_s = expire_s
-        self._clock = clock
-        self._max_completions = max_completions
         self._max_bytes = max_bytes
+        self._rows = OwnedRows(
+            database,
+            tables.completions,
+            max_rows=max_completions,
+            max_bytes=max_bytes,
+            expire_s=expire_s,
+            clock=clock,
+        )
 
     async def add(self, stored: StoredCompletion) -> None:
         """Keep a new completion, in place of the owner's oldest ones; not one that is larger than all the room.
@@ -61,7 +63,7 @@ class CompletionStore:
         Raises:
             StoreError: the database failed.
         """
-        if stored.size_bytes > self._max_bytes or not self._max_completions:
+        if not self._rows.fits(stored.size_bytes):
             logger.warning("%s was not stored: it is larger than max_stored_bytes, %d", stored.id, self._max_bytes)
             return
         values = {
@@ -72,14 +74,14 @@ class CompletionStore:
             "messages": encode([[message_id, message.decode()] for message_id, message in stored.messages]),
             "metadata": encode(stored.metadata),
             "size_bytes": stored.size_bytes,
-            "stored_at": self._clock(),
+            "stored_at": self._rows.clock(),
         }
 
         def work(connection: Connection) -> None:
-            self._lock(connection, stored.owner)
+            self._rows.lock(connection, stored.owner)
             connection.execute(insert(tables.completions), values)
             _label(connection, stored)
-            self._make_room(connection, stored)
+            self._rows.make_room(connection, stored.owner, stored.id)
 
         await self._database.run(work)
 
@@ -91,7 +93,7 @@ class CompletionStore:
         """
         if not ID.fullmatch(completion_id):
             return None
-        found = _one(owner, completion_id)
+        found = self._rows.one(owner, completion_id)
         return next(iter(await self._database.run(lambda connection: _load(connection, found), is_read=True)), None)
 
     async def update(self, owner: str, completion_id: str, metadata: Mapping[str, str]) -> StoredCompletion | None:
@@ -106,15 +108,15 @@ class CompletionStore:
             return None
 
         def work(connection: Connection) -> StoredCompletion | None:
-            self._lock(connection, owner)
+            self._rows.lock(connection, owner)
             # for update: who deletes it meanwhile has to wait
-            for stored in _load(connection, _one(owner, completion_id).with_for_update()):
+            for stored in _load(connection, self._rows.one(owner, completion_id).with_for_update()):
                 updated = replace(stored, metadata=dict(metadata))
                 values = {"metadata": encode(updated.metadata), "size_bytes": updated.size_bytes}
                 connection.execute(update(tables.completions).where(completions.id == completion_id).values(values))
                 connection.execute(delete(tables.completion_labels).where(labels.completion_id == completion_id))
                 _label(connection, updated)
-                self._make_room(connection, updated)
+                self._rows.make_room(connection, owner, completion_id)
                 return updated
             return None
 
@@ -128,7 +130,7 @@ class CompletionStore:
         """
         if not ID.fullmatch(completion_id):
             return False
-        gone = delete(tables.completions).where(completions.id == completion_id, completions.owner == owner)
+        gone = self._rows.delete_one(owner, completion_id)
         return await self._database.run(lambda connection: connection.execute(gone).rowcount) == 1
 
     async def page(
@@ -158,34 +160,7 @@ class CompletionStore:
 
     def remove_expired_in(self, connection: Connection) -> int:
         """Forget every owner's completions that have expired; work for `Database.run`."""
-        expired = completions.stored_at <= self._clock() - self._expire_s
-        return connection.execute(delete(tables.completions).where(expired)).rowcount
-
-    def _lock(self, connection: Connection, owner: str) -> None:
-        """Two at once would both find room for one."""
-        self._database.lock(connection, f"completions of {owner}")
-
-    def _make_room(self, connection: Connection, kept: StoredCompletion) -> None:
-        """Forget the owner's oldest, but not `kept`, until the others fit."""
-        mine = completions.owner == kept.owner
-        total = select(func.count(), func.coalesce(func.sum(completions.size_bytes), 0)).where(mine)
-        num, num_bytes = map(int, connection.execute(total).one())
-        if num <= self._max_completions and num_bytes <= self._max_bytes:
-            return
-        gone = []
-        oldest = select(completions.id, completions.size_bytes).where(mine, completions.id != kept.id)
-        for row in connection.execute(oldest.order_by(completions.id)):
-            if num <= self._max_completions and num_bytes <= self._max_bytes:
-                break
-            gone.append(row.id)
-            num, num_bytes = num - 1, num_bytes - row.size_bytes
-        for start in range(0, len(gone), MAX_IDS):
-            ids = gone[start : start + MAX_IDS]
-            connection.execute(delete(tables.completions).where(completions.id.in_(ids)))
-
-
-def _one(owner: str, completion_id: str) -> Select[Any]:
-    return select(tables.completions).where(completions.id == completion_id, completions.owner == owner)
+        return self._rows.remove_expired_in(connection)
 
 
 def _load(connection: Connection, found: Select[Any]) -> list[StoredCompletion]:

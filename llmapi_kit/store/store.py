@@ -15,6 +15,7 @@ from llmapi_kit.store.database_url import DatabaseUrl, check_folder, memory_data
 from llmapi_kit.store.housekeeper import Housekeeper
 from llmapi_kit.store.keys import KeyStore
 from llmapi_kit.store.migrate import upgrade
+from llmapi_kit.store.responses import ResponseStore
 from llmapi_kit.store.sessions import SessionStore
 from llmapi_kit.store.usage import UsageStore
 
@@ -36,6 +37,7 @@ class Store:
         sessions: conversations.
         usage: counts.
         completions: those that clients asked to store.
+        responses: likewise.
     """
 
     def __init__(self, database: Database, settings: Settings) -> None:
@@ -45,6 +47,12 @@ class Store:
         self.completions = CompletionStore(
             database,
             max_completions=settings.max_stored_completions,
+            max_bytes=settings.max_stored_bytes,
+            expire_s=settings.stored_expire_s,
+        )
+        self.responses = ResponseStore(
+            database,
+            max_responses=settings.max_stored_responses,
             max_bytes=settings.max_stored_bytes,
             expire_s=settings.stored_expire_s,
         )
@@ -75,6 +83,7 @@ class Store:
     def _sweep(self) -> None:
         self._database.run_sync(self.sessions.remove_expired_in)
         self._database.run_sync(self.completions.remove_expired_in)
+        self._database.run_sync(self.responses.remove_expired_in)
 
 
 def open_store(settings: Settings) -> Store:

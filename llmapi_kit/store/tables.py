@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-REVISION = "0003"
+REVISION = "0004"
 """The last of the migrations, which makes these tables."""
 
 
@@ -150,4 +150,19 @@ key_revisions = Table(
     metadata,
     Column("server", Utf8, primary_key=True),
     Column("revision", BigInteger, nullable=False),
+)
+
+responses = Table(
+    "llmapi_kit_responses",
+    metadata,
+    Column("id", String(64), primary_key=True),  # sorts by when it was made
+    Column("owner", Text, nullable=False),
+    Column("previous_id", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("input", LargeBinary, nullable=False),
+    Column("events", LargeBinary, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("stored_at", Float(53), nullable=False),
+    Index("llmapi_kit_responses_of_owner", "owner", "id"),
+    Index("llmapi_kit_responses_by_time", "stored_at"),
 )

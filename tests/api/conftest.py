@@ -83,9 +83,10 @@ def serve():
 
 
 @contextlib.contextmanager
-def serving(home, *engines, **settings):
+def serving(home, *engines, aliases=None, **settings):
     """A live server for a whole module."""
-    server = Server(engines, host="127.0.0.1", port=0, api_key=KEY, settings=load_settings(home=home, **settings))
+    settings = load_settings(home=home, **settings)
+    server = Server(engines, host="127.0.0.1", port=0, api_key=KEY, settings=settings, aliases=aliases)
     server.start()
     try:
         yield server

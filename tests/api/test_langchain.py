@@ -164,3 +164,44 @@ def test_embeddings_are_given_for_texts_and_queries(access):
     assert len(first) == len(second) > 1
     assert first != second
     assert model.embed_query(FRANCE) == pytest.approx(first, abs=1e-4)
+
+
+@pytest.fixture
+def responses_llm(access):
+    return ChatOpenAI(model="pocket", use_responses_api=True, output_version="responses/v1", temperature=0, **access)
+
+
+def test_by_the_responses_api_it_answers_and_goes_on(responses_llm):
+    answer = responses_llm.invoke([SystemMessage("Be brief."), HumanMessage(FRANCE)])
+    assert answer.text == PARIS
+    assert all(answer.usage_metadata[name] > 0 for name in COUNTS)
+    again = responses_llm.invoke([HumanMessage("Hello!"), answer, HumanMessage(FRANCE)])
+    assert again.text == PARIS
+    linked = responses_llm.bind(previous_response_id=answer.response_metadata["id"]).invoke(FRANCE)
+    assert linked.text == PARIS
+
+
+def test_by_the_responses_api_it_streams(responses_llm):
+    pieces = list(responses_llm.stream(FRANCE))
+    assert "".join(piece.text for piece in pieces) == PARIS
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_by_the_responses_api_it_calls_tools(responses_llm, is_stream):
+    bound = responses_llm.bind_tools([get_weather])
+    question = HumanMessage(WEATHER)
+    if is_stream:
+        first, *others = bound.stream([question])
+        for piece in others:
+            first += piece
+    else:
+        first = bound.invoke([question])
+    (call,) = first.tool_calls
+    assert (call["name"], call["args"]) == ("get_weather", {"city": "Paris"})
+    result = ToolMessage(get_weather.invoke(call["args"]), tool_call_id=call["id"])
+    assert bound.invoke([question, first, result]).text == "It is 18 degrees and sunny in Paris."
+
+
+def test_by_the_responses_api_it_gives_objects(responses_llm):
+    person = responses_llm.with_structured_output(Person).invoke("Describe a person.")
+    assert isinstance(person, Person)

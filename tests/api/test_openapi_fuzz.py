@@ -42,11 +42,35 @@ DOCUMENTED = (
     response_headers_conformance,
     response_schema_conformance,
 )
+# Without what goes together only with something else
+QUESTION = {
+    "input": "one two three",
+    "previous_response_id": None,
+    "include": None,
+    "top_logprobs": None,
+    "tools": None,
+    "tool_choice": None,
+    "stream_options": None,
+    "text": None,
+    "reasoning": None,
+}
+SAID = {
+    "messages": [{"role": "user", "content": "one two three"}],
+    "system": "four",
+    "tools": None,
+    "tool_choice": None,
+    "thinking": None,
+    "output_config": None,
+}
 # What goes with which role, or instead of what, the document does not say: most bodies get this.
 SENSIBLE = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "one two three"}]},
     "/v1/chat/completions/{completion_id}": {},
     "/v1/completions": {"prompt": "one two three"},
+    "/v1/responses": {**QUESTION, "max_output_tokens": 4, "text": None, "reasoning": None, "store": None},
+    "/v1/responses/input_tokens": QUESTION,
+    "/v1/messages": {**SAID, "max_tokens": 4, "stop_sequences": None, "metadata": None},
+    "/v1/messages/count_tokens": SAID,
     "/v1/embeddings": {"input": ["one", "two"]},
     "/v1/images/generations": {"model": "mock", "prompt": "one two", "size": "64x64", "quality": None, "style": None},
     "/tokenize": {"prompt": "one two three", "messages": None},
@@ -55,11 +79,19 @@ SENSIBLE = {
     "/chat-stream": {"prompt": "one two three", "history": ["a", "b"]},
     "/embedding": {"prompt": ["one", "two"]},
 }
+# Their bodies are a part of others', or take long to be drawn.
+FEWER = {
+    "/v1/responses": 40,
+    "/v1/responses/input_tokens": 20,
+    "/v1/messages": 40,
+    "/v1/messages/count_tokens": 20,
+}
 EVENTS = "/chat-sse"
 SESSIONS = {("post", f"/v1/chat/{call}") for call in ("start", "ask", "end")}  # in test_session_openapi.py
 STORED = "/v1/chat/completions/{completion_id}"
+RESPONSE = "/v1/responses/{response_id}"
 ASKED = (
-    *("/v1/chat/completions", STORED, f"{STORED}/messages"),
+    *("/v1/chat/completions", STORED, f"{STORED}/messages", RESPONSE, f"{RESPONSE}/input_items"),
     *("/v1/models", "/v1/models/{model}", "/healthz", "/readyz", "/version", "/metrics", "/v1/usage", EVENTS),
     *("/v1/key", "/v1/status"),
 )
@@ -84,11 +116,26 @@ def schema(request, tmp_path_factory):
         yield made
 
 
-def store(url):
+# By the name of a path's parameter, what makes something that it can name.
+STORING = {
+    "completion_id": (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": "one"}], "store": True, "max_tokens": 2},
+    ),
+    "response_id": ("/v1/responses", {"input": "one", "max_output_tokens": 2}),
+}
+
+
+def store(url, parameter="completion_id"):
     """Have an answer stored; returns its id."""
-    body = {"messages": [{"role": "user", "content": "one"}], "store": True, "max_tokens": 2}
-    answer = httpx.post(f"{url}/v1/chat/completions", json=body, headers=AUTHORIZED, trust_env=False, timeout=30)
-    return answer.json()["id"]
+    path, body = STORING[parameter]
+    return httpx.post(f"{url}{path}", json=body, headers=AUTHORIZED, trust_env=False, timeout=30).json()["id"]
+
+
+def stored_for(operation):
+    """(parameter, id) of a stored answer, for a path that names one."""
+    named = [parameter for parameter in STORING if f"{{{parameter}}}" in operation.path]
+    return {parameter: store(operation.base_url, parameter) for parameter in named}
 
 
 def token_of(url):
@@ -99,7 +146,7 @@ def token_of(url):
 def fuzz(operation, mode, checks=DOCUMENTED, num_examples=100):
     """Send what schemathesis draws; returns how many requests ended in each status."""
     statuses = Counter()
-    stored = store(operation.base_url) if "{completion_id}" in operation.path else ""
+    stored = stored_for(operation)
     token = token_of(operation.base_url) if operation.path == EVENTS else ""
 
     @hypothesis.settings(
@@ -114,7 +161,7 @@ def fuzz(operation, mode, checks=DOCUMENTED, num_examples=100):
     )
     def send(case, is_sensible):
         if is_sensible and stored:
-            case.path_parameters["completion_id"] = stored
+            case.path_parameters |= stored
         elif is_sensible and token:
             case.query = {**case.query, "model": "", "prompt": "one two three"}
             case.headers.pop("Last-Event-ID", None)
@@ -136,13 +183,16 @@ def fuzz(operation, mode, checks=DOCUMENTED, num_examples=100):
 
 @pytest.mark.parametrize("path", SENSIBLE)
 def test_bodies_that_fit_end_as_the_document_says(schema, path):
-    statuses = fuzz(schema[path]["POST"], FITTING)
-    assert statuses[200] >= 10, f"they hardly get anywhere: {statuses}"
+    num_examples = FEWER.get(path, 100)
+    statuses = fuzz(schema[path]["POST"], FITTING, num_examples=num_examples)
+    assert statuses[200] >= num_examples / 10, f"they hardly get anywhere: {statuses}"
 
 
 @pytest.mark.parametrize("path", SENSIBLE)
 def test_bodies_that_do_not_fit_are_refused(schema, path):
-    statuses = fuzz(schema[path]["POST"], WRONG, (*DOCUMENTED, negative_data_rejection), num_examples=60)
+    statuses = fuzz(
+        schema[path]["POST"], WRONG, (*DOCUMENTED, negative_data_rejection), num_examples=FEWER.get(path, 60)
+    )
     assert set(statuses) <= {400, 404}
 
 
@@ -150,7 +200,7 @@ def test_bodies_that_do_not_fit_are_refused(schema, path):
 def test_bytes_are_answered_as_the_document_says(schema, path):
     """Text in UTF-8 was all that was sent here, and half a surrogate as bytes was a 500."""
     operation = schema[path]["POST"]
-    stored = store(operation.base_url) if "{completion_id}" in path else ""
+    stored = stored_for(operation)
     body = json.dumps({"model": None, "max_tokens": 2, **SENSIBLE[path]}).encode()
 
     @hypothesis.settings(
@@ -162,7 +212,7 @@ def test_bytes_are_answered_as_the_document_says(schema, path):
     )
     @hypothesis.given(content=mutated(body))
     def send(content):
-        case = operation.Case(path_parameters={"completion_id": stored} if stored else {})
+        case = operation.Case(path_parameters=stored)
         response = client.post(case.formatted_path, content=content, headers=AUTHORIZED)
         assert response.status_code < 500, content
         assert str(response.status_code) in operation.definition.raw["responses"], content
@@ -178,7 +228,7 @@ def test_what_has_no_body_answers_as_the_document_says(schema, path):
     fuzz(operation, FITTING, num_examples=50 if is_asked_for_something else 1)
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", f"{STORED}/messages", EVENTS])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", f"{STORED}/messages", f"{RESPONSE}/input_items", EVENTS])
 def test_odd_queries_end_as_the_document_says(schema, path):
     # Some do fit, as a query has only texts; which are refused is in test_stored_completions.py
     assert fuzz(schema[path]["GET"], WRONG, num_examples=50)[400] >= 10
@@ -193,14 +243,20 @@ def test_codes_of_no_invitation_are_refused_as_the_document_says(schema):
     assert set(fuzz(schema[INVITATIONS]["POST"], WRONG, num_examples=40)) <= {400, 404, 429}
 
 
-def test_what_is_deleted_is_answered_as_the_document_says(schema):
-    statuses = fuzz(schema[STORED]["DELETE"], FITTING, num_examples=20)
+@pytest.mark.parametrize("path", [STORED, RESPONSE])
+def test_what_is_deleted_is_answered_as_the_document_says(schema, path):
+    statuses = fuzz(schema[path]["DELETE"], FITTING, num_examples=20)
     assert set(statuses) == {200, 404}
     assert statuses[200] == 1
+
+
+def test_what_is_cancelled_is_answered_as_the_document_says(schema):
+    assert set(fuzz(schema[f"{RESPONSE}/cancel"]["POST"], FITTING, num_examples=20)) == {400, 404}
 
 
 def test_no_operation_is_left_out(schema):
     operations = {(method, path) for path, methods in schema.raw_schema["paths"].items() for method in methods}
     posts, gets = {("post", path) for path in SENSIBLE}, {("get", path) for path in ASKED}
-    others = {("delete", STORED), ("post", f"{EVENTS}/token"), ("post", INVITATIONS)}
+    others = {("delete", STORED), ("delete", RESPONSE), ("post", f"{RESPONSE}/cancel"), ("post", f"{EVENTS}/token")}
+    others |= {("post", INVITATIONS)}
     assert operations - SESSIONS == posts | gets | others

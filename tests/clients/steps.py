@@ -6,9 +6,10 @@ Programs import it from beside their folder; it needs nothing but Python.
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 FRANCE = "What is the capital of France?"
@@ -20,12 +21,21 @@ class Steps:
     """The steps of one program: functions, plain or async, that return what JSON can say."""
 
     def __init__(self) -> None:
-        self._functions: list[Callable[[], Any]] = []
+        self._functions: dict[str, Callable[[], Any]] = {}
 
     def __call__(self, function: Callable[[], Any]) -> Callable[[], Any]:
         """Add a step, as a decorator."""
-        self._functions.append(function)
+        self._functions[function.__name__] = function
         return function
+
+    def with_each(self, models: Mapping[str, Any]) -> Callable[[Callable[[Any], Any]], None]:
+        """Add a step for each of several models, which it is called with, as a decorator; it is named after both."""
+
+        def add(function: Callable[[Any], Any]) -> None:
+            for name, model in models.items():
+                self._functions[f"{name}_{function.__name__}"] = functools.partial(function, model)
+
+        return add
 
     def run(self) -> None:
         """Run all, and print `{name: {"value": …} or {"error": …}}` as the last line."""
@@ -33,10 +43,10 @@ class Steps:
 
     async def _run(self) -> dict[str, Any]:
         results: dict[str, Any] = {}
-        for function in self._functions:
+        for name, function in self._functions.items():
             try:
                 value = function()
-                results[function.__name__] = {"value": await value if inspect.isawaitable(value) else value}
+                results[name] = {"value": await value if inspect.isawaitable(value) else value}
             except Exception as exc:
-                results[function.__name__] = {"error": f"{type(exc).__name__}: {exc}"}
+                results[name] = {"error": f"{type(exc).__name__}: {exc}"}
         return results

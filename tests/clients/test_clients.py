@@ -21,10 +21,14 @@ from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.models.spec import parse_spec
 from tests.api.conftest import KEY, serving
 
+from .player import Player
+
 FOLDER = Path(__file__).parent
 ENVIRONMENTS = FOLDER.parents[1] / ".venv-clients"
 SHORT = "pydantic_ai"
 TIMEOUT_S = 500  # guidellm starts several processes, each of which imports torch
+# For programs that know by its name what a model can do.
+ALIASES = {"claude-opus-5-5": "pocket", "claude-player": "player"}
 pytestmark = pytest.mark.timeout(TIMEOUT_S + 60)
 
 PARIS = "The capital of France is Paris."
@@ -48,30 +52,39 @@ def all_have_called(value):
 # By client and step: the value, or what it has to be
 EXPECTED = {
     "pydantic_ai": {
-        "plain": [PARIS, True],
-        "stream": paris_in_pieces,
-        "history": PARIS,
-        "tool": [CALLED, SUNNY],
-        "tool_stream": [CALLED, SUNNY],
-        "native_output": [[], "Person", ADA],
-        "native_output_strict": [[], "Person", ADA],
-        "prompted_output": [[], "Person", ADA],
-        "tool_output": lambda value: value[1] == "Person",
-        "tool_and_native_output": lambda value: value[:2] == [CALLED, "Person"],
-        "typed_stream": ADA,
+        f"{api}_{step}": expected
+        for api in ("chat", "responses", "anthropic")
+        for step, expected in {
+            "plain": [PARIS, True],
+            "stream": paris_in_pieces,
+            "history": PARIS,
+            "tool": [CALLED, SUNNY],
+            "tool_stream": [CALLED, SUNNY],
+            "native_output": [[], "Person", ADA],
+            "native_output_strict": [[], "Person", ADA],
+            "prompted_output": [[], "Person", ADA],
+            "tool_output": lambda value: value[1] == "Person",
+            "tool_and_native_output": lambda value: value[:2] == [CALLED, "Person"],
+            "typed_stream": ADA,
+        }.items()
+        if (api, step) != ("anthropic", "tool_output")
     },
     "openai_agents": {
-        "plain": [PARIS, True],
-        "stream": paris_in_pieces,
-        "history": PARIS,
-        "session": PARIS,
-        "tool": [CALLED, SUNNY],
-        "tool_stream": [CALLED, SUNNY, True],
-        "typed": ADA,
-        "tool_and_type": [[], "Person"],
-        "tool_called_and_type": [CALLED, "Person"],
-        "tool_and_type_stream": [CALLED, True, True],
-        "handoff": "weather",
+        f"{api}_{step}": expected
+        for api in ("chat", "responses")
+        for step, expected in {
+            "plain": [PARIS, True],
+            "stream": paris_in_pieces,
+            "history": PARIS,
+            "session": PARIS,
+            "tool": [CALLED, SUNNY],
+            "tool_stream": [CALLED, SUNNY, True],
+            "typed": ADA,
+            "tool_and_type": [[], "Person"],
+            "tool_called_and_type": [CALLED, "Person"],
+            "tool_and_type_stream": [CALLED, True, True],
+            "handoff": "weather",
+        }.items()
     },
     "autogen": {
         "plain": [PARIS, "stop", True],
@@ -106,9 +119,23 @@ EXPECTED = {
         "code_agent": is_thought_and_code,
     },
     "guidellm": {step: [4, [], True] for step in ("chat", "chat_of_a_length", "completions_of_a_length")},
+    "litellm": {
+        **{
+            f"{api}_{step}": expected
+            for api in ("chat", "responses", "anthropic")
+            for step, expected in {
+                "plain": [PARIS, True],
+                "stream": paris_in_pieces,
+                "tool": [CALLED, SUNNY],
+            }.items()
+        },
+        "own_responses": [PARIS, PARIS],
+        "own_messages": PARIS,
+    },
+    "coding_agents": {"codex_tool": "It said hello.", "claude_tool": ["It said hello.", 2, False]},
     "ai_sdk": {
         f"{provider}_{step}": expected
-        for provider in ("compatible", "openai")
+        for provider in ("compatible", "openai", "responses", "anthropic")
         for step, expected in {
             "plain": [PARIS, "stop", True],
             "stream": [PARIS, "stop", True],
@@ -133,7 +160,7 @@ CASES = [
 def results(tmp_path_factory):
     """What came of a client's steps; its program runs once."""
     pocket = make_engine(parse_spec("pocket"), load_settings())
-    with serving(tmp_path_factory.mktemp("home"), pocket, MockEngine()) as server:
+    with serving(tmp_path_factory.mktemp("home"), pocket, MockEngine(), Player(), aliases=ALIASES) as server:
         yield functools.cache(lambda client: run(client, server, tmp_path_factory.mktemp(client)))
 
 
@@ -146,6 +173,8 @@ def run(client, server, folder):
         "PYTHONPATH": str(FOLDER),
         "OPENAI_BASE_URL": f"{server.url}/v1",
         "OPENAI_API_KEY": KEY,
+        "ANTHROPIC_BASE_URL": server.url,
+        "ANTHROPIC_API_KEY": KEY,
     }
     done = subprocess.run(
         command(client), cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=TIMEOUT_S
@@ -182,7 +211,7 @@ def test_every_program_has_its_expectations():
 
 
 def test_clients_are_pinned():
-    pinned = re.compile(r"[\w.-]+(\[\w+\])?==[\d.]+")
+    pinned = re.compile(r"[\w.-]+(\[[\w,]+\])?==[\d.]+")
     lines = [line for path in FOLDER.glob("*/requirements.txt") for line in path.read_text().splitlines()]
     assert [line for line in lines if not pinned.fullmatch(line)] == []
     for path in FOLDER.glob("*/package.json"):

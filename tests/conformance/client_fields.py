@@ -10,6 +10,7 @@ from typing import Any
 
 from openai.types import completion_create_params, embedding_create_params, image_generate_params
 from openai.types.chat import completion_create_params as chat_create_params
+from openai.types.responses import response_create_params
 
 FUNCTION = {"name": "look_up", "description": "Looks up.", "parameters": {"type": "object", "properties": {}}}
 
@@ -20,12 +21,17 @@ LEAST: Mapping[str, Mapping[str, Any]] = {
     # Numbers, as the client's strict mode has no room for the base64 that it asks for by itself
     "embeddings": {"model": "pocket", "input": "one two three", "encoding_format": "float"},
     "images": {"model": "mock", "prompt": "A lighthouse"},
+    "responses": {"model": "pocket", "input": "one two three"},
 }
 KNOWN: Mapping[str, set[str]] = {
     "chat": set(chat_create_params.CompletionCreateParamsNonStreaming.__annotations__),
     "completions": set(completion_create_params.CompletionCreateParamsNonStreaming.__annotations__),
     "embeddings": set(embedding_create_params.EmbeddingCreateParams.__annotations__),
     "images": set(image_generate_params.ImageGenerateParamsNonStreaming.__annotations__),
+    "responses": {
+        *response_create_params.ResponseCreateParamsBase.__annotations__,
+        *response_create_params.ResponseCreateParamsNonStreaming.__annotations__,
+    },
 }
 _SAMPLING: Mapping[str, Any] = {
     "frequency_penalty": -2,
@@ -79,6 +85,36 @@ ANSWERED: Mapping[str, Mapping[str, Any]] = {
         "stream": False,
         "user": "user-1234",
     },
+    "responses": {
+        **LEAST["responses"],
+        "background": True,
+        "context_management": [],
+        "image": {"context_compression": "auto"},
+        "include": ["message.output_text.logprobs"],
+        "instructions": "Be brief.",
+        "max_output_tokens": 2,
+        "max_tool_calls": 1,
+        "metadata": {"team": "docs"},
+        "parallel_tool_calls": False,
+        "previous_response_id": None,
+        "prompt_cache_key": "team-7",
+        "prompt_cache_options": {"mode": "implicit", "ttl": "30m"},
+        "prompt_cache_retention": "24h",
+        "reasoning": {"effort": "none", "summary": "auto"},
+        "safety_identifier": "user-1234",
+        "service_tier": "flex",
+        "store": False,
+        "stream": True,
+        "stream_options": {"include_obfuscation": False},
+        "temperature": 1,
+        "text": {"format": {"type": "json_object"}, "verbosity": "medium"},
+        "tool_choice": {"type": "function", "name": "look_up"},
+        "tools": [{"type": "function", "strict": False, **FUNCTION}],
+        "top_logprobs": 2,
+        "top_p": 1,
+        "truncation": "auto",
+        "user": "user-1234",
+    },
 }
 REFUSED: Mapping[str, Mapping[str, Any]] = {
     "chat": {
@@ -101,6 +137,12 @@ REFUSED: Mapping[str, Mapping[str, Any]] = {
         "style": "vivid",
         "svg": {"model": "x"},
     },
+    "responses": {
+        "access_programs": {"cyber": "standard"},
+        "conversation": "conv_1",
+        "moderation": {"model": "omni-moderation-latest"},
+        "prompt": {"id": "pmpt_1"},
+    },
 }
 # Other values of fields that are answered.
 REFUSED_VALUES = (
@@ -110,6 +152,9 @@ REFUSED_VALUES = (
     ("chat", {"reasoning_effort": "low"}),
     ("chat", {"service_tier": "cheap"}),
     ("chat", {"verbosity": "low"}),
+    ("responses", {"context_management": [{"type": "compaction"}]}),
+    ("responses", {"image": {"context_compression": "enabled"}}),
+    ("responses", {"service_tier": "cheap"}),
     ("images", {"background": "transparent"}),
     ("images", {"moderation": "low"}),
     ("images", {"partial_images": 1}),
@@ -122,4 +167,10 @@ TOGETHER: Mapping[str, Mapping[str, Any]] = {
     "stream_options": {"stream": True},
     "tool_choice": {"tools": [{"type": "function", "function": FUNCTION}]},
     "top_logprobs": {"logprobs": True},
+}
+RESPONSES_TOGETHER: Mapping[str, Mapping[str, Any]] = {
+    "stream_options": {"stream": True},
+    "text": {"max_output_tokens": 8},
+    "tool_choice": {"tools": [{"type": "function", "strict": False, **FUNCTION}]},
+    "top_logprobs": {"include": ["message.output_text.logprobs"]},
 }

@@ -1,4 +1,4 @@
-"""Which of the openai client's tests can't pass here, why, and in which error each has to end.
+"""Which of the clients' own tests can't pass here, why, and in which error each has to end.
 
 A reason is checked like a test: it is wrong when its test is gone, passes, or fails in another way.
 """
@@ -53,7 +53,11 @@ _VARIATIONS = (
     "test_images.test_method_create_variation_with_all_params",
 )
 
-REASONS = (
+_RESPONSES = "test_responses"
+_MESSAGES = ("test_messages", "beta.test_messages")
+_COUNT = "responses.test_input_tokens"
+
+OPENAI_REASONS = (
     Reason(
         (
             f"{_CHAT}.test_method_list_with_all_params",
@@ -105,5 +109,50 @@ REASONS = (
         "finds a text in place of numbers.",
         "Data returned by API invalid for expected schema",
         ("strict", "aiohttp"),
+    ),
+    Reason(
+        (
+            *(f"{_RESPONSES}.test_{way}_create_overload_{i}" for way in WAYS for i in (1, 2)),
+            *_each_way(_COUNT, "count"),
+        ),
+        "A request without an input asks nothing.",
+        "400 - The field input is missing; there is nothing to answer.",
+    ),
+    Reason(
+        (
+            *(f"{_RESPONSES}.test_method_create_with_all_params_overload_{i}" for i in (1, 2)),
+            f"{_COUNT}.test_method_count_with_all_params",
+        ),
+        "One request has every field there is: a conversation, a stored prompt, moderation, a low verbosity. Field by "
+        "field it is test_client_fields.py.",
+        "400 - text.verbosity: Input should be 'medium' (got 'low').",
+    ),
+    Reason(
+        tuple(f"{_RESPONSES}.test_method_retrieve_with_all_params_overload_{i}" for i in (1, 2)),
+        "It asks for events that are padded; they are not.",
+        "400 - include_obfuscation can only be false.",
+    ),
+    Reason(
+        ("responses.test_input_items.test_method_list_with_all_params",),
+        "The values are made up: a page of 0.",
+        "400 - limit: Input should be greater than or equal to 1 (got '0')",
+    ),
+    Reason(
+        (*_each_way(_RESPONSES, "compact"), f"{_RESPONSES}.test_method_compact_with_all_params"),
+        "No model here compacts a conversation; there is no such route.",
+        "404 - There is no POST /v1/responses/compact here",
+    ),
+)
+ANTHROPIC_REASONS = (
+    Reason(
+        tuple(f"{module}.test_method_create_with_all_params_overload_{i}" for module in _MESSAGES for i in (1, 2)),
+        "One request has every field there is: a container, diagnostics, citations, input examples. Field by field it "
+        "is tests/api/test_messages.py.",
+        "400 - {'type': 'error', 'error': {'type': 'invalid_request_error', 'message': ",
+    ),
+    Reason(
+        tuple(f"{module}.test_method_count_tokens_with_all_params" for module in _MESSAGES),
+        "The same for counting.",
+        "400 - {'type': 'error', 'error': {'type': 'invalid_request_error', 'message': ",
     ),
 )

@@ -9,7 +9,7 @@ from openai.types import Completion
 from llmapi_kit.engines.mock import MockEngine
 from tests.api.conftest import serving
 
-from .client_fields import ANSWERED, KNOWN, LEAST, REFUSED, REFUSED_VALUES, TOGETHER
+from .client_fields import ANSWERED, KNOWN, LEAST, REFUSED, REFUSED_VALUES, RESPONSES_TOGETHER, TOGETHER
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +39,18 @@ def create(client, endpoint, **fields):
         "completions": client.completions.create,
         "embeddings": client.embeddings.create,
         "images": client.images.generate,
+        "responses": client.responses.create,
     }
     answer = method[endpoint](**{**LEAST[endpoint], **fields})
     return list(answer) if isinstance(answer, openai.Stream) else [answer]
 
 
 def fields_of(endpoint, field):
-    few = {} if endpoint in ("embeddings", "images") else {"max_tokens": 4}
-    few = {} if field == "max_completion_tokens" else few
-    together = {} if endpoint == "images" else TOGETHER.get(field, {})
+    few = {"chat": {"max_tokens": 4}, "completions": {"max_tokens": 4}, "responses": {"max_output_tokens": 4}}
+    few = {} if field == "max_completion_tokens" else few.get(endpoint, {})
+    together = (
+        {} if endpoint == "images" else (RESPONSES_TOGETHER if endpoint == "responses" else TOGETHER).get(field, {})
+    )
     return {**few, **together, field: ANSWERED[endpoint][field]}
 
 
@@ -82,6 +85,14 @@ def test_a_streamed_answer_fits_them_too(strict, endpoint, field):
     fields = {**fields_of(endpoint, field), "stream": True}
     chunks = create(strict, endpoint, **fields)
     assert {chunk.model for chunk in chunks} == {"pocket"}
+
+
+@pytest.mark.parametrize(("endpoint", "field"), cases(ANSWERED, "responses", without=("stream",)))
+def test_a_streamed_response_fits_them_too(strict, endpoint, field):
+    fields = {**fields_of(endpoint, field), "stream": True}
+    events = create(strict, endpoint, **fields)
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert events[-1].response.model == "pocket"
 
 
 @pytest.mark.parametrize(("endpoint", "field"), cases(ANSWERED, "completions", without=("best_of",)))

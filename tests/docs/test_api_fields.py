@@ -65,7 +65,13 @@ def nested(document, schema, seen):
             yield from nested(document, inner, seen)
 
 
-@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, "/v1/embeddings", "/v1/images/generations", "/tokenize"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(CHAT, COMPLETIONS, "/v1/responses", "/v1/messages"),
+        *("/v1/embeddings", "/v1/images/generations", "/tokenize"),
+    ],
+)
 def test_fields_of_objects_within_are_named(path, document):
     names = set(nested(document, bodies(document)[path], set()))
     assert {name for name in names if f"`{name}`" not in PAGE} == set()

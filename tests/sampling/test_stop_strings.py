@@ -42,6 +42,14 @@ def test_the_stop_string_comes_out_where_it_is_included():
     assert StopMatcher(["one", "two"], is_included=True).feed("two one") == ("two", True)
 
 
+def test_the_stop_string_that_was_met_is_known():
+    matcher = StopMatcher(["two", "one"])
+    matcher.feed("zero o")
+    assert matcher.met == ""
+    matcher.feed("ne two")
+    assert matcher.met == "one"
+
+
 def test_without_stops_everything_passes_at_once():
     assert StopMatcher([]).feed("x") == ("x", False)
 

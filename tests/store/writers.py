@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from multiprocessing.connection import Connection
 
 from llmapi_kit.errors import SessionConflictError
 from llmapi_kit.store.database import Database
 from llmapi_kit.store.database_url import parse_database_url
 from llmapi_kit.store.migrate import upgrade
+from llmapi_kit.store.responses import ResponseStore
 from llmapi_kit.store.sessions import SessionStore, Turn
+from llmapi_kit.store.stored_response import StoredResponse
 
 NUM_SESSIONS = 3
 
@@ -38,6 +41,26 @@ def write_until_killed(url: str, acknowledged: Connection) -> None:
         await asyncio.gather(*(write(sessions) for _ in range(NUM_SESSIONS)))
 
     asyncio.run(write_all())
+
+
+def store_until_killed(url: str, seed: int, acknowledged: Connection) -> None:
+    """Store responses; send the id of each after it was acknowledged."""
+
+    async def run() -> None:
+        database = Database(parse_database_url(url))
+        upgrade(database)
+        responses = ResponseStore(database, max_responses=100_000, max_bytes=1_000_000_000, expire_s=3600)
+        for number in itertools.count():
+            response_id = f"resp_{seed:012x}{number:012x}"
+            await responses.add(StoredResponse(response_id, "owner", body_of(response_id), b"[]"))
+            acknowledged.send(response_id)
+
+    asyncio.run(run())
+
+
+def body_of(response_id: str) -> bytes:
+    """What stands in a response: large enough to take several pages."""
+    return f'{{"id":"{response_id}"}}'.encode() * 200
 
 
 def said(position: int) -> str:

@@ -6,7 +6,6 @@ Source: OpenAI API reference, "Chat"; fields beyond it are those of vLLM and tra
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -15,14 +14,13 @@ from pydantic import Field
 from llmapi_kit.api.openai.metadata import Metadata, check_metadata
 from llmapi_kit.api.openai.request_body import NUM_TOKENS, GenerationBody, StrictModel
 from llmapi_kit.api.openai.strict_schema import check_strict_schema
+from llmapi_kit.api.openai.tool_use import MAX_TOOLS, OfferedFunction, ToolChoice, check_tools, tool_use
 from llmapi_kit.engines.base import GenerationRequest, ToolUse
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.sampling.constraints import Constraint
 
-MAX_TOOLS = 128
 DETAILS = ("auto", "low", "high", "original")
 PART_KINDS = {"assistant": ("text", "refusal"), "user": ("text", "image_url"), "tool": ("text", "image_url")}
-FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
 class ImageUrl(StrictModel):
@@ -164,7 +162,7 @@ class ChatBody(GenerationBody):
         for index, message in enumerate(self.messages):
             check_message(message, f"messages.{index}")
         super().check()
-        self._check_tools()
+        check_tools(self._functions(), self._choice())
         if self.metadata and not self.store:
             raise InvalidRequestError(
                 "metadata goes with store=true only; set that, or leave metadata out.", param="metadata"
@@ -211,38 +209,23 @@ class ChatBody(GenerationBody):
         return [plain_message(message) for message in self.messages]
 
     def _tool_use(self) -> ToolUse | None:
-        if not self.tools or self.tool_choice == "none":
-            return None
-        return ToolUse(
-            [tool.model_dump(exclude_none=True) for tool in self.tools],
-            is_required=self.tool_choice == "required",
-            forced=self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else "",
-            is_parallel=self.parallel_tool_calls is not False,
-        )
+        return tool_use(self._functions(), self._choice(), is_parallel=self.parallel_tool_calls is not False)
 
-    def _check_tools(self) -> None:
-        names: set[str] = set()
-        for index, tool in enumerate(self.tools or []):
-            param = f"tools.{index}.function.name"
-            name = tool.function.name
-            if not FUNCTION_NAME.fullmatch(name):
-                raise InvalidRequestError(
-                    f"{param} is {name[:80]!r}; a name has 1 to 64 letters, digits, _ or -.", param=param
-                )
-            if name in names:
-                raise InvalidRequestError(f"{param} is {name!r}, which an earlier tool has too.", param=param)
-            names.add(name)
-            if tool.function.strict and tool.function.parameters is not None:
-                check_strict_schema(tool.function.parameters, f"tools.{index}.function.parameters")
-        if self.tool_choice in (None, "none", "auto"):
-            return
-        if not names:
-            raise InvalidRequestError("tool_choice needs tools to choose from.", param="tool_choice")
-        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
-            raise InvalidRequestError(
-                f"tool_choice names {self.tool_choice.function.name[:80]!r}; the tools are {', '.join(sorted(names))}.",
-                param="tool_choice",
+    def _functions(self) -> list[OfferedFunction]:
+        return [
+            OfferedFunction(
+                tool.function.model_dump(exclude_none=True),
+                f"tools.{index}.function.name",
+                f"tools.{index}.function.parameters",
             )
+            for index, tool in enumerate(self.tools or ())
+        ]
+
+    def _choice(self) -> ToolChoice:
+        choice = self.tool_choice
+        if isinstance(choice, NamedTool):
+            return ToolChoice("required", choice.function.name)
+        return ToolChoice(choice or "auto")
 
     def _constraints(self) -> list[Constraint]:
         found = super()._constraints()

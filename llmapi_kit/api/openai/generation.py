@@ -1,6 +1,6 @@
-"""What chat completions and completions share: start a generation, collect it, or stream it.
+"""What all endpoints that generate text share: start a generation, collect it, or stream it.
 
-Runs on the server's event loop. Knows engines and events; the two endpoints bring their JSON.
+Runs on the server's event loop. Knows engines and events; the endpoints bring their JSON.
 """
 
 from __future__ import annotations
@@ -32,7 +32,13 @@ OnComplete = Callable[[list[ChatAnswer]], Awaitable[None]]
 
 
 class StreamFormat(Protocol):
-    """The frames of a stream, for one endpoint; how it ends is OpenAI's way unless an endpoint has its own."""
+    """The frames of a stream, for one endpoint; how it ends is OpenAI's way unless an endpoint has its own.
+
+    Attributes:
+        opens_at_once: whether what stands before any text is sent alone, as soon as the engine has taken the request.
+    """
+
+    opens_at_once: bool = False
 
     def first(self, index: int) -> bytes | None:
         """A frame before any text of an answer, or None."""
@@ -163,6 +169,9 @@ class Generation:
         collector = None if on_complete is None else AnswerCollector(self.num_answers)
         ready = b"".join(chunks.first(index) or b"" for index in range(self.num_answers))
         try:
+            if chunks.opens_at_once:
+                yield ready
+                ready = b""
             async with aclosing(self.follow()) as events:
                 async for event in events:
                     if collector is not None:

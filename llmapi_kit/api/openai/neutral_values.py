@@ -123,9 +123,14 @@ _LLAMA_CPP: Mapping[str, tuple[Any, ...]] = {
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {**_OPENAI, **_OTHER_PROVIDERS, **_VLLM, **_LLAMA_CPP}
 
 
+def without_indexes(path: str) -> str:
+    """A path such as ``messages.0.annotations`` without the indexes of lists."""
+    return _INDEX.sub("", path)
+
+
 def neutral_values(path: str) -> tuple[Any, ...]:
     """The values that ask for nothing at a path such as ``messages.0.annotations``, beside null."""
-    return NEUTRAL.get(_INDEX.sub("", path), ())
+    return NEUTRAL.get(without_indexes(path), ())
 
 
 def asks_for_nothing(path: str, value: object) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from llmapi_kit.api.openai.neutral_values import asks_for_nothing, neutral_values
+from llmapi_kit.api.openai.neutral_values import ANYTHING, asks_for_nothing, neutral_values, without_indexes
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.sampling.constraints import Constraint, ConstraintKind
 from llmapi_kit.sampling.parameters import MAX_STOP_LENGTH, MAX_STOP_STRINGS, SamplingParams, with_off_values
@@ -69,8 +69,8 @@ class StrictModel(BaseModel):
             UnsupportedFieldError: it names the field.
         """
         for path, value in _extras(self):
-            own = self.own_neutral.get(path, ())
-            if value not in own and not asks_for_nothing(path, value):
+            own = self.own_neutral.get(without_indexes(path), ())
+            if own != (ANYTHING,) and value not in own and not asks_for_nothing(path, value):
                 allowed = " or ".join(json.dumps(each) for each in (*own, *neutral_values(path)))
                 hint = f" Only {allowed} is possible." if allowed else " Remove it from the request."
                 hint += f" {INSTEAD[path]}" if path in INSTEAD else ""

@@ -297,6 +297,8 @@ class LocalEngine:
         param = "messages" if request.messages is not None else "prompt"
         room = self._max_length - len(prompt_ids)
         wanted = request.sampling.max_tokens
+        if wanted is not None and request.ends_at_context:
+            wanted = min(wanted, max(room, 1))
         least = request.sampling.min_tokens if wanted is None else wanted
         if room < (0 if wanted == 0 else 1) or least > room:
             asked = f" and {least} for the answer" if least and room >= 1 else ""

@@ -1,5 +1,6 @@
-// Vercel's AI SDK: plain and typed answers, tools, both together, whole and streaming, by both of its providers.
+// Vercel's AI SDK: plain and typed answers, tools, both together, whole and streaming, by three providers.
 
+import { createAnthropic } from "@ai-sdk/anthropic";
 import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { generateText, Output, stepCountIs, streamText, tool } from "ai";
@@ -14,7 +15,13 @@ const compatible = createOpenAICompatible({
   includeUsage: true,
   supportsStructuredOutputs: true,
 });
-const MODELS = { compatible: compatible("pocket"), openai: createOpenAI({ baseURL, apiKey }).chat("pocket") };
+const openai = createOpenAI({ baseURL, apiKey });
+const MODELS = {
+  compatible: compatible("pocket"),
+  openai: openai.chat("pocket"),
+  responses: openai("pocket"),
+  anthropic: createAnthropic({ baseURL, apiKey })("claude-opus-5-5"),
+};
 const FRANCE = "What is the capital of France?";
 const WEATHER = "What is the weather in Paris?";
 const PERSON = "Give me a JSON object describing a person.";

@@ -1,4 +1,4 @@
-"""The OpenAI Agents SDK with its chat-completions model: turns, streams, tools, hand-offs and typed outputs."""
+"""The OpenAI Agents SDK with both of its models: turns, streams, tools, hand-offs and typed outputs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from agents import (
     Agent,
     ModelSettings,
     OpenAIChatCompletionsModel,
+    OpenAIResponsesModel,
     Runner,
     SQLiteSession,
     function_tool,
@@ -17,7 +18,12 @@ from steps import FRANCE, PERSON, WEATHER, Steps
 
 set_tracing_disabled(True)
 step = Steps()
-model = OpenAIChatCompletionsModel("pocket", AsyncOpenAI(max_retries=0))
+client = AsyncOpenAI(max_retries=0)
+MODELS = {
+    "chat": OpenAIChatCompletionsModel("pocket", client),
+    "responses": OpenAIResponsesModel("pocket", client),
+}
+each = step.with_each(MODELS)
 called = []
 
 
@@ -35,7 +41,7 @@ def get_weather(city: str) -> str:
     return f"18 degrees and sunny in {city}"
 
 
-def agent(**options):
+def agent(model, **options):
     called.clear()
     settings = ModelSettings(temperature=0, max_tokens=200, include_usage=True)
     return Agent(**{"name": "assistant", **options}, model=model, model_settings=settings)
@@ -54,71 +60,71 @@ async def streamed(made, question):
     return kinds, pieces, result.final_output
 
 
-@step
-async def plain():
-    result = await Runner.run(agent(), FRANCE)
+@each
+async def plain(model):
+    result = await Runner.run(agent(model), FRANCE)
     return [result.final_output, result.context_wrapper.usage.output_tokens > 0]
 
 
-@step
-async def stream():
-    _, pieces, _ = await streamed(agent(), FRANCE)
+@each
+async def stream(model):
+    _, pieces, _ = await streamed(agent(model), FRANCE)
     return pieces
 
 
-@step
-async def history():
-    first = await Runner.run(agent(), "Hello!")
-    second = await Runner.run(agent(), [*first.to_input_list(), {"role": "user", "content": FRANCE}])
+@each
+async def history(model):
+    first = await Runner.run(agent(model), "Hello!")
+    second = await Runner.run(agent(model), [*first.to_input_list(), {"role": "user", "content": FRANCE}])
     return second.final_output
 
 
-@step
-async def session():
+@each
+async def session(model):
     kept = SQLiteSession("one")
-    await Runner.run(agent(), "Hello!", session=kept)
-    return (await Runner.run(agent(), FRANCE, session=kept)).final_output
+    await Runner.run(agent(model), "Hello!", session=kept)
+    return (await Runner.run(agent(model), FRANCE, session=kept)).final_output
 
 
-@step
-async def tool():
-    result = await Runner.run(agent(tools=[get_weather]), WEATHER)
+@each
+async def tool(model):
+    result = await Runner.run(agent(model, tools=[get_weather]), WEATHER)
     return [list(called), result.final_output]
 
 
-@step
-async def tool_stream():
-    kinds, _, output = await streamed(agent(tools=[get_weather]), WEATHER)
+@each
+async def tool_stream(model):
+    kinds, _, output = await streamed(agent(model, tools=[get_weather]), WEATHER)
     return [list(called), output, {"tool_called", "tool_output"} <= kinds]
 
 
-@step
-async def typed():
-    result = await Runner.run(agent(output_type=Person), PERSON)
+@each
+async def typed(model):
+    result = await Runner.run(agent(model, output_type=Person), PERSON)
     return result.final_output.model_dump()
 
 
-@step
-async def tool_and_type():
-    result = await Runner.run(agent(tools=[get_weather], output_type=Person), PERSON)
+@each
+async def tool_and_type(model):
+    result = await Runner.run(agent(model, tools=[get_weather], output_type=Person), PERSON)
     return [list(called), type(result.final_output).__name__]
 
 
-@step
-async def tool_called_and_type():
-    result = await Runner.run(agent(tools=[get_weather], output_type=Person), WEATHER)
+@each
+async def tool_called_and_type(model):
+    result = await Runner.run(agent(model, tools=[get_weather], output_type=Person), WEATHER)
     return [list(called), type(result.final_output).__name__]
 
 
-@step
-async def tool_and_type_stream():
-    kinds, pieces, output = await streamed(agent(tools=[get_weather], output_type=Person), WEATHER)
+@each
+async def tool_and_type_stream(model):
+    kinds, pieces, output = await streamed(agent(model, tools=[get_weather], output_type=Person), WEATHER)
     return [list(called), "tool_called" in kinds, Person.model_validate_json("".join(pieces)) == output]
 
 
-@step
-async def handoff():
-    weather = agent(name="weather", tools=[get_weather])
+@each
+async def handoff(model):
+    weather = agent(model, name="weather", tools=[get_weather])
     settings = ModelSettings(temperature=0, tool_choice="transfer_to_weather")
     made = Agent(name="chief", model=model, model_settings=settings, handoffs=[weather])
     result = await Runner.run(made, WEATHER)

@@ -1,0 +1,65 @@
+"""A conversation in the engine's words, from APIs that tell it item by item or block by block.
+
+What an assistant thought, said and called stands in one message there, and each result of a call in one of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ConversationBuilder:
+    """Collects a conversation, oldest first."""
+
+    def __init__(self) -> None:
+        self._messages: list[dict[str, Any]] = []
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """See `llmapi_kit.engines.base.GenerationRequest`."""
+        return [
+            {**message, "content": ""} if message["content"] is None and "tool_calls" not in message else message
+            for message in self._messages
+        ]
+
+    def say(self, role: str, text: str, *, goes_on: bool = False) -> None:
+        """Somebody says something.
+
+        Args:
+            role: who; a developer is the system.
+            text: what.
+            goes_on: it belongs to what the same one said last.
+        """
+        if role != "assistant":
+            self._messages.append({"role": "system" if role == "developer" else role, "content": text})
+            return
+        last = self._last_of_assistant()
+        if last is None or (last["content"] is not None and not goes_on):
+            last = self._begin()
+        last["content"] = text if last["content"] is None else f"{last['content']}\n{text}"
+
+    def think(self, text: str) -> None:
+        """The assistant thinks; what it says and calls then stands in the same message."""
+        last = self._last_of_assistant()
+        if last is None or last["content"] is not None or "tool_calls" in last:
+            last = self._begin()
+        known = last.get("reasoning_content")
+        last["reasoning_content"] = text if known is None else f"{known}\n{text}"
+
+    def call(self, call_id: str, name: str, arguments: str) -> None:
+        """The assistant calls a function."""
+        call = {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+        (self._last_of_assistant() or self._begin()).setdefault("tool_calls", []).append(call)
+
+    def result(self, call_id: str, text: str) -> None:
+        """A function gave a result."""
+        self._messages.append({"role": "tool", "content": text, "tool_call_id": call_id})
+
+    def _last_of_assistant(self) -> dict[str, Any] | None:
+        """The message it is told in, where nobody else spoke since."""
+        last = self._messages[-1] if self._messages else None
+        return last if last is not None and last["role"] == "assistant" else None
+
+    def _begin(self) -> dict[str, Any]:
+        self._messages.append({"role": "assistant", "content": None})
+        return self._messages[-1]
