@@ -186,17 +186,13 @@ def depth_of(value):
 def test_no_text_is_nested_deeper_for_the_parser_than_was_counted(text):
     """A backslash outside of a string misleads the count, and ends the parser's work."""
     body = (text + "[" * 500).encode()
-    try:
+    with pytest.raises(InvalidRequestError, match=r"not valid JSON|nested"):
         parse_json(body, max_depth=64)
-    except InvalidRequestError as refused:
-        assert "not valid JSON" in refused.message or "nested" in refused.message
-    else:
-        raise AssertionError("it has no end")
 
 
 @pytest.mark.parametrize("number", ["1e309", "-1E+309", "9" * 309, "9" * 300 + "e9", "9" * 20 + "e290", "1e0000999"])
 def test_no_number_becomes_infinite(number):
-    with pytest.raises(InvalidRequestError, match="too large|digits"):
+    with pytest.raises(InvalidRequestError, match=r"too large|digits"):
         parse_json(f'{{"a": {number}}}'.encode(), max_depth=4)
 
 
