@@ -49,7 +49,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     @property
     def is_spare(self) -> bool:
-        """Whether nothing is being answered on it, as its request is still to come."""
+        """Whether it is open and nothing is being answered on it, as its request is still to come."""
+        if self.transport.is_closing():
+            return False
         return self._part is not None or self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
