@@ -63,6 +63,8 @@ class Settings(BaseSettings):
         request_log: keep a line for each request: its key, model, tokens, status and time, never what was asked.
         max_body_bytes: size of a request's body, counted as received.
         max_json_depth: nesting of a request's JSON.
+        max_answers: how many answers a request may ask for with ``n``, and how many candidates with ``best_of``.
+        max_stop_strings: how many stop strings it may have.
         database_url: where sessions, usage and stored completions are kept: ``sqlite:///path/to/file.db``,
             ``sqlite://`` for memory, or ``postgresql://user:password@host/database``, which several servers may share;
             empty for a file in `home`.
@@ -120,6 +122,8 @@ class Settings(BaseSettings):
     request_log: bool = True
     max_body_bytes: int = Field(default=2_000_000, ge=1024)
     max_json_depth: int = Field(default=64, ge=4, le=500)
+    max_answers: int = Field(default=4, ge=1, le=16)
+    max_stop_strings: int = Field(default=4, ge=1, le=16)
     database_url: SecretStr = SecretStr("")  # it may have a password
     database_timeout_s: Seconds = 10
     session_expire_s: LongSeconds = 7 * 86400
@@ -142,7 +146,7 @@ class Settings(BaseSettings):
     total_timeout_s: Seconds = 600
     stalled_reader_s: Seconds = 30
     keep_alive_s: Seconds = 15
-    drain_s: Annotated[float, Field(ge=0, le=3600)] = 5
+    drain_s: Annotated[float, Field(ge=0, le=3600)] = 30
     start_timeout_s: Seconds = 30
 
     @field_validator("compat", "cors_origins", mode="before")

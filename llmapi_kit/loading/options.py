@@ -73,6 +73,8 @@ class LaunchSettings(_ModelSettings, _ProviderSettings, total=False):
     load_wait_s: float | None
     max_body_bytes: int | None
     max_json_depth: int | None
+    max_answers: int | None
+    max_stop_strings: int | None
     database_url: SecretStr | str | None
     database_timeout_s: float | None
     session_expire_s: float | None

@@ -193,7 +193,8 @@ class GenerationBody(DecodingBody):
     stream_options: StreamOptions | None = None
     n: int | None = Field(
         None,
-        description=f"How many answers, 1 to {MAX_ANSWERS}.",
+        description="How many answers, 1 to 4, or to what the server's setting max_answers says, "
+        f"{MAX_ANSWERS} at most.",
         json_schema_extra={"minimum": 1, "maximum": MAX_ANSWERS},
     )
     min_p: float | None = Field(
@@ -228,7 +229,8 @@ class GenerationBody(DecodingBody):
     )
     stop: str | list[str] | None = Field(
         None,
-        description=f"Up to {MAX_STOP_STRINGS} texts that end the answer; empty ones are none.",
+        description="Up to 4 texts that end the answer, or what the server's setting max_stop_strings says, "
+        f"{MAX_STOP_STRINGS} at most; empty ones are none.",
         json_schema_extra={"maxItems": MAX_STOP_STRINGS, "items": {"maxLength": MAX_STOP_LENGTH}},
     )
     stop_token_ids: list[int] | None = Field(None, description="Token ids that end the answer.")
