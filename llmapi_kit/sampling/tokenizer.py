@@ -88,7 +88,7 @@ class ModelTokenizer:
         try:
             # transformers renders in a sandbox (CVE-2024-34359 was a template that broke out of one)
             return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
-        except (jinja2.TemplateError, TypeError, KeyError, ValueError) as exc:
+        except Exception as exc:  # it is a program, and fails in any way that programs do
             raise InvalidRequestError(
                 f"The model's chat template can't render these messages: {exc}", param="messages"
             ) from exc
