@@ -344,12 +344,3 @@ def test_a_flood_without_the_key_is_a_few_lines_of_log(server):
             assert code == "invalid_api_key"
     new = [line for line in server.logs(1000) if line not in before]
     assert len(new) < 150, "five a second and their number, however long it took"
-
-
-def test_a_log_line_can_not_be_forged(server, wire):
-    wire("GET", "/forged%0a%7b%22level%22:%22INFO%22%7d%1b%5b2J%e2%80%ae", Authorization=f"Bearer {KEY}")
-    lines = [line for line in server.logs(50) if "forged" in line]
-    assert lines
-    for line in lines:
-        json.loads(line)
-        assert line.isprintable()
