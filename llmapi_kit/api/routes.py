@@ -44,6 +44,7 @@ JSON_KINDS = {
     bool: "true or false",
     type(None): "null",
 }
+MAX_BYTES_WITHOUT_KEY = 256_000  # a longer body needs the key in a header
 LONG_BODY_BYTES = 100_000  # more takes milliseconds to parse
 KEY_IN_BODY = re.compile(rb'"apikey"\s*:\s*("(?:[^"\\]|\\.){1,1024}")', re.DOTALL)
 
@@ -54,7 +55,12 @@ class StrictRequest(Request):
     It is taken for JSON whatever its Content-Type says, which many clients leave to a default that means something
     else. Unless the server asks for no key: there, it is the header that keeps the pages of foreign websites from
     posting, as browsers send no other than plain text and forms for them unasked.
+
+    Attributes:
+        max_bytes: most that its body may have; None for what the settings say.
     """
+
+    max_bytes: int | None = None
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         content_type = Headers(scope=scope).get("content-type", "")
@@ -71,7 +77,7 @@ class StrictRequest(Request):
         """
         if not hasattr(self, "_body"):
             self._check_encoding()
-            limit = state_of(self).settings.max_body_bytes
+            limit = state_of(self).settings.max_body_bytes if self.max_bytes is None else self.max_bytes
             parts, size = [], 0
             async for part in self.stream():
                 size += len(part)
@@ -250,9 +256,11 @@ async def read_body(request: Request, model: type[Body]) -> Body:
 async def _key_in_body(request: StrictRequest) -> str | None:
     """The key that a JSON body holds; None where it holds none, or is none.
 
-    The body is not parsed for strangers, as that costs more than to send it: only when a key in it opens.
+    The body is not parsed for strangers, as that costs more than to send it: only when a key in it opens. What is kept
+    of many that send one at the same time has a limit of its own.
     """
     check = state_of(request).key_check
+    request.max_bytes = min(MAX_BYTES_WITHOUT_KEY, state_of(request).settings.max_body_bytes)
     try:
         found = KEY_IN_BODY.search(await request.body())
         if found is None:

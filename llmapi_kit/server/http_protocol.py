@@ -118,7 +118,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._num_header_bytes += len(name) + len(value)
         if self._num_header_bytes > MAX_HEADER_BYTES:
             raise _headers_too_large()
-        super().on_header(name, value)
+        # What follows a body in chunks is none of the headers, which a proxy in front may have looked through
+        if self._part == "head":
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The application begins to answer."""

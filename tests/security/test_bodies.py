@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmapi_kit.api import routes as api_routes
+from llmapi_kit.api.routes import BodyKeyedRoute
 from llmapi_kit.api.strict_json import _depth, parse_json
 from llmapi_kit.errors import InvalidRequestError
 
@@ -95,6 +96,36 @@ def test_a_length_that_could_be_read_in_two_ways_is_a_400(narrow, framing):
     status, answer = exchange(narrow, request_bytes("POST", "/v1/completions", more=framing, body=b"hello"))
     assert status == 400
     assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_what_follows_the_chunks_of_a_body_is_no_header(narrow):
+    """A proxy that checks headers passes trailers on."""
+    for key, trailer in (
+        (None, f"Authorization: Bearer {KEY}"),
+        (None, f"X-Api-Key: {KEY}"),
+        (KEY, "Host: evil.example"),
+    ):
+        body = f"2\r\n{{}}\r\n0\r\n{trailer}\r\n\r\n".encode()
+        more = ["Transfer-Encoding: chunked", f"Trailer: {trailer.partition(':')[0]}"]
+        status, answer = exchange(narrow, request_bytes("POST", "/v1/completions", key=key, more=more, body=body))
+        assert status == (401 if key is None else 400)
+        assert key is None or b"prompt is missing" in answer
+
+
+def test_trailers_without_end_are_a_431(narrow):
+    body = b"2\r\n{}\r\n0\r\n" + b"X: yyyyyyyy\r\n" * 2000 + b"\r\n"
+    request = request_bytes("POST", "/v1/completions", more=["Transfer-Encoding: chunked"], body=body)
+    assert exchange(narrow, request)[0] in (400, 431)
+
+
+@pytest.mark.parametrize("route", [route for route in WITH_BODY if isinstance(route, BodyKeyedRoute)], ids=name_of)
+def test_of_a_strangers_body_little_is_kept_even_where_the_key_may_be_in_it(client, stranger, route):
+    """A thousand strangers could have had two megabytes kept for two minutes each."""
+    key = f'"apikey": "{KEY}"'
+    short, long = (f'{{{key}, "content": "{"x" * size}"}}' for size in (200_000, 300_000))
+    assert stranger.request(*call(route), content=short).status_code == 200
+    assert stranger.request(*call(route), content=long).status_code == 401
+    assert client.request(*call(route), content=long).status_code == 200, "the key in a header is no stranger's"
 
 
 @pytest.mark.parametrize("size", ["fffffffffffffffff", "-1", "0x1", "g", ""])
