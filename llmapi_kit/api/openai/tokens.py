@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from llmapi_kit.api.openai.chat_body import Message, Tool, check_message, plain_message
+from llmapi_kit.api.openai.chat_body import MAX_TOOLS, Message, Tool, check_message, plain_message
 from llmapi_kit.api.openai.request_body import RequestBody
 from llmapi_kit.api.openai.response_schemas import Detokenized, Tokenized, Version
 from llmapi_kit.api.openapi import answers, examples
@@ -27,7 +27,7 @@ class TokenizeBody(RequestBody):
 
     prompt: str | None = None
     messages: list[Message] | None = None
-    tools: list[Tool] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="Further variables of the chat template.")
     add_generation_prompt: bool | None = Field(None, description="Of messages; true if left out.")
     add_special_tokens: bool | None = Field(None, description="Of a prompt; true if left out.")
