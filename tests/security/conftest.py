@@ -9,27 +9,19 @@ import socket
 import httpx
 import pytest
 
-from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.server.server import Server
+from tests.api import conftest as api_tests
+from tests.api.conftest import KEY, chat
 
-KEY = "sk-llmapi-test-0123456789abcdef"
+__all__ = ["KEY", "chat"]
+
 CHAT = "/v1/chat/completions"
 DEADLINE_S = 20.0
 
 
-@contextlib.contextmanager
 def serving(home, *engines, **settings):
-    """A live server; its engines are closed with it."""
-    settings = load_settings(home=home, database_url="sqlite://", **settings)
-    server = Server(engines or (MockEngine(),), host="127.0.0.1", port=0, api_key=KEY, settings=settings)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop(drain_s=0)
-        for engine in server.engines:
-            engine.close()
+    """A live server, in a `with` block; its engines are closed with it."""
+    return api_tests.serving(home, *(engines or (MockEngine(),)), database_url="sqlite://", **settings)
 
 
 def connect(server, *, is_keyed=True):
@@ -77,11 +69,6 @@ def request_bytes(method="GET", path="/v1/models", *, host="localhost", key=KEY,
     if key is not None:
         lines.append(f"Authorization: Bearer {key}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
-
-
-def chat(text="one two three", **fields):
-    """The body of a chat request."""
-    return {"messages": [{"role": "user", "content": text}], "temperature": 0, **fields}
 
 
 def code_of(response):

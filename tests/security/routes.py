@@ -3,33 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 
-from llmapi_kit.api.app import create_app
-from llmapi_kit.api.auth import KeyCheck
-from llmapi_kit.api.state import ApiState
-from llmapi_kit.config import load_settings
-from llmapi_kit.engines.catalog import Catalog
-from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.store.store import open_store
+from llmapi_kit.api.routes import KeyedRoute, TokenRoute
+from tests.api.conftest import all_routes, path_of
 
-from .conftest import KEY
-
-
-def all_routes():
-    """Every route, once for each of its methods; what is mounted below another path comes with that path."""
-    settings = load_settings(database_url="sqlite://")
-    store = open_store(settings)
-    app = create_app(ApiState(Catalog([MockEngine()]), KeyCheck(KEY), settings, store))
-    store.close()
-    while not hasattr(app, "routes"):  # the middleware around it
-        app = app._app
-    return [(method, route) for route in app.routes for method in sorted(getattr(route, "methods", None) or ["GET"])]
-
-
-def path_of(route):
-    """An address that leads to a route."""
-    return re.sub(r"\{[^}]*\}", "mock", route.path)
+__all__ = ["path_of"]
 
 
 def name_of(value):
@@ -38,6 +16,7 @@ def name_of(value):
 
 
 ROUTES = all_routes()
+CLOSED = [each for each in ROUTES if isinstance(each[1], KeyedRoute | TokenRoute)]
 WITH_BODY = [route for _, route in ROUTES if getattr(route, "body_field", None) is not None]
 
 
