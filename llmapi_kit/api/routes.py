@@ -55,14 +55,10 @@ class StrictRequest(Request):
     It is taken for JSON whatever its Content-Type says, which many clients leave to a default that means something
     else. Unless the server asks for no key: there, it is the header that keeps the pages of foreign websites from
     posting, as browsers send no other than plain text and forms for them unasked.
-
-    Attributes:
-        max_bytes: most that its body may have; None for what the settings say.
     """
 
-    max_bytes: int | None = None
-
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive, max_body_bytes: int | None = None) -> None:
+        self._max_body_bytes = max_body_bytes
         content_type = Headers(scope=scope).get("content-type", "")
         self._media_type = content_type.partition(";")[0].strip().lower()
         headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
@@ -77,7 +73,7 @@ class StrictRequest(Request):
         """
         if not hasattr(self, "_body"):
             self._check_encoding()
-            limit = state_of(self).settings.max_body_bytes if self.max_bytes is None else self.max_bytes
+            limit = self._max_body_bytes or state_of(self).settings.max_body_bytes
             parts, size = [], 0
             async for part in self.stream():
                 size += len(part)
@@ -183,10 +179,14 @@ class BodyKeyedRoute(KeyedRoute):
         handler = PublicRoute.get_route_handler(self)
 
         async def handle(request: Request) -> Response:
-            strict = StrictRequest(request.scope, request.receive)
-            check = state_of(request).key_check
+            state = state_of(request)
+            check = state.key_check
+            is_stranger = not (check.is_open or has_key_header(request.headers))
+            # What is kept of a thousand of them at the same time is little
+            most = min(MAX_BYTES_WITHOUT_KEY, state.settings.max_body_bytes) if is_stranger else None
+            strict = StrictRequest(request.scope, request.receive, most)
             try:
-                key = None if check.is_open or has_key_header(request.headers) else await _key_in_body(strict)
+                key = await _key_in_body(strict) if is_stranger else None
             except ClientDisconnect:
                 return Response(status_code=499)
             if key is None:
@@ -256,11 +256,9 @@ async def read_body(request: Request, model: type[Body]) -> Body:
 async def _key_in_body(request: StrictRequest) -> str | None:
     """The key that a JSON body holds; None where it holds none, or is none.
 
-    The body is not parsed for strangers, as that costs more than to send it: only when a key in it opens. What is kept
-    of many that send one at the same time has a limit of its own.
+    The body is not parsed for strangers, as that costs more than to send it: only when a key in it opens.
     """
     check = state_of(request).key_check
-    request.max_bytes = min(MAX_BYTES_WITHOUT_KEY, state_of(request).settings.max_body_bytes)
     try:
         found = KEY_IN_BODY.search(await request.body())
         if found is None:
