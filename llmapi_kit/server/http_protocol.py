@@ -61,7 +61,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._await_part()
         if len(self.connections) > MAX_CONNECTIONS:
             spare = [each for each in self.connections if isinstance(each, HttpProtocol) and each.is_spare]
-            min(spare, key=lambda each: each.made_at).transport.abort()
+            min(spare, key=lambda each: each.made_at, default=self).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone, or was made to."""
@@ -84,6 +84,8 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse what came."""
         self._unset_keepalive_if_required()
+        if self._part is None and self.cycle.response_complete:
+            self._part = "head"  # also where it is an empty line, with which no request begins
         head_before = self._num_requests if self._part == "head" else None
         try:
             self._feed(data)
@@ -194,7 +196,8 @@ class HttpProtocol(HttpToolsProtocol):
     def _look_at_reader(self, num_before: int | None) -> None:
         """Give up a client that has read nothing of a complete answer since the last look."""
         num_unread = self.transport.get_write_buffer_size()
-        if num_before is not None and self.cycle.response_complete and num_unread >= num_before:
+        is_complete = self.cycle is None or self.cycle.response_complete
+        if num_before is not None and is_complete and num_unread >= num_before:
             self.transport.abort()
         else:
             self._reader_timer = self.loop.call_later(STALLED_READER_S, self._look_at_reader, num_unread)

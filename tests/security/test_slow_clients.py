@@ -92,17 +92,34 @@ def test_500_dribblers_hold_up_nobody(client, crowd, sent, record_property):
     assert not closed(connections)
 
 
-@pytest.mark.parametrize("sent", [b"", HEAD, request_bytes(more=["X: y"])[:-2] + HEAD], ids=["nothing", "head", "more"])
+NOT_ARRIVED = {
+    "nothing": b"",
+    "head": HEAD,
+    "after another": request_bytes().replace(b"close", b"keep-alive") + HEAD,
+}
+
+
+@pytest.mark.parametrize("sent", NOT_ARRIVED.values(), ids=NOT_ARRIVED)
 def test_a_request_that_does_not_arrive_is_given_up_however_it_dribbles(monkeypatch, client, crowd, sent):
     monkeypatch.setattr(http_protocol, "MAX_HEAD_S", SHORT_S)
     connections = crowd(20, sent)
 
     def are_closed():
-        dribble(connections if sent else ())
+        dribble(connections if sent.endswith(HEAD) else ())
         assert client.get("/healthz").status_code == 200
         return len(closed(connections)) == len(connections)
 
     wait_until(are_closed)
+
+
+def test_an_empty_line_does_not_keep_a_connection(monkeypatch, crowd):
+    """It stopped the timer that runs after an answer, and no other one began."""
+    monkeypatch.setattr(http_protocol, "MAX_HEAD_S", SHORT_S)
+    (raw,) = crowd(1, request_bytes(path="/healthz").replace(b"close", b"keep-alive"))
+    assert raw.recv(4096).startswith(b"HTTP/1.1 200")
+    raw.sendall(b"\r\n")
+    rest = raw.makefile("rb").read()
+    assert b"408 Request Timeout" in rest
 
 
 @pytest.mark.parametrize(("part", "sent"), [("headers", HEAD), ("body", BODY_HEAD + b"{")])
