@@ -72,6 +72,7 @@ EVIL_ORIGINS = [
 ODD_PATHS = {
     "slash before": "/{path}",
     "slash after": "{path}//",
+    "slashes doubled": "{doubled}",
     "dot segment": "/.{path}",
     "encoded dot": "/%2e{path}",
     "up and back": "/healthz/..{path}",
@@ -195,7 +196,8 @@ def test_no_route_manages_the_server():
 def test_no_spelling_of_a_path_leads_past_the_key(wire, method, route, odd):
     path = path_of(route)
     encoded = "/" + "".join(f"%25{ord(char):02x}" for char in path[1:])
-    spelled = ODD_PATHS[odd].format(path=path, upper=path.upper(), encoded=encoded, tail=path[1:])
+    others = {"upper": path.upper(), "encoded": encoded, "tail": path[1:], "doubled": path.replace("/", "//")}
+    spelled = ODD_PATHS[odd].format(path=path, **others)
     response = wire(method, spelled, body=b"{}")
     assert response.status in (400, 401, 403, 404, 405), response.text
 
