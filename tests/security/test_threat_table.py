@@ -10,10 +10,8 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs" / "security.md"
-ROW = re.compile(
-    r"^\| (?P<threat>[^|]+) \| (?P<expected>[^|]+) \| (?P<tests>[^|]*`[a-z_/]+/test_[a-z_]+\.py[^|]*) \|$", re.MULTILINE
-)
-NAMED = re.compile(r"`(?P<module>[a-z_/]+/test_[a-z_0-9]+\.py)(?:::(?P<test>test_\w+))?`")
+ROW = re.compile(r"^\| (?P<threat>[^|]+) \| (?P<expected>[^|]+) \| (?P<tests>[^|]*`tests/[^|]*) \|$", re.MULTILINE)
+NAMED = re.compile(r"`tests/(?P<module>[a-z_/]+/test_[a-z_0-9]+\.py)(?:::(?P<test>test_\w+))?`")
 THREATS = {
     "Exposed without a key",
     "A path that leads past the key",
@@ -56,4 +54,4 @@ def test_the_tests_that_a_row_names_are_there(threat):
 def test_every_module_of_this_folder_stands_in_the_page():
     text = PAGE.read_text(encoding="utf-8")
     modules = {path.name for path in Path(__file__).parent.glob("test_*.py")} - {Path(__file__).name}
-    assert {module for module in modules if f"`security/{module}" not in text} == set()
+    assert {module for module in modules if f"`tests/security/{module}" not in text} == set()
