@@ -68,6 +68,8 @@ class Settings(BaseSettings):
         max_images: pictures that a request may have.
         max_image_pixels: width times height of each.
         max_json_depth: nesting of a request's JSON.
+        max_answers: how many answers a request may ask for with ``n``, and how many candidates with ``best_of``.
+        max_stop_strings: how many stop strings it may have.
         database_url: where sessions, usage and stored completions are kept: ``sqlite:///path/to/file.db``,
             ``sqlite://`` for memory, or ``postgresql://user:password@host/database``, which several servers may share;
             empty for a file in `home`.
@@ -130,6 +132,8 @@ class Settings(BaseSettings):
     max_images: int = Field(default=8, ge=1, le=1000)
     max_image_pixels: int = Field(default=16_000_000, ge=1024, le=178_000_000)
     max_json_depth: int = Field(default=64, ge=4, le=500)
+    max_answers: int = Field(default=4, ge=1, le=16)
+    max_stop_strings: int = Field(default=4, ge=1, le=16)
     database_url: SecretStr = SecretStr("")  # it may have a password
     database_timeout_s: Seconds = 10
     session_expire_s: LongSeconds = 7 * 86400
@@ -153,7 +157,7 @@ class Settings(BaseSettings):
     total_timeout_s: Seconds = 600
     stalled_reader_s: Seconds = 30
     keep_alive_s: Seconds = 15
-    drain_s: Annotated[float, Field(ge=0, le=3600)] = 5
+    drain_s: Annotated[float, Field(ge=0, le=3600)] = 30
     start_timeout_s: Seconds = 30
 
     @field_validator("compat", "cors_origins", "image_hosts", mode="before")

@@ -18,6 +18,7 @@ Knows nothing of HTTP frameworks, tunnels or torch; every other module may impor
     │   ├── ForbiddenError          403
     │   │   └── RequestCancelledError   403, whoever runs the server ended the request; no client tries it again
     │   ├── NotFoundError           404, no such model, route or stored completion
+    │   ├── RequestIncompleteError  408, it did not arrive in time
     │   ├── GoneError               410, it was there, and can't be had any more
     │   ├── BodyTooLargeError       413
     │   ├── UnsupportedMediaTypeError   415, the body is compressed, or is not said to be JSON
@@ -203,6 +204,14 @@ class HeadersTooLargeError(RequestError):
     status = 431
     type = "invalid_request_error"
     default_code = "headers_too_large"
+
+
+class RequestIncompleteError(RequestError):
+    """The request did not arrive in time."""
+
+    status = 408
+    type = "invalid_request_error"
+    default_code = "request_incomplete"
 
 
 class QueueFullError(RequestError):

@@ -24,6 +24,8 @@ from llmapi_kit.ids import random_hex
 
 logger = logging.getLogger(__name__)
 
+# Of two, a proxy in front may go by the other one
+SINGLE_HEADERS = (b"host", b"authorization", b"x-api-key", b"api-key")
 CLIENT_LEFT = 499  # nginx's number for a client that left before the answer
 END = {"type": "http.response.body", "body": b"", "more_body": False}
 
@@ -73,9 +75,11 @@ class RequestContext:
             logger.exception("The request %s failed", record.id)
 
     def _find_error(self, scope: Scope) -> RequestError | None:
-        """Why the name it was sent to does not allow it."""
-        if sum(name == b"host" for name, _ in scope["headers"]) > 1:
-            return InvalidRequestError("The request has more than one Host header.")
+        """Why its headers, or the name it was sent to, do not allow it."""
+        found = [name for name, _ in scope["headers"] if name in SINGLE_HEADERS]
+        if len(found) > len(set(found)):
+            name = next(name for name in found if found.count(name) > 1)
+            return InvalidRequestError(f"The request has more than one {name.decode().title()} header.")
         hosts = self._state.hosts
         if hosts and (host := host_name(scope)) not in hosts:
             return ForbiddenError(f"This server is not known as {host[:200]!r}.", code="host_not_allowed")

@@ -9,6 +9,7 @@ Source: per-route checks, because path prefixes can be got around (vLLM CVE-2026
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import Any, ClassVar, TypeVar
@@ -43,6 +44,8 @@ JSON_KINDS = {
     bool: "true or false",
     type(None): "null",
 }
+MAX_BYTES_WITHOUT_KEY = 256_000  # a longer body needs the key in a header
+LONG_BODY_BYTES = 100_000  # more takes milliseconds to parse
 KEY_IN_BODY = re.compile(rb'"apikey"\s*:\s*("(?:[^"\\]|\\.){1,1024}")', re.DOTALL)
 
 
@@ -70,7 +73,8 @@ class StrictRequest(Request):
         """
         if not hasattr(self, "_body"):
             self._check_encoding()
-            limit = self._max_body_bytes or state_of(self).max_body_bytes
+            most = state_of(self).max_body_bytes
+            limit = most if self._max_body_bytes is None else min(self._max_body_bytes, most)
             parts, size = [], 0
             async for part in self.stream():
                 size += len(part)
@@ -88,7 +92,10 @@ class StrictRequest(Request):
             UnsupportedMediaTypeError: it is something else and says so, or the server needs to be told that it is JSON.
         """
         if not hasattr(self, "_json"):
-            self._json = self._parse(await self.body())
+            body = await self.body()
+            # A worker lets go of the GIL now and then, the event loop never does
+            is_long = len(body) > LONG_BODY_BYTES
+            self._json = await asyncio.to_thread(self._parse, body) if is_long else self._parse(body)
         return self._json
 
     def _parse(self, body: bytes) -> Any:
@@ -183,10 +190,14 @@ class BodyKeyedRoute(KeyedRoute):
         handler = PublicRoute.get_route_handler(self)
 
         async def handle(request: Request) -> Response:
-            strict = StrictRequest(request.scope, request.receive)
-            check = state_of(request).key_check
+            state = state_of(request)
+            check = state.key_check
+            is_stranger = not (check.is_open or has_key_header(request.headers))
+            # What is kept of a thousand of them at the same time is little
+            most = min(MAX_BYTES_WITHOUT_KEY, state.settings.max_body_bytes) if is_stranger else None
+            strict = StrictRequest(request.scope, request.receive, most)
             try:
-                key = None if check.is_open or has_key_header(request.headers) else await _key_in_body(strict)
+                key = await _key_in_body(strict) if is_stranger else None
             except ClientDisconnect:
                 return Response(status_code=499)
             if key is None:

@@ -77,6 +77,8 @@ class LaunchSettings(_ModelSettings, _ProviderSettings, total=False):
     max_images: int | None
     max_image_pixels: int | None
     max_json_depth: int | None
+    max_answers: int | None
+    max_stop_strings: int | None
     database_url: SecretStr | str | None
     database_timeout_s: float | None
     session_expire_s: float | None

@@ -20,6 +20,9 @@ import torch
 from llmapi_kit.sampling.masks import NO_MASKS, Masks
 from llmapi_kit.sampling.parameters import SamplingParams
 
+# What is smaller is 0 in the logits' own precision, and 0 times the -inf of a token that is not allowed is no number.
+LEAST_PENALTY = 1e-30
+
 
 class Sampled(NamedTuple):
     """One chosen token.
@@ -82,9 +85,8 @@ class SamplerRow:
         if params.has_penalties:
             seen, counts = self._tables(logits)
             if params.repetition_penalty != 1:
-                penalised = torch.where(
-                    logits > 0, logits / params.repetition_penalty, logits * params.repetition_penalty
-                )
+                penalty = max(params.repetition_penalty, LEAST_PENALTY)
+                penalised = torch.where(logits > 0, logits / penalty, logits * penalty)
                 logits.copy_(torch.where(seen, penalised, logits))
             if params.frequency_penalty:
                 logits.sub_(counts, alpha=params.frequency_penalty)

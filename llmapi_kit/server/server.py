@@ -413,7 +413,7 @@ class Server(PublicServer, SharedServer):
         more at most, or eight where the database hangs. The models stay loaded.
 
         Args:
-            drain_s: how long running requests may take; None for the setting (5 s).
+            drain_s: how long running requests may take; None for the setting (30 s).
 
         Examples:
             >>> server = kit.launch(kit.load("mock"), port=0)

@@ -6,7 +6,7 @@ Checked when the session starts, and kept with it as it was given.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -49,7 +49,7 @@ class TextSettings(SessionSettings):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
 
     def sampling(self, defaults: Mapping[str, float]) -> SamplingParams:
         """See `SessionSettings.sampling`."""
@@ -85,16 +85,18 @@ def read_settings(bot: Bot, given: Mapping[str, Any]) -> SessionSettings:
         InvalidRequestError: one is unknown or has a value that can't be used; names it.
     """
     kind = KINDS[bot.kind]
+    known = kind.model_fields
+    unknown = next((name for name in given if name not in known), None)
+    if unknown is not None:  # said here, as pydantic would list them all
+        name = f"settings.{unknown}"[:100]
+        raise InvalidRequestError(
+            f"{name} is not a setting of the bot {bot.type!r}. It takes: {', '.join(known)}.", param=name
+        )
     try:
         settings = kind.model_validate(dict(given))
     except ValidationError as exc:
         problem = exc.errors()[0]
         name = ".".join(["settings", *(str(part) for part in problem["loc"] if part not in ("str", "list[str]"))])
-        if problem["type"] == "extra_forbidden":
-            known = ", ".join(kind.model_fields)
-            raise InvalidRequestError(
-                f"{name[:100]} is not a setting of the bot {bot.type!r}. It takes: {known}.", param=name[:100]
-            ) from exc
         raise InvalidRequestError(f"{name}: {problem['msg']}.", param=name) from exc
     try:
         settings.sampling({})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-
 import pytest
 from fastapi import FastAPI
 
@@ -120,42 +118,6 @@ def test_the_only_route_with_a_token_is_the_eventsources():
     assert {route.path for _, route in TOKENED} == {"/chat-sse"}
 
 
-ODD_PATHS = ["//v1/models", "/v1//models", "/v1/%2e/models", "/healthz/../v1/models", "/V1/models", "/v1/models/"]
-
-
-@pytest.mark.parametrize("path", ODD_PATHS)
-def test_odd_paths_open_nothing(untouchable, path):
-    server = untouchable
-    connection = http_connection(server)
-    connection.request("GET", path)
-    response = connection.getresponse()
-    assert response.status in (401, 404)
-    assert b"context_length" not in response.read()
-    connection.close()
-
-
-def http_connection(server):
-    """A client that sends paths and headers as they are."""
-    return http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
-
-
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil", "", "[::1].x"])
-def test_foreign_host_names_are_refused(untouchable, host):
-    server = untouchable
-    connection = http_connection(server)
-    connection.putrequest("GET", "/v1/models", skip_host=True)
-    connection.putheader("Host", host)
-    connection.putheader("Authorization", f"Bearer {KEY}")
-    connection.endheaders()
-    assert connection.getresponse().status in (400, 403)
-    connection.close()
-
-
-@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:99", "LOCALHOST"])
-def test_names_of_this_machine_are_answered(serve, http, host):
-    assert http(serve()).get("/v1/models", headers={"Host": host}).status_code == 200
-
-
 @pytest.mark.parametrize("path", HEALTH)
 def test_health_tells_which_server_it_is_and_nothing_else(untouchable, http, path):
     server = untouchable
@@ -168,11 +130,6 @@ def test_openapi_document_lists_what_there_is(serve, http):
     assert {"/v1/chat/completions", "/v1/completions", "/v1/models", "/healthz", "/readyz"} <= set(document["paths"])
     body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["anyOf"][0]["$ref"].endswith("/ChatBody")
-
-
-def test_there_is_no_cors_header(serve, http):
-    response = http(serve()).get("/healthz", headers={"Origin": "https://evil.example"})
-    assert not [name for name in response.headers if name.startswith("access-control")]
 
 
 def test_unknown_paths_answer_404_in_the_error_shape(serve, http):
@@ -208,20 +165,6 @@ def test_what_tells_of_the_server_is_closed_to_the_tunnel(serve, http):
 
 def test_keyed_route_is_a_public_route_with_a_key():
     assert issubclass(KeyedRoute, PublicRoute)
-
-
-@pytest.mark.parametrize("key", ["' OR 1=1 --", "a\x00b", "x" * 60_000])
-def test_hostile_keys_are_refused_not_served(untouchable, key):
-    import socket
-
-    server = untouchable
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
-        request = (
-            f"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n"
-        )
-        raw.sendall(request.encode())
-        status = int(raw.makefile("rb").readline().split()[1])
-    assert status in (400, 401, 431)
 
 
 def test_chat_works_with_the_key(serve, http):

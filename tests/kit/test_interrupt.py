@@ -10,7 +10,8 @@ import llmapi_kit as kit
 
 pytestmark = [pytest.mark.kernel, pytest.mark.skipif(os.name != "posix", reason="needs signals")]
 
-NUM_TOKENS = 60
+NUM_INTERRUPTS = 100
+NUM_TOKENS = 250  # which take five seconds
 DEADLINE_S = 10.0
 
 STREAM_UNDER_INTERRUPTS = """
@@ -19,7 +20,7 @@ import httpx
 import llmapi_kit as kit
 from llmapi_kit.engines.mock import MockEngine
 
-NUM_TOKENS = int(sys.argv[1])
+NUM_TOKENS, NUM_INTERRUPTS = map(int, sys.argv[1:])
 engine = MockEngine("word", num_tokens=NUM_TOKENS, delay_s=0.02)
 server = kit.launch(engine, port=0)
 lines, begun = [], threading.Event()
@@ -37,7 +38,7 @@ reader = threading.Thread(target=read)
 reader.start()
 begun.wait(30)
 num_interrupts = num_midway = 0
-while num_interrupts < 20:
+while num_interrupts < NUM_INTERRUPTS:
     try:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(10)
@@ -45,7 +46,7 @@ while num_interrupts < 20:
         num_interrupts += 1
         num_midway += reader.is_alive()
     try:
-        time.sleep(0.02)
+        time.sleep(0.01)
     except KeyboardInterrupt:
         pass
 reader.join(60)
@@ -64,8 +65,9 @@ def interrupt_main_thread():
 
 
 @pytest.mark.slow
-def test_twenty_interrupts_break_no_stream(program):
-    assert program(STREAM_UNDER_INTERRUPTS, str(NUM_TOKENS)) == "[20, true, true, true]"
+def test_a_hundred_interrupts_break_no_stream(program):
+    said = program(STREAM_UNDER_INTERRUPTS, str(NUM_TOKENS), str(NUM_INTERRUPTS))
+    assert said == f"[{NUM_INTERRUPTS}, true, true, true]"
 
 
 def test_an_interrupt_while_launch_waits_leaves_nothing_and_a_re_run_works(monkeypatch):

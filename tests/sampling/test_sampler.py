@@ -5,6 +5,7 @@ import torch
 from transformers import TypicalLogitsWarper
 
 from llmapi_kit.errors import InvalidRequestError
+from llmapi_kit.sampling.masks import Masks
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.sampling.sampler import SamplerRow, sample
 
@@ -133,6 +134,18 @@ def test_repetition_penalty_counts_prompt_and_answer():
 def test_negative_logits_are_multiplied_by_the_repetition_penalty():
     logits = torch.tensor([[-1.0, -1.5]])
     assert sample(logits, [row(prompt=[0], temperature=0, repetition_penalty=2.0)])[0].token_id == 1
+
+
+@pytest.mark.parametrize("penalty", [1e-30, 1e-224, 5e-324])
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_a_tiny_repetition_penalty_allows_no_token_that_is_not_allowed(penalty, temperature):
+    """It was 0 in float32, and a token that a grammar forbids came out: a 500."""
+    blocked = torch.zeros(1, VOCAB, dtype=torch.bool)
+    blocked[0, :40] = True
+    masks = Masks([0], blocked, {})
+    seen = row(range(45), temperature=temperature, repetition_penalty=penalty, seed=1)
+    chosen = [sample(logits_of(seed), [seen], masks)[0].token_id for seed in range(10)]
+    assert all(token >= 40 for token in chosen), chosen
 
 
 def test_presence_and_frequency_penalties_count_the_answer_only():

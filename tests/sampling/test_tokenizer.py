@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.models.spec import POCKET_DIR
-from llmapi_kit.sampling.tokenizer import INFILL_TOKENS, ModelTokenizer
+from llmapi_kit.sampling.tokenizer import INFILL_TOKENS, LONG_TEXT, ModelTokenizer
 
 from . import vocabularies
 
@@ -74,6 +74,29 @@ def test_the_bytes_of_tokens_join_to_their_text(vocabulary, prompt, answer):
     ids = shown_ids(codec, text)
     raw = [codec.token_bytes(token_id, begins_text=i == 0) for i, token_id in enumerate(ids)]
     assert b"".join(raw).decode() == codec.decode(ids)
+
+
+class WithoutTheGil:
+    """A backend without the calls that keep the GIL for as long as they take."""
+
+    def __init__(self, backend):
+        self.encode_batch_fast = backend.encode_batch_fast
+        self.decode_batch = backend.decode_batch
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "sentencepiece"])
+def test_long_texts_are_the_same_ids_and_texts_without_the_gil(tokenizer, kind):
+    """Thirty of two megabytes each had every other request of the process wait for half a minute."""
+    made = ModelTokenizer(tokenizer if kind == "byte-level" else vocabularies.sentencepiece())
+    text = "the name <|im_end|> of 10 cats \n" * 1000
+    for add in (True, False):
+        expected = list(made.backend_tokenizer.encode(text, add_special_tokens=add).ids)
+        whole = made.backend_tokenizer.decode(expected, skip_special_tokens=False)
+        codec = ModelTokenizer(made._tokenizer)
+        codec._backend = WithoutTheGil(made.backend_tokenizer)
+        assert len(text) > LONG_TEXT < len(expected)
+        assert codec.encode(text, add_special_tokens=add) == expected
+        assert codec.decode(expected) == whole
 
 
 @pytest.mark.parametrize("names", INFILL_TOKENS)

@@ -39,7 +39,8 @@ class CompletionBody(GenerationBody):
     echo: bool | None = Field(None, description="Give the prompt too; with logprobs, its tokens are scored.")
     best_of: int | None = Field(
         None,
-        description=f"Make this many candidates, 1 to {MAX_ANSWERS}, and send the n likeliest.",
+        description=f"Make this many candidates and send the n likeliest; 1 to 4, or to what the server's setting "
+        f"max_answers says, {MAX_ANSWERS} at most.",
         json_schema_extra={"minimum": 1, "maximum": MAX_ANSWERS},
     )
     logprobs: int | None = Field(

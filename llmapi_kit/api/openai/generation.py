@@ -21,9 +21,10 @@ from llmapi_kit.api.sse import DONE, LastFrame
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.api.timed_events import TimedEvents
 from llmapi_kit.api.token_estimate import request_tokens
+from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine, GenerationRequest
 from llmapi_kit.engines.multi_prompt import generate_prompts
-from llmapi_kit.errors import RequestCancelledError, RequestError, StoreError
+from llmapi_kit.errors import InvalidRequestError, RequestCancelledError, RequestError, StoreError
 from llmapi_kit.ids import random_hex
 from llmapi_kit.store.counts import Counts
 from llmapi_kit.types import Accepted, Delta, Failed, Finished
@@ -263,6 +264,7 @@ async def start(state: ApiState, engine: Engine, requests: Sequence[GenerationRe
     Raises:
         RequestError: they were not.
     """
+    _check_limits(state.settings, requests[0])
     admission = state.admit(lambda: request_tokens(requests))
     answer_id, model = new_id(id_prefix), engine.info.id
     keyed = [replace(request, key_id=state.caller.id) for request in requests]
@@ -282,6 +284,22 @@ async def start(state: ApiState, engine: Engine, requests: Sequence[GenerationRe
         raise
     n = requests[0].n
     return Generation(state, events, model, answer_id, len(requests) * n, n, event.num_prompt_tokens, admission)
+
+
+def _check_limits(settings: Settings, request: GenerationRequest) -> None:
+    """Raise where a request asks for more than this server gives anybody."""
+    asked = {
+        "n": (request.n, "answers", "max_answers"),
+        "best_of": (request.best_of, "candidates", "max_answers"),
+        "stop": (len(request.sampling.stop), "stop strings", "max_stop_strings"),
+    }
+    for param, (num, what, setting) in asked.items():
+        most: int = getattr(settings, setting)
+        if num > most:
+            raise InvalidRequestError(
+                f"The request asks for {num} {what}; this server takes at most {most} (its setting {setting}).",
+                param=param,
+            )
 
 
 def new_id(prefix: str) -> str:

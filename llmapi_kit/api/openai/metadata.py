@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from llmapi_kit.api.openai.request_body import at_most
 from llmapi_kit.errors import InvalidRequestError
 
 MAX_PAIRS = 16
@@ -18,6 +19,7 @@ MAX_VALUE_LENGTH = 512
 
 Metadata = Annotated[
     dict[str, str],
+    at_most(MAX_PAIRS),
     Field(
         json_schema_extra={
             "maxProperties": MAX_PAIRS,

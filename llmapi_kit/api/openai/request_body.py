@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic.config import JsonDict
+from pydantic_core import CoreSchema
 
 from llmapi_kit.api.openai.neutral_values import ANYTHING, asks_for_nothing, neutral_values, without_indexes
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.sampling.constraints import Constraint, ConstraintKind
-from llmapi_kit.sampling.parameters import MAX_STOP_LENGTH, MAX_STOP_STRINGS, SamplingParams, with_off_values
+from llmapi_kit.sampling.parameters import (
+    MAX_LOGIT_BIAS,
+    MAX_STOP_LENGTH,
+    MAX_STOP_STRINGS,
+    SamplingParams,
+    with_off_values,
+)
 
 # What is known elsewhere, and what to use here.
 INSTEAD: Mapping[str, str] = {
@@ -52,8 +59,33 @@ SAMPLING_FIELDS = (
 )
 
 
+def at_most(num: int) -> BeforeValidator:
+    """Refuses an object of more than `num` entries before it looks at each of them."""
+
+    def check(value: object) -> object:
+        if isinstance(value, dict) and len(value) > num:
+            raise ValueError(f"it has {len(value)} entries; at most {num} are allowed")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _fail_fast(schema: Any) -> None:
+    """Have every list in a pydantic schema checked up to its first fault."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "list":
+            schema["fail_fast"] = True
+        schema = list(schema.values())
+    if isinstance(schema, list | tuple):
+        for part in schema:
+            _fail_fast(part)
+
+
 class StrictModel(BaseModel):
     """A JSON object without coercion: "0.5" is not a number, 1 is not true.
+
+    Lists are checked up to their first fault: a body of two megabytes has room for a million of them, and to list them
+    all would hold up everybody else for seconds.
 
     Attributes:
         own_neutral: what `neutral_values` does not say of all bodies: values that ask for nothing in this one.
@@ -61,6 +93,13 @@ class StrictModel(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
     own_neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """The schema, with lists that fail fast."""
+        schema = handler(source)
+        _fail_fast(schema)
+        return schema
 
     def refuse_unsupported(self) -> None:
         """Raise for the first field that would be ignored, here or in an object within.
@@ -154,7 +193,8 @@ class GenerationBody(DecodingBody):
     stream_options: StreamOptions | None = None
     n: int | None = Field(
         None,
-        description=f"How many answers, 1 to {MAX_ANSWERS}.",
+        description="How many answers, 1 to 4, or to what the server's setting max_answers says, "
+        f"{MAX_ANSWERS} at most.",
         json_schema_extra={"minimum": 1, "maximum": MAX_ANSWERS},
     )
     min_p: float | None = Field(
@@ -173,10 +213,11 @@ class GenerationBody(DecodingBody):
     frequency_penalty: float | None = Field(
         None, description="Subtracted for each time a token was made.", json_schema_extra={"minimum": -2, "maximum": 2}
     )
-    logit_bias: dict[str, float] | None = Field(
+    logit_bias: Annotated[dict[str, float], at_most(MAX_LOGIT_BIAS)] | None = Field(
         None,
         description="Token id to a number added to its logit.",
         json_schema_extra={
+            "maxProperties": MAX_LOGIT_BIAS,
             "propertyNames": {"pattern": "^[0-9]{1,4}$"},
             "additionalProperties": {"minimum": -100, "maximum": 100},
         },
@@ -188,7 +229,8 @@ class GenerationBody(DecodingBody):
     )
     stop: str | list[str] | None = Field(
         None,
-        description=f"Up to {MAX_STOP_STRINGS} texts that end the answer; empty ones are none.",
+        description="Up to 4 texts that end the answer, or what the server's setting max_stop_strings says, "
+        f"{MAX_STOP_STRINGS} at most; empty ones are none.",
         json_schema_extra={"maxItems": MAX_STOP_STRINGS, "items": {"maxLength": MAX_STOP_LENGTH}},
     )
     stop_token_ids: list[int] | None = Field(None, description="Token ids that end the answer.")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from pydantic import Field
 from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
-from llmapi_kit.api.openai.chat_body import Message, Tool, check_message, plain_message
+from llmapi_kit.api.openai.chat_body import MAX_TOOLS, Message, Tool, check_message, plain_message
 from llmapi_kit.api.openai.request_body import RequestBody
 from llmapi_kit.api.openai.response_schemas import Detokenized, Tokenized, Version
 from llmapi_kit.api.openapi import answers, examples
@@ -26,7 +27,7 @@ class TokenizeBody(RequestBody):
 
     prompt: str | None = None
     messages: list[Message] | None = None
-    tools: list[Tool] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="Further variables of the chat template.")
     add_generation_prompt: bool | None = Field(None, description="Of messages; true if left out.")
     add_special_tokens: bool | None = Field(None, description="Of a prompt; true if left out.")
@@ -46,7 +47,7 @@ class DetokenizeBody(RequestBody):
     responses=answers(Tokenized),
     openapi_extra=examples(A_text={"prompt": "The sun"}),
 )
-async def tokenize(body: TokenizeBody, request: Request) -> dict[str, Any]:
+async def tokenize(body: TokenizeBody, request: Request) -> Response:
     """The token ids that a prompt, or a conversation under the chat template, becomes."""
     body.refuse_unsupported()
     engine = await state_of(request).catalog.find(body.model)
@@ -65,8 +66,15 @@ async def tokenize(body: TokenizeBody, request: Request) -> dict[str, Any]:
         ids = await engine.tokenize_chat(ask)
     else:
         ids = await engine.tokenize(body.prompt or "", add_special_tokens=body.add_special_tokens is not False)
+    most = engine.info.context_length
+    if body.return_token_strs and 0 < most < len(ids):
+        raise InvalidRequestError(
+            f"The prompt has {len(ids)} tokens; return_token_strs is for at most {most}, the model's context.",
+            param="return_token_strs",
+        )
     texts = [await engine.detokenize([token_id]) for token_id in ids] if body.return_token_strs else None
-    return {"count": len(ids), "max_model_len": engine.info.context_length, "tokens": ids, "token_strs": texts}
+    answer = {"count": len(ids), "max_model_len": engine.info.context_length, "tokens": ids, "token_strs": texts}
+    return JSONResponse(answer)  # FastAPI would look at each of a million ids
 
 
 @router.post(
