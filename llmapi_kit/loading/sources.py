@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.errors import ConfigError, InvalidRequestError, LlmApiKitError, MissingDependencyError, ModelError
+from llmapi_kit.loading.gguf_source import GgufSource
 from llmapi_kit.loading.heavy_imports import import_for_local_models
 from llmapi_kit.loading.load_failure import load_error
 from llmapi_kit.loading.loader import ModelLoader
@@ -255,7 +256,7 @@ SOURCES: Mapping[str, Source] = {
     "plugin": PluginSource(),
     "folder": _LOCAL,
     "hub": _LOCAL,
-    "gguf": _LOCAL,
+    "gguf": GgufSource(),
 }
 
 

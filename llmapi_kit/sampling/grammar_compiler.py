@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from llmapi_kit.errors import InvalidRequestError, MissingDependencyError, QueueFullError, UnsupportedFieldError
 from llmapi_kit.sampling.constraints import Constraint
@@ -53,6 +53,31 @@ class HasBackend(Protocol):
         ...
 
 
+@runtime_checkable
+class HasGrammarVocabulary(Protocol):
+    """A tokenizer that tells llguidance its vocabulary itself.
+
+    Attributes:
+        added_tokens: those that grammars may name: text to id.
+        vocab_size: ids that there are.
+    """
+
+    vocab_size: int
+
+    @property
+    def added_tokens(self) -> Mapping[str, int]:
+        """See the class."""
+        ...
+
+    def grammar_vocabulary(self, eos_ids: Sequence[int]) -> LLTokenizer:
+        """The vocabulary.
+
+        Raises:
+            UnsupportedFieldError: it has no token that ends an answer.
+        """
+        ...
+
+
 class GrammarCompiler:
     """Makes matchers. One per loaded model.
 
@@ -67,7 +92,7 @@ class GrammarCompiler:
 
     def __init__(
         self,
-        tokenizer: HasBackend,
+        tokenizer: HasBackend | HasGrammarVocabulary,
         vocab_size: int,
         eos_ids: Iterable[int],
         *,
@@ -165,8 +190,7 @@ class GrammarCompiler:
     def _prepare(self) -> tuple[LLTokenizer, GrammarTrial]:
         if self._prepared is None:
             tokenizer = _read_vocabulary(self._tokenizer, self._eos_ids)
-            added = self._tokenizer.backend_tokenizer.get_added_tokens_decoder()
-            specials = [(int(token_id), token.content) for token_id, token in added.items()]
+            specials = _specials(self._tokenizer)
             self._prepared = tokenizer, GrammarTrial(tokenizer.vocab_size, specials, tokenizer.eos_tokens, LIMITS)
             if self._is_closed:
                 self._prepared[1].close()
@@ -192,12 +216,22 @@ class GrammarCompiler:
             size -= len(source)
 
 
-def _read_vocabulary(tokenizer: HasBackend, eos_ids: list[int]) -> LLTokenizer:
+def _specials(tokenizer: HasBackend | HasGrammarVocabulary) -> list[tuple[int, str]]:
+    """Id and text of each token that grammars may name."""
+    if isinstance(tokenizer, HasGrammarVocabulary):
+        return [(token_id, text) for text, token_id in tokenizer.added_tokens.items()]
+    added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
+    return [(int(token_id), token.content) for token_id, token in added.items()]
+
+
+def _read_vocabulary(tokenizer: HasBackend | HasGrammarVocabulary, eos_ids: list[int]) -> LLTokenizer:
     """The vocabulary as llguidance wants it."""
     try:
         from llguidance import LLTokenizer
     except ImportError as exc:
         raise MissingDependencyError("llguidance", "torch", "Structured output") from exc
+    if isinstance(tokenizer, HasGrammarVocabulary):
+        return tokenizer.grammar_vocabulary([token_id for token_id in eos_ids if token_id < tokenizer.vocab_size])
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UnsupportedFieldError("Structured output needs a fast tokenizer (tokenizer.json); this model has none.")

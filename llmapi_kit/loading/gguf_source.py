@@ -1,0 +1,80 @@
+"""GGUF files as a source of engines; see `llmapi_kit.loading.sources.Source`.
+
+What reads files needs numpy and is imported when there is one to read.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmapi_kit.config import Settings
+from llmapi_kit.engines.base import Engine
+from llmapi_kit.errors import LlmApiKitError, MissingDependencyError, ModelNotFoundError
+from llmapi_kit.loading.gguf_options import OPTIONS, parse_options
+from llmapi_kit.loading.heavy_imports import import_for_local_models
+from llmapi_kit.loading.load_failure import load_error
+from llmapi_kit.models.fit import MemoryNeed, fit_need
+from llmapi_kit.models.spec import ModelSpec
+from llmapi_kit.runners.libllama import find_libllama
+
+SETTINGS = (
+    "max_slots",
+    "context_length",
+    "kv_memory",
+    "num_threads",
+    "step_tokens",
+    "default_max_tokens",
+    "max_queue",
+    "prefix_cache",
+    "download_stall_s",
+)
+
+
+class GgufSource:
+    """A GGUF file, which llama.cpp runs as it is."""
+
+    options: tuple[str, ...] | None = OPTIONS
+    settings = SETTINGS
+    is_light = False
+
+    def check(self, spec: ModelSpec, options: Mapping[str, Any]) -> None:
+        """See `Source.check`."""
+        for package, extra in {"torch": "torch", "transformers": "torch", "gguf": "gguf"}.items():
+            if importlib.util.find_spec(package) is None:
+                raise MissingDependencyError(package, extra, f"Loading {spec.id}")
+        find_libllama()
+        from llmapi_kit.models.gguf_file import parts_of
+        from llmapi_kit.models.gguf_header import check_gguf_begin
+
+        parse_options(options)
+        for part in parts_of(_path(spec)):
+            check_gguf_begin(part)
+
+    def memory_need(self, spec: ModelSpec, settings: Settings, options: Mapping[str, Any]) -> MemoryNeed:
+        """See `Source.memory_need`."""
+        from llmapi_kit.loading.gguf_loader import gguf_fit
+        from llmapi_kit.models.gguf_file import open_gguf
+
+        return fit_need(gguf_fit(open_gguf(_path(spec)), parse_options(options)), settings)
+
+    def make_engine(self, spec: ModelSpec, settings: Settings, options: Mapping[str, Any]) -> Engine:
+        """See `Source.make_engine`."""
+        parsed = parse_options(options)
+        import_for_local_models()
+        from llmapi_kit.loading.gguf_loader import load_gguf
+
+        try:
+            return load_gguf(spec, _path(spec), settings, parsed)
+        except LlmApiKitError:
+            raise
+        except Exception as exc:  # whatever a file makes of the libraries that read it
+            raise load_error(spec.name, exc) from exc
+
+
+def _path(spec: ModelSpec) -> Path:
+    if spec.path is None:
+        raise ModelNotFoundError(f"{spec.name} is no GGUF file on this machine.")
+    return spec.path
