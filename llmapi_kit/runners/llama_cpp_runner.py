@@ -192,10 +192,13 @@ class LlamaCppRunner:
         context = self._library.llama_init_from_model(self._model.handle, params)
         name = self._model.path.name
         if not context:
-            raise ModelTooLargeError(
-                f"llama.cpp has no memory for {self.num_slots} requests of {self.max_length} tokens of {name}: "
-                f"{libllama.take_errors()}. Set max_slots, context_length or kv_cache_dtype='q8_0'."
-            )
+            why = libllama.take_errors()
+            if "alloc" in why:
+                raise ModelTooLargeError(
+                    f"llama.cpp has no memory for {self.num_slots} requests of {self.max_length} tokens of {name}: "
+                    f"{why}. Set max_slots, context_length or kv_cache_dtype='q8_0'."
+                )
+            raise UnsupportedModelError(f"llama.cpp can't run {name} this way: {why}.")
         if not self._library.llama_get_memory(context):
             self._library.llama_free(context)
             raise UnsupportedModelError(f"{name} has no KV memory, so it can't continue a text.")
