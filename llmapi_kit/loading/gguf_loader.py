@@ -55,7 +55,8 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
         MissingDependencyError: it needs an extra that is not installed.
     """
     from llmapi_kit.engines.local.engine import LocalEngine
-    from llmapi_kit.runners.llama_cpp_runner import MAX_SLOTS, ContextOptions, LlamaCppRunner
+    from llmapi_kit.runners.llama_context import MAX_SLOTS, ContextOptions
+    from llmapi_kit.runners.llama_cpp_runner import LlamaCppRunner
     from llmapi_kit.runners.llama_model import LlamaModel
     from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
     from llmapi_kit.sampling.llama_tokenizer import LlamaTokenizer

@@ -8,43 +8,21 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from llmapi_kit.errors import ModelLoadError, ModelTooLargeError, UnsupportedModelError
+from llmapi_kit.errors import ModelLoadError, UnsupportedModelError
 from llmapi_kit.runners import libllama
 from llmapi_kit.runners.base import StepItem
+from llmapi_kit.runners.llama_context import BATCH_TOKENS, MAX_SLOTS, ContextOptions, LlamaContext
 from llmapi_kit.runners.llama_model import LlamaModel
 
-MAX_SLOTS = 256  # of the library
-STREAM_UNIT = 256  # cells of a stream of KV memory are a multiple of this
-BATCH_TOKENS, MICRO_BATCH_TOKENS = 2048, 512
 # Rows of logits that one call may give. The library reserves memory for them, each as wide as the vocabulary.
 MIN_OUTPUTS = 64
 SMALL_MODEL_BYTES = 100_000_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContextOptions:
-    """How keys, values and positions are computed.
-
-    Attributes:
-        flash_attn: compute attention without its matrix; None where the library can.
-        kv_cache_dtype: number format of keys and values; quantised ones need `flash_attn`.
-        rope_scaling: ``none``, ``linear`` or ``yarn``; None for what the file says, as for the two below.
-        rope_freq_base: of the rotary embedding.
-        rope_freq_scale: factor of positions: 0.5 doubles the context.
-    """
-
-    flash_attn: bool | None = None
-    kv_cache_dtype: str = "f16"
-    rope_scaling: str | None = None
-    rope_freq_base: float | None = None
-    rope_freq_scale: float | None = None
 
 
 class _Piece(NamedTuple):
@@ -106,14 +84,20 @@ class LlamaCppRunner:
         self.can_rewind = not model.keeps_one_state
         self._model, self._library = model, model.library
         self._max_outputs = max(num_slots, MIN_OUTPUTS)
-        self._context: int | None = self._make_context(num_threads, options or ContextOptions())
-        self._memory = self._library.llama_get_memory(self._context)
+        self._llama = LlamaContext(
+            model,
+            num_slots=num_slots,
+            max_length=max_length,
+            num_outputs=self._max_outputs,
+            num_threads=num_threads or _best_num_threads(model),
+            options=options or ContextOptions(),
+        )
+        self._context, self._memory = self._llama.handle, self._llama.memory
         self._batch = _BatchArrays(BATCH_TOKENS)
         self._held = [0] * num_slots  # positions from here on are free
         self._pooled: dict[int, dict[int, torch.Tensor]] = {}  # slot to first position to the sum of its states
         self._state_size = int(self._library.llama_model_n_embd(model.handle))
         try:
-            self._set_adapters()
             self._self_check()
         except BaseException:
             self.close()
@@ -165,51 +149,9 @@ class LlamaCppRunner:
 
     def close(self) -> None:
         """See `Runner.close`."""
-        if self._context is not None:
-            self._library.llama_free(self._context)
-            self._context = None
+        self._llama.close()
         self._pooled.clear()
         self._model.close()
-
-    def _make_context(self, num_threads: int, options: ContextOptions) -> int:
-        params = self._library.llama_context_default_params()
-        params.n_seq_max = self.num_slots
-        params.n_ctx = self.num_slots * stream_length(self.max_length)
-        params.n_batch = min(BATCH_TOKENS, params.n_ctx)
-        params.n_ubatch = MICRO_BATCH_TOKENS
-        params.n_outputs_max = params.n_outputs_max_per_seq = self._max_outputs
-        params.n_threads = params.n_threads_batch = num_threads or _best_num_threads(self._model)
-        params.pooling_type = libllama.NO_POOLING
-        params.kv_unified = False
-        if options.flash_attn is not None:
-            params.flash_attn_type = int(options.flash_attn)
-        params.type_k = params.type_v = libllama.KV_TYPES[options.kv_cache_dtype]
-        if options.rope_scaling is not None:
-            params.rope_scaling_type = libllama.ROPE_SCALING[options.rope_scaling]
-        params.rope_freq_base = options.rope_freq_base or 0
-        params.rope_freq_scale = options.rope_freq_scale or 0
-        libllama.take_errors()
-        context = self._library.llama_init_from_model(self._model.handle, params)
-        name = self._model.path.name
-        if not context:
-            why = libllama.take_errors()
-            if "alloc" in why:
-                raise ModelTooLargeError(
-                    f"llama.cpp has no memory for {self.num_slots} requests of {self.max_length} tokens of {name}: "
-                    f"{why}. Set max_slots, context_length or kv_cache_dtype='q8_0'."
-                )
-            raise UnsupportedModelError(f"llama.cpp can't run {name} this way: {why}.")
-        if not self._library.llama_get_memory(context):
-            self._library.llama_free(context)
-            raise UnsupportedModelError(f"{name} has no KV memory, so it can't continue a text.")
-        return int(context)
-
-    def _set_adapters(self) -> None:
-        if adapters := self._model.adapters:
-            addresses = (ctypes.c_void_p * len(adapters))(*adapters)
-            scales = (ctypes.c_float * len(adapters))(*[1.0] * len(adapters))
-            if self._library.llama_set_adapters_lora(self._context, addresses, len(adapters), scales):
-                raise ModelLoadError(f"llama.cpp can't apply the adapters of {self._model.path.name}.")
 
     def _rewind(self, slot: int, length: int) -> None:
         """Have a slot hold its first `length` positions and no more."""
@@ -310,11 +252,6 @@ class _BatchArrays:
             at = stop
         arrays = (self._positions, self._counts, self._slot_addresses, self._outputs)
         return libllama.Batch(at, self._tokens.ctypes.data, None, *(array.ctypes.data for array in arrays))
-
-
-def stream_length(max_length: int) -> int:
-    """Cells of KV memory that a slot of so many tokens takes."""
-    return -(-max_length // STREAM_UNIT) * STREAM_UNIT
 
 
 def _first_rows(items: Sequence[StepItem]) -> list[int]:

@@ -11,7 +11,8 @@ import torch
 from llmapi_kit.errors import ConfigError, ModelLoadError, UnsupportedModelError
 from llmapi_kit.runners import libllama
 from llmapi_kit.runners.base import StepItem
-from llmapi_kit.runners.llama_cpp_runner import ContextOptions, LlamaCppRunner
+from llmapi_kit.runners.llama_context import ContextOptions
+from llmapi_kit.runners.llama_cpp_runner import LlamaCppRunner
 from llmapi_kit.runners.llama_model import LlamaModel
 
 from .conftest import VOCAB
