@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
     from llmapi_kit.runners.llama_context import MAX_SLOTS, ContextOptions
     from llmapi_kit.runners.llama_cpp_runner import LlamaCppRunner
     from llmapi_kit.runners.llama_model import LlamaModel
+    from llmapi_kit.runners.llama_vocabulary import LlamaVocabulary
+    from llmapi_kit.runners.load_trial import try_to_load
     from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
     from llmapi_kit.sampling.llama_tokenizer import LlamaTokenizer
     from llmapi_kit.sampling.recommended import honoured
@@ -72,13 +75,23 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
     if not fit.fits:
         raise ModelTooLargeError(f"{spec.id} does not fit. {fit.advice}")
     dialect = _dialect(file)
-    tokenizer = LlamaTokenizer(LlamaModel(file.path, has_weights=False), template, markers=dialect.markers)
+    context_options = ContextOptions(
+        flash_attn=options.flash_attn,
+        kv_cache_dtype=options.kv_cache_dtype or "f16",
+        rope_scaling=options.rope_scaling,
+        rope_freq_base=options.rope_freq_base,
+        rope_freq_scale=options.rope_freq_scale,
+    )
+    adapters = [options.adapter] if options.adapter is not None else []
+    report("trying the file")
+    try_to_load(file.path, lora=adapters, options=asdict(context_options))
+    tokenizer = LlamaTokenizer(LlamaVocabulary(file.path), template, markers=dialect.markers)
     model = LlamaModel(
         file.path,
         n_gpu_layers=options.num_gpu_layers,
         use_mmap=options.use_mmap,
         use_mlock=bool(options.use_mlock),
-        lora=[options.adapter] if options.adapter is not None else [],
+        lora=adapters,
     )
     report("preparing the engine")
     has_gpu = model.library.llama_supports_gpu_offload() and options.num_gpu_layers != 0
@@ -100,13 +113,7 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
         num_slots=plan.num_slots,
         max_length=plan.max_length,
         num_threads=settings.num_threads,
-        options=ContextOptions(
-            flash_attn=options.flash_attn,
-            kv_cache_dtype=options.kv_cache_dtype or "f16",
-            rope_scaling=options.rope_scaling,
-            rope_freq_base=options.rope_freq_base,
-            rope_freq_scale=options.rope_freq_scale,
-        ),
+        options=context_options,
     )
     if not runner.can_rewind:  # what a slot has read can't be taken over in part
         settings = settings.model_copy(update={"prefix_cache": "off"})

@@ -18,6 +18,7 @@ import numpy as np
 
 from llmapi_kit.errors import ModelLoadError, ModelNotFoundError, UnsupportedModelError
 from llmapi_kit.models.gguf_header import GgufHeader, read_header
+from llmapi_kit.models.gguf_vocabulary import check_vocabulary
 
 PART = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.ASCII)
 MAX_PARTS = 1000
@@ -185,6 +186,7 @@ def open_gguf(path: Path) -> GgufFile:
     if not any(each.tensors for each in headers):
         raise UnsupportedModelError(f"{name} has no weights: it is a vocabulary alone.")
     opened = GgufFile(headers, architecture)
+    check_vocabulary(header)
     if (opened._whole("block_count") or 0) > MAX_LAYERS:
         raise ModelLoadError(f"{name} declares {opened._whole('block_count'):,} layers.")
     return opened

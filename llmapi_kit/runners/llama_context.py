@@ -66,6 +66,7 @@ class LlamaContext:
         num_threads: int,
         options: ContextOptions,
     ) -> None:
+        self._model = model  # which has to be there as long as this
         library: Any = model.library
         params = library.llama_context_default_params()
         params.n_seq_max = num_slots

@@ -28,6 +28,7 @@ class LlamaModel:
         n_gpu_layers: how many layers go to the GPU, where the library can use one; None for all of them.
         use_mmap: map the file into memory, so that what is not used need not be there; None where it can be done.
         use_mlock: keep the weights from being swapped out.
+        is_repacked: let the library store weights anew as the machine computes with them best.
         lora: LoRA adapters as GGUF files, which all apply.
 
     Attributes:
@@ -51,6 +52,7 @@ class LlamaModel:
         n_gpu_layers: int | None = None,
         use_mmap: bool | None = None,
         use_mlock: bool = False,
+        is_repacked: bool = True,
         lora: Sequence[Path] = (),
     ) -> None:
         self.path = path
@@ -58,6 +60,7 @@ class LlamaModel:
         params = self.library.llama_model_default_params()
         params.vocab_only = not has_weights
         params.n_gpu_layers = -1 if n_gpu_layers is None else n_gpu_layers
+        params.use_extra_bufts = is_repacked
         if use_mmap is not None or use_mlock:
             is_mapped = use_mmap is not False
             modes = {True: libllama.MMAP_MLOCK, False: libllama.MLOCK}

@@ -1,21 +1,18 @@
-"""A GGUF file's vocabulary as the engine needs it: the token ids, pieces and text are llama.cpp's own.
+"""A GGUF file's tokenizer as the engine needs it: token ids, pieces and text are llama.cpp's own.
 
-Knows nothing of requests or slots. Implements `llmapi_kit.engines.local.text_codec.TextCodec`. Holds the vocabulary
-itself, so that it outlives the runner. The library may be asked from many threads at once: called from worker threads
-and from the engine thread.
+Knows nothing of requests or slots. Implements `llmapi_kit.engines.local.text_codec.TextCodec`. Called from worker
+threads and from the engine thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
-
 from llmapi_kit.errors import UnsupportedFieldError
 from llmapi_kit.runners import libllama
-from llmapi_kit.runners.llama_model import LlamaModel
+from llmapi_kit.runners.llama_vocabulary import LlamaVocabulary
 from llmapi_kit.sampling.chat_template import ChatTemplate
 from llmapi_kit.sampling.detokenize import ByteDetokenizer, Detokenizer
 from llmapi_kit.sampling.tokenizer import no_infill, template_variables
@@ -27,7 +24,7 @@ class LlamaTokenizer:
     """Wraps a vocabulary.
 
     Args:
-        model: whose; with or without weights, and never closed while this is used.
+        vocabulary: of the file.
         template: the file's chat template; several by name, or none.
         markers: texts of special tokens that are shown all the same, as they mark parts of an answer.
 
@@ -39,28 +36,30 @@ class LlamaTokenizer:
     """
 
     def __init__(
-        self, model: LlamaModel, template: str | Mapping[str, str] | None, *, markers: Collection[str] = ()
+        self,
+        vocabulary: LlamaVocabulary,
+        template: str | Mapping[str, str] | None,
+        *,
+        markers: Collection[str] = (),
     ) -> None:
-        self._model, self._library, self._vocab = model, model.library, model.vocab
-        self.vocab_size = model.vocab_size
+        self._vocabulary = vocabulary
+        self.vocab_size = vocabulary.size
         ids = range(self.vocab_size)
-        attributes = [self._library.llama_vocab_get_attr(self._vocab, token_id) for token_id in ids]
+        attributes = [vocabulary.attributes(token_id) for token_id in ids]
         special = {i for i in ids if attributes[i] & libllama.CONTROL}
         added = [i for i in ids if attributes[i] & (libllama.CONTROL | libllama.USER_DEFINED)]
-        self.added_tokens = {self._text(token_id): token_id for token_id in added}
-        self.eos_ids = frozenset(i for i in ids if self._library.llama_vocab_is_eog(self._vocab, i))
+        self.added_tokens = {vocabulary.text(token_id): token_id for token_id in added}
+        self.eos_ids = frozenset(i for i in ids if vocabulary.is_end(i))
         self.boundaries = _boundaries(self.added_tokens, special, attributes)
         self._hidden_ids = frozenset(special | self.eos_ids) - {self.added_tokens.get(marker) for marker in markers}
         self._pieces: dict[int, bytes] = {}
-        self._template = ChatTemplate(template, self._special_tokens())
+        roles = {f"{role}_token": vocabulary.role(role) for role in ("bos", "eos", "pad")}
+        names = {name: vocabulary.text(token_id) for name, token_id in roles.items() if token_id >= 0}
+        self._template = ChatTemplate(template, names)
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of a text, special tokens in it found."""
-        raw = text.encode(errors="surrogatepass").decode(errors="replace").encode()
-        ask = partial(self._library.llama_tokenize, self._vocab, raw, len(raw))
-        ids = _fill(np.int32, len(raw) + 8, lambda room, size: ask(room, size, add_special_tokens, True))
-        found: list[int] = ids.tolist()
-        return found
+        return self._vocabulary.tokenize(text, add_special_tokens=add_special_tokens)
 
     def render_chat(self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> str:
         """The text of a conversation under the file's chat template; see `ChatTemplate.render`."""
@@ -77,7 +76,7 @@ class LlamaTokenizer:
         Raises:
             UnsupportedFieldError: the vocabulary has no tokens for it.
         """
-        marks = [self._role(role) for role in INFILL_ROLES]
+        marks = [self._vocabulary.role(role) for role in INFILL_ROLES]
         if min(marks) < 0:
             raise no_infill()
         texts = [self.encode(text, add_special_tokens=False) for text in (prefix, suffix)]
@@ -85,10 +84,7 @@ class LlamaTokenizer:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included."""
-        ids = np.array(token_ids, np.int32)
-        ask = partial(self._library.llama_detokenize, self._vocab, ids.ctypes.data, len(ids))
-        raw = _fill(np.uint8, 8 * len(ids) + 8, lambda room, size: ask(room, size, False, True))
-        return raw.tobytes().decode(errors="replace")
+        return self._vocabulary.detokenize(token_ids).decode(errors="replace")
 
     def token_bytes(self, token_id: int, *, skip_special_tokens: bool = True) -> bytes:
         """The bytes a token stands for; empty for special tokens that are skipped and ids without a token."""
@@ -96,7 +92,7 @@ class LlamaTokenizer:
             return b""
         piece = self._pieces.get(token_id)
         if piece is None:
-            piece = self._pieces[token_id] = self._piece(token_id)
+            piece = self._pieces[token_id] = self._vocabulary.piece(token_id)
         return piece
 
     def detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
@@ -117,24 +113,6 @@ class LlamaTokenizer:
             )
         return LLTokenizer(_GrammarVocabulary(self, eos_ids), eos_token=list(eos_ids))  # type: ignore[arg-type]
 
-    def _piece(self, token_id: int) -> bytes:
-        if not 0 <= token_id < self.vocab_size:
-            return b""
-        ask = partial(self._library.llama_token_to_piece, self._vocab, token_id)
-        return _fill(np.uint8, 64, lambda room, size: ask(room, size, 0, True)).tobytes()
-
-    def _text(self, token_id: int) -> str:
-        raw: bytes = self._library.llama_vocab_get_text(self._vocab, token_id)
-        return raw.decode(errors="replace")
-
-    def _role(self, role: str) -> int:
-        return int(getattr(self._library, f"llama_vocab_{role}")(self._vocab))
-
-    def _special_tokens(self) -> dict[str, str]:
-        """Those that templates write, by the names that they have there."""
-        ids = {f"{role}_token": self._role(role) for role in ("bos", "eos", "pad")}
-        return {name: self._text(token_id) for name, token_id in ids.items() if token_id >= 0}
-
 
 class _GrammarVocabulary:
     """What `llguidance.LLTokenizer` asks of a tokenizer."""
@@ -153,24 +131,13 @@ class _GrammarVocabulary:
         return self._encode(text if isinstance(text, str) else text.decode(errors="replace"))
 
 
-def _fill(dtype: Any, size: int, ask: Callable[[int, int], int]) -> np.ndarray[Any, Any]:
-    """What the library writes into an array, made larger where it says that this was too small."""
-    for _ in range(2):
-        room = np.empty(size, dtype)
-        count = ask(room.ctypes.data, size)
-        if count >= 0:
-            return room[:count]
-        size = -count
-    raise RuntimeError(f"llama.cpp asks for {size:,} places and then does not take them")
-
-
 def _boundaries(added: Mapping[str, int], special: Collection[int], attributes: Sequence[int]) -> frozenset[str]:
     """Special tokens that are found before all else, take no space beside them along, and are in no other token."""
     return frozenset(
         text
         for text, token_id in added.items()
-        if token_id in special
-        and text
+        if text
+        and token_id in special
         and not attributes[token_id] & libllama.STRIPS
         and sum(text in other for other in added) == 1
     )
