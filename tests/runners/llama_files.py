@@ -21,12 +21,11 @@ def add_words(writer, size=VOCAB):
     writer.add_eos_token_id(2)
 
 
-def with_wide_heads():
+def with_wide_heads(**shape):
     """A model whose heads are as wide as the blocks of quantised numbers."""
     torch.manual_seed(3)
-    config = transformers.Qwen3Config(
-        **SHAPE, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=32
-    )
+    wide = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
+    config = transformers.Qwen3Config(**{**SHAPE, **wide, **shape})
     return transformers.Qwen3ForCausalLM(config).eval()
 
 
