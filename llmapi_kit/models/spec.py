@@ -20,6 +20,8 @@ from llmapi_kit.models.providers import PROVIDERS
 POCKET_DIR = Path(__file__).parent / "pocket"
 UPSTREAM = re.compile(r"(?P<provider>[a-z][a-z0-9_-]*)(?:\+(?P<scheme>https?))?:(?P<rest>.*)", re.DOTALL)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# Of a GGUF model in several files
+PART_ENDING = re.compile(r"-\d{5}-of-\d{5}$", re.ASCII)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -119,7 +121,7 @@ def _in_files(name: str) -> ModelSpec | None:
     if path.suffix == ".gguf" and not path.is_file():
         raise ModelNotFoundError(f"There is no GGUF file {name}. A file of the hub must be downloaded first.")
     if name and path.is_file():
-        return ModelSpec(name, path.stem, "gguf", path.resolve())
+        return ModelSpec(name, PART_ENDING.sub("", path.stem), "gguf", path.resolve())
     return None
 
 
