@@ -21,6 +21,7 @@ from llmapi_kit.models.gguf_file import GgufFile, open_gguf
 from llmapi_kit.models.gguf_header import read_header
 from llmapi_kit.models.spec import ModelSpec
 from llmapi_kit.progress import report
+from llmapi_kit.runners.llama_context import MAX_SLOTS, ContextOptions
 from llmapi_kit.types import EngineInfo
 
 # What llama.cpp takes beside weights, keys and values: buffers of a step, and rows of logits
@@ -28,12 +29,19 @@ BUFFER_BYTES = 64 * 2**20
 NUM_LOGITS, NUM_STATES = 64, 2048
 
 
-def gguf_fit(file: GgufFile, options: GgufOptions) -> Fit:
-    """What a file's model needs as it is, against what is free."""
+def gguf_fit(file: GgufFile, settings: Settings, options: GgufOptions) -> Fit:
+    """What a file's model needs as it is, against what is free.
+
+    Args:
+        file: whose heads were read.
+        settings: slots; a recurrent model has a state in each.
+        options: checked.
+    """
     added = options.adapter.stat().st_size if options.adapter is not None else 0
     buffers = BUFFER_BYTES + 4 * (NUM_LOGITS * file.vocab_size + NUM_STATES * file.hidden_size)
+    states = file.state_bytes() * min(settings.max_slots, MAX_SLOTS)
     per_token = file.kv_bytes_per_token(options.kv_cache_dtype or "f16")
-    return check_sizes(file.weights_bytes + buffers + added, per_token, context_length(file, options), "cpu")
+    return check_sizes(file.weights_bytes + buffers + added + states, per_token, context_length(file, options), "cpu")
 
 
 def context_length(file: GgufFile, options: GgufOptions) -> int:
@@ -56,7 +64,6 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
         MissingDependencyError: it needs an extra that is not installed.
     """
     from llmapi_kit.engines.local.engine import LocalEngine
-    from llmapi_kit.runners.llama_context import MAX_SLOTS, ContextOptions
     from llmapi_kit.runners.llama_cpp_runner import LlamaCppRunner
     from llmapi_kit.runners.llama_model import LlamaModel
     from llmapi_kit.runners.llama_vocabulary import LlamaVocabulary
@@ -71,7 +78,7 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
         read_header(options.adapter)
     template = file.chat_template
     check_template(template, spec.name)
-    fit = gguf_fit(file, options)
+    fit = gguf_fit(file, settings, options)
     if not fit.fits:
         raise ModelTooLargeError(f"{spec.id} does not fit. {fit.advice}")
     dialect = _dialect(file)

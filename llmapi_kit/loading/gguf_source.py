@@ -58,7 +58,7 @@ class GgufSource:
         from llmapi_kit.loading.gguf_loader import gguf_fit
         from llmapi_kit.models.gguf_file import open_gguf
 
-        return fit_need(gguf_fit(open_gguf(_path(spec)), parse_options(options)), settings)
+        return fit_need(gguf_fit(open_gguf(_path(spec)), settings, parse_options(options)), settings)
 
     def make_engine(self, spec: ModelSpec, settings: Settings, options: Mapping[str, Any]) -> Engine:
         """See `Source.make_engine`."""

@@ -124,8 +124,10 @@ class GgufFile:
         """
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-        heads = self._whole("attention.head_count") or 1
-        size = (self._whole("embedding_length") or 0) // heads
+        heads = self._whole("attention.head_count") or 0
+        if not heads:  # it remembers a text as a state
+            return 0
+        size = self.hidden_size // heads
         width = (self._whole("attention.key_length") or size) + (self._whole("attention.value_length") or size)
         block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[dtype.upper()]]
         return sum(self._kv_heads(heads)) * width * block_bytes // block

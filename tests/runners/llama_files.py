@@ -29,9 +29,9 @@ def with_wide_heads(**shape):
     return transformers.Qwen3ForCausalLM(config).eval()
 
 
-def write_tiny(path, family="llama", **options):
+def write_tiny(path, family="llama", tokenizer=add_words, **options):
     """A tiny model of a family, or one that was made, as a GGUF file; returns it with the values that are stored."""
     model = (make_tiny(family) if isinstance(family, str) else family).requires_grad_(False)
     with torch.no_grad():
-        write_model(path, model, tokenizer=add_words, **options)
+        write_model(path, model, tokenizer=tokenizer, **options)
     return model
