@@ -103,8 +103,9 @@ def load(
             ``context_length``, ``kv_memory``, ``num_threads``, ``native``, ``compile``, ``step_tokens``,
             ``default_max_tokens``, ``max_queue``, ``prefix_cache``, ``download_stall_s``. For a GGUF file, in place of
             ``dtype``, ``quantize`` and ``tokenizer``: ``n_gpu_layers``, ``flash_attn``, ``kv_cache_dtype`` (such as
-            ``q8_0``), ``use_mmap``, ``use_mlock``, ``rope_scaling``, ``rope_freq_base``, ``rope_freq_scale``; and
-            ``lora`` is a GGUF file too. For a provider's model:
+            ``q8_0``), ``use_mmap``, ``use_mlock``, ``rope_scaling``, ``rope_freq_base``, ``rope_freq_scale``,
+            ``isolate`` (compute in a process of its own, as in notebooks it does); ``lora`` is a GGUF file there. For a
+            provider's model:
             ``api_key`` (one or several; its environment variable unless given), ``base_url``, ``sampling``, and
             settings: ``first_token_timeout_s``, ``upstream_connect_s``, ``upstream_answer_s``, ``upstream_silence_s``,
             ``upstream_retries``, ``upstream_retry_s``. See `llmapi_kit.config.Settings` for the settings. Back ends

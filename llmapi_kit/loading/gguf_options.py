@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,6 +17,7 @@ KV_CACHE_DTYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0",
 UNQUANTISED = ("f32", "f16", "bf16")
 ROPE_SCALINGS = ("none", "linear", "yarn")
 MAX_LAYERS = 10_000
+HAS_POSIX = os.name == "posix"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,7 @@ class GgufOptions:
         rope_freq_base: of the rotary embedding, in place of the file's own.
         rope_freq_scale: factor of positions, in place of the file's own: 0.5 doubles the context.
         lora: a LoRA adapter as a GGUF file.
+        isolate: compute in a process of its own; None for whether this is a notebook's kernel.
         sampling: what holds where a request does not say.
     """
 
@@ -45,7 +49,13 @@ class GgufOptions:
     rope_freq_base: float | None = None
     rope_freq_scale: float | None = None
     lora: str | None = None
+    isolate: bool | None = None
     sampling: Mapping[str, Any] | None = None
+
+    @property
+    def is_isolated(self) -> bool:
+        """Whether to compute in a process of its own: there, an abort of llama.cpp would end the user's work."""
+        return "ipykernel" in sys.modules and HAS_POSIX if self.isolate is None else self.isolate
 
     @property
     def adapter(self) -> Path | None:
@@ -73,12 +83,14 @@ def parse_options(given: Mapping[str, Any]) -> GgufOptions:
     _check_choice("device", options.device, ("cpu", "cuda"))
     _check_choice("kv_cache_dtype", options.kv_cache_dtype, KV_CACHE_DTYPES)
     _check_choice("rope_scaling", options.rope_scaling, ROPE_SCALINGS)
-    for name in ("flash_attn", "use_mmap", "use_mlock"):
+    for name in ("flash_attn", "use_mmap", "use_mlock", "isolate"):
         _check_choice(name, getattr(options, name), (True, False))
     for name in ("rope_freq_base", "rope_freq_scale"):
         value = getattr(options, name)
         if value is not None and not (_is_number(value) and math.isfinite(value) and value > 0):
             raise ConfigError(f"{name}={value!r} can't be used: it must be a number above 0.")
+    if options.isolate and not HAS_POSIX:
+        raise ConfigError("isolate=True needs Linux or macOS; leave it out.")
     layers = options.n_gpu_layers
     if layers is not None and not (isinstance(layers, int) and _is_number(layers) and -1 <= layers <= MAX_LAYERS):
         raise ConfigError(f"n_gpu_layers={layers!r} can't be used: it must be a whole number; -1 is all of them.")

@@ -69,11 +69,11 @@ def main() -> None:
     from llmapi_kit.runners.llama_model import LlamaModel
     from llmapi_kit.runners.llama_vocabulary import LlamaVocabulary
 
-    _leave_no_core()
+    leave_no_core()
     asked = json.loads(sys.stdin.read())
     path, adapters = Path(asked["path"]), [Path(each) for each in asked["lora"]]
     try:
-        _read_texts(LlamaVocabulary(path))
+        read_texts(LlamaVocabulary(path))
         model = LlamaModel(path, n_gpu_layers=0, is_repacked=False, lora=adapters)
         options = ContextOptions(**asked["options"])
         context = LlamaContext(model, num_slots=2, max_length=64, num_outputs=64, num_threads=1, options=options)
@@ -86,14 +86,15 @@ def main() -> None:
     os._exit(0)  # what is left to free goes with the process
 
 
-def _read_texts(vocabulary: Any) -> None:
+def read_texts(vocabulary: Any) -> None:
     """Tokenize a text, and ask for every token."""
     vocabulary.detokenize(vocabulary.tokenize(SAMPLE, add_special_tokens=True))
     for token_id in range(vocabulary.size):
         vocabulary.piece(token_id)
 
 
-def _leave_no_core() -> None:
+def leave_no_core() -> None:
+    """An abort of this process leaves no image of its memory on the disk."""
     try:
         import resource
 

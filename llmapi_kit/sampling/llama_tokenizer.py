@@ -86,17 +86,25 @@ class LlamaTokenizer:
         """The text of token ids, special tokens included."""
         return self._vocabulary.detokenize(token_ids).decode(errors="replace")
 
-    def token_bytes(self, token_id: int, *, skip_special_tokens: bool = True) -> bytes:
-        """The bytes a token stands for; empty for special tokens that are skipped and ids without a token."""
+    def token_bytes(self, token_id: int, *, skip_special_tokens: bool = True, begins_text: bool = False) -> bytes:
+        """The bytes a token stands for; empty for special tokens that are skipped and ids without a token.
+
+        Args:
+            token_id: in the vocabulary or not.
+            skip_special_tokens: whether special tokens are not shown.
+            begins_text: whether nothing stands before it, where many vocabularies write a word without its space.
+        """
         if skip_special_tokens and token_id in self._hidden_ids:
             return b""
+        if begins_text and 0 <= token_id < self.vocab_size:
+            return self._vocabulary.detokenize([token_id])
         piece = self._pieces.get(token_id)
         if piece is None:
             piece = self._pieces[token_id] = self._vocabulary.piece(token_id)
         return piece
 
-    def detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
-        """A fresh one for one answer."""
+    def detokenizer(self, *, skip_special_tokens: bool = True, context_ids: Sequence[int] = ()) -> Detokenizer:
+        """A fresh one for one answer, which keeps the space before its first word, as llama.cpp's own answers do."""
         return ByteDetokenizer(partial(self.token_bytes, skip_special_tokens=skip_special_tokens))
 
     def grammar_vocabulary(self, eos_ids: Sequence[int]) -> Any:

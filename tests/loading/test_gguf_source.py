@@ -34,6 +34,7 @@ WRONG = {
     "kv_cache_dtype": [("q3", "'q8_0'"), (8, "'q8_0'")],
     "use_mmap": [("no", "True, False")],
     "use_mlock": [(1, "True, False")],
+    "isolate": [("yes", "True, False")],
     "rope_scaling": [("ntk", "'yarn'")],
     "rope_freq_base": [(0, "above 0"), (float("nan"), "above 0"), ("x", "above 0")],
     "rope_freq_scale": [(-1, "above 0")],
@@ -73,6 +74,7 @@ def asked(path, settings=None, **options):
     [
         {"use_mmap": False, "kv_cache_dtype": "q8_0"},
         {"use_mmap": True, "flash_attn": True, "device": "cpu", "rope_freq_base": 10000.0},
+        {"isolate": True},
         {"n_gpu_layers": 0, "rope_scaling": "none", "rope_freq_scale": 1.0},
     ],
     ids=lambda options: ", ".join(options),
@@ -157,6 +159,8 @@ def test_a_file_that_llama_cpp_would_abort_on_is_an_error(tmp_path):
         write_tiny(tmp_path / "m.gguf", extra=put(key, value, kind))
         with pytest.raises(ModelLoadError, match=r"gives up on m\.gguf: .*ASSERT.*Download it again"):
             asked(tmp_path / "m.gguf")
+        with pytest.raises(ModelLoadError, match=r"process died: .*ASSERT.*m\.gguf contradicts itself"):
+            asked(tmp_path / "m.gguf", isolate=True)
 
 
 def test_a_trial_passes_good_files_and_those_that_are_refused_in_good_order(pocket_gguf, tmp_path):

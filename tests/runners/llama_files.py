@@ -6,6 +6,9 @@ import gguf
 import torch
 import transformers
 
+from llmapi_kit.runners.llama_cpp_runner import LlamaCppRunner
+from llmapi_kit.runners.llama_model import LlamaModel
+from llmapi_kit.runners.llama_steps import LlamaSteps
 from tests.models.gguf_files import write_model
 
 from .conftest import SHAPE, VOCAB, make_tiny
@@ -35,3 +38,8 @@ def write_tiny(path, family="llama", tokenizer=add_words, **options):
     with torch.no_grad():
         write_model(path, model, tokenizer=tokenizer, **options)
     return model
+
+
+def run(path, *, num_slots=1, max_length=64, options=None):
+    """A runner of a file."""
+    return LlamaCppRunner(LlamaSteps(LlamaModel(path), num_slots=num_slots, max_length=max_length, options=options))

@@ -10,19 +10,13 @@ import torch
 from llmapi_kit.models.gguf_file import open_gguf
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.llama_context import ContextOptions
-from llmapi_kit.runners.llama_cpp_runner import LlamaCppRunner
-from llmapi_kit.runners.llama_model import LlamaModel
 from tests.models.gguf_files import KINDS
 
 from .architectures import ARCHITECTURES, VOCAB, write_random
-from .llama_files import with_wide_heads, write_tiny
+from .llama_files import run, with_wide_heads, write_tiny
 
 EXACT = ContextOptions(kv_cache_dtype="f32", flash_attn=False)
 CLOSE = {"atol": 1e-3, "rtol": 1e-3}
-
-
-def run(path, num_slots):
-    return LlamaCppRunner(LlamaModel(path), num_slots=num_slots, max_length=64, options=EXACT)
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
@@ -32,7 +26,7 @@ def test_a_sequence_in_a_batch_computes_what_it_does_alone(architecture, tmp_pat
     assert open_gguf(path).architecture == architecture
     rng = np.random.default_rng(1)
     sequences = [rng.integers(3, VOCAB, size).tolist() for size in (24, 7, 18)]
-    alone, runner = run(path, 1), run(path, 4)
+    alone, runner = run(path, options=EXACT), run(path, num_slots=4, options=EXACT)
     expected = [alone.step([StepItem(0, 0, ids, True, True)]).clone() for ids in sequences]
     assert all(row.std() > 0.01 for row in expected), "weights that say nothing"
     # Chunks in slots that do not stand side by side, then one token of each
@@ -76,7 +70,7 @@ def test_every_number_format_gives_about_the_logits_of_the_values_that_it_stores
     ids = list(range(5, 40))
     with torch.inference_mode():
         expected = model(torch.tensor([ids])).logits[0]
-    runner = run(path, 2)
+    runner = run(path, num_slots=2, options=EXACT)
     logits = runner.step([StepItem(1, 0, ids, True, True)])
     # The library rounds what a quantised weight is multiplied with to 8 bits
     assert (logits - expected).abs().max() < 0.06 * expected.abs().max()

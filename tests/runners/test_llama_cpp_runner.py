@@ -12,11 +12,9 @@ from llmapi_kit.errors import ConfigError, ModelLoadError, UnsupportedModelError
 from llmapi_kit.runners import libllama
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.llama_context import ContextOptions
-from llmapi_kit.runners.llama_cpp_runner import LlamaCppRunner
-from llmapi_kit.runners.llama_model import LlamaModel
 
 from .conftest import VOCAB
-from .llama_files import with_wide_heads, write_tiny
+from .llama_files import run, with_wide_heads, write_tiny
 
 EXACT = ContextOptions(kv_cache_dtype="f32", flash_attn=False)  # flash attention computes in float16
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
@@ -40,7 +38,7 @@ def make_runner(tiny):
     made = []
 
     def make(num_slots=4, max_length=64, options=EXACT, path=tiny[0]):
-        made.append(LlamaCppRunner(LlamaModel(path), num_slots=num_slots, max_length=max_length, options=options))
+        made.append(run(path, num_slots=num_slots, max_length=max_length, options=options))
         return made[-1]
 
     yield make
@@ -184,7 +182,7 @@ def test_shorter_keys_and_values_move_the_logits_a_little(dtype, tmp_path):
     write_tiny(path, with_wide_heads())
     rows = []
     for options in (EXACT, ContextOptions(kv_cache_dtype=dtype)):
-        runner = LlamaCppRunner(LlamaModel(path), num_slots=2, max_length=64, options=options)
+        runner = run(path, num_slots=2, max_length=64, options=options)
         rows.append(runner.step([StepItem(1, 0, ids, True)])[0].clone())
         runner.close()
     assert 0 < (rows[1] - rows[0]).abs().max() < 0.3 * rows[0].abs().max()
@@ -200,7 +198,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
     norm = write_tiny(path).model.layers[0].input_layernorm.weight.numpy()
     path.write_bytes(path.read_bytes().replace(norm.tobytes(), b"\0\0\xc0\x7f" * len(norm), 1))
     with pytest.raises(ModelLoadError, match="not finite"):
-        LlamaCppRunner(LlamaModel(path), num_slots=1, max_length=16)
+        run(path, num_slots=1, max_length=16)
 
 
 def test_more_slots_than_the_library_has_are_refused(make_runner):
