@@ -50,15 +50,19 @@ class GgufSource:
         from llmapi_kit.models.gguf_header import check_gguf_begin
 
         parse_options(options)
-        for part in parts_of(_path(spec)):
+        path = _path_here(spec)
+        for part in parts_of(path) if path is not None else ():
             check_gguf_begin(part)
 
     def memory_need(self, spec: ModelSpec, settings: Settings, options: Mapping[str, Any]) -> MemoryNeed:
-        """See `Source.memory_need`."""
+        """See `Source.memory_need`; unknown for what is to be downloaded first."""
         from llmapi_kit.loading.gguf_loader import gguf_fit
         from llmapi_kit.models.gguf_file import open_gguf
 
-        return fit_need(gguf_fit(open_gguf(_path(spec)), settings, parse_options(options)), settings)
+        path = _path_here(spec)
+        if path is None:
+            return MemoryNeed("cpu")
+        return fit_need(gguf_fit(open_gguf(path), settings, parse_options(options)), settings)
 
     def make_engine(self, spec: ModelSpec, settings: Settings, options: Mapping[str, Any]) -> Engine:
         """See `Source.make_engine`."""
@@ -67,14 +71,29 @@ class GgufSource:
         from llmapi_kit.loading.gguf_loader import load_gguf
 
         try:
-            return load_gguf(spec, _path(spec), settings, parsed)
+            return load_gguf(spec, _path(spec, settings), settings, parsed)
         except LlmApiKitError:
             raise
         except Exception as exc:  # whatever a file makes of the libraries that read it
             raise load_error(spec.name, exc) from exc
 
 
-def _path(spec: ModelSpec) -> Path:
-    if spec.path is None:
+def _path_here(spec: ModelSpec) -> Path | None:
+    """Where the file is; None while it is on the hub."""
+    if spec.path is not None or spec.gguf is None:
+        return spec.path
+    from llmapi_kit.models.gguf_hub import cached_gguf
+
+    return cached_gguf(spec.gguf)
+
+
+def _path(spec: ModelSpec, settings: Settings) -> Path:
+    """Where the file is, downloaded if it has to be."""
+    path = _path_here(spec)
+    if path is not None:
+        return path
+    if spec.gguf is None:
         raise ModelNotFoundError(f"{spec.name} is no GGUF file on this machine.")
-    return spec.path
+    from llmapi_kit.models.gguf_hub import download_gguf
+
+    return download_gguf(spec.gguf, settings.download_stall_s)

@@ -27,8 +27,10 @@ def gguf_engine(path, **options):
 
 class TestLlamaCppEngine(EngineContract):
     @pytest.fixture(autouse=True)
-    def file(self, pocket_gguf):
+    def file(self, pocket_gguf, monkeypatch):
         self._path = pocket_gguf
+        # The file is good, and a process for each test takes its time
+        monkeypatch.setattr("llmapi_kit.runners.load_trial.try_to_load", lambda path, **options: None)
 
     def make_engine(self):
         return gguf_engine(self._path)
