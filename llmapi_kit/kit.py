@@ -87,10 +87,11 @@ def load(
 
     Args:
         name: ``pocket`` (ships with the kit), ``mock``, a folder with a Hugging Face model, a GGUF file, a hub name
-            such as ``Qwen/Qwen3-0.6B``, a GGUF file of the hub such as ``hf:owner/name:Q4_K_M``, a provider's model such as ``openai:gpt-…``, ``ollama:llama3.2`` or
-            ``openai+https://host/v1#model``, ``plugin:name`` for a back end that another package brings, or a loader of
-            your own: see `llmapi_kit.loading.loader.ModelLoader`. A `pathlib.Path` is a folder or a file. What `choose`
-            returned stands for its name and options.
+            such as ``Qwen/Qwen3-0.6B``, a GGUF file of the hub such as ``hf:owner/name:Q4_K_M``, a provider's model
+            such as ``openai:gpt-…``, ``ollama:llama3.2`` or ``openai+https://host/v1#model``, ``plugin:name`` for a
+            back end that another package brings, or a loader of your own: see
+            `llmapi_kit.loading.loader.ModelLoader`. A `pathlib.Path` is a folder or a file. What `choose` returned
+            stands for its name and options.
         served_name: what clients pass as ``model``; the model's own name unless given.
         lazy: return at once, and load it when it is first asked something.
         options: all of them are looked at before anything is loaded. For every model: ``fallback`` (a name, what
