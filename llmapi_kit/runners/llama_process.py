@@ -186,8 +186,11 @@ class LlamaProcess:
                 code = self._process.wait(MAX_END_S)
             if code is None:
                 self._process.kill()
-        self._errors.seek(0)
-        lines = [line for line in self._errors.read().decode(errors="replace").splitlines() if "ASSERT" in line]
+        said = b""
+        with suppress(ValueError):  # this was closed, or the interpreter ends
+            self._errors.seek(0)
+            said = self._errors.read()
+        lines = [line for line in said.decode(errors="replace").splitlines() if "ASSERT" in line]
         why = f": {lines[-1].strip()[-200:]}" if lines else f", exit code {code}"
         return f"llama.cpp's process died{why}"
 
