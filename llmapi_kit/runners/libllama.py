@@ -33,6 +33,7 @@ KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q5_1": 7, "q5_0": 6, "q4
 ROPE_SCALING = {"none": 0, "linear": 1, "yarn": 2, "longrope": 3}
 CONTROL, USER_DEFINED, STRIPS = 1 << 3, 1 << 4, 1 << 7 | 1 << 8  # attributes of tokens
 NO_POOLING = 0
+BPE = 2  # kind of vocabulary
 
 
 def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
@@ -132,6 +133,7 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_memory_seq_rm": (c_bool, (c_void_p, c_int32, c_int32, c_int32)),
     "llama_memory_seq_cp": (None, (c_void_p, c_int32, c_int32, c_int32, c_int32)),
     "llama_memory_seq_pos_max": (c_int32, (c_void_p, c_int32)),
+    "llama_vocab_type": (c_int32, (c_void_p,)),
     "llama_vocab_n_tokens": (c_int32, (c_void_p,)),
     "llama_vocab_get_text": (c_char_p, (c_void_p, c_int32)),
     "llama_vocab_get_attr": (c_int32, (c_void_p, c_int32)),

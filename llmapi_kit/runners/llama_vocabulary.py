@@ -1,15 +1,29 @@
-"""A GGUF file's vocabulary, as llama.cpp reads it: text to ids and back. Free of torch; thread-safe."""
+"""A GGUF file's vocabulary, as llama.cpp reads it: text to ids and back. Free of torch; thread-safe.
+
+Before byte pairs, llama.cpp splits a text with `std::regex`, which recurses as deep as a match is long: some 20,000
+characters without a space in between overflow a usual stack, and with it the process. So texts with long runs are read
+on a thread with a larger one, and runs that would overflow that too are cut.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from llmapi_kit.runners import libllama
+from llmapi_kit.runners.large_stack import start_with_large_stack
 from llmapi_kit.runners.llama_model import LlamaModel
+
+# A match takes about 400 bytes of stack a character; on macOS, threads have 512 KiB unless asked for more
+SHORT_RUN, MAX_RUN = 512, 50_000
+LONG_RUN = re.compile(rf"\s{{{SHORT_RUN + 1}}}|\S{{{SHORT_RUN + 1}}}")
+WHOLE_RUNS = re.compile(rf"(?:\s{{1,{MAX_RUN}}}|\S{{1,{MAX_RUN}}})")
 
 
 class LlamaVocabulary:
@@ -26,14 +40,35 @@ class LlamaVocabulary:
         self._model = LlamaModel(path, has_weights=False)
         self._library, self._vocab = self._model.library, self._model.vocab
         self.size = self._model.vocab_size
+        self._splits_by_regex = self._library.llama_vocab_type(self._vocab) == libllama.BPE
 
     def tokenize(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of a text, special tokens in it found."""
+        if not self._splits_by_regex or LONG_RUN.search(text) is None:
+            return self._tokenize(text, add_special_tokens)
+        done: Future[list[int]] = Future()
+        start_with_large_stack(self._tokenize_long, text, add_special_tokens, done, name="llmapi_kit tokenizer")
+        return done.result()
+
+    def _tokenize_long(self, text: str, add_special_tokens: bool, done: Future[list[int]]) -> None:
+        """The same for any text, on a large stack."""
+        try:
+            parts = _cut(text)
+            if len(parts) == 1:
+                done.set_result(self._tokenize(text, add_special_tokens))
+                return
+            ends = self._tokenize("", add_special_tokens)
+            first = ends[:1] if ends[:1] == [self.role("bos")] else []
+            ids = [token_id for part in parts for token_id in self._tokenize(part, False)]
+            done.set_result([*first, *ids, *ends[len(first) :]])
+        except BaseException as exc:
+            done.set_exception(exc)
+
+    def _tokenize(self, text: str, add_special_tokens: bool) -> list[int]:
         raw = text.encode(errors="replace")  # half a surrogate pair is no text
         ask = partial(self._library.llama_tokenize, self._vocab, raw, len(raw))
-        ids: list[int] = _fill(
-            np.int32, len(raw) + 8, lambda room, size: ask(room, size, add_special_tokens, True)
-        ).tolist()
+        room = _fill(np.int32, len(raw) + 8, lambda address, size: ask(address, size, add_special_tokens, True))
+        ids: list[int] = room.tolist()
         return ids
 
     def detokenize(self, token_ids: Sequence[int]) -> bytes:
@@ -65,6 +100,17 @@ class LlamaVocabulary:
     def role(self, name: str) -> int:
         """The id of a role: ``bos``, ``eos``, ``pad``, ``fim_pre``, ``fim_suf``, ``fim_mid``; -1 where none has it."""
         return int(getattr(self._library, f"llama_vocab_{name}")(self._vocab))
+
+
+def _cut(text: str) -> list[str]:
+    """A text in parts without longer runs than `MAX_RUN`; whole where it has none."""
+    parts, begin, previous = [], 0, -1
+    for run in WHOLE_RUNS.finditer(text):
+        if previous == run.start() and text[previous - 1].isspace() == text[previous].isspace():  # it goes on
+            parts.append(text[begin:previous])
+            begin = previous
+        previous = run.end()
+    return [*parts, text[begin:]]
 
 
 def _fill(dtype: Any, size: int, ask: Callable[[int, int], int]) -> np.ndarray[Any, Any]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from llmapi_kit.errors import InvalidRequestError, MissingDependencyError, QueueFullError, UnsupportedFieldError
+from llmapi_kit.runners.large_stack import start_with_large_stack
 from llmapi_kit.sampling.constraints import Constraint
 from llmapi_kit.sampling.grammar_source import grammar_text, reason_in
 from llmapi_kit.sampling.grammar_trial import GrammarTrial
@@ -36,10 +37,8 @@ LIMITS: dict[str, Any] = {
 MAX_CACHED = 64
 MAX_CACHED_BYTES = 4 << 20
 MAX_PENDING = 4
-STACK_BYTES = 64 << 20
 
 _Key = tuple[str, str]
-_stack_size_lock = threading.Lock()
 
 __all__ = ["GrammarCompiler", "Matcher"]
 
@@ -136,7 +135,7 @@ class GrammarCompiler:
                     wanted.set_exception(_busy(len(self._pending), constraint.param))
                     return wanted
                 compiling = Future()
-                _start_with_large_stack(self._compile_in_turn, key, constraint, compiling)
+                start_with_large_stack(self._compile_in_turn, key, constraint, compiling, name="llmapi_kit grammar")
                 self._pending[key] = compiling  # the thread takes it away, for which it needs the lock
         if grammar is not None:
             wanted.set_result(grammar.matcher())
@@ -258,17 +257,6 @@ def _description(backend: Any) -> str:
     space = {"type": "Replace", "pattern": {"String": backend.decoder.replacement}, "content": " "}
     description["decoder"] = {"type": "Sequence", "decoders": [space, {"type": "ByteFallback"}, {"type": "Fuse"}]}
     return json.dumps(description)
-
-
-def _start_with_large_stack(target: Callable[..., None], *args: object) -> None:
-    """Start a thread that can recurse as deep as a grammar is nested."""
-    thread = threading.Thread(target=target, args=args, name="llmapi_kit grammar", daemon=True)
-    with _stack_size_lock:
-        before = threading.stack_size(STACK_BYTES)
-        try:
-            thread.start()
-        finally:
-            threading.stack_size(before)
 
 
 def _hand_over(done: Future[Grammar], wanted: Future[Matcher], param: str) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import gguf
 import pytest
 import transformers
@@ -9,7 +13,7 @@ import transformers
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.models.gguf_file import open_gguf
 from llmapi_kit.models.spec import POCKET_DIR
-from llmapi_kit.runners.llama_vocabulary import LlamaVocabulary
+from llmapi_kit.runners.llama_vocabulary import LlamaVocabulary, _cut
 from llmapi_kit.sampling.encoding_cache import EncodingCache
 from llmapi_kit.sampling.llama_tokenizer import LlamaTokenizer
 from tests.runners.llama_files import write_tiny
@@ -168,3 +172,53 @@ def test_of_several_templates_the_one_for_tools_is_taken_where_there_are_some(po
     without = LlamaTokenizer(LlamaVocabulary(pocket_gguf), None)
     with pytest.raises(InvalidRequestError, match="no chat template"):
         without.render_chat(messages, {})
+
+
+LONG = {
+    "letters": "a" * 300_000,
+    "spaces": " " * 300_000,
+    "digits": "1" * 300_000,
+    "characters": "你" * 100_000,
+    "line ends": "\n " * 150_000,
+    "signs": "!" * 300_000,
+    "snakes": "a_" * 150_000,
+}
+
+
+@pytest.mark.parametrize("rules", ["deepseek-llm", "tekken", "poro-chat"])
+def test_no_text_is_so_long_that_reading_it_overflows_the_stack(rules, pocket_gguf, tmp_path):
+    """In a process of its own, as the failure is its end: 20,000 letters in a row were enough."""
+    path = tmp_path / "m.gguf"
+    reader = gguf.GGUFReader(pocket_gguf)
+    tokens, merges = (reader.fields[f"tokenizer.ggml.{each}"].contents() for each in ("tokens", "merges"))
+
+    def words(writer):
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(rules)
+        writer.add_token_list(tokens)
+        writer.add_token_merges(merges)
+
+    write_tiny(path, tokenizer=words)
+    code = (
+        "import json, sys; from pathlib import Path; from llmapi_kit.runners.llama_vocabulary import LlamaVocabulary;"
+        "v = LlamaVocabulary(Path(sys.argv[1]));"
+        "print([v.detokenize(v.tokenize(t, add_special_tokens=False)).decode() == t for t in json.load(sys.stdin)])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        input=json.dumps(list(LONG.values())),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == str([True] * len(LONG))
+
+
+def test_runs_are_cut_only_where_they_are_too_long():
+    text = "x" * 60_000 + " " * 10 + "word " * 30_000 + "\n" * 50_001
+    assert [len(part) for part in _cut(text)] == [50_000, 10_000 + 10 + 150_000 - 1 + 50_000, 2]
+    assert "".join(_cut(text)) == text
+    assert _cut("") == [""]
+    assert _cut("a b " * 100_000) == ["a b " * 100_000]
