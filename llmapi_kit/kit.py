@@ -87,10 +87,11 @@ def load(
 
     Args:
         name: ``pocket`` (ships with the kit), ``mock``, a folder with a Hugging Face model, a GGUF file, a hub name
-            such as ``Qwen/Qwen3-0.6B``, a provider's model such as ``openai:gpt-…``, ``ollama:llama3.2`` or
-            ``openai+https://host/v1#model``, ``plugin:name`` for a back end that another package brings, or a loader of
-            your own: see `llmapi_kit.loading.loader.ModelLoader`. A `pathlib.Path` is a folder or a file. What `choose`
-            returned stands for its name and options.
+            such as ``Qwen/Qwen3-0.6B``, a GGUF file of the hub such as ``hf:owner/name:Q4_K_M``, a provider's model
+            such as ``openai:gpt-…``, ``ollama:llama3.2`` or ``openai+https://host/v1#model``, ``plugin:name`` for a
+            back end that another package brings, or a loader of your own: see
+            `llmapi_kit.loading.loader.ModelLoader`. A `pathlib.Path` is a folder or a file. What `choose` returned
+            stands for its name and options.
         served_name: what clients pass as ``model``; the model's own name unless given.
         lazy: return at once, and load it when it is first asked something.
         options: all of them are looked at before anything is loaded. For every model: ``fallback`` (a name, what
@@ -101,7 +102,11 @@ def load(
             another than the adapter's or the model's), ``quantize`` (``8bit``, on a GPU), ``sampling`` (such as
             ``{"temperature": 0.7}``, where a request does not say) and settings of the engine: ``max_slots``,
             ``context_length``, ``kv_memory``, ``num_threads``, ``native``, ``compile``, ``step_tokens``,
-            ``default_max_tokens``, ``max_queue``, ``prefix_cache``, ``download_stall_s``. For a provider's model:
+            ``default_max_tokens``, ``max_queue``, ``prefix_cache``, ``download_stall_s``. For a GGUF file, in place of
+            ``dtype``, ``quantize`` and ``tokenizer``: ``n_gpu_layers``, ``flash_attn``, ``kv_cache_dtype`` (such as
+            ``q8_0``), ``use_mmap``, ``use_mlock``, ``rope_scaling``, ``rope_freq_base``, ``rope_freq_scale``,
+            ``isolate`` (compute in a process of its own, as in notebooks it does); ``lora`` is a GGUF file there. For a
+            provider's model:
             ``api_key`` (one or several; its environment variable unless given), ``base_url``, ``sampling``, and
             settings: ``first_token_timeout_s``, ``upstream_connect_s``, ``upstream_answer_s``, ``upstream_silence_s``,
             ``upstream_retries``, ``upstream_retry_s``. See `llmapi_kit.config.Settings` for the settings. Back ends

@@ -74,3 +74,21 @@ def pocket_engine():
     close, engine.close = engine.close, lambda: None  # whoever serves it closes what they served
     yield engine
     close()
+
+
+@pytest.fixture(scope="session")
+def pocket_gguf(tmp_path_factory):
+    """The pocket model as a GGUF file, in float32. Copy it before changing it."""
+    import json
+
+    import torch
+    import transformers
+
+    from benchmarks.gguf_file import write_gguf
+    from llmapi_kit.models.spec import POCKET_DIR
+
+    path = tmp_path_factory.mktemp("gguf") / "small-one.gguf"
+    model = transformers.AutoModelForCausalLM.from_pretrained(POCKET_DIR, dtype=torch.float32)
+    template = (POCKET_DIR / "chat_template.jinja").read_text()
+    write_gguf(model, json.loads((POCKET_DIR / "tokenizer.json").read_text()), template, path)
+    return path

@@ -220,13 +220,17 @@ class BatchingLoop:
             num_tokens = sum(len(item.tokens) for _, item in plan)
             self._scheduler.record_step(num_tokens, time.monotonic() - self._step_started)
         except Exception as exc:
-            self._runner.recover(exc)
+            self._recover(exc)
             if all(request.leader is plan[0][0].leader for request, _ in plan):
                 self._fail(plan[0][0], exc)
             else:
                 self._compute_one_by_one(plan)
         finally:
             self._step_started = None
+
+    def _recover(self, error: Exception) -> None:
+        if self._runner.recover(error):
+            self._scheduler.cache.forget()
 
     def _expire_waiting(self) -> None:
         waiting = self._scheduler.waiting
@@ -313,7 +317,7 @@ class BatchingLoop:
             try:
                 self._compute(part)
             except Exception as exc:
-                self._runner.recover(exc)
+                self._recover(exc)
                 self._fail(leader, exc)
 
     def _observe(self, request: Request, now: float) -> None:

@@ -88,6 +88,11 @@ class PrefixCache:
         """The target slot was made to hold what the source holds."""
         self._slots[target].tokens = list(self._slots[source].tokens)
 
+    def forget(self) -> None:
+        """The slots hold nothing any more."""
+        for slot in self._slots:
+            slot.tokens = []
+
     def release(self, slot: int) -> None:
         """The slot's request has ended."""
         self._clock += 1

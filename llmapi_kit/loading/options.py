@@ -59,6 +59,15 @@ class LoadOptions(_ModelSettings, _ProviderSettings, total=False):
     tokenizer: PathLike | None
     quantize: Literal["8bit"] | None
     sampling: Mapping[str, Any] | None
+    n_gpu_layers: int | None
+    flash_attn: bool | None
+    kv_cache_dtype: Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"] | None
+    use_mmap: bool | None
+    use_mlock: bool | None
+    rope_scaling: Literal["none", "linear", "yarn"] | None
+    rope_freq_base: float | None
+    rope_freq_scale: float | None
+    isolate: bool | None
     fallback: Any
     api_key: str | Sequence[str] | None
     base_url: str | None
@@ -111,6 +120,8 @@ _SLOTS = "Requests answered at once are max_slots here."
 _THREADS = "It is num_threads here."
 _SAMPLING = 'What a model samples with where a request does not say is sampling={"temperature": 0.7} here.'
 _KV = "Memory for keys and values is kv_memory here, in bytes."
+_KV_DTYPE = 'The number format of keys and values is kv_cache_dtype="q8_0" here, for GGUF files.'
+_GPU_LAYERS = "It is n_gpu_layers here, for GGUF files."
 _TUNNEL = 'A public address is share=True here, or a tunnel="ngrok" of your choice.'
 _TOKEN = "ngrok's token is found in NGROK_AUTHTOKEN: an environment variable, or a secret of Colab or Kaggle."  # noqa: S105
 _KEY = "It is api_key here; without one, a random key is made."
@@ -143,9 +154,16 @@ LOAD_HABITS = {
     "use_gpu": _DEVICE,
     "cuda": _DEVICE,
     "device_map": _DEVICE,
-    "n_gpu_layers": f"A model is on the GPU or it is not. {_DEVICE}",
     "tensor_parallel_size": f"A model runs on one GPU here. {_DEVICE}",
     "torch_dtype": "It is dtype here.",
+    "gpu_layers": _GPU_LAYERS,
+    "num_gpu_layers": _GPU_LAYERS,
+    "flash_attention": "It is flash_attn here, for GGUF files.",
+    "type_k": _KV_DTYPE,
+    "type_v": _KV_DTYPE,
+    "cache_type_k": _KV_DTYPE,
+    "cache_type_v": _KV_DTYPE,
+    "kv_cache_type": _KV_DTYPE,
     "load_in_8bit": 'It is quantize="8bit" here.',
     "load_in_4bit": 'There are 8 bits at the least: quantize="8bit".',
     "quantization": 'It is quantize="8bit" here.',
@@ -194,7 +212,8 @@ LAUNCH_HABITS = {
 def unknown_load_option(name: str, model: str, known: Iterable[str]) -> ConfigError:
     """The error for an argument that `kit.load` does not have for a model."""
     names = [*known, "served_name", "lazy"]
-    hint = did_you_mean(name, names, LOAD_HABITS)
+    is_elsewhere = name in LoadOptions.__annotations__
+    hint = " It goes with models of another kind." if is_elsewhere else did_you_mean(name, names, LOAD_HABITS)
     return ConfigError(f"load() has no argument {name!r} for {model!r}.{hint} It takes {', '.join(names)}.")
 
 

@@ -13,10 +13,11 @@ from typing import Any, Protocol
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.errors import ConfigError, InvalidRequestError, LlmApiKitError, MissingDependencyError, ModelError
+from llmapi_kit.loading.gguf_source import GgufSource
 from llmapi_kit.loading.load_failure import load_error
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.models.architecture import check_architecture
-from llmapi_kit.models.fit import MemoryNeed, fit_need, folder_need
+from llmapi_kit.models.fit import MemoryNeed, folder_need
 from llmapi_kit.models.heavy_imports import LOCAL_MODELS, import_heavy
 from llmapi_kit.models.load_options import check_load_options
 from llmapi_kit.models.model_files import CONFIG, check_files, read_json
@@ -173,7 +174,7 @@ class PluginSource:
 
 
 class LocalSource:
-    """A model of transformers that runs here: a folder, a model of the hub, or a GGUF file."""
+    """A model of transformers that runs here: a folder or a model of the hub."""
 
     options: tuple[str, ...] | None = ("device", "dtype", "lora", "tokenizer", "quantize", "sampling")
     settings = LOCAL_SETTINGS
@@ -188,10 +189,6 @@ class LocalSource:
             check_architecture(read_json(spec.path / CONFIG), spec.name)
             is_own = options.get("tokenizer") is None and options.get("lora") is None
             check_files(spec.path, has_tokenizer=is_own)
-        if spec.kind == "gguf" and spec.path is not None:
-            from llmapi_kit.models.gguf_header import check_gguf_begin
-
-            check_gguf_begin(spec.path)
 
     def memory_need(self, spec: ModelSpec, settings: Settings, options: Options) -> MemoryNeed:
         """See `Source.memory_need`."""
@@ -255,7 +252,7 @@ SOURCES: Mapping[str, Source] = {
     "plugin": PluginSource(),
     "folder": _LOCAL,
     "hub": _LOCAL,
-    "gguf": _LOCAL,
+    "gguf": GgufSource(),
 }
 
 
@@ -282,10 +279,9 @@ def check_sampling(defaults: Any, *, is_local: bool = False) -> None:
 
 def _check_installed(spec: ModelSpec) -> None:
     """Raise `MissingDependencyError` where a package is not installed; imports nothing."""
-    packages = {"torch": "torch", "transformers": "torch", **({"gguf": "gguf"} if spec.kind == "gguf" else {})}
-    for package, extra in packages.items():
+    for package in ("torch", "transformers"):
         if importlib.util.find_spec(package) is None:
-            raise MissingDependencyError(package, extra, f"Loading {spec.id}")
+            raise MissingDependencyError(package, "torch", f"Loading {spec.id}")
 
 
 def _local_need(spec: ModelSpec, settings: Settings, device: str | None, dtype: str | None) -> MemoryNeed:
@@ -293,11 +289,5 @@ def _local_need(spec: ModelSpec, settings: Settings, device: str | None, dtype: 
     from llmapi_kit.models.weights import pick_device
 
     place = pick_device(device)
-    if spec.kind == "gguf" and spec.path is not None:
-        from llmapi_kit.models.gguf import check_gguf, open_gguf
-
-        opened = open_gguf(spec.path)
-        loaded = dtype or (opened.stored_dtype if place.startswith("cuda") else "float32")
-        return fit_need(check_gguf(opened, place, loaded), settings)
     folder = spec.path or cached_folder(spec.name)
     return MemoryNeed(place) if folder is None else folder_need(folder, place, dtype, settings)

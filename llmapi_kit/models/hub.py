@@ -136,8 +136,7 @@ def check_hub_model(name: str) -> HubModel:
         gguf = next((each for each in names if each.endswith(".gguf")), None)
         if gguf is not None:
             raise UnsupportedModelError(
-                f"{name} has GGUF files and no safetensors weights. Download one, such as {gguf}, and name the file: "
-                "kit.load('./model.gguf')."
+                f"{name} has GGUF files and no safetensors weights. Name one of them: kit.load('hf:{name}/{gguf}')."
             )
         raise UnsupportedModelError(f"{name} has no safetensors weights; pickle weights can run code when loaded.")
     if model.is_gated and model.token is None:

@@ -65,8 +65,6 @@ def check_quantize(quantize: Any, device: str | None, spec: ModelSpec) -> None:
         return
     if quantize != "8bit":
         raise ConfigError(f"quantize={quantize!r} is not known. Use '8bit', or leave it out.")
-    if spec.kind == "gguf":
-        raise ConfigError(f"quantize={quantize!r} does not go with a GGUF file, whose weights are dequantised.")
     if device == "cpu":
         # torch's own 8 bits on a CPU scale a whole batch alike: an answer would depend on those beside it
         raise ConfigError(

@@ -20,6 +20,9 @@ from llmapi_kit.models.providers import PROVIDERS
 POCKET_DIR = Path(__file__).parent / "pocket"
 UPSTREAM = re.compile(r"(?P<provider>[a-z][a-z0-9_-]*)(?:\+(?P<scheme>https?))?:(?P<rest>.*)", re.DOTALL)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+GGUF_OF_HUB = re.compile(rf"hf:(?P<repository>{HUB_ID.pattern})(?:[/:](?P<file>[^:\\\s]+))?")
+# Of a GGUF model in several files
+PART_ENDING = re.compile(r"-\d{5}-of-\d{5}$", re.ASCII)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -39,6 +42,24 @@ class UpstreamName:
 
 
 @dataclass(frozen=True, slots=True)
+class GgufName:
+    """A GGUF file of the Hugging Face hub.
+
+    Attributes:
+        repository: ``owner/name``.
+        file: which of its files: a name, a pattern, or a number format such as ``Q4_K_M``; empty for the usual one.
+    """
+
+    repository: str
+    file: str = ""
+
+    @property
+    def text(self) -> str:
+        """As users write it."""
+        return f"hf:{self.repository}/{self.file}" if self.file else f"hf:{self.repository}"
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A name, understood.
 
@@ -48,6 +69,7 @@ class ModelSpec:
         kind: who loads it.
         path: folder of the files, or the GGUF file; None for the mock and for hub models.
         upstream: who answers elsewhere; None for models that run here.
+        gguf: a GGUF file of the hub; None for any other model.
     """
 
     name: str
@@ -55,6 +77,7 @@ class ModelSpec:
     kind: Literal["mock", "folder", "hub", "gguf", "upstream", "plugin"]
     path: Path | None = None
     upstream: UpstreamName | None = None
+    gguf: GgufName | None = None
 
 
 def parse_spec(name: str | os.PathLike[str]) -> ModelSpec:
@@ -62,7 +85,8 @@ def parse_spec(name: str | os.PathLike[str]) -> ModelSpec:
 
     Args:
         name: ``pocket``, ``mock``, a folder with a model in it, a GGUF file, ``owner/name`` of the Hugging Face
-            hub, or a provider's model: ``openai:gpt-…``, ``ollama:llama3.2``, ``vllm:http://host:port/v1#model``,
+            hub, a GGUF file of it (``hf:owner/name/file.gguf``, ``hf:owner/name:Q4_K_M``), or a provider's model:
+            ``openai:gpt-…``, ``ollama:llama3.2``, ``vllm:http://host:port/v1#model``,
             ``openai+https://host/base/v1#model`` for any server with OpenAI's API; or ``plugin:model``, for a back end
             that another package brings. A `pathlib.Path` is a folder or a file, never another name.
 
@@ -76,6 +100,8 @@ def parse_spec(name: str | os.PathLike[str]) -> ModelSpec:
         return ModelSpec(name, "pocket", "folder", POCKET_DIR)
     if name == "mock":
         return ModelSpec(name, "mock", "mock")
+    if name.startswith("hf:"):
+        return _gguf_of_hub(name)
     try:
         local = _in_files(name)
     except (OSError, RuntimeError) as exc:  # no permission, a name too long, a home of nobody
@@ -117,10 +143,24 @@ def _in_files(name: str) -> ModelSpec | None:
         _check_folder(path)
         return ModelSpec(name, path.resolve().name, "folder", path.resolve())
     if path.suffix == ".gguf" and not path.is_file():
-        raise ModelNotFoundError(f"There is no GGUF file {name}. A file of the hub must be downloaded first.")
+        raise ModelNotFoundError(f"There is no GGUF file {name}. One of the hub is 'hf:owner/name/file.gguf'.")
     if name and path.is_file():
-        return ModelSpec(name, path.stem, "gguf", path.resolve())
+        return ModelSpec(name, PART_ENDING.sub("", path.stem), "gguf", path.resolve())
     return None
+
+
+def _gguf_of_hub(name: str) -> ModelSpec:
+    """``hf:owner/name/file.gguf``, ``hf:owner/name/*Q4_K_M*`` or ``hf:owner/name:Q4_K_M``."""
+    found = GGUF_OF_HUB.fullmatch(name)
+    if found is None:
+        raise ModelNotFoundError(
+            f"{name[:200]!r} names no GGUF file of the Hugging Face hub: write 'hf:owner/name/file.gguf', "
+            "'hf:owner/name/*Q4_K_M*' or 'hf:owner/name:Q4_K_M'."
+        )
+    wanted = GgufName(found["repository"], found["file"] or "")
+    is_file = wanted.file.endswith(".gguf") and not any(char in wanted.file for char in "*?[")
+    plain = Path(wanted.file).stem if is_file else wanted.repository.partition("/")[2]
+    return ModelSpec(name, PART_ENDING.sub("", plain), "gguf", gguf=wanted)
 
 
 def _upstream(name: str, provider: str, rest: str, scheme: str | None) -> ModelSpec:

@@ -1,7 +1,7 @@
-"""Loads weights and tokenizer of a model, from a folder, from the hub or from a GGUF file.
+"""Loads weights and tokenizer of a model, from a folder or from the hub.
 
 Knows nothing of slots or engines. Blocking and slow: call it from a cell or a worker thread, never on an event loop.
-Only safetensors and GGUF weights are read, and no code that comes with a model or an adapter is run.
+Only safetensors weights are read, and no code that comes with a model or an adapter is run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import transformers
 
-from llmapi_kit.errors import ConfigError, LlmApiKitError, MissingDependencyError, ModelLoadError, ModelTooLargeError
+from llmapi_kit.errors import (
+    ConfigError,
+    LlmApiKitError,
+    MissingDependencyError,
+    ModelLoadError,
+    ModelTooLargeError,
+    UnsupportedModelError,
+)
 from llmapi_kit.models.architecture import auto_class, read_config, sees
 from llmapi_kit.models.checkpoint_check import check_loaded, check_size, quiet_report
 from llmapi_kit.models.decoder_config import read_decoder_config
@@ -23,7 +30,6 @@ from llmapi_kit.models.decoder_weights import DecoderWeights, read_decoder_weigh
 from llmapi_kit.models.download import DEFAULT_STALL_S, download_model
 from llmapi_kit.models.fit import check_folder
 from llmapi_kit.models.generation_config import Recommended, read_recommended
-from llmapi_kit.models.gguf import GgufModel, check_gguf, load_weights, open_gguf
 from llmapi_kit.models.heavy_imports import ADAPTERS, MODEL_CLASSES, import_heavy
 from llmapi_kit.models.load_options import check_device, check_dtype, check_quantize, check_sampling_names
 from llmapi_kit.models.model_files import check_files
@@ -123,7 +129,7 @@ def load_model(
     """Load weights and tokenizer.
 
     Args:
-        spec: a folder, a model of the hub, or a GGUF file, whose weights are dequantised.
+        spec: a folder or a model of the hub.
         device: ``cpu``, ``cuda`` or ``cuda:0``; the first GPU where there is one.
         dtype: ``float32``, ``bfloat16`` or ``float16``. By default the model's own on a GPU; on a CPU float32, but
             weights that are stored in bfloat16 stay in it: arithmetic in float32 needs half the memory with them, and
@@ -146,16 +152,17 @@ def load_model(
         ConfigError: `device`, `dtype` or `quantize` is not known, or can't be had here.
         MissingDependencyError: a package is not installed.
     """
+    if spec.kind == "gguf":
+        raise UnsupportedModelError(
+            f"{spec.name} is a GGUF file, which llama.cpp runs: here are models of transformers."
+        )
     check_sampling_names(sampling)
     device = pick_device(device)
     torch_dtype = pick_dtype(dtype, device)
     quantization = pick_quantization(quantize, device, spec)
     adapter = _find_adapter(lora, download_stall_s)
     loaded_as = "int8" if quantization else None if torch_dtype == "auto" else _name(torch_dtype)
-    keeps_bfloat16 = dtype is None and device == "cpu" and adapter is None and spec.kind != "gguf"
-    gguf = open_gguf(spec.path) if spec.kind == "gguf" and spec.path is not None else None
-    if gguf is not None and torch_dtype == "auto":
-        torch_dtype = getattr(torch, gguf.stored_dtype)
+    keeps_bfloat16 = dtype is None and device == "cpu" and adapter is None
     if spec.kind == "hub":
         check_fit = partial(_check_before_download, spec, device, loaded_as, keeps_bfloat16)
         spec = replace(spec, path=download_model(spec.name, download_stall_s, check_fit))
@@ -163,30 +170,28 @@ def load_model(
     try:
         is_own = tokenizer is None and not (adapter and adapter.has_tokenizer)
         weights = None
-        if has_native is not None and device == "cpu" and adapter is None and spec.path is not None and gguf is None:
+        if has_native is not None and device == "cpu" and adapter is None and spec.path is not None:
             asked = None if keeps_bfloat16 else cast(torch.dtype, torch_dtype)  # on a CPU it is always named
             weights = _map_weights(spec.path, asked, has_native, has_tokenizer=is_own)
         if weights is None:
             import_heavy(MODEL_CLASSES)
         config: Any = weights.config if weights is not None else None
-        if weights is None and gguf is None:
+        if weights is None:
             config = _check_model(spec, source, has_tokenizer=is_own)
             keeps_bfloat16 = keeps_bfloat16 and not sees(config)  # which torch computes with, and in one type
-        recommended = read_recommended(source, config) if gguf is None else _recommended_by_gguf(gguf)
-        text = _load_tokenizer(spec, source, tokenizer, adapter, gguf, download_stall_s)
+        recommended = read_recommended(source, config)
+        text = _load_tokenizer(spec, source, tokenizer, adapter, download_stall_s)
         num_trained = adapter.num_embeddings if adapter else 0
-        _check_fit(spec, gguf, adapter, max(len(text), num_trained), device, loaded_as, keeps_bfloat16=keeps_bfloat16)
+        _check_fit(spec, adapter, max(len(text), num_trained), device, loaded_as, keeps_bfloat16=keeps_bfloat16)
         model: Any = weights
         with reported_bars():
-            if gguf is not None:
-                model = load_weights(gguf, cast(torch.dtype, torch_dtype))
-            elif weights is None:
+            if weights is None:
                 stored_dtype = "auto" if keeps_bfloat16 else torch_dtype
                 model = _load_weights(spec, source, config, recommended, dtype=stored_dtype, **quantization)
                 if keeps_bfloat16 and model.dtype != torch.bfloat16:
                     model = model.to(torch_dtype)
         eye = None
-        if weights is None and gguf is None and sees(config):
+        if weights is None and sees(config):
             eye = Eye((model if quantization else model.to(device)).eval(), load_processor(source, spec.name))
             model = take_apart(model, spec.name)
         fit_embeddings(model, len(text), num_trained)
@@ -244,10 +249,6 @@ def _check_model(spec: ModelSpec, source: str, *, has_tokenizer: bool) -> Any:
     return config
 
 
-def _recommended_by_gguf(gguf: GgufModel) -> Recommended:
-    return Recommended(gguf.sampling_defaults, gguf.eos_ids)
-
-
 def _load_weights(spec: ModelSpec, source: str, config: Any, recommended: Recommended, **options: Any) -> Any:
     """The model with its weights, all of which came from its files."""
     own: Any = transformers.GenerationConfig(eos_token_id=list(recommended.eos_ids) or None)  # type: ignore[no-untyped-call]
@@ -284,18 +285,12 @@ def _find_adapter(lora: str | None, stall_s: float) -> Adapter | None:
     return find_adapter(lora, stall_s)
 
 
-def _load_tokenizer(
-    spec: ModelSpec, source: str, name: str | None, adapter: Adapter | None, gguf: GgufModel | None, stall_s: float
-) -> Any:
+def _load_tokenizer(spec: ModelSpec, source: str, name: str | None, adapter: Adapter | None, stall_s: float) -> Any:
     """The tokenizer that was named, else the adapter's, else the model's."""
     if name is not None:
         return load_other_tokenizer(name, stall_s)
     if adapter is not None and adapter.has_tokenizer:
         return load_other_tokenizer(str(adapter.folder), stall_s)
-    if gguf is not None:
-        from llmapi_kit.models.gguf_tokenizer import load_tokenizer as load_from_gguf
-
-        return load_from_gguf(gguf.header, gguf.config.vocab_size)
     return load_tokenizer(source, f"The tokenizer of {spec.name}")
 
 
@@ -310,7 +305,6 @@ def _check_before_download(
 
 def _check_fit(
     spec: ModelSpec,
-    gguf: GgufModel | None,
     adapter: Adapter | None,
     num_rows: int,
     device: str,
@@ -320,9 +314,7 @@ def _check_fit(
 ) -> None:
     """Raise `ModelTooLargeError` unless the model fits, the adapter included."""
     added_bytes = adapter.size_bytes if adapter else 0
-    if gguf is not None:
-        fit = check_gguf(gguf, device, str(dtype), num_rows=num_rows, added_bytes=added_bytes)
-    elif spec.path is not None:
+    if spec.path is not None:
         fit = check_folder(
             spec.path,
             device,

@@ -73,8 +73,12 @@ class Runner(Protocol):
         """
         ...
 
-    def recover(self, error: Exception) -> None:
-        """A step raised `error`; make what can be made for the next one to work."""
+    def recover(self, error: Exception) -> bool | None:
+        """A step raised `error`; make what can be made for the next one to work.
+
+        Returns:
+            Whether nothing is left of what slots held. Steps that go on after it raise.
+        """
         ...
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from llmapi_kit.errors import InvalidRequestError, MissingDependencyError, QueueFullError, UnsupportedFieldError
+from llmapi_kit.runners.large_stack import start_with_large_stack
 from llmapi_kit.sampling.constraints import Constraint
 from llmapi_kit.sampling.grammar_source import grammar_text, reason_in
 from llmapi_kit.sampling.grammar_trial import GrammarTrial
@@ -36,10 +37,8 @@ LIMITS: dict[str, Any] = {
 MAX_CACHED = 64
 MAX_CACHED_BYTES = 4 << 20
 MAX_PENDING = 4
-STACK_BYTES = 64 << 20
 
 _Key = tuple[str, str]
-_stack_size_lock = threading.Lock()
 
 __all__ = ["GrammarCompiler", "Matcher"]
 
@@ -50,6 +49,31 @@ class HasBackend(Protocol):
     @property
     def backend_tokenizer(self) -> Any:
         """The `tokenizers.Tokenizer` in it."""
+        ...
+
+
+@runtime_checkable
+class HasGrammarVocabulary(Protocol):
+    """A tokenizer that tells llguidance its vocabulary itself.
+
+    Attributes:
+        added_tokens: those that grammars may name: text to id.
+        vocab_size: ids that there are.
+    """
+
+    vocab_size: int
+
+    @property
+    def added_tokens(self) -> Mapping[str, int]:
+        """See the class."""
+        ...
+
+    def grammar_vocabulary(self, eos_ids: Sequence[int]) -> LLTokenizer:
+        """The vocabulary.
+
+        Raises:
+            UnsupportedFieldError: it has no token that ends an answer.
+        """
         ...
 
 
@@ -67,7 +91,7 @@ class GrammarCompiler:
 
     def __init__(
         self,
-        tokenizer: HasBackend,
+        tokenizer: HasBackend | HasGrammarVocabulary,
         vocab_size: int,
         eos_ids: Iterable[int],
         *,
@@ -111,7 +135,7 @@ class GrammarCompiler:
                     wanted.set_exception(_busy(len(self._pending), constraint.param))
                     return wanted
                 compiling = Future()
-                _start_with_large_stack(self._compile_in_turn, key, constraint, compiling)
+                start_with_large_stack(self._compile_in_turn, key, constraint, compiling, name="llmapi_kit grammar")
                 self._pending[key] = compiling  # the thread takes it away, for which it needs the lock
         if grammar is not None:
             wanted.set_result(grammar.matcher())
@@ -165,8 +189,7 @@ class GrammarCompiler:
     def _prepare(self) -> tuple[LLTokenizer, GrammarTrial]:
         if self._prepared is None:
             tokenizer = _read_vocabulary(self._tokenizer, self._eos_ids)
-            added = self._tokenizer.backend_tokenizer.get_added_tokens_decoder()
-            specials = [(int(token_id), token.content) for token_id, token in added.items()]
+            specials = _specials(self._tokenizer)
             self._prepared = tokenizer, GrammarTrial(tokenizer.vocab_size, specials, tokenizer.eos_tokens, LIMITS)
             if self._is_closed:
                 self._prepared[1].close()
@@ -192,12 +215,22 @@ class GrammarCompiler:
             size -= len(source)
 
 
-def _read_vocabulary(tokenizer: HasBackend, eos_ids: list[int]) -> LLTokenizer:
+def _specials(tokenizer: HasBackend | HasGrammarVocabulary) -> list[tuple[int, str]]:
+    """Id and text of each token that grammars may name."""
+    if isinstance(tokenizer, HasGrammarVocabulary):
+        return [(token_id, text) for text, token_id in tokenizer.added_tokens.items()]
+    added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
+    return [(int(token_id), token.content) for token_id, token in added.items()]
+
+
+def _read_vocabulary(tokenizer: HasBackend | HasGrammarVocabulary, eos_ids: list[int]) -> LLTokenizer:
     """The vocabulary as llguidance wants it."""
     try:
         from llguidance import LLTokenizer
     except ImportError as exc:
         raise MissingDependencyError("llguidance", "torch", "Structured output") from exc
+    if isinstance(tokenizer, HasGrammarVocabulary):
+        return tokenizer.grammar_vocabulary([token_id for token_id in eos_ids if token_id < tokenizer.vocab_size])
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UnsupportedFieldError("Structured output needs a fast tokenizer (tokenizer.json); this model has none.")
@@ -224,17 +257,6 @@ def _description(backend: Any) -> str:
     space = {"type": "Replace", "pattern": {"String": backend.decoder.replacement}, "content": " "}
     description["decoder"] = {"type": "Sequence", "decoders": [space, {"type": "ByteFallback"}, {"type": "Fuse"}]}
     return json.dumps(description)
-
-
-def _start_with_large_stack(target: Callable[..., None], *args: object) -> None:
-    """Start a thread that can recurse as deep as a grammar is nested."""
-    thread = threading.Thread(target=target, args=args, name="llmapi_kit grammar", daemon=True)
-    with _stack_size_lock:
-        before = threading.stack_size(STACK_BYTES)
-        try:
-            thread.start()
-        finally:
-            threading.stack_size(before)
 
 
 def _hand_over(done: Future[Grammar], wanted: Future[Matcher], param: str) -> None:

@@ -101,17 +101,7 @@ class ModelTokenizer:
     @cached_property
     def template_variables(self) -> frozenset[str]:
         """Names that the chat template reads, those that every template gets included."""
-        template = self._tokenizer.chat_template
-        if not template:
-            return frozenset()
-        sources = template.values() if isinstance(template, dict) else [template]
-        names: set[str] = set()
-        for source in sources:
-            try:
-                names |= jinja2.meta.find_undeclared_variables(_parse(source))
-            except jinja2.TemplateSyntaxError:
-                names.add("messages")  # rendering it will say what is wrong
-        return frozenset(names)
+        return template_variables(self._tokenizer.chat_template)
 
     def encode_infill(self, prefix: str, suffix: str) -> list[int]:
         """Token ids of a prompt for what stands between two texts.
@@ -124,11 +114,7 @@ class ModelTokenizer:
             if len(marks) == len(names):
                 texts = [self.encode(text, add_special_tokens=False) for text in (prefix, suffix)]
                 return [marks[0], *texts[0], marks[1], *texts[1], marks[2]]
-        raise UnsupportedFieldError(
-            "This model has no fill-in-the-middle tokens, so it can't honour suffix. Remove it, or load a model "
-            "trained for it, such as a code model.",
-            param="suffix",
-        )
+        raise no_infill()
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included."""
@@ -196,6 +182,15 @@ class ModelTokenizer:
         return table
 
 
+def no_infill() -> UnsupportedFieldError:
+    """The error for a suffix where the vocabulary has no tokens for it."""
+    return UnsupportedFieldError(
+        "This model has no fill-in-the-middle tokens, so it can't honour suffix. Remove it, or load a model trained "
+        "for it, such as a code model.",
+        param="suffix",
+    )
+
+
 def check_template(template: str | Mapping[str, str] | None, name: str) -> None:
     """Raise unless a chat template can be rendered at all.
 
@@ -214,6 +209,18 @@ def check_template(template: str | Mapping[str, str] | None, name: str) -> None:
                 f"The chat template of {name} is damaged at line {exc.lineno}: {exc.message} Mend or remove it: "
                 "chat_template.jinja, or chat_template in tokenizer_config.json."
             ) from exc
+
+
+def template_variables(template: str | Mapping[str, str] | None) -> frozenset[str]:
+    """Names that a chat template reads, those that every template gets included; of several, what any of them reads."""
+    sources = template.values() if isinstance(template, Mapping) else [template] if template else []
+    names: set[str] = set()
+    for source in sources:
+        try:
+            names |= jinja2.meta.find_undeclared_variables(_parse(source))
+        except jinja2.TemplateSyntaxError:
+            names.add("messages")  # rendering it will say what is wrong
+    return frozenset(names)
 
 
 def _parse(template: str) -> jinja2.nodes.Template:

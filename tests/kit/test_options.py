@@ -72,7 +72,9 @@ def test_jupyter_shows_and_completes_the_options(shell, function, name):
     [
         ("max_tokens", "default_max_tokens"),
         ("gpu", 'device="cuda"'),
-        ("n_gpu_layers", 'device="cuda"'),
+        ("gpu_layers", "n_gpu_layers"),
+        ("n_gpu_layers", "models of another kind"),
+        ("cache_type_k", 'kv_cache_dtype="q8_0"'),
         ("n_ctx", "context_length"),
         ("load_in_8bit", 'quantize="8bit"'),
         ("temperature", "sampling="),

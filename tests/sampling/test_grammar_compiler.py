@@ -13,7 +13,7 @@ from llmapi_kit.errors import (
     QueueFullError,
     UnsupportedFieldError,
 )
-from llmapi_kit.sampling import grammar_compiler
+from llmapi_kit.runners import large_stack
 from llmapi_kit.sampling.tokenizer import ModelTokenizer
 from tests.sampling import vocabularies
 from tests.sampling.answers import draw
@@ -267,7 +267,7 @@ def test_what_passes_the_trial_fits_the_stack_here(new_compiler, constraint, mon
     """The process tries with a quarter of the stack, so the deepest grammar that passes is compiled safely."""
     from llmapi_kit.sampling import trial_program
 
-    assert grammar_compiler.STACK_BYTES >= 4 * trial_program.STACK_BYTES
+    assert large_stack.STACK_BYTES >= 4 * trial_program.STACK_BYTES
     compiler = new_compiler()
     lengths = [2**i for i in range(8, 14)]
     passed = []

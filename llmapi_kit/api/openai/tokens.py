@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from llmapi_kit.api.openai.chat_body import Message, Tool, check_message, plain_message
-from llmapi_kit.api.openai.tool_use import MAX_TOOLS
 from llmapi_kit.api.openai.request_body import RequestBody
 from llmapi_kit.api.openai.response_schemas import Detokenized, Tokenized, Version
+from llmapi_kit.api.openai.tool_use import MAX_TOOLS
 from llmapi_kit.api.openapi import answers, examples
 from llmapi_kit.api.routes import KeyedRoute
 from llmapi_kit.api.state import state_of

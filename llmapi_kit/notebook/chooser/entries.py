@@ -193,7 +193,7 @@ def _of_path(path: Path, root: Path) -> Entry | None:
     return _measured(Entry(name, "files", here_bytes=weights, is_complete=True), config, weights)
 
 
-_GGUF = "a GGUF file: its weights are unpacked when it is loaded, and its needs are told then"
+_GGUF = "a GGUF file: it takes about its size in memory, and what its context needs is told when it is loaded"
 
 
 def _measured(entry: Entry, config: Path, weights_bytes: int) -> Entry:

@@ -1,0 +1,221 @@
+"""From a GGUF file to an engine: llama.cpp computes, the file's own tokenizer and chat template prepare.
+
+Blocking; called from a cell or a worker thread, and again each time a model is loaded anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmapi_kit.config import Settings
+from llmapi_kit.dialects import Dialect, dialect_of
+from llmapi_kit.engines.base import Engine
+from llmapi_kit.errors import ConfigError, MissingDependencyError, ModelTooLargeError, RequestError
+from llmapi_kit.loading.gguf_options import GgufOptions
+from llmapi_kit.models.fit import Fit, SlotPlan, check_sizes, plan_slots
+from llmapi_kit.models.gguf_file import GgufFile, open_gguf
+from llmapi_kit.models.gguf_header import read_header
+from llmapi_kit.models.spec import ModelSpec
+from llmapi_kit.progress import report
+from llmapi_kit.runners.libllama import load_libllama
+from llmapi_kit.runners.llama_context import MAX_SLOTS, ContextOptions
+from llmapi_kit.types import EngineInfo
+
+if TYPE_CHECKING:
+    from llmapi_kit.runners.llama_cpp_runner import Steps
+
+# What llama.cpp takes beside weights, keys and values: buffers of a step, and rows of logits
+BUFFER_BYTES = 64 * 2**20
+NUM_LOGITS, NUM_STATES = 64, 2048
+
+
+def gguf_fit(file: GgufFile, settings: Settings, options: GgufOptions) -> Fit:
+    """What a file's model needs as it is, against what is free.
+
+    Args:
+        file: whose heads were read.
+        settings: slots; a recurrent model has a state in each.
+        options: checked.
+    """
+    added = options.adapter.stat().st_size if options.adapter is not None else 0
+    buffers = BUFFER_BYTES + 4 * (NUM_LOGITS * file.vocab_size + NUM_STATES * file.hidden_size)
+    states = file.state_bytes() * min(settings.max_slots, MAX_SLOTS)
+    per_token = file.kv_bytes_per_token(options.kv_cache_dtype or "f16")
+    return check_sizes(file.weights_bytes + buffers + added + states, per_token, context_length(file, options), "cpu")
+
+
+def context_length(file: GgufFile, options: GgufOptions) -> int:
+    """Tokens a request may have: what it was trained with, or as many more as its positions are scaled for."""
+    return int(file.context_length / min(1.0, options.rope_freq_scale or 1.0))
+
+
+def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOptions) -> Engine:
+    """Load a GGUF file and start its engine.
+
+    Args:
+        spec: as it was named.
+        path: of the file; of a model in several, of any part.
+        settings: slots, context and memory.
+        options: checked.
+
+    Raises:
+        ModelError: it can't be loaded or served.
+        ConfigError: an option can't be honoured by the library that is there.
+        MissingDependencyError: it needs an extra that is not installed.
+    """
+    from llmapi_kit.engines.local.engine import LocalEngine
+    from llmapi_kit.runners.llama_cpp_runner import LlamaCppRunner
+    from llmapi_kit.runners.llama_vocabulary import LlamaVocabulary
+    from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
+    from llmapi_kit.sampling.llama_tokenizer import LlamaTokenizer
+    from llmapi_kit.sampling.recommended import honoured
+    from llmapi_kit.sampling.tokenizer import check_template
+
+    file = open_gguf(path)
+    if options.adapter is not None:
+        read_header(options.adapter)
+    template = file.chat_template
+    check_template(template, spec.name)
+    has_gpu = _has_gpu(options)
+    plan = _plan(spec, file, settings, options)
+    steps, num_parameters = _make_steps(file, plan, settings, options)
+    try:
+        report("preparing the engine")
+        dialect = _dialect(file)
+        # After the steps: whatever the vocabulary does to the library, it did in another process first
+        tokenizer = LlamaTokenizer(LlamaVocabulary(file.path), template, markers=dialect.markers)
+        grammars = GrammarCompiler(tokenizer, steps.vocab_size, tokenizer.eos_ids)
+        with contextlib.suppress(RequestError, MissingDependencyError):  # the request that needs it will say so
+            grammars.prepare()
+        info = EngineInfo(
+            id=spec.id,
+            context_length=plan.max_length,
+            created=int(time.time()),
+            description=f"{file.architecture} from {spec.name}, through llama.cpp",
+            capabilities=_capabilities(tokenizer, dialect),
+            num_parameters=num_parameters,
+            device="cuda" if has_gpu else "cpu",
+            dtype=file.dtype,
+            defaults=honoured({**file.sampling_defaults, **(options.sampling or {})}, spec.name),
+        )
+    except BaseException:
+        steps.close()
+        raise
+    if not steps.can_rewind:  # what a slot has read can't be taken over in part
+        settings = settings.model_copy(update={"prefix_cache": "off"})
+    return LocalEngine(
+        info,
+        LlamaCppRunner(steps),
+        tokenizer,
+        dialect=dialect,
+        grammars=grammars,
+        max_queue=settings.max_queue or min(128, 4 * plan.num_slots),
+        settings=settings,
+    )
+
+
+def _has_gpu(options: GgufOptions) -> bool:
+    """Whether layers go to a GPU.
+
+    Raises:
+        ConfigError: they should, and the library that is there can't use one.
+    """
+    can = bool(load_libllama().llama_supports_gpu_offload())
+    if options.device == "cuda" and not can:
+        raise ConfigError(
+            "device='cuda', but this build of libllama computes on the CPU only. Name one for CUDA in "
+            "LLMAPI_KIT_LIBLLAMA, or leave device out."
+        )
+    return can and options.num_gpu_layers != 0
+
+
+def _plan(spec: ModelSpec, file: GgufFile, settings: Settings, options: GgufOptions) -> SlotPlan:
+    """How many requests run at once, and how long they may be.
+
+    Raises:
+        ModelTooLargeError: not even one fits.
+    """
+    fit = gguf_fit(file, settings, options)
+    if not fit.fits:
+        raise ModelTooLargeError(f"{spec.id} does not fit. {fit.advice}")
+    slots = settings.model_copy(update={"max_slots": min(settings.max_slots, MAX_SLOTS)})
+    left = fit.free_bytes - fit.weights_bytes
+    return plan_slots(max(1, fit.kv_bytes_per_token), fit.context_length, left, False, slots)
+
+
+def _make_steps(file: GgufFile, plan: SlotPlan, settings: Settings, options: GgufOptions) -> tuple[Steps, int]:
+    """Load the weights, here or in a process of their own; with the number of parameters."""
+    from llmapi_kit.runners.llama_cpp_runner import best_num_threads
+    from llmapi_kit.runners.llama_model import LlamaModel
+    from llmapi_kit.runners.llama_process import LlamaProcess, StepsSetup
+    from llmapi_kit.runners.llama_steps import LlamaSteps
+    from llmapi_kit.runners.load_trial import try_to_load
+
+    context = ContextOptions(
+        flash_attn=options.flash_attn,
+        kv_cache_dtype=options.kv_cache_dtype or "f16",
+        rope_scaling=options.rope_scaling,
+        rope_freq_base=options.rope_freq_base,
+        rope_freq_scale=options.rope_freq_scale,
+    )
+    adapters = [options.adapter] if options.adapter is not None else []
+    num_threads = settings.num_threads or best_num_threads(file.weights_bytes)
+    if options.is_isolated:
+        report("reading weights")
+        process = LlamaProcess(
+            StepsSetup(
+                path=str(file.path),
+                num_slots=plan.num_slots,
+                max_length=plan.max_length,
+                vocab_size=file.vocab_size,
+                num_threads=num_threads,
+                n_gpu_layers=options.num_gpu_layers,
+                use_mmap=options.use_mmap,
+                use_mlock=bool(options.use_mlock),
+                lora=[str(each) for each in adapters],
+                options=context,
+            )
+        )
+        return process, process.num_parameters
+    report("trying the file")
+    try_to_load(file.path, lora=adapters, options=asdict(context))
+    model = LlamaModel(
+        file.path,
+        n_gpu_layers=options.num_gpu_layers,
+        use_mmap=options.use_mmap,
+        use_mlock=bool(options.use_mlock),
+        lora=adapters,
+    )
+    num_parameters = model.num_parameters
+    steps = LlamaSteps(
+        model,
+        num_slots=plan.num_slots,
+        max_length=plan.max_length,
+        num_threads=num_threads,
+        options=context,
+    )
+    return steps, num_parameters
+
+
+def _dialect(file: GgufFile) -> Dialect:
+    """How the model writes, by its template; of several, the one for tools."""
+    template = file.chat_template
+    if template is not None and not isinstance(template, str):
+        template = template.get("tool_use") or template.get("default")
+    return dialect_of(template, None, file.added_tokens)
+
+
+def _capabilities(tokenizer: Any, dialect: Dialect) -> tuple[str, ...]:
+    variables = tokenizer.template_variables
+    has = {
+        "chat": bool(variables),
+        "completions": True,
+        "embeddings": True,
+        "tools": "tools" in variables and dialect.has_calls,
+        "reasoning": dialect.reasoning is not None,
+    }
+    return tuple(name for name, is_there in has.items() if is_there)

@@ -1,0 +1,231 @@
+"""Computes the steps of a GGUF file in a process of its own, so that an abort of llama.cpp ends that one alone.
+
+Questions and answers are lines of JSON through a socket; logits lie in memory that both processes map. The process
+ends with whoever started it, as its standard input ends then. When it dies, the step that was asked for raises, and
+`restart` starts another one, whose slots are empty. Used on one thread, after it was made; POSIX only.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llmapi_kit import errors
+from llmapi_kit.runners.base import StepItem
+from llmapi_kit.runners.libllama import VARIABLE
+from llmapi_kit.runners.llama_context import ContextOptions
+
+MAX_ROWS = 1024  # of logits, in one question; pages that are never written take no memory
+MAX_END_S = 5.0
+_INHERITED = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "CUDA_VISIBLE_DEVICES", VARIABLE)
+_PROGRAM = "from llmapi_kit.runners.llama_program import main; main()"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepsSetup:
+    """What it takes to make `LlamaSteps`; see there, and `LlamaModel`."""
+
+    path: str
+    num_slots: int
+    max_length: int
+    vocab_size: int
+    num_threads: int = 1
+    n_gpu_layers: int | None = None
+    use_mmap: bool | None = None
+    use_mlock: bool = False
+    lora: Sequence[str] = ()
+    options: ContextOptions = field(default_factory=ContextOptions)
+
+
+class LlamaProcess:
+    """See `llmapi_kit.runners.llama_cpp_runner.Steps`.
+
+    Args:
+        setup: what to compute.
+
+    Attributes:
+        num_parameters: numbers in all weights.
+
+    Raises:
+        LlmApiKitError: the model can't be loaded; also where llama.cpp aborts on it.
+    """
+
+    def __init__(self, setup: StepsSetup) -> None:
+        self.num_slots, self.max_length, self.vocab_size = setup.num_slots, setup.max_length, setup.vocab_size
+        self._setup = setup
+        size = MAX_ROWS * setup.vocab_size * 4
+        self._file = tempfile.TemporaryFile(dir=_memory_folder())  # noqa: SIM115 - open as long as this is
+        self._file.truncate(size)
+        self._logits = np.frombuffer(mmap.mmap(self._file.fileno(), size), np.float32).reshape(MAX_ROWS, -1)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - as above
+        self._close_files = weakref.finalize(self, _close, self._file, self._errors)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._end: Callable[[], object] = lambda: None
+        self._held: set[int] = set()
+        told = self._start()
+        self.can_rewind: bool = told["can_rewind"]
+        self.num_parameters: int = told["num_parameters"]
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process; None while there is none."""
+        return self._process.pid if self._process is not None else None
+
+    def step(self, items: Sequence[StepItem]) -> npt.NDArray[np.float32]:
+        """See `Runner.step`.
+
+        Raises:
+            RuntimeError: the process died, or what an item goes on after went with one before.
+        """
+        for item in items:
+            if item.start and item.slot not in self._held:
+                raise RuntimeError("llama.cpp's process was started anew, and what this request had computed is lost")
+        parts = [part for part in _parts(items) if part]
+        rows = [self._logits[: self._ask("step", part)["rows"]] for part in parts[:1]]
+        for part in parts[1:]:
+            rows[-1] = rows[-1].copy()  # the next answer lies in the same place
+            rows.append(self._logits[: self._ask("step", part)["rows"]])
+        self._held.update(item.slot for item in items)
+        return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+    def restart(self) -> bool:
+        """See `llama_cpp_runner.Steps.restart`.
+
+        Raises:
+            LlmApiKitError: it does not load any more.
+        """
+        if self._process is not None and self._process.poll() is None:
+            return False
+        self._held.clear()
+        self._start()
+        return True
+
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """See `Runner.copy_prefix`. Where the process has died, the next step tells."""
+        with suppress(RuntimeError):
+            self._ask("copy_prefix", [source, target, length])
+        self._held.add(target)
+
+    def free(self, slot: int) -> None:
+        """See `Runner.free`."""
+        with suppress(RuntimeError):
+            self._ask("free", [slot])
+
+    def mean_state(self, slot: int) -> list[float]:
+        """See `Runner.mean_state`."""
+        state: list[float] = self._ask("mean_state", [slot])["state"]
+        return state
+
+    def close(self) -> None:
+        """See `Runner.close`. Safe to call twice."""
+        self._end()
+        self._process = None
+        self._close_files()
+
+    def _start(self) -> dict[str, Any]:
+        """Start the process and wait until it has loaded."""
+        self._end()
+        ours, theirs = socket.socketpair()
+        environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "GGML_NO_BACKTRACE": "1"}
+        self._errors.truncate(0)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), str(self._file.fileno())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=self._errors,
+                pass_fds=(theirs.fileno(), self._file.fileno()),
+                env=environment,
+                start_new_session=True,  # or interrupting a cell would end it as well
+            )
+        self._stream = ours.makefile("rwb")
+        self._end = weakref.finalize(self, _stop, self._process, ours, self._stream)
+        try:
+            return self._ask("load", [asdict(self._setup)])
+        except RuntimeError as exc:
+            self.close()
+            raise errors.ModelLoadError(
+                f"{exc}. {os.path.basename(self._setup.path)} contradicts itself, or is of a kind that this version of "
+                "llama.cpp does not know. Download it again, or take another."
+            ) from exc
+
+    def _ask(self, name: str, arguments: Sequence[Any]) -> dict[str, Any]:
+        """Ask the process, and wait for its answer."""
+        try:
+            self._stream.write(json.dumps([name, arguments]).encode() + b"\n")
+            self._stream.flush()
+            line = self._stream.readline()
+        except (OSError, ValueError):  # it is gone
+            line = b""
+        if not line.endswith(b"\n"):
+            raise RuntimeError(self._how_it_ended())
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            kind = getattr(errors, answer["error"], None)
+            raise (kind or RuntimeError)(answer["message"])
+        return answer
+
+    def _how_it_ended(self) -> str:
+        code: int | None = None
+        if self._process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                code = self._process.wait(MAX_END_S)
+            if code is None:
+                self._process.kill()
+        said = b""
+        with suppress(ValueError):  # this was closed, or the interpreter ends
+            self._errors.seek(0)
+            said = self._errors.read()
+        lines = [line for line in said.decode(errors="replace").splitlines() if "ASSERT" in line]
+        why = f": {lines[-1].strip()[-200:]}" if lines else f", exit code {code}"
+        return f"llama.cpp's process died{why}"
+
+
+def _memory_folder() -> str | None:
+    """Where files are memory, if there is such a place."""
+    return "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108 - a file without a name
+
+
+def _parts(items: Sequence[StepItem]) -> list[list[StepItem]]:
+    """The items in questions whose logits have room."""
+    parts: list[list[StepItem]] = [[]]
+    room = MAX_ROWS
+    for item in items:
+        rows = (len(item.tokens) if item.wants_every else 1) * item.wants_logits
+        if rows > room and parts[-1]:
+            parts.append([])
+            room = MAX_ROWS
+        parts[-1].append(item)
+        room -= rows
+    return parts
+
+
+def _close(*files: Any) -> None:
+    for each in files:
+        each.close()
+
+
+def _stop(process: subprocess.Popen[bytes], connection: socket.socket, stream: Any) -> None:
+    for each in (stream, connection, process.stdin):
+        with suppress(OSError):
+            if each is not None:
+                each.close()
+    try:
+        process.wait(MAX_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,277 @@
+"""The steps of a GGUF file, computed by llama.cpp: a slot is one of its sequences, and a step one `llama_decode`.
+
+Each slot has a stream of KV memory of its own, so a request never reads past what it holds itself, and never finds the
+memory full of others. Knows nothing of files, text or requests. Used on one thread, after it was made. Free of torch,
+so that a process of its own is there at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from llmapi_kit.errors import ModelLoadError, UnsupportedModelError
+from llmapi_kit.runners import libllama
+from llmapi_kit.runners.base import StepItem
+from llmapi_kit.runners.llama_context import BATCH_TOKENS, MAX_SLOTS, ContextOptions, LlamaContext
+from llmapi_kit.runners.llama_model import LlamaModel
+
+# Rows of logits that one call may give. The library reserves memory for them, each as wide as the vocabulary.
+MIN_OUTPUTS = 64
+
+Floats = npt.NDArray[np.float32]
+
+
+class _Piece(NamedTuple):
+    """Some consecutive tokens of an item: those from `begin` to `end`."""
+
+    number: int
+    item: StepItem
+    begin: int
+    end: int
+
+    @property
+    def has_every(self) -> bool:
+        """Whether every token has a row of output."""
+        return self.item.wants_every or self.item.wants_mean
+
+    @property
+    def num_outputs(self) -> int:
+        """Tokens with a row of output."""
+        if self.has_every:
+            return self.end - self.begin
+        return int(self.item.wants_logits and self.end == len(self.item.tokens))
+
+
+class LlamaSteps:
+    """Slots and tokens in, logits out, as arrays; see `llmapi_kit.runners.base.Runner` for its methods.
+
+    Args:
+        model: with its weights; this closes it.
+        num_slots: sequences held at once.
+        max_length: tokens a slot can hold.
+        num_threads: CPU threads of a step.
+        options: of the computation.
+
+    Attributes:
+        can_rewind: whether a slot can go back to a prefix of what it holds. Recurrent models can't, so that only whole
+            slots can be reused.
+
+    Raises:
+        UnsupportedModelError: the model can't be run this way; the message says why.
+        ModelLoadError: its weights are no finite numbers.
+        ModelTooLargeError: there is no memory for keys and values.
+    """
+
+    def __init__(
+        self,
+        model: LlamaModel,
+        *,
+        num_slots: int,
+        max_length: int,
+        num_threads: int = 1,
+        options: ContextOptions | None = None,
+    ) -> None:
+        if num_slots > MAX_SLOTS:
+            raise UnsupportedModelError(
+                f"llama.cpp holds {MAX_SLOTS} requests at once, not {num_slots}: set max_slots."
+            )
+        self.num_slots, self.max_length = num_slots, max_length
+        self.vocab_size = model.vocab_size
+        self.can_rewind = not model.keeps_one_state
+        self._model, self._library = model, model.library
+        self._max_outputs = max(num_slots, MIN_OUTPUTS)
+        self._llama = LlamaContext(
+            model,
+            num_slots=num_slots,
+            max_length=max_length,
+            num_outputs=self._max_outputs,
+            num_threads=num_threads,
+            options=options or ContextOptions(),
+        )
+        self._context, self._memory = self._llama.handle, self._llama.memory
+        self._batch = _BatchArrays(BATCH_TOKENS)
+        self._held = [0] * num_slots  # positions from here on are free
+        self._pooled: dict[int, dict[int, Floats]] = {}  # slot to first position to the sum of its states
+        self._state_size = int(self._library.llama_model_n_embd(model.handle))
+        try:
+            self._self_check()
+        except BaseException:
+            self.close()
+            raise
+
+    def step(self, items: Sequence[StepItem]) -> Floats:
+        """See `Runner.step`."""
+        for item in items:
+            self._rewind(item.slot, item.start)
+        # Neighbouring streams are computed together, so they stand beside each other
+        order = sorted(range(len(items)), key=lambda index: items[index].slot)
+        rows = _first_rows(items)
+        answer: Floats | None = None
+        parts = list(self._parts([(index, items[index]) for index in order]))
+        for part in parts:
+            logits = self._decode(part)
+            wanted = [(row, source) for source, row in _rows(part, rows)]
+            if len(parts) == 1 and [row for row, _ in wanted] == list(range(len(logits))):
+                return logits
+            if answer is None:
+                answer = np.empty((rows[-1], self.vocab_size), np.float32)
+            if wanted:
+                targets, sources = zip(*wanted, strict=True)
+                answer[list(targets)] = logits[list(sources)]
+        return np.empty((0, self.vocab_size), np.float32) if answer is None else answer
+
+    def restart(self) -> bool:
+        """See `llama_cpp_runner.Steps.restart`: what a failed step wrote is removed by the next one."""
+        return False
+
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """See `Runner.copy_prefix`."""
+        self._library.llama_memory_seq_rm(self._memory, target, -1, -1)
+        self._library.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+        self._held[target] = self._held[source]
+        self._rewind(target, length)
+
+    def free(self, slot: int) -> None:
+        """See `Runner.free`. KV memory is preallocated and stays as it is."""
+        self._pooled.pop(slot, None)
+
+    def mean_state(self, slot: int) -> list[float]:
+        """See `Runner.mean_state`."""
+        mean = np.sum(list(self._pooled[slot].values()), axis=0)
+        vector: list[float] = (mean / max(float(np.linalg.norm(mean)), 1e-12)).tolist()
+        return vector
+
+    def close(self) -> None:
+        """See `Runner.close`."""
+        self._llama.close()
+        self._pooled.clear()
+        self._model.close()
+
+    def _rewind(self, slot: int, length: int) -> None:
+        """Have a slot hold its first `length` positions and no more."""
+        if self._held[slot] <= length:
+            return
+        if not self._library.llama_memory_seq_rm(self._memory, slot, length if length else -1, -1):
+            raise RuntimeError(f"{self._model.path.name} can't go back to token {length} of what it has read.")
+        self._held[slot] = length
+
+    def _parts(self, items: Sequence[tuple[int, StepItem]]) -> Iterator[list[_Piece]]:
+        """What goes into one call each, by how many tokens and rows of output it may have."""
+        part: list[_Piece] = []
+        room, outputs = self._batch.size, self._max_outputs
+        for index, item in items:
+            begin, has_every = 0, item.wants_every or item.wants_mean
+            while begin < len(item.tokens):
+                if not room or not outputs:
+                    yield part
+                    part, room, outputs = [], self._batch.size, self._max_outputs
+                end = min(len(item.tokens), begin + room, begin + outputs if has_every else len(item.tokens))
+                piece = _Piece(index, item, begin, end)
+                part.append(piece)
+                room, outputs, begin = room - (end - begin), outputs - piece.num_outputs, end
+        if part:
+            yield part
+
+    def _decode(self, part: Sequence[_Piece]) -> Floats:
+        """Compute tokens; logits (rows of output, vocab), in the order of the pieces, until the next call."""
+        has_states = any(piece.item.wants_mean for piece in part)
+        batch = self._batch.fill(part)
+        for item in (piece.item for piece in part):
+            self._held[item.slot] = max(self._held[item.slot], item.start + len(item.tokens))
+        self._library.llama_set_embeddings(self._context, has_states)
+        libllama.take_errors()
+        code = self._library.llama_decode(self._context, batch)
+        if code:
+            raise RuntimeError(f"llama.cpp could not compute the step (code {code}): {libllama.take_errors()}")
+        num_rows = sum(piece.num_outputs for piece in part)
+        if not num_rows:
+            return np.empty((0, self.vocab_size), np.float32)
+        if has_states:
+            self._pool(part, _rows_at(self._library.llama_get_embeddings(self._context), num_rows, self._state_size))
+        return _rows_at(self._library.llama_get_logits(self._context), num_rows, self.vocab_size)
+
+    def _pool(self, part: Sequence[_Piece], states: Floats) -> None:
+        """Sum up hidden states for the means, one sum a piece, so that a repeated one replaces itself."""
+        row = 0
+        for piece in part:
+            if piece.item.wants_mean:
+                sums = self._pooled.setdefault(piece.item.slot, {})
+                first = piece.item.start + piece.begin
+                if first == 0:
+                    sums.clear()
+                sums[first] = states[row : row + piece.num_outputs].sum(0)
+            row += piece.num_outputs
+
+    def _self_check(self) -> None:
+        """Compute a prompt, and look whether numbers come of it."""
+        ids = [(97 * i + 11) % self.vocab_size for i in range(min(12, self.max_length))]
+        try:
+            logits = self.step([StepItem(0, 0, ids, True)])
+        except RuntimeError as exc:
+            raise UnsupportedModelError(f"{self._model.path.name} failed on a first step: {exc}") from exc
+        if not bool(np.isfinite(logits).all()):
+            raise ModelLoadError(
+                f"{self._model.path.name} computes numbers that are not finite; its weights are damaged. "
+                "Download it again."
+            )
+        self._library.llama_memory_clear(self._memory, True)
+        self._held[0] = 0
+
+
+class _BatchArrays:
+    """The arrays behind a ``llama_batch``, filled anew for each call.
+
+    Args:
+        size: tokens that fit.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._tokens, self._positions, self._slots = (np.zeros(size, np.int32) for _ in range(3))
+        self._outputs = np.zeros(size, np.int8)
+        self._counts = np.ones(size, np.int32)  # of slots that a token belongs to
+        self._slot_addresses = self._slots.ctypes.data + 4 * np.arange(size, dtype=np.uint64)
+
+    def fill(self, part: Sequence[_Piece]) -> libllama.Batch:
+        """The batch of some pieces. Valid until this is called again."""
+        at = 0
+        for _, item, begin, end in part:
+            stop = at + end - begin
+            self._tokens[at:stop] = item.tokens[begin:end]
+            self._positions[at:stop] = range(item.start + begin, item.start + end)
+            self._slots[at:stop] = item.slot
+            self._outputs[at:stop] = item.wants_every or item.wants_mean
+            if item.wants_logits and end == len(item.tokens):
+                self._outputs[stop - 1] = True
+            at = stop
+        arrays = (self._positions, self._counts, self._slot_addresses, self._outputs)
+        return libllama.Batch(at, self._tokens.ctypes.data, None, *(array.ctypes.data for array in arrays))
+
+
+def _first_rows(items: Sequence[StepItem]) -> list[int]:
+    """The row of the answer with which each item begins, and at the end how many there are."""
+    rows = [0]
+    for item in items:
+        rows.append(rows[-1] + (len(item.tokens) if item.wants_every else 1) * item.wants_logits)
+    return rows
+
+
+def _rows(part: Sequence[_Piece], first: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Each row of a call's output that is wanted as logits, with its row in the answer."""
+    row = 0
+    for piece in part:
+        if piece.item.wants_logits and piece.item.wants_every:
+            yield from ((row + i, first[piece.number] + piece.begin + i) for i in range(piece.num_outputs))
+        elif piece.item.wants_logits and piece.end == len(piece.item.tokens):
+            yield row + piece.num_outputs - 1, first[piece.number]
+        row += piece.num_outputs
+
+
+def _rows_at(address: int, num_rows: int, width: int) -> Floats:
+    """Numbers (num_rows, width) in the library's memory, not copied."""
+    return np.ctypeslib.as_array((ctypes.c_float * (num_rows * width)).from_address(address)).reshape(num_rows, width)

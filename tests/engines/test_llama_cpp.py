@@ -1,0 +1,131 @@
+"""GGUF files behind an engine: the contract of engines, and the answers that the same weights give in torch."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+
+import pytest
+
+from llmapi_kit.config import Settings
+from llmapi_kit.engines.base import GenerationRequest
+from llmapi_kit.loading.load_request import make_engine
+from llmapi_kit.models.spec import parse_spec
+from llmapi_kit.sampling.constraints import Constraint
+from llmapi_kit.sampling.parameters import SamplingParams
+from llmapi_kit.testing import EngineContract
+from llmapi_kit.types import Delta, Finished
+
+NUM_PROMPTS = 64
+QUESTIONS = ["What is the capital of France?", "你好", "Count from 3 to 7.", "Who are you?", "What is 2 plus 3?"]
+
+
+def gguf_engine(path, **options):
+    return make_engine(parse_spec(str(path)), Settings(max_slots=8, context_length=256, max_queue=128), **options)
+
+
+class TestLlamaCppEngine(EngineContract):
+    @pytest.fixture(autouse=True)
+    def file(self, pocket_gguf, monkeypatch):
+        self._path = pocket_gguf
+        # The file is good, and a process for each test takes its time
+        monkeypatch.setattr("llmapi_kit.runners.load_trial.try_to_load", lambda path, **options: None)
+
+    def make_engine(self):
+        return gguf_engine(self._path)
+
+    def long_request(self, engine):
+        return self.request(engine, "a b c " * 10, max_tokens=150, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def exact_engine(pocket_gguf):
+    """One that computes in float32 throughout."""
+    engine = gguf_engine(pocket_gguf, kv_cache_dtype="f32", flash_attn=False)
+    yield engine
+    engine.close()
+
+
+def answers(engine, requests):
+    """Text, token ids and logprobs of each request, all of them at once."""
+
+    async def one(request):
+        deltas = [event async for event in engine.generate(request) if isinstance(event, Delta | Finished)]
+        texts = [event for event in deltas if isinstance(event, Delta)]
+        scores = [score for event in texts for score in event.logprobs or ()]
+        return "".join(event.text for event in texts), scores
+
+    async def main():
+        return await asyncio.gather(*(one(request) for request in requests))
+
+    return asyncio.run(main())
+
+
+def test_greedy_answers_are_those_of_torch_for_64_prompts_alone_and_batched(exact_engine, pocket_engine):
+    rng = random.Random(7)
+    prompts = [[rng.randrange(3, 3000) for _ in range(rng.choice((1, 2, 5, 17, 40, 90)))] for _ in range(NUM_PROMPTS)]
+    params = SamplingParams(temperature=0, max_tokens=24)
+    requests = [GenerationRequest(prompt=prompt, sampling=params) for prompt in prompts]
+    expected = answers(pocket_engine, requests)
+    assert answers(exact_engine, requests) == expected
+    assert [answers(exact_engine, [request])[0] for request in requests[:8]] == expected[:8]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_tokens": 30},
+        {"max_tokens": 30, "logprobs": 3},
+        {"max_tokens": 30, "temperature": 0.8, "seed": 11},
+        {"max_tokens": 40, "constraint": Constraint("regex", r"[A-Z][a-z ]{3,20}\.", "guided_regex")},
+    ],
+    ids=lambda fields: ", ".join(fields),
+)
+def test_conversations_are_answered_as_in_torch(fields, exact_engine, pocket_engine):
+    sampling = SamplingParams(**{"temperature": 0, **fields})
+    requests = [
+        GenerationRequest(messages=[{"role": "user", "content": question}], sampling=sampling) for question in QUESTIONS
+    ]
+    for (text, scores), (expected, theirs) in zip(
+        answers(exact_engine, requests), answers(pocket_engine, requests), strict=True
+    ):
+        assert text == expected
+        assert [score.logprob for score in scores] == pytest.approx([score.logprob for score in theirs], abs=1e-3)
+        if "constraint" in fields:
+            assert re.fullmatch(r"[A-Z][a-z ]{3,20}\.", text)
+
+
+def test_beams_and_scored_prompts_are_those_of_torch(exact_engine, pocket_engine):
+    beams = SamplingParams(temperature=0, max_tokens=20)
+    scored = SamplingParams(temperature=0, max_tokens=1, logprobs=1)
+    requests = [
+        GenerationRequest(prompt=QUESTIONS[0], sampling=beams, n=2, num_beams=4),
+        GenerationRequest(prompt="The capital of France is Paris. " * 12, sampling=scored, echo=True),
+    ]
+    for (text, scores), (expected, theirs) in zip(
+        answers(exact_engine, requests), answers(pocket_engine, requests), strict=True
+    ):
+        assert text == expected
+        assert [score.logprob or 0 for score in scores] == pytest.approx([s.logprob or 0 for s in theirs], abs=1e-3)
+
+
+def test_embeddings_are_those_of_torch(exact_engine, pocket_engine):
+    texts = ["one", "The capital of France is Paris.", "two words " * 60]
+    ours, theirs = (asyncio.run(engine.embed(texts)) for engine in (exact_engine, pocket_engine))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.vector == pytest.approx(other.vector, abs=1e-3)
+
+
+def test_a_prompt_that_begins_like_an_earlier_one_is_not_computed_again(pocket_gguf):
+    engine = gguf_engine(pocket_gguf)
+    try:
+        prompt = list(range(100, 200))
+        params = SamplingParams(temperature=0, max_tokens=4)
+        for last in (5, 6, 7):
+            answers(engine, [GenerationRequest(prompt=[*prompt, last], sampling=params)] * 2)
+        stats = engine.stats()
+        assert stats.num_cached_tokens >= 400
+        assert stats.num_failed == 0
+    finally:
+        engine.close()
