@@ -34,6 +34,8 @@ RECURRENT_LAYERS = {"conv", "hybrid", "hybrid_sliding", "linear_attention", "mam
 POSITIVE = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
 OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings")
 MAX_NUMBER = 2**31
+# Whose factors transformers chooses by the longest sequence of a forward pass
+LENGTH_DEPENDENT_ROPES = ("longrope", "dynamic")
 
 
 def check_architecture(config: Mapping[str, Any], name: str) -> None:
@@ -111,6 +113,33 @@ def auto_class(config: Any) -> Any:
     import transformers
 
     return transformers.AutoModelForImageTextToText if sees(config) else transformers.AutoModelForCausalLM
+
+
+def context_limit(config: Any) -> int:
+    """How many tokens a sequence may have; 0 where the model has no limit.
+
+    It is less than the model's own where its computation changes with a sequence's length: factors of the rotary
+    embedding that are chosen for a whole forward pass, in which sequences of several lengths stand together here, and
+    attention in chunks.
+
+    Args:
+        config: of the text model; a configuration of transformers, or one with the same names.
+    """
+    limits = [getattr(config, "max_position_embeddings", None)]
+    for rope in _ropes(config):
+        if rope.get("rope_type", rope.get("type")) in LENGTH_DEPENDENT_ROPES:
+            original = rope.get("original_max_position_embeddings")
+            limits.append(original or getattr(config, "original_max_position_embeddings", None))
+    if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
+        limits.append(getattr(config, "attention_chunk_size", None))
+    return min((int(limit) for limit in limits if limit), default=0)
+
+
+def _ropes(config: Any) -> list[Mapping[str, Any]]:
+    """Parameters of the rotary embedding: one set, or one for each kind of layer."""
+    found = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    nested = [rope for rope in found.values() if isinstance(rope, Mapping)]
+    return nested or [found]
 
 
 def _refused(name: str, architecture: str, kind: str) -> UnsupportedModelError:

@@ -15,7 +15,7 @@ import psutil
 
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ModelTooLargeError
-from llmapi_kit.models.architecture import read_config
+from llmapi_kit.models.architecture import context_limit, read_config
 from llmapi_kit.models.decoder_config import read_decoder_config
 from llmapi_kit.models.model_files import weight_files
 
@@ -159,7 +159,7 @@ def check_folder(
     num_matrices = 1 if config.tie_word_embeddings else 2
     weights += num_added * num_matrices * config.hidden_size * BYTES.get(kept, 4)
     per_token = kv_bytes_per_token(config, stored if dtype in (None, "int8") else dtype)
-    context = int(getattr(config, "max_position_embeddings", None) or 0)
+    context = context_limit(config)
     return check_sizes(weights + added_bytes, per_token, context, device)
 
 

@@ -23,7 +23,7 @@ from llmapi_kit.errors import (
     ModelTooLargeError,
     UnsupportedModelError,
 )
-from llmapi_kit.models.architecture import auto_class, read_config, sees
+from llmapi_kit.models.architecture import auto_class, context_limit, read_config, sees
 from llmapi_kit.models.checkpoint_check import check_loaded, check_size, quiet_report
 from llmapi_kit.models.decoder_config import read_decoder_config
 from llmapi_kit.models.decoder_weights import DecoderWeights, read_decoder_weights
@@ -207,7 +207,7 @@ def load_model(
         raise ModelTooLargeError(f"{spec.id} does not fit on {device}: {exc}") from exc
     except Exception as exc:
         raise _explain(spec, exc) from exc
-    context = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0)
+    context = context_limit(model.config.get_text_config())
     name = _name(torch_dtype if keeps_bfloat16 else model.dtype)
     defaults = {**recommended.sampling, **(sampling or {})}
     return LoadedModel(model, text, device, name, recommended.eos_ids, context, defaults, eye)
