@@ -35,10 +35,10 @@ class _IdCodec:
     eos_ids: frozenset[int] = frozenset()
     boundaries: frozenset[str] = frozenset()
 
-    def token_bytes(self, token_id: int, *, skip_special_tokens: bool = True) -> bytes:
+    def token_bytes(self, token_id: int, *, skip_special_tokens: bool = True, begins_text: bool = False) -> bytes:
         return f"{token_id} ".encode()
 
-    def detokenizer(self, *, skip_special_tokens: bool = True) -> ByteDetokenizer:
+    def detokenizer(self, *, skip_special_tokens: bool = True, context_ids: Sequence[int] = ()) -> ByteDetokenizer:
         return ByteDetokenizer(self.token_bytes)
 
 
