@@ -18,10 +18,13 @@ Knows nothing of HTTP frameworks, tunnels or torch; every other module may impor
     │   ├── ForbiddenError          403
     │   │   └── RequestCancelledError   403, whoever runs the server ended the request; no client tries it again
     │   ├── NotFoundError           404, no such model, route or stored completion
+    │   ├── GoneError               410, it was there, and can't be had any more
     │   ├── BodyTooLargeError       413
     │   ├── UnsupportedMediaTypeError   415, the body is compressed, or is not said to be JSON
     │   ├── HeadersTooLargeError    431
     │   ├── QueueFullError          429, with Retry-After
+    │   ├── RateLimitError          429, the key has to wait, with Retry-After
+    │   ├── QuotaError              429, the key has used all it may
     │   ├── EngineUnavailableError  503, the engine is loading, closing or dead
     │   ├── RequestTimeoutError     504, waited too long
     │   ├── UpstreamError           502, the provider behind a model failed, or refuses this server
@@ -171,6 +174,13 @@ class NotFoundError(RequestError):
     type = "invalid_request_error"
 
 
+class GoneError(RequestError):
+    """What was asked for was there, and can't be had any more."""
+
+    status = 410
+    type = "invalid_request_error"
+
+
 class BodyTooLargeError(RequestError):
     """The request's body is over the limit, counted as received."""
 
@@ -201,6 +211,22 @@ class QueueFullError(RequestError):
     status = 429
     type = "rate_limit_error"
     default_code = "queue_full"
+
+
+class RateLimitError(RequestError):
+    """The key has sent as much as it may for now."""
+
+    status = 429
+    type = "rate_limit_error"
+    default_code = "rate_limit_exceeded"
+
+
+class QuotaError(RequestError):
+    """The key has used all the tokens it was given."""
+
+    status = 429
+    type = "insufficient_quota"
+    default_code = "insufficient_quota"
 
 
 class EngineUnavailableError(RequestError):

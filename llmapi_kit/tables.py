@@ -28,12 +28,25 @@ class Table(list[T]):
         self._columns = columns
         self._empty = empty
 
+    def as_text(self) -> str:
+        """For terminals."""
+        if not self:
+            return self._empty
+        lines = [self._head(), *self._body()]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+        return "\n".join(line.rstrip() for line in padded)
+
     def _repr_html_(self) -> str:
         if not self:
             return f"<p>{escape(self._empty)}</p>"
-        head = [heading for heading, _ in self._columns.values()]
-        body = [[write(_value(row, name)) for name, (_, write) in self._columns.items()] for row in self]
-        return table_html(head, body)
+        return table_html(self._head(), self._body())
+
+    def _head(self) -> list[str]:
+        return [heading for heading, _ in self._columns.values()]
+
+    def _body(self) -> list[list[str]]:
+        return [[write(_value(row, name)) for name, (_, write) in self._columns.items()] for row in self]
 
 
 class StatsTable(dict[str, dict[str, float]]):

@@ -19,7 +19,10 @@ from llmapi_kit.api.auth import KEY_HEADERS
 METHODS = ("GET", "HEAD", "POST", "DELETE")
 # The last one skips the page that free ngrok tunnels show to browsers
 HEADERS = ("Authorization", *KEY_HEADERS, "Content-Type", "ngrok-skip-browser-warning")
-READABLE = ("x-request-id", "Retry-After")
+READABLE = (
+    *("x-request-id", "Retry-After"),
+    *(f"x-ratelimit-{name}-{unit}" for unit in ("requests", "tokens") for name in ("limit", "remaining", "reset")),
+)
 
 
 class CorsMiddleware:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmapi_kit.api.errors import error_response
+from llmapi_kit.api.limiter import Headers
 from llmapi_kit.api.request_record import RequestRecord, current_request
 from llmapi_kit.api.routes import host_name
 from llmapi_kit.api.state import ApiState
@@ -43,16 +45,21 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        answer = _Answer(send, is_head=scope["method"] == "HEAD")
-        record, started_at = RequestRecord(answer.request_id, scope["method"], scope["path"]), time.monotonic()
+        record, started_at = RequestRecord(f"req_{random_hex(24)}", scope["method"], scope["path"]), time.monotonic()
+        answer = _Answer(send, lambda: self._headers(record), is_head=scope["method"] == "HEAD")
         current_request.set(record)
         try:
-            await self._answer(scope, receive, answer)
+            await self._answer(scope, receive, answer, record)
         finally:
             if self._state.request_log is not None:
                 self._state.request_log.add(record, answer.status, time.monotonic() - started_at)
 
-    async def _answer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+    def _headers(self, record: RequestRecord) -> Headers:
+        """What every answer says: its id, and the limits of the key that it is for."""
+        limits = [] if record.caller is None else self._state.limiter.headers(record.caller)
+        return [(b"x-request-id", record.id.encode()), *limits]
+
+    async def _answer(self, scope: Scope, receive: Receive, answer: _Answer, record: RequestRecord) -> None:
         error = self._find_error(scope)
         if error is not None:
             await error_response(error)(scope, receive, answer.send)
@@ -63,7 +70,7 @@ class RequestContext:
             if not answer.is_complete:
                 raise
             # The server would close the connection, which the client has been told to use again
-            logger.exception("The request %s failed", answer.request_id)
+            logger.exception("The request %s failed", record.id)
 
     def _find_error(self, scope: Scope) -> RequestError | None:
         """Why the name it was sent to does not allow it."""
@@ -80,21 +87,22 @@ class _Answer:
 
     Args:
         send: of the connection.
+        headers: tells what to add to its own, when it begins.
         is_head: whether the client wants the headers only.
     """
 
-    def __init__(self, send: Send, *, is_head: bool) -> None:
-        self.request_id = f"req_{random_hex(24)}"
+    def __init__(self, send: Send, headers: Callable[[], Headers], *, is_head: bool) -> None:
         self.is_complete = False
         self.status = CLIENT_LEFT
         self._send = send
+        self._headers = headers
         self._is_head = is_head
 
     async def send(self, message: Message) -> None:
         """Send a part of it; what comes after the end of an answer to HEAD is dropped."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
+            message["headers"] = [*message.get("headers", ()), *self._headers()]
             await self._send(message)
             message = END
             if not self._is_head:

@@ -72,7 +72,7 @@ def _line(port: int, record: RequestRecord, status: int, seconds: float) -> dict
         "port": port,
         "message": f"{record.method} {record.path} {status}",
         "request_id": record.id,
-        "key": "this key" if record.is_keyed else "none",
+        "key": record.key,
         "status": status,
         "seconds": round(seconds, 3),
     }

@@ -9,6 +9,8 @@ from __future__ import annotations
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from llmapi_kit.api.caller import Caller
+
 
 @dataclass(slots=True)
 class RequestRecord:
@@ -18,7 +20,7 @@ class RequestRecord:
         id: the X-Request-Id of its answer.
         method: of HTTP.
         path: without the query, which may hold a token.
-        is_keyed: whether it brought the key.
+        caller: whose key it brought; None before that is known, and where it brought none.
         model: that answers, once it is known.
         prompt_tokens: of the models that answered.
         completion_tokens: likewise.
@@ -28,11 +30,21 @@ class RequestRecord:
     id: str
     method: str
     path: str
-    is_keyed: bool = False
+    caller: Caller | None = None
     model: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error: str = ""
+
+    @property
+    def is_keyed(self) -> bool:
+        """Whether it brought a key that opens."""
+        return self.caller is not None
+
+    @property
+    def key(self) -> str:
+        """The name of the key that it brought; "none" where it brought none."""
+        return "none" if self.caller is None else self.caller.name
 
     @property
     def route(self) -> str:

@@ -1,8 +1,8 @@
 """How every route begins: who may call it, and how its body is read.
 
-A route is public, keyed, opened by a token, or for this machine only with a key or without, by its class; `create_app`
-refuses any other. The key is checked by the route itself and not by the path, before the body is read. Bodies are
-counted as they are received, and parsed strictly.
+A route is public, keyed, for the owner's key only, opened by a token, or for this machine only with a key or without,
+by its class; `create_app` refuses any other. The key is checked by the route itself and not by the path, before the
+body is read. Bodies are counted as they are received, and parsed strictly.
 
 Source: per-route checks, because path prefixes can be got around (vLLM CVE-2026-48746).
 """
@@ -54,7 +54,8 @@ class StrictRequest(Request):
     posting, as browsers send no other than plain text and forms for them unasked.
     """
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive, max_body_bytes: int | None = None) -> None:
+        self._max_body_bytes = max_body_bytes
         content_type = Headers(scope=scope).get("content-type", "")
         self._media_type = content_type.partition(";")[0].strip().lower()
         headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
@@ -69,7 +70,7 @@ class StrictRequest(Request):
         """
         if not hasattr(self, "_body"):
             self._check_encoding()
-            limit = state_of(self).settings.max_body_bytes
+            limit = self._max_body_bytes or state_of(self).settings.max_body_bytes
             parts, size = [], 0
             async for part in self.stream():
                 size += len(part)
@@ -125,9 +126,11 @@ class PublicRoute(APIRoute):
 
     Attributes:
         has_own_errors: whether it answers errors in a shape of its own, which it describes itself.
+        max_body_bytes: the most that it reads; None for the server's limit.
     """
 
     has_own_errors: ClassVar[bool] = False
+    max_body_bytes: ClassVar[int | None] = None
 
     def get_route_handler(self) -> Handler:
         """The handler, with a strict request."""
@@ -135,7 +138,9 @@ class PublicRoute(APIRoute):
 
     def _strict(self, handler: Handler) -> Handler:
         async def handle(request: Request) -> Response:
-            strict = request if isinstance(request, StrictRequest) else StrictRequest(request.scope, request.receive)
+            strict = request
+            if not isinstance(strict, StrictRequest):
+                strict = StrictRequest(request.scope, request.receive, self.max_body_bytes)
             try:
                 # Read here, not by FastAPI, which would turn every error into "error parsing the body"
                 if self.body_field is not None:
@@ -148,6 +153,12 @@ class PublicRoute(APIRoute):
                 return Response(status_code=499)  # nobody is there to read it
 
         return handle
+
+
+class StrangersRoute(PublicRoute):
+    """A route without a key that takes a body, which can't be long."""
+
+    max_body_bytes = 4096
 
 
 class KeyedRoute(PublicRoute):
@@ -196,6 +207,26 @@ class TokenRoute(PublicRoute):
 
         async def handle(request: Request) -> Response:
             state_of(request).key_check.check_token(request.query_params.get("token", ""))
+            return await handler(request)
+
+        return handle
+
+
+class OwnerRoute(KeyedRoute):
+    """A keyed route for the key that the server was launched with only: what tells of everybody's requests."""
+
+    def get_route_handler(self) -> Handler:
+        """The handler, behind the key check and closed to teammates."""
+        handler = PublicRoute.get_route_handler(self)
+
+        async def handle(request: Request) -> Response:
+            check = state_of(request).key_check
+            check(request)
+            if not check.caller.is_owner:
+                raise ForbiddenError(
+                    f"{request.url.path} is answered for the server's own key only; this one is {check.caller.name!r}.",
+                    code="owner_only",
+                )
             return await handler(request)
 
         return handle

@@ -21,7 +21,7 @@ class RunningRequest:
 
     Attributes:
         id: what the answer carries as ``id``, and what `llmapi_kit.server.server.Server.cancel` takes.
-        key: whose it is.
+        key: the name of the key that it came with: "owner" for the server's own.
         route: method and path.
         model: that answers.
         state: ``waiting`` until the model takes it, ``queued`` until its first token, then ``running``.
@@ -51,7 +51,7 @@ def _seen(events: TimedEvents, now: float) -> RunningRequest:
     state: RequestState = "running" if events.num_tokens else "queued" if events.is_accepted else "waiting"
     return RunningRequest(
         id=events.id,
-        key="this key" if events.request is not None and events.request.is_keyed else "none",
+        key="none" if events.request is None else events.request.key,
         route=events.request.route if events.request is not None else "",
         model=events.model,
         state=state,

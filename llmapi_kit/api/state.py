@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from starlette.requests import Request
 
 from llmapi_kit.api.auth import KeyCheck
+from llmapi_kit.api.caller import Caller
+from llmapi_kit.api.limiter import Admission, Limiter
 from llmapi_kit.api.request_log import RequestLog
 from llmapi_kit.api.request_record import current_request
 from llmapi_kit.api.timed_events import TimedEvents
@@ -22,6 +25,7 @@ from llmapi_kit.errors import EngineUnavailableError, RequestCancelledError, Req
 from llmapi_kit.store.counts import Counts
 
 if TYPE_CHECKING:
+    from llmapi_kit.api.invitation_exchange import Invitations
     from llmapi_kit.api.variants import Variant
     from llmapi_kit.sessions.conversation import Conversations
     from llmapi_kit.store.store import Store  # a cell that only loads a model should not wait for SQLAlchemy
@@ -48,6 +52,10 @@ class ApiState:
         request_log: writes a line for each request; None for none.
         conversations: sessions, where the setting `compat` has them.
         variants: by path, what else than the route there may answer; see `llmapi_kit.api.variants.Variant`.
+        started_at: Unix time.
+        invitations: exchanges them for keys; None where there are none.
+        limiter: what each key may do in a minute, at once and in all.
+        tunnel: how the tunnel is, in words for `GET /v1/status`; None without one.
     """
 
     catalog: Catalog
@@ -64,6 +72,15 @@ class ApiState:
     request_log: RequestLog | None = None
     conversations: Conversations | None = None
     variants: dict[str, list[Variant]] = field(default_factory=dict)
+    started_at: float = field(default_factory=time.time)
+    invitations: Invitations | None = None
+    limiter: Limiter = field(default_factory=Limiter)
+    tunnel: Callable[[], dict[str, str | None] | None] = lambda: None
+
+    @property
+    def caller(self) -> Caller:
+        """Who sent the current request."""
+        return self.key_check.caller
 
     def count_usage(self, model: str, counts: Counts) -> None:
         """Count what the caller's key used; waits for nothing."""
@@ -71,11 +88,32 @@ class ApiState:
             record.model = model
             record.prompt_tokens += counts.prompt_tokens
             record.completion_tokens += counts.completion_tokens
-        self.store.usage.count(self.key_check.key_id, model, counts)
+        self.store.usage.count(self.caller.id, model, counts)
+
+    def admit(self, estimate: Callable[[], int]) -> Admission | None:
+        """Let the current request be answered by an engine; None where its key has no limits.
+
+        Args:
+            estimate: tells about how many tokens it takes.
+
+        Raises:
+            RequestError: the server stops, or the key was closed, or it has to wait or has used what it may.
+        """
+        self.check_open()
+        return self.limiter.admit(self.caller, estimate)
 
     @contextlib.contextmanager
-    def counting(self, model: str) -> Iterator[Counts]:
-        """Count one request that an engine answers as a whole, unless it refuses it; the block adds what was used."""
+    def counting(self, model: str, estimate: Callable[[], int]) -> Iterator[Counts]:
+        """Count one request that an engine answers as a whole, unless it refuses it; the block adds what was used.
+
+        Args:
+            model: that answers.
+            estimate: tells about how many tokens it takes.
+
+        Raises:
+            RequestError: see `admit`.
+        """
+        admission = self.admit(estimate)
         counts = Counts(requests=1)
         try:
             yield counts
@@ -89,6 +127,8 @@ class ApiState:
         finally:
             if counts.requests:
                 self.count_usage(model, counts)
+            if admission is not None:
+                admission.settle(counts.tokens)
 
     def forget(self, events: TimedEvents) -> None:
         """A generation is over. On the event loop only; safe to call twice."""
@@ -104,6 +144,13 @@ class ApiState:
             if events.id == request_id:
                 events.fail(RequestCancelledError("The request was cancelled by whoever runs this server."))
 
+    def fail_refused(self) -> None:
+        """End what is under way for keys that open no more, in an error that says why. On the event loop only."""
+        for events in list(self.active):
+            caller = None if events.request is None else events.request.caller
+            if caller is not None and (refusal := self.key_check.refusal(caller)) is not None:
+                events.fail(refusal)
+
     def fail_active(self, why: str = "The server was stopped.") -> None:
         """End every request under way in an error that says why. On the event loop only."""
         self.catalog.stop_waiting()
@@ -111,9 +158,11 @@ class ApiState:
             events.fail(EngineUnavailableError(why))
 
     def check_open(self) -> None:
-        """Raise `EngineUnavailableError` while the server stops."""
+        """Raise what keeps a request from being begun: the server stops, or the key was closed while it waited."""
         if self.is_draining:
             raise EngineUnavailableError("The server is stopping and takes no new requests.", retry_after_s=5)
+        if (refusal := self.key_check.refusal(self.caller)) is not None:
+            raise refusal
 
 
 def state_of(request: Request) -> ApiState:

@@ -14,7 +14,7 @@ import logging
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -106,7 +106,7 @@ class BatchingLoop:
             # Requests that the free slots will take at once are not waiting.
             num_free = self._runner.num_slots - len(self._scheduler.running)
             num_waiting = len(self._inbox) + len(self._scheduler.waiting) - max(0, num_free)
-            if num_waiting + len(requests) > self._max_queue:
+            if num_waiting + len(requests) > self._max_queue and not self._has_share(requests):
                 raise QueueFullError(
                     f"{num_waiting} requests already wait for this model (the limit is {self._max_queue}). "
                     "Try again in a moment.",
@@ -114,6 +114,17 @@ class BatchingLoop:
                 )
             self._inbox.extend(requests)
             self._wake.notify()
+
+    def _has_share(self, requests: Sequence[Request]) -> bool:
+        """Whether a full queue still takes requests, as their key has less than its share of it.
+
+        So one key can't keep the others out. With so many keys k, the queue has at most 1 + 1/2 + … + 1/k times what it
+        has with one.
+        """
+        waiting = Counter(request.key_id for request in (*self._inbox, *tuple(self._scheduler.waiting)))
+        key_id = requests[0].key_id
+        num_keys = len(waiting.keys() | {key_id})
+        return num_keys > 1 and waiting[key_id] + len(requests) <= max(1, self._max_queue // num_keys)
 
     def abort(self, request: Request) -> None:
         """Stop a request whose consumer left; its slot is free before the next step. It gets no more events."""

@@ -32,6 +32,7 @@ class Request:
         max_new_tokens: limit that holds whatever `params` says: the room left in the context.
         detokenizer: fresh, for this answer.
         index: which of several answers to the same prompt it makes.
+        key_id: whose it is: slots are shared fairly between keys.
         cache_salt: only requests with the same one share cached prefixes.
         channel: opaque to the loop; whoever made the request finds its consumer by it.
         context_ids: the end of the prompt where the answer goes on with its text; empty where a new text begins.
@@ -60,6 +61,7 @@ class Request:
     max_new_tokens: int
     detokenizer: Detokenizer
     index: int = 0
+    key_id: str = ""
     cache_salt: str = ""
     channel: object = None
     context_ids: Sequence[int] = ()

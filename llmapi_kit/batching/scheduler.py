@@ -1,7 +1,8 @@
 """Who gets a slot, and what each step computes.
 
-First come, first served. Every running request that decodes gets its one token each step; what is left of the
-step's token budget goes to prefill, oldest first, in chunks. Beside running streams the budget is what the model
+Slots are shared fairly between the keys that requests came with, and within a key it is first come, first served; see
+`FairShare`. Every running request that decodes gets its one token each step; what is left of the step's token budget
+goes to prefill, oldest first but in turns between keys, in chunks. Beside running streams the budget is what the model
 prefills in `max_stall_s`, as measured, so that a prompt, however long, holds no stream up for longer. A request whose
 prompt another one is just computing waits for it and copies the result.
 Knows nothing of models, sampling or events. Engine thread only.
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+from llmapi_kit.batching.fair_share import FairShare
 from llmapi_kit.batching.prefix_cache import MIN_SHARED, PrefixCache, common_prefix
 from llmapi_kit.batching.request import Request
 from llmapi_kit.runners.base import StepItem
@@ -50,10 +52,12 @@ class Scheduler:
         self.cache = PrefixCache(num_slots, is_enabled=has_prefix_cache)
         self._has_prefix_cache = has_prefix_cache
         self._num_slots = num_slots
+        self._share = FairShare(num_slots)
 
     def add(self, request: Request) -> None:
         """Put a request at the end of the queue."""
         self.waiting.append(request)
+        self._share.came(request.key_id)
 
     def remove(self, request: Request) -> int | None:
         """Take a request out wherever it stands; returns the slot it held, which is free now."""
@@ -72,17 +76,19 @@ class Scheduler:
             (source, target, length) of each prefix to copy before the next step.
         """
         copies: list[tuple[int, int, int]] = []
-        held: list[Request] = []
+        passed_over: set[Request] = set()
         while self.waiting and len(self.running) < self._num_slots:
-            request = self.waiting.popleft()
+            request = self._share.next(self.waiting, self.running, passed_over)
+            if request is None:
+                break
             if self._is_worth_waiting(request):
-                held.append(request)
+                passed_over.add(request)
                 continue
             if len(self.running) + request.num_slots > self._num_slots:
-                held.append(request)
                 break
+            self.waiting.remove(request)
+            self._share.took_slot(request)
             copies.extend(self._place(request))
-        self.waiting.extendleft(reversed(held))
         return copies
 
     def _place(self, request: Request) -> list[tuple[int, int, int]]:
@@ -125,7 +131,7 @@ class Scheduler:
         budget = self._prefill_budget(len(plan)) if plan else self.step_tokens
         if len(prefilling) > 1:
             budget = min(budget, SHARED_STEP)
-        for request in prefilling:
+        for request in self._share.in_turn(prefilling):
             if budget <= 0 and plan:
                 break
             remaining = request.num_uncomputed_prompt

@@ -1,4 +1,4 @@
-"""The kit from a terminal: ``llmapi-kit serve|share|chat|doctor|notebooks``.
+"""The kit from a terminal: ``llmapi-kit serve|share|chat|keys|doctor|notebooks``.
 
 The same words as in a cell, and no logic of its own. An error of the kit is one line on stderr and exit status 1.
 """
@@ -19,7 +19,9 @@ from typing import Annotated
 
 import typer
 
-from llmapi_kit.errors import LlmApiKitError, MissingDependencyError
+from llmapi_kit.cli import keys
+from llmapi_kit.cli.error_lines import errors_as_lines as _errors_as_lines
+from llmapi_kit.errors import MissingDependencyError
 from llmapi_kit.models.heavy_imports import uncollected
 from llmapi_kit.progress import Progress, reporting
 from llmapi_kit.version import __version__
@@ -30,6 +32,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(keys.app, name="keys")
 
 
 @app.callback(invoke_without_command=True)
@@ -290,18 +293,6 @@ def notebooks(
         if os.name == "posix" and os.geteuid() == 0:  # the rule on rented machines and in containers
             command.append("--allow-root")
         raise typer.Exit(subprocess.run(command, check=False).returncode)
-
-
-class _errors_as_lines:  # noqa: N801 - reads as a statement
-    """An error of the kit becomes a line on stderr and exit status 1."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, LlmApiKitError):
-            print(f"llmapi-kit: {error}", file=sys.stderr)
-            raise typer.Exit(1) from error
 
 
 def _print_step(progress: Progress) -> None:

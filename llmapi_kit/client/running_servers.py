@@ -40,6 +40,8 @@ class ServerRecord:
         port: of the url.
         models: names it answers to.
         public_url: of its tunnel, or None.
+        name: of its launch; None for none.
+        database: where its keys and usage are, in words without user and password.
         pid: its process.
         process_started: when that process began, so that a recycled pid is not taken for it.
         started_at: Unix time in seconds.
@@ -51,6 +53,8 @@ class ServerRecord:
     port: int
     models: tuple[str, ...]
     public_url: str | None = None
+    name: str | None = None
+    database: str = ""
     pid: int = field(default_factory=os.getpid)
     process_started: float = field(default_factory=lambda: psutil.Process().create_time())
     started_at: float = field(default_factory=time.time)

@@ -62,6 +62,7 @@ class GenerationRequest:
         is_continuing: go on with the last message, which is the assistant's, in place of beginning a new one.
         has_generation_prompt: end the prompt with what begins an answer.
         cache_salt: cached prefixes are shared between requests with the same one only.
+        key_id: the id of the key that it came with: where requests wait, keys take turns.
         affinity: requests with the same one, such as a conversation's, are best served alike: by the same upstream key.
         id: for logs.
     """
@@ -81,6 +82,7 @@ class GenerationRequest:
     is_continuing: bool = False
     has_generation_prompt: bool = True
     cache_salt: str = ""
+    key_id: str = ""
     affinity: str = ""
     id: str = field(default_factory=lambda: random_hex(16))
 

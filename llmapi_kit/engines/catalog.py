@@ -1,6 +1,7 @@
 """The engines one server answers with, by model name, and other names that lead to them.
 
-Thread-safe: the server's event loop reads it while a cell replaces an engine.
+A request may be one that not every model answers: the others are not there for it. Thread-safe: the server's event
+loop reads it while a cell replaces an engine.
 """
 
 from __future__ import annotations
@@ -8,9 +9,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
 
 from llmapi_kit.engines.base import DeferredEngine, Engine
 from llmapi_kit.errors import ConfigError, EngineUnavailableError, NotFoundError
+
+visible_models: ContextVar[tuple[str, ...] | None] = ContextVar("llmapi_kit_visible_models", default=None)
+"""The models that there are for the request under way; None for all."""
 
 
 class Catalog:
@@ -53,13 +58,11 @@ class Catalog:
 
     def all(self) -> list[Engine]:
         """Every engine, the default first."""
-        with self._lock:
-            return list(self._engines.values())
+        return list(self._visible()[0].values())
 
     def aliases(self) -> dict[str, str]:
         """Other names, each with the model that it stands for."""
-        with self._lock:
-            return dict(self._aliases)
+        return self._visible()[1]
 
     async def find(self, model: str | None) -> Engine:
         """The engine of a name, ready to tell what it can do; None for the default. May wait until it is loaded.
@@ -96,17 +99,28 @@ class Catalog:
         Raises:
             NotFoundError: nobody answers to that name.
         """
+        engines, aliases = self._visible()
+        engine = next(iter(engines.values()), None) if model is None else engines.get(aliases.get(model, model))
+        if engine is not None:
+            return engine
+        names = ", ".join((*engines, *aliases)) or "none"
+        if visible_models.get() is None:
+            message = f"The model {model!r} is not served here. This server has: {names}."
+        elif model is None:
+            message = f"No model of this key is served here now; it has {', '.join(visible_models.get() or ())}."
+        else:
+            message = f"The model {model!r} is not served to this key. It may use: {names}."
+        raise NotFoundError(message, param="model", code="model_not_found")
+
+    def _visible(self) -> tuple[dict[str, Engine], dict[str, str]]:
+        """Engines by name, and aliases, as far as there are for the request under way."""
+        visible = visible_models.get()
         with self._lock:
-            name = next(iter(self._engines)) if model is None else self._aliases.get(model, model)
-            engine = self._engines.get(name)
-            names = ", ".join((*self._engines, *self._aliases))
-        if engine is None:
-            raise NotFoundError(
-                f"The model {model!r} is not served here. This server has: {names}.",
-                param="model",
-                code="model_not_found",
-            )
-        return engine
+            engines, aliases = dict(self._engines), dict(self._aliases)
+        if visible is None:
+            return engines, aliases
+        engines = {name: engine for name, engine in engines.items() if name in visible}
+        return engines, {alias: model for alias, model in aliases.items() if model in engines}
 
 
 def check_names(models: Sequence[str], aliases: Mapping[str, str], default: str | None) -> None:

@@ -68,6 +68,13 @@ def in_words(
     return "\n".join(lines)
 
 
+def tunnel_fields(kind: str | None, status: TunnelStatus | None) -> dict[str, str | None] | None:
+    """A tunnel as `GET /v1/status` tells of it; None without one."""
+    if kind is None or status is None:
+        return None
+    return {"kind": kind, "state": status.state, "public_url": status.public_url, "reason": status.reason}
+
+
 def _model_in_words(engine: Engine) -> str:
     """Its name, and its state unless it is simply there."""
     readiness = engine.readiness()

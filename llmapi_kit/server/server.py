@@ -32,9 +32,10 @@ from llmapi_kit.errors import ConfigError, ServerError
 from llmapi_kit.loopback import LOOPBACK
 from llmapi_kit.server import log_buffer
 from llmapi_kit.server.endpoint import check_key, warn_of_short_key
-from llmapi_kit.server.in_words import REQUEST_COLUMNS, USAGE_COLUMNS, in_words
+from llmapi_kit.server.in_words import REQUEST_COLUMNS, USAGE_COLUMNS, in_words, tunnel_fields
 from llmapi_kit.server.port import WILDCARDS, network_url
 from llmapi_kit.server.public_access import PublicAccess, PublicServer
+from llmapi_kit.server.sharing import SharedServer, open_keys
 from llmapi_kit.server.thread import ServerThread
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ DAY_S = 86400
 CHAT = ("llmapi_kit.notebook.chat.chat", "chat")
 
 
-class Server(PublicServer):
+class Server(SharedServer, PublicServer):
     """A server of this process. `str(server)` shows no key; `server.api_key` is the key.
 
     Binds its port when it is made and answers after `start`.
@@ -110,7 +111,8 @@ class Server(PublicServer):
         self.host, self.port = host, port
         self._open(Catalog(engines, aliases, default), secrets.token_hex(8), instead_of)
         self._registry = RunningServers(settings)
-        self._record = ServerRecord(self._state.instance, self.url, self.port, tuple(self.models))
+        record = ServerRecord(self._state.instance, self.url, self.port, tuple(self.models))
+        self._record = replace(record, name=name, database=self._store.place)
         # Of two at one port either may get a request that came through the tunnel
         self._allow_hosts(instead_of.public_url if instead_of is not None else None)
 
@@ -125,6 +127,8 @@ class Server(PublicServer):
                 instance = instead_of._state.instance  # to clients and to its tunnel it is the same server
                 listener = instead_of._thread.share_listener()
             state = ApiState(catalog, KeyCheck(self.api_key), self.settings, store, instance)
+            state.tunnel = lambda: tunnel_fields(self.tunnel_kind, self.tunnel_status())
+            self.keys, self._key_watch = open_keys(self, state, lambda work: self._thread.call_soon(work))
             thread: ServerThread = ServerThread(
                 create_app(state), host=self.host, port=self.port, listener=listener, on_death=self._on_death
             )
@@ -144,6 +148,7 @@ class Server(PublicServer):
         """
         try:
             self._thread.start(self.settings.start_timeout_s)
+            self._key_watch.start()
             self._registry.add(self._record, self.api_key)
         except BaseException:
             self.stop(0)
@@ -195,10 +200,10 @@ class Server(PublicServer):
             key = new_api_key()
             if self.name is not None:
                 ServerKeys(self.settings).replace(self.name, key)
-            self._state.key_check = KeyCheck(key)
+            self._state.key_check = KeyCheck(key, self._state.key_check.ring)
             self.api_key = key
             self._update_record()
-            self._thread.call_soon(self._state.fail_active, "The server's key was changed.")
+            self._thread.call_soon(self._state.fail_refused)
             return key
 
     @property
@@ -469,6 +474,7 @@ class Server(PublicServer):
                 logger.warning("The server's thread did not end in time; it is left behind")
         finally:
             self._registry.remove(self._record)
+            self._key_watch.stop()
             self._store.close()
 
     def _on_death(self) -> None:

@@ -17,9 +17,10 @@ from llmapi_kit.engines.base import Engine, GenerationRequest
 from llmapi_kit.engines.catalog import Catalog
 from llmapi_kit.errors import ContextLengthError, GenerationError, InvalidRequestError
 from llmapi_kit.sessions.bots import Bot, engine_of
-from llmapi_kit.sessions.history import EXCHANGE, count_text, estimate_tokens, fitting_history
+from llmapi_kit.sessions.history import EXCHANGE, count_text, fitting_history
 from llmapi_kit.sessions.session_settings import ImageSettings, SessionSettings
 from llmapi_kit.sessions.steps import ReplyFilters
+from llmapi_kit.sessions.text_tokens import estimate_tokens
 from llmapi_kit.store.sessions import StoredSession, Turn
 from llmapi_kit.types import Delta, Finished, GeneratedImage, ImageRequest
 

@@ -121,7 +121,7 @@ async def engine_of(bot: Bot, model: str, catalog: Catalog) -> Engine:
         if capability not in engine.info.capabilities:
             raise BotUnavailableError(f"{_cannot(bot, engine)} The setting bots maps it there.")
         return engine
-    if not catalog.all()[0].info.capabilities:  # the default, not loaded yet
+    if not catalog.get(None).info.capabilities:  # the default, not loaded yet
         await catalog.find(None)
     for candidate in catalog.all():
         info = candidate.info

@@ -9,14 +9,13 @@ from collections.abc import Callable, Sequence
 
 from llmapi_kit.engines.base import Engine, GenerationRequest
 from llmapi_kit.errors import ContextLengthError, UnsupportedFieldError
+from llmapi_kit.sessions.text_tokens import estimate_tokens
 from llmapi_kit.store.sessions import Turn
 
 BuildRequest = Callable[[Sequence[Turn]], GenerationRequest]
 EXCHANGE = 2  # turns: what was said, and the reply
 # Kept free for a reply whose length nobody has set, but no more than a quarter of the context
 REPLY_TOKENS = 512
-# For engines that can't count: characters of an alphabet that make a token, others make one each
-CHARACTERS_A_TOKEN = 3.5
 TOKENS_A_MESSAGE = 4
 
 
@@ -77,12 +76,6 @@ async def count_text(engine: Engine, text: str) -> int:
         return len(await engine.tokenize(text))
     except UnsupportedFieldError:
         return estimate_tokens(text)
-
-
-def estimate_tokens(text: str) -> int:
-    """About how many tokens a text has, rather too many than too few."""
-    num_ascii = len(text.encode("ascii", "ignore"))
-    return len(text) - num_ascii + int(num_ascii / CHARACTERS_A_TOKEN) + 1
 
 
 def _certainly_left_out(history: Sequence[Turn], limit: int) -> int:

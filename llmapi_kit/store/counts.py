@@ -29,6 +29,11 @@ class Counts:
     embedding_tokens: int = 0
     images: int = 0
 
+    @property
+    def tokens(self) -> int:
+        """Of prompts, answers and what was embedded."""
+        return self.prompt_tokens + self.completion_tokens + self.embedding_tokens
+
     def add(self, other: Counts) -> None:
         """Add what else was used."""
         self.requests += other.requests

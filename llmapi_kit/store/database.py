@@ -99,7 +99,7 @@ class Database:
         SQLite has one writer, which is as good.
         """
         if self.place.kind == "postgres":
-            digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+            digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
             number = int.from_bytes(digest, "big", signed=True)
             connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
 

@@ -13,6 +13,7 @@ from llmapi_kit.store.completions import CompletionStore
 from llmapi_kit.store.database import Database
 from llmapi_kit.store.database_url import DatabaseUrl, check_folder, memory_database, parse_database_url, sqlite_file
 from llmapi_kit.store.housekeeper import Housekeeper
+from llmapi_kit.store.keys import KeyStore
 from llmapi_kit.store.migrate import upgrade
 from llmapi_kit.store.sessions import SessionStore
 from llmapi_kit.store.usage import UsageStore
@@ -49,6 +50,15 @@ class Store:
         )
         self.usage = UsageStore(database, on_count=lambda: self._housekeeper.wake())
         self._housekeeper = Housekeeper(self.usage.settle, self._sweep)
+
+    def keys(self, server: str) -> KeyStore:
+        """The teammates' keys that are kept under a server's name."""
+        return KeyStore(self._database, server)
+
+    @property
+    def place(self) -> str:
+        """Where it is, without user and password."""
+        return str(self._database.place)
 
     def close(self) -> None:
         """Write what was counted, finish what was begun, and close, in some seconds at most. Safe to call twice."""

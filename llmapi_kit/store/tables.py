@@ -7,10 +7,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 from sqlalchemy.types import TypeDecorator
 
-REVISION = "0002"
+REVISION = "0003"
 """The last of the migrations, which makes these tables."""
 
 
@@ -72,6 +85,7 @@ usage = Table(
     Column("completion_tokens", BigInteger, nullable=False),
     Column("embedding_tokens", BigInteger, nullable=False),
     Column("images", BigInteger, nullable=False),
+    Index("llmapi_kit_usage_of_owner", "owner"),
 )
 
 # Which of its batches of counts a server has written last: one that fails is sent again, and counted once.
@@ -105,4 +119,35 @@ completion_labels = Table(
     Column("completion_id", String(64), ForeignKey(completions.c.id, ondelete="CASCADE"), primary_key=True),
     Column("name", Utf8, primary_key=True),
     Column("value", Utf8, nullable=False),
+)
+
+# Teammates' keys, as digests; the code of an invitation that nobody has exchanged yet, too.
+keys = Table(
+    "llmapi_kit_keys",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("server", Utf8, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("digest", LargeBinary, unique=True),
+    Column("prefix", String(32), nullable=False),
+    Column("code_digest", LargeBinary, unique=True),
+    Column("code_expires_at", Float(53)),
+    Column("created_at", Float(53), nullable=False),
+    Column("expires_at", Float(53)),
+    Column("revoked_at", Float(53)),
+    Column("is_paused", Boolean, nullable=False),
+    Column("models", Text),
+    Column("rpm", BigInteger),
+    Column("tpm", BigInteger),
+    Column("concurrency", BigInteger),
+    Column("budget", BigInteger),
+    Index("llmapi_kit_keys_of_server", "server"),
+)
+
+# Goes up with every change of a server's keys, so that who holds them in memory need not read them all to see one.
+key_revisions = Table(
+    "llmapi_kit_key_revisions",
+    metadata,
+    Column("server", Utf8, primary_key=True),
+    Column("revision", BigInteger, nullable=False),
 )

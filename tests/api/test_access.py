@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from llmapi_kit.api.app import check_routes
 from llmapi_kit.api.auth import KeyCheck
-from llmapi_kit.api.routes import BodyKeyedRoute, KeyedRoute, LocalPageRoute, PublicRoute, TokenRoute
+from llmapi_kit.api.routes import BodyKeyedRoute, KeyedRoute, LocalPageRoute, PublicRoute, StrangersRoute, TokenRoute
 from llmapi_kit.engines.mock import MockEngine
 
 from .conftest import KEY, all_routes, chat, error_of, path_of, serving
@@ -35,10 +35,10 @@ TOKENED = [(method, route) for method, route in ROUTES if isinstance(route, Toke
 HEALTH = ("/healthz", "/health", "/v1/health", "/ping")
 
 
-def test_only_health_and_pages_that_are_the_same_on_every_server_need_no_key():
+def test_only_health_invitations_and_pages_that_are_the_same_on_every_server_need_no_key():
     keyless = {route.path: type(route) for _, route in ROUTES if not isinstance(route, KeyedRoute | TokenRoute)}
     pages = {"/docs": LocalPageRoute, "/docs/{asset}": LocalPageRoute}
-    pages |= {"/": PublicRoute, "/web/{version}/{name:path}": PublicRoute}
+    pages |= {"/": PublicRoute, "/web/{version}/{name:path}": PublicRoute, "/invitations": StrangersRoute}
     assert keyless == dict.fromkeys(HEALTH, PublicRoute) | pages
 
 

@@ -38,6 +38,7 @@ BODIES = {
     "/chat": {"prompt": TEXT, "history": []},
     "/chat-stream": {"prompt": TEXT},
     "/embedding": {"prompt": [TEXT]},
+    "/invitations": {"code": TEXT},
 }
 
 

@@ -8,6 +8,7 @@ import httpx
 import openai
 import pytest
 
+from llmapi_kit.api.caller import Caller
 from llmapi_kit.api.request_log import MAX_STRANGERS_A_SECOND, RequestLog
 from llmapi_kit.api.request_record import RequestRecord
 from llmapi_kit.engines.mock import MockEngine
@@ -38,7 +39,7 @@ def test_a_running_request_is_listed_while_it_runs_and_ends_in_an_error_when_it_
     with slow.client() as client, ask(client, stream=True) as stream:
         first = next(iter(stream))
         (request,) = slow.requests()
-        assert (request.id, request.model, request.key) == (first.id, "mock", "this key")
+        assert (request.id, request.model, request.key) == (first.id, "mock", "owner")
         assert request.route == "POST /v1/chat/completions"
         assert request.prompt_tokens == len(SECRET.split())
         wait_until(lambda: slow.requests()[0].completion_tokens > 3)
@@ -79,7 +80,7 @@ def test_each_request_is_a_line_of_its_key_model_tokens_and_status_without_a_wor
     wait_until(lambda: len(request_lines(server)) == 2)
     good, bad = request_lines(server)
     assert good["message"] == "POST /v1/chat/completions 200"
-    assert {"status": 200, "key": "this key", "model": "mock"}.items() <= good.items()
+    assert {"status": 200, "key": "owner", "model": "mock"}.items() <= good.items()
     assert (good["prompt_tokens"], good["completion_tokens"]) == (len(SECRET.split()),) * 2
     assert good["seconds"] >= 0
     assert (bad["status"], bad["error"], "model" in bad) == (404, "model_not_found", False)
@@ -112,10 +113,10 @@ def test_a_flood_without_the_key_is_a_few_lines_and_a_count():
     log = RequestLog(lambda line: lines.append(line()), 8000, clock=lambda: now[0])
     for _ in range(100):
         log.add(RequestRecord("req_1", "GET", "/admin"), 404, 0.001)
-    log.add(RequestRecord("req_2", "GET", "/v1/models", is_keyed=True), 404, 0.001)
+    log.add(RequestRecord("req_2", "GET", "/v1/models", caller=Caller("1")), 404, 0.001)
     assert len(lines) == MAX_STRANGERS_A_SECOND + 1, "whoever has the key is not left out"
     now[0] += 1
-    log.add(RequestRecord("req_3", "GET", "/v1/models", is_keyed=True), 200, 0.001)
+    log.add(RequestRecord("req_3", "GET", "/v1/models", caller=Caller("1")), 200, 0.001)
     assert lines[-2] == {"port": 8000, "message": "95 more failed requests without the key", "left_out": 95}
     log.flush()
     assert lines[-1]["request_id"] == "req_3"

@@ -16,7 +16,18 @@ from benchmarks.serving_report import Failure, Run, Sample, to_markdown
 
 pytestmark = pytest.mark.slow
 
-MODULES = ["bare_loop", "conversation", "environments", "gpu", "load", "models", "overhead", "serving", "stream_server"]
+MODULES = [
+    "bare_loop",
+    "conversation",
+    "environments",
+    "fair_share",
+    "gpu",
+    "load",
+    "models",
+    "overhead",
+    "serving",
+    "stream_server",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -10,17 +10,20 @@ import pytest
 import llmapi_kit as kit
 from llmapi_kit.client import RemoteServer
 from llmapi_kit.loading.model import Model
+from llmapi_kit.server.keys import Keys
 from llmapi_kit.server.server import Server
+from llmapi_kit.server.sharing import SharedServer
 
 # What an example would say nothing about that the sentence does not.
 WITHOUT = {
     *("Server.start", "Server.replace_engines", "Server.close_tunnel", "Server.tunnel_status"),
     *("Server.can_keep_tunnel", "Server.match_tunnel", "Server.take_over", "Server.reappear"),
     *("RemoteServer.async_client", "RemoteServer.check"),
+    *("Keys.resume", "Keys.invite", "Keys.invitations", "Keys.withdraw"),
 }
 PUBLIC = {f"kit.{name}": getattr(kit, name) for name in kit.__all__ if inspect.isfunction(getattr(kit, name))} | {
     f"{owner.__name__}.{name}": function
-    for owner in (Model, Server, RemoteServer)
+    for owner in (Model, Server, SharedServer, Keys, RemoteServer)
     for name, function in inspect.getmembers(owner, inspect.isfunction)
     if not name.startswith("_")
 }

@@ -12,7 +12,8 @@ from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ContextLengthError, UnsupportedFieldError
 from llmapi_kit.sampling.parameters import SamplingParams
-from llmapi_kit.sessions.history import estimate_tokens, fitting_history
+from llmapi_kit.sessions.history import fitting_history
+from llmapi_kit.sessions.text_tokens import estimate_tokens
 from llmapi_kit.store.sessions import Turn
 
 pytestmark = pytest.mark.kernel

@@ -23,6 +23,7 @@ from llmapi_kit.api.openapi import answers, examples
 from llmapi_kit.api.routes import KeyedRoute
 from llmapi_kit.api.sse import while_connected
 from llmapi_kit.api.state import ApiState, state_of
+from llmapi_kit.api.token_estimate import prompt_tokens
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.errors import InvalidRequestError, RequestTimeoutError, UnsupportedFieldError
 from llmapi_kit.types import Embedded
@@ -97,9 +98,8 @@ async def embed(state: ApiState, engine: Engine, inputs: Sequence[str | list[int
     """
     if "embeddings" not in engine.info.capabilities:
         raise UnsupportedFieldError(f"The model {engine.info.id!r} makes no embeddings.", param="model")
-    state.check_open()
     limit_s = state.settings.total_timeout_s
-    with state.counting(engine.info.id) as counts:
+    with state.counting(engine.info.id, lambda: sum(map(prompt_tokens, inputs))) as counts:
         try:
             embedded = await asyncio.wait_for(engine.embed(inputs, cache_salt=state.key_check.key_id), limit_s)
         except asyncio.TimeoutError as exc:

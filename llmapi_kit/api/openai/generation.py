@@ -9,16 +9,18 @@ import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from llmapi_kit.api.errors import error_body, from_store
+from llmapi_kit.api.limiter import Admission
 from llmapi_kit.api.openai.answer_collector import AnswerCollector, ChatAnswer
 from llmapi_kit.api.openai.request_body import StreamOptions
 from llmapi_kit.api.request_record import note_error
 from llmapi_kit.api.sse import DONE, LastFrame
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.api.timed_events import TimedEvents
+from llmapi_kit.api.token_estimate import request_tokens
 from llmapi_kit.engines.base import Engine, GenerationRequest
 from llmapi_kit.engines.multi_prompt import generate_prompts
 from llmapi_kit.errors import RequestCancelledError, RequestError, StoreError
@@ -88,6 +90,7 @@ class Generation:
         num_answers: how many are to come.
         num_answers_a_prompt: how many of them belong to the same prompt.
         num_prompt_tokens: length of all prompts.
+        admission: through the key's limits, where it has any.
         created: Unix time in seconds.
     """
 
@@ -98,6 +101,7 @@ class Generation:
     num_answers: int
     num_answers_a_prompt: int
     num_prompt_tokens: int
+    admission: Admission | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     _finished: list[Finished] = field(default_factory=list)
     _num_made: int = 0
@@ -230,6 +234,8 @@ class Generation:
         else:
             counts.cancelled = 1
         self.state.count_usage(self.model, counts)
+        if self.admission is not None:
+            self.admission.settle(counts.tokens)
 
     async def close(self) -> None:
         """Stop the generation if it still runs, and count it. Also for one that was never collected or streamed."""
@@ -248,9 +254,10 @@ async def start(state: ApiState, engine: Engine, requests: Sequence[GenerationRe
     Raises:
         RequestError: they were not.
     """
-    state.check_open()
+    admission = state.admit(lambda: request_tokens(requests))
     answer_id, model = new_id(id_prefix), engine.info.id
-    events = TimedEvents(generate_prompts(engine, requests), state.settings, request_id=answer_id, model=model)
+    keyed = [replace(request, key_id=state.caller.id) for request in requests]
+    events = TimedEvents(generate_prompts(engine, keyed), state.settings, request_id=answer_id, model=model)
     state.active.add(events)  # before it is accepted: a server that stops ends it there too
     try:
         event = await events.__anext__()
@@ -260,10 +267,12 @@ async def start(state: ApiState, engine: Engine, requests: Sequence[GenerationRe
             raise RuntimeError(f"{type(engine).__name__} began with {type(event).__name__}, not with Accepted")
     except BaseException:
         state.forget(events)
+        if admission is not None:
+            admission.settle(0)
         await events.aclose()
         raise
     n = requests[0].n
-    return Generation(state, events, model, answer_id, len(requests) * n, n, event.num_prompt_tokens)
+    return Generation(state, events, model, answer_id, len(requests) * n, n, event.num_prompt_tokens, admission)
 
 
 def new_id(prefix: str) -> str:
