@@ -120,6 +120,7 @@ function buildTeam(parent, call) {
       requests.textContent = next.requests.toLocaleString("en");
       number.textContent = next.tokens.toLocaleString("en");
       bar.style.width = `${next.share * 100}%`;
+      bar.hidden = next.share === 0;
       if (!pause) return;
       const wanted = next.state === "paused" ? "resume" : "pause";
       if (wanted !== action) pause.write(wanted === "pause" ? "Pause" : "Resume");
