@@ -12,7 +12,7 @@ Server.tunnel_status = lambda self, check=False: TunnelStatus("up", PUBLIC_URL)
 Server.tunnel_kind = "cloudflared"
 Server.can_reopen_tunnel = True
 
-server = kit.launch("pocket", aliases={"gpt-4o": "pocket"}, name="picture")
+server = kit.launch("pocket", aliases={"gpt-4o": "pocket"})
 
 # %%
 keys = {name: server.keys.create(name).api_key for name in ("ada", "grace", "linus")}
@@ -29,9 +29,10 @@ def ask(name, max_tokens):
 
 def keep_asking(name):
     while True:
-        ask(name, 200)
+        ask(name, 1500)
 
 
 for name, max_tokens in (("ada", 180), ("ada", 160), ("grace", 150)):
     ask(name, max_tokens)
-threading.Thread(target=keep_asking, args=("ada",), daemon=True).start()
+for name in ("ada", "ada", "grace"):
+    threading.Thread(target=keep_asking, args=(name,), daemon=True).start()
