@@ -1,5 +1,8 @@
 # %%
+import os
 import threading
+
+os.environ["LLMAPI_KIT_DATABASE_URL"] = "sqlite://"  # only what is used here is in the picture
 
 import llmapi_kit as kit
 from llmapi_kit.server.server import Server
