@@ -67,6 +67,13 @@ function buildTeam(parent, call) {
     }
   }
 
+  name.addEventListener("keydown", (event) => {
+    event.stopPropagation();
+    if (event.key !== "Enter" || event.isComposing) return;
+    event.preventDefault(); // JupyterLab keeps Enter from forms in outputs
+    form.requestSubmit();
+  });
+
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const made = await ask("invite", { name: name.value }, press);

@@ -274,7 +274,7 @@ def test_card_and_dashboard_do_everything_with_the_keyboard(lab):
     page.page.locator(".llmapi-kit-team").evaluate("element => { element.open = true; }")
     button(page, "Copy URL").focus()
     seen = []
-    while len(seen) < 20 and "Cancel request" not in (seen or [""])[-1]:
+    while len(seen) < 30 and "Cancel request" not in (seen or [""])[-1]:
         keyboard.press("Tab")
         seen.append(page.page.evaluate(focused))
     assert seen[:3] == ["Reveal", "Copy key", "Python with openai, the key in LLMAPI_KIT_API_KEY"]
