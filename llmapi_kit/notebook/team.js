@@ -112,7 +112,7 @@ function buildTeam(parent, call) {
     const row = make("tr", {});
     const who = make("th", { scope: "row" }, row);
     make("span", { textContent: member.name }, who);
-    const state = make("span", { className: "llmapi-kit-dim" }, who);
+    const state = make("em", {}, who);
     const [running, requests, tokens, cell] = Array.from({ length: 4 }, () => make("td", {}, row));
     const bar = make("div", { className: "llmapi-kit-bar" });
     const number = make("span", {}, tokens);
