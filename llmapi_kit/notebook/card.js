@@ -1,9 +1,10 @@
-// A server's card, alive: its state, copy buttons, the key on demand, stop and restart.
+// A server's card, alive: its state, copy buttons, the key on demand, stop, restart and the tunnel; team.js has the keys.
 //
 // The key is in no trait and in no HTML, so it is in no saved notebook: it is asked for, comes as a message, stands in
 // the page for a while and is taken out again, at once when the server stops or the kernel goes.
 
 const SHOWN_FOR_MS = 20_000;
+const TUNNEL_WITHIN_MS = 120_000; // its agent may have to be downloaded, and several may be tried
 
 function buildCard(element, call) {
   element.classList.add("llmapi-kit-card");
@@ -12,11 +13,17 @@ function buildCard(element, call) {
   const title = make("strong", {}, head);
   const models = make("span", { className: "llmapi-kit-dim" }, head);
   const speed = make("span", { className: "llmapi-kit-speed llmapi-kit-dim" }, head);
-  const rows = make("div", {}, element);
+  const body = make("div", { className: "llmapi-kit-body" }, element);
+  const rows = make("div", { className: "llmapi-kit-rows" }, body);
+  const qrCode = make("img", { className: "llmapi-kit-qr", hidden: true }, body);
   const snippets = make("div", {}, element);
+  const team = buildTeam(element, call);
   const foot = make("div", { className: "llmapi-kit-foot" }, element);
   const stop = make("button", { type: "button", textContent: "Stop" }, foot);
   const restart = make("button", { type: "button", textContent: "Restart" }, foot);
+  const reopen = make("button", { type: "button", textContent: "Reopen tunnel", hidden: true }, foot);
+  const close = make("button", { type: "button", textContent: "Close tunnel", hidden: true }, foot);
+  const buttons = [stop, restart, reopen, close];
   const note = make("span", { className: "llmapi-kit-dim" }, foot);
   note.setAttribute("role", "status");
   title.setAttribute("role", "status");
@@ -26,20 +33,22 @@ function buildCard(element, call) {
   let opened = new Set([0]);
   let hideKey = () => {};
 
-  async function act(action, button, doing) {
-    stop.disabled = restart.disabled = true;
+  async function act(action, doing) {
+    for (const each of buttons) each.disabled = true;
     note.textContent = doing;
     try {
-      await call(action);
+      await call(action, {}, TUNNEL_WITHIN_MS);
       note.textContent = state.hint;
     } catch (error) {
       note.textContent = error.message;
     } finally {
-      stop.disabled = restart.disabled = false;
+      for (const each of buttons) each.disabled = false;
     }
   }
-  stop.addEventListener("click", () => act("stop", stop, "Stopping; running requests may finish first …"));
-  restart.addEventListener("click", () => act("restart", restart, "Starting again …"));
+  stop.addEventListener("click", () => act("stop", "Stopping; running requests may finish first …"));
+  restart.addEventListener("click", () => act("restart", "Starting again …"));
+  reopen.addEventListener("click", () => act("reopen_tunnel", "Opening the tunnel again …"));
+  close.addEventListener("click", () => act("close_tunnel", "Closing the tunnel …"));
 
   function addKey(row, value) {
     let timer = null;
@@ -125,8 +134,16 @@ function buildCard(element, call) {
     speed.textContent = state.speed;
     stop.hidden = !state.isRunning;
     restart.hidden = false;
+    reopen.hidden = !state.canReopenTunnel;
+    close.hidden = !state.hasTunnel;
+    team.update(state.team);
     if (!state.isRunning) hideKey();
     if (!stop.disabled) note.textContent = state.hint;
+    qrCode.hidden = !state.qrCode;
+    if (state.qrCode && qrCode.src !== state.qrCode) {
+      qrCode.src = state.qrCode;
+      qrCode.alt = `QR code of ${state.pageUrl}`;
+    }
     const content = JSON.stringify([state.rows, state.snippets, state.isRunning]);
     if (content === drawn) return; // speed changes often, and a selection in the rows should stay
     drawn = content;
@@ -143,13 +160,14 @@ function buildCard(element, call) {
     dot.className = "llmapi-kit-dot llmapi-kit-stopped";
     title.textContent = "Model server gone";
     speed.textContent = "";
-    stop.hidden = restart.hidden = true;
+    for (const each of [...buttons, qrCode]) each.hidden = true;
+    team.update(null);
     note.textContent = text;
     snippets.replaceChildren();
     drawn = "";
   }
 
-  return { update, gone, end: () => hideKey() };
+  return { update, gone, end: () => { hideKey(); team.forget(); } };
 }
 
 export default bringToLife(buildCard);

@@ -9,12 +9,15 @@ they do not trust, and light and dark pages both have to look right. Knows nothi
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from llmapi_kit.client import mask
+from llmapi_kit.notebook.qr_code import public_qr_code
 from llmapi_kit.notebook.snippets import KEY_VARIABLE, curl_snippet, openai_snippet, python_snippet
+from llmapi_kit.notebook.team import Member, team_content
 
 if TYPE_CHECKING:
     from llmapi_kit.server.server import Server
@@ -23,6 +26,7 @@ TUNNEL_TONES = {"up": "running", "starting": "waiting", "degraded": "waiting", "
 BORDER = "1px solid var(--jp-border-color2, rgba(128,128,128,.35))"
 UI_FONT = "font-family:var(--jp-ui-font-family, system-ui, sans-serif);font-size:13px;line-height:1.5"
 CODE_FONT = "font-family:var(--jp-code-font-family, ui-monospace, Menlo, Consolas, monospace);font-size:12px"
+QR_PX = 128
 DIM = "opacity:.75"
 TEXT = "var(--jp-ui-font-color1, CanvasText)"
 WARNING = f"color:color-mix(in srgb, #c77700 50%, {TEXT})"  # of enough contrast on light and dark pages
@@ -42,6 +46,8 @@ class CardState:
         aliases: further names, each with the model that it stands for.
         network_url: where others on the network reach it; None where they don't.
         tunnel: the tunnel's state; None without one.
+        tunnel_kind: through whom the server is public.
+        can_reopen_tunnel: whether there is or was a tunnel of its own.
         public_url: the tunnel's, also while it is down.
         reason: why it is down.
         failure: what ended the server, if nobody stopped it.
@@ -57,6 +63,8 @@ class CardState:
     aliases: tuple[tuple[str, str], ...] = ()
     network_url: str | None = None
     tunnel: str | None = None
+    tunnel_kind: str | None = None
+    can_reopen_tunnel: bool = False
     public_url: str | None = None
     reason: str | None = None
     failure: str | None = None
@@ -107,6 +115,8 @@ class CardContent:
         rows: its lines.
         snippets: how to use it.
         hint: what to do.
+        qrCode: the public URL, without ``/v1``, as a picture's address; empty where there is none that works.
+        pageUrl: what that picture says.
     """
 
     title: str
@@ -115,6 +125,8 @@ class CardContent:
     rows: list[Row] = field(default_factory=list)
     snippets: list[Snippet] = field(default_factory=list)
     hint: str = ""
+    qrCode: str = ""  # noqa: N815 - as the page's script names it
+    pageUrl: str = ""  # noqa: N815
 
 
 def card_state(server: Server) -> CardState:
@@ -130,6 +142,8 @@ def card_state(server: Server) -> CardState:
         aliases=tuple(server.aliases.items()),
         network_url=server.network_url,
         tunnel=status.state if status else None,
+        tunnel_kind=server.tunnel_kind if status else None,
+        can_reopen_tunnel=server.can_reopen_tunnel,
         public_url=status.public_url if status else None,
         reason=status.reason if status else None,
         failure=_failure(server),
@@ -151,6 +165,7 @@ def card_content(state: CardState) -> CardContent:
         title, tone = "Model server running", "running"
     elif state.failure is not None:
         title, tone = "Model server died", "died"
+    page_url = (state.public_url or "") if state.tunnel in ("up", "degraded") and state.is_running else ""
     return CardContent(
         title=title,
         tone=tone,
@@ -160,17 +175,27 @@ def card_content(state: CardState) -> CardContent:
         hint="Runs until this kernel ends, or server.stop()."
         if state.is_running
         else "Restart it, or launch it again.",
+        qrCode=public_qr_code(page_url) if page_url else "",
+        pageUrl=page_url,
     )
 
 
-def live_state(state: CardState, speed: str) -> dict[str, Any]:
+def live_state(state: CardState, speed: str, members: Sequence[Member] = ()) -> dict[str, Any]:
     """What a page that shows the card alive is told.
 
     Args:
         state: of the server.
         speed: what it is doing, in words.
+        members: who has a key.
     """
-    return {**asdict(card_content(state)), "isRunning": state.is_running, "speed": speed}
+    return {
+        **asdict(card_content(state)),
+        "isRunning": state.is_running,
+        "hasTunnel": state.tunnel is not None,
+        "canReopenTunnel": state.can_reopen_tunnel and state.is_running,
+        "speed": speed,
+        "team": team_content(members),
+    }
 
 
 def card_html(state: CardState, *, as_of: float, place: str = "") -> str:
@@ -182,7 +207,7 @@ def card_html(state: CardState, *, as_of: float, place: str = "") -> str:
         place: a class for the element.
     """
     content = card_content(state)
-    parts = [_head(state, content, as_of), *map(_row, content.rows)]
+    parts = [_head(state, content, as_of), *map(_row, content.rows), _qr_code(content)]
     parts += [_snippet(each, is_open=index == 0) for index, each in enumerate(content.snippets)]
     style = f"box-sizing:border-box;max-width:48rem;margin:4px 0;padding:12px 16px;border:{BORDER};border-radius:8px"
     return f'<div class="{escape(f"llmapi-kit-card {place}".strip())}" style="{style};{UI_FONT}">{"".join(parts)}</div>'
@@ -228,7 +253,7 @@ def _public(state: CardState) -> Row:
     address = f"{state.public_url}/v1" if state.public_url else ""
     tone = TUNNEL_TONES.get(tunnel, "stopped")
     if tunnel == "up":
-        return Row("Public", address, tone=tone, isCode=True)
+        return Row("Public", address, state.tunnel_kind or "", tone=tone, isCode=True)
     why = f"{tunnel}: {state.reason}" if state.reason else tunnel
     if tunnel == "degraded":
         return Row("Public", address, why, tone=tone, isCode=True, isWarning=True)
@@ -264,6 +289,12 @@ def _row(row: Row) -> str:
         f'<div style="display:flex;gap:12px;margin:2px 0"><span style="{DIM};flex:0 0 5rem">{escape(row.label)}</span>'
         f'<span style="min-width:0;overflow-wrap:anywhere">{text} {note}</span></div>'
     )
+
+
+def _qr_code(content: CardContent) -> str:
+    if not content.qrCode:
+        return ""
+    return f'<img src="{escape(content.qrCode)}" alt="QR code of {escape(content.pageUrl)}" width="{QR_PX}">'
 
 
 def _snippet(snippet: Snippet, *, is_open: bool) -> str:

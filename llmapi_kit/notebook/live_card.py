@@ -11,19 +11,30 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from llmapi_kit.errors import ServerError
 from llmapi_kit.notebook.card import card_html, card_state, live_state
-from llmapi_kit.notebook.live_view import FOLDER, LiveView
+from llmapi_kit.notebook.live_view import FOLDER, Action, LiveView
 from llmapi_kit.notebook.plain_buttons import ABOVE_CLASS, HIDES_DEAD_BUTTONS, PlainButtons, needs_plain_buttons
+from llmapi_kit.notebook.qr_code import qr_code
+from llmapi_kit.notebook.team import Member, Team
+from llmapi_kit.notebook.team_row import KEY_ACTIONS, TeamRow
 from llmapi_kit.server.server import Server
 
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
 MAX_HANDLES = 8  # of one card; cells that are run again leave handles without a place behind
+# What the plain buttons do, by their titles
+BUTTONS = {
+    "Stop": "stop",
+    "Restart": "restart",
+    "Reopen tunnel": "reopen_tunnel",
+    "Close tunnel": "close_tunnel",
+}
 
 _cards: weakref.WeakKeyDictionary[Server, LiveCard] = weakref.WeakKeyDictionary()
 
@@ -54,18 +65,24 @@ class LiveCard(threading.Thread):
         self._server = weakref.ref(server)
         self._state = card_state(server)
         self._speed = ""
+        self._team = Team()
+        self._members: tuple[Member, ...] = self._team.look(server)
         self._num_tokens: tuple[float, float] | None = None
         self._handles: list[Any] = []
         self._shown_in: object = None
         self._lock = threading.Lock()
         self._pause = threading.Event()
         self.view = LiveView(
-            [FOLDER / "card.js"],
-            [FOLDER / "card.css"],
-            state=lambda: live_state(self._state, self._speed),
-            actions={"key": self._key, "stop": self._stop, "restart": self._restart},
+            [FOLDER / "team.js", FOLDER / "card.js"],
+            [FOLDER / "card.css", FOLDER / "team.css"],
+            state=lambda: live_state(self._state, self._speed, self._members),
+            actions={"key": self._key, "invite": self._invite, **self._plain_actions()},
         )
-        self._buttons = self._make_buttons() if needs_plain_buttons(self.view) else None
+        self._buttons, self._team_row = None, None
+        if needs_plain_buttons(self.view):
+            self._buttons, self._team_row = self._make_buttons(), TeamRow(self._change_key)
+            self._team_row.update(self._members)
+            self._enable_buttons()
 
     def show(self, handle: Any = None) -> None:
         """Show it in the cell that runs, unless that shows it already; or in place of a display."""
@@ -86,6 +103,8 @@ class LiveCard(threading.Thread):
             handle.update(bundle, raw=True)
         if self._buttons is not None:
             self._buttons.show()
+        if self._team_row is not None:
+            self._team_row.show()
         with self._lock:
             self._handles = [*self._handles, handle][-MAX_HANDLES:]
 
@@ -105,23 +124,28 @@ class LiveCard(threading.Thread):
 
     def look(self, server: Server) -> None:
         """Tell the pages, and draw the HTML again, if something has changed."""
-        state, speed = card_state(server), self._measure(server)
+        state = card_state(server)
         is_new = state != self._state
-        if not is_new and (speed == self._speed or not self.view.is_visible):
+        if not is_new and not self.view.is_visible:
             return
-        self._state, self._speed = state, speed
+        now = (self._measure(server), self._team.look(server))
+        if not is_new and now == (self._speed, self._members):
+            return
+        self._state, (self._speed, self._members) = state, now
+        if self._team_row is not None:
+            self._team_row.update(self._members)
         if is_new:
             self._draw()
         self.view.send_state()
 
     def _end(self, text: str) -> None:
         self.view.close(text)
-        if self._buttons is not None:
-            self._buttons.close()
+        for row in (self._buttons, self._team_row):
+            if row is not None:
+                row.close()
 
     def _draw(self) -> None:
-        if self._buttons is not None:
-            self._buttons.enable("Stop", self._state.is_running)
+        self._enable_buttons()
         bundle = self._bundle()
         with self._lock:
             handles = self._handles
@@ -152,26 +176,69 @@ class LiveCard(threading.Thread):
         return f"{running:,} running{waiting} · {rate:,.0f} tokens/s"
 
     def _make_buttons(self) -> PlainButtons:
-        return PlainButtons({"Stop": lambda: self._stop({}), "Restart": lambda: self._restart({})})
+        return PlainButtons({title: partial(self._do, action) for title, action in BUTTONS.items()})
+
+    def _enable_buttons(self) -> None:
+        """Only what can be done now can be clicked."""
+        if self._buttons is not None:
+            self._buttons.enable("Stop", self._state.is_running)
+            self._buttons.enable("Reopen tunnel", self._state.is_running and self._state.can_reopen_tunnel)
+            self._buttons.enable("Close tunnel", self._state.tunnel is not None)
+
+    def _plain_actions(self) -> dict[str, Action]:
+        """What a page may ask for whose answer is how the server is then."""
+        actions: dict[str, Action] = {name: partial(self._on_message, name) for name in BUTTONS.values()}
+        return actions | {name: partial(self._on_key_message, name) for name in KEY_ACTIONS}
+
+    def _on_message(self, action: str, message: Mapping[str, Any]) -> None:
+        self._do(action)
+
+    def _on_key_message(self, action: str, message: Mapping[str, Any]) -> None:
+        self._change_key(action, str(message.get("name")))
 
     def _key(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
-        server = self._server()
-        if server is None or server.api_key is None or not server.is_running:
-            raise ServerError("The server is stopped.")
+        server = self._running_server()
+        if server.api_key is None:
+            raise ServerError("The server asks for no key.")
         return {"key": server.api_key}
 
-    def _stop(self, message: Mapping[str, Any]) -> None:
-        server = self._server()
-        if server is not None:
-            server.stop()
-            self.look(server)
+    def _invite(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        """An invitation, which goes to the page that asked, and nowhere else."""
+        server = self._running_server()
+        invitation = server.invite(str(message.get("name", "")).strip())
+        self._look_again(server)
+        return {"name": invitation.name, "url": invitation.url, "qrCode": qr_code(invitation.url),
+                "isLocal": server.public_url is None}  # fmt: skip
 
-    def _restart(self, message: Mapping[str, Any]) -> None:
+    def _change_key(self, action: str, name: str) -> None:
+        server = self._running_server()
+        {"pause": server.keys.pause, "resume": server.keys.resume, "revoke": server.keys.revoke}[action](name)
+        self._look_again(server)
+
+    def _do(self, action: str) -> None:
         server = self._server()
         if server is None:
             raise ServerError("The server is gone. Launch it again.")
-        server.restart()
+        work: dict[str, Callable[[], object]] = {
+            "stop": server.stop,
+            "restart": server.restart,
+            "reopen_tunnel": server.reopen_tunnel,
+            "close_tunnel": server.close_tunnel,
+        }
+        try:
+            work[action]()
+        finally:  # a tunnel that did not open again has gone
+            self._look_again(server)
+
+    def _look_again(self, server: Server) -> None:
+        self._team.expire()
         self.look(server)
+
+    def _running_server(self) -> Server:
+        server = self._server()
+        if server is None or not server.is_running:
+            raise ServerError("The server is stopped.")
+        return server
 
 
 def _running_cell() -> object:

@@ -1,7 +1,7 @@
 // Brings HTML of a cell's output to life; see live_view.py for why no widget is displayed.
 //
 // `bringToLife(build)` makes the module's exports. `build(element, call)` fills an element and returns
-// {update(state), receive(message), gone(text), end()}; `call(action, fields)` asks Python for something.
+// {update(state), receive(message), gone(text), end()}; `call(action, fields, withinMs)` asks Python for something.
 
 const LOOK_EVERY_MS = 1000;
 const ANSWER_WITHIN_MS = 30_000;
@@ -42,13 +42,13 @@ function bringToLife(build) {
     let wasVisible = null;
     const page = `${Date.now()}-${Math.random()}`;
 
-    function call(action, fields = {}) {
+    function call(action, fields = {}, withinMs = ANSWER_WITHIN_MS) {
       const request = `${Date.now()}-${Math.random()}`; // several pages may ask: each takes its own answer
       return new Promise((resolve, reject) => {
         const timer = setTimeout(() => {
           waiting.delete(request);
           reject(new Error("The kernel does not answer: it is busy with a cell, or gone."));
-        }, ANSWER_WITHIN_MS);
+        }, withinMs);
         waiting.set(request, [resolve, reject, timer]);
         model.send({ kind: "do", action, request, ...fields });
       });

@@ -41,6 +41,7 @@ class PublicAccess:
         self._announce = announce
         self._shared = shared
         self._tunnel: WatchedTunnel | None = None
+        self._latest_kind: str | None = None
         self._options: dict[str, Any] = {}
         self._lock = threading.Lock()
 
@@ -57,6 +58,11 @@ class PublicAccess:
         """What was asked for, which may be a choice of kinds; None without a tunnel."""
         tunnel = self._tunnel
         return tunnel.asked_kind if tunnel is not None else None
+
+    @property
+    def latest_kind(self) -> str | None:
+        """What was asked for last, also after that tunnel was closed; None if there never was one."""
+        return self._latest_kind
 
     @property
     def options(self) -> dict[str, Any]:
@@ -79,7 +85,7 @@ class PublicAccess:
         wanted = tunnel_settings(**values, state_dir=settings.folder("tunnels"), instance=instance)
         tunnel = WatchedTunnel(kind, port=port, settings=wanted)
         self.close()
-        self._tunnel, self._options = tunnel, dict(options)
+        self._tunnel, self._latest_kind, self._options = tunnel, kind, dict(options)
         tunnel.on_change = lambda _: self._tell(tunnel)
         try:
             return tunnel.start()
@@ -112,7 +118,7 @@ class PublicAccess:
         with other._lock:
             tunnel, other._tunnel = other._tunnel, None
         if tunnel is not None:
-            self._tunnel, self._options = tunnel, other._options
+            self._tunnel, self._latest_kind, self._options = tunnel, other._latest_kind, other._options
             tunnel.on_change = lambda _: self._tell(tunnel)
             self._tell(tunnel)
 
@@ -228,6 +234,27 @@ class PublicServer(ABC):
             self.close_tunnel()
         elif self.public_url is None or self._public.asked_kind != kind:
             self.open_tunnel(kind, **options)
+
+    @property
+    def can_reopen_tunnel(self) -> bool:
+        """Whether this server has, or had, a tunnel of its own."""
+        return self._public.latest_kind is not None
+
+    def reopen_tunnel(self) -> str:
+        """Open the latest tunnel anew, of the same kind and options, and return its public URL, which may be another.
+
+        Raises:
+            TunnelError: it did not open; nothing is left behind.
+            ServerError: there never was a tunnel, or the server does not run.
+
+        Examples:
+            >>> server.reopen_tunnel()  # doctest: +SKIP
+            'https://….lhr.life'
+        """
+        kind = self._public.latest_kind
+        if kind is None:
+            raise ServerError("There was no tunnel to open again. Call server.share(), or server.open_tunnel(kind).")
+        return self.open_tunnel(kind, **self._public.options)
 
     def close_tunnel(self) -> None:
         """Close the tunnel, if there is one; one that is being opened on another thread, too."""

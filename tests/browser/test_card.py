@@ -166,11 +166,99 @@ def test_the_dashboard_moves_and_cancels_a_request(lab):
     card(page).get_by_text("idle", exact=True).wait_for()
 
 
+def invite(lab, name):
+    """An invitation made in the card, which shows its link; returns the link."""
+    lab.page.locator(".llmapi-kit-team").evaluate("element => { element.open = true; }")
+    card(lab).get_by_label("Invite").fill(name)
+    button(lab, "Make a link").click()
+    button(lab, "Copy link").wait_for()
+    return invitation(lab).locator("code").inner_text()
+
+
+def invitation(lab):
+    return card(lab).locator(".llmapi-kit-invitation")
+
+
+def test_an_invitations_link_is_shown_once_to_be_copied_and_never_saved(lab):
+    page, path = lab
+    link = invite(page, "alan")
+    code = link.partition("#invite=")[2]
+    assert len(code) >= 32
+    page.page.wait_for_function(
+        "element => element.naturalWidth > 0", arg=invitation(page).locator("img").element_handle()
+    )
+    button(page, "Copy link").click()
+    button(page, "Copied").wait_for()
+    assert page.page.evaluate("() => navigator.clipboard.readText()") == link
+    page.save()  # while it stands in the page, and with the state of the widgets
+    saved = path.read_text()
+    assert "widget-state+json" in saved, "the widgets' state was not saved, so it was not searched"
+    assert code not in saved
+    row(page, "alan").get_by_text("invited, not here yet").wait_for()
+
+    button(page, "Hide").click()
+    assert code not in page.page.content()
+    assert page.page.evaluate("() => document.activeElement.tagName") == "INPUT"
+    page.execute("server.keys.withdraw('alan')")
+
+
+def test_an_invitations_link_goes_by_itself_and_with_the_server(lab):
+    page, _ = lab
+    code = invite(page, "ada").partition("#invite=")[2]
+    page.page.clock.fast_forward(120_000)
+    invitation(page).wait_for(state="hidden")
+    assert code not in page.page.content()
+    code = invite(page, "grace").partition("#invite=")[2]
+    button(page, "Stop").click()
+    title(page, "Model server stopped").wait_for()
+    assert code not in page.page.content()
+    page.execute("server.restart()\nserver.keys.withdraw('ada'); server.keys.withdraw('grace')")
+
+
+def test_a_name_that_is_taken_is_told_beside_the_button(lab):
+    page, _ = lab
+    page.execute("server.keys.create('edsger')")
+    page.page.locator(".llmapi-kit-team").evaluate("element => { element.open = true; }")
+    card(page).get_by_label("Invite").fill("edsger")
+    card(page).get_by_label("Invite").press("Enter")
+    card(page).get_by_role("status").filter(has_text="edsger").wait_for()
+    assert not invitation(page).is_visible()
+    page.execute("server.keys.revoke('edsger')")
+
+
+def row(lab, name):
+    return card(lab).locator("tbody tr").filter(has=lab.page.get_by_text(name, exact=True))
+
+
+def test_a_teammate_who_is_on_is_seen_paused_resumed_and_revoked_after_a_second_press(lab):
+    page, _ = lab
+    page.execute("api_key = server.keys.create('barbara').api_key")
+    page.execute(ASK.replace("server.client(", "server.client(api_key=api_key, "))
+    card(page).get_by_text("Team: 1 teammate; barbara on now").wait_for()
+    button(page, "Pause barbara").click()
+    page.execute("while not endings: pass\nassert 'paused' in endings[0], endings")
+    row(page, "barbara").get_by_text("paused").wait_for()
+    button(page, "Resume barbara").click()
+    button(page, "Pause barbara").wait_for()
+    button(page, "Revoke barbara").click()
+    page.execute("assert server.keys.list()[-1]['state'] == 'active'")
+    page.page.clock.fast_forward(5_000)
+    button(page, "Revoke barbara").click()  # the first press was forgotten, so this is a first one, too
+    button(page, "Revoke for ever? barbara").click()
+    row(page, "barbara").wait_for(state="detached")
+    page.execute("assert server.keys.list()[-1]['state'] == 'revoked'")
+
+
 @pytest.mark.parametrize("theme", [DARK, LIGHT])
 def test_axe_finds_nothing_serious(lab, theme):
     page, _ = lab
     page.use_theme(theme)
+    invite(page, "linus")
+    page.execute("server.keys.create('margaret'); server.keys.pause('margaret')")
+    row(page, "margaret").get_by_text("paused").wait_for()
     assert serious_faults(card(page)) == []
+    button(page, "Hide").click()
+    page.execute("server.keys.revoke('margaret'); server.keys.withdraw('linus')")
     page.execute(ASK)
     board(page).get_by_text("running", exact=True).wait_for()
     assert serious_faults(board(page)) == []
@@ -183,13 +271,14 @@ def test_card_and_dashboard_do_everything_with_the_keyboard(lab):
     focused = "() => document.activeElement.getAttribute('aria-label') || document.activeElement.textContent"
     page.execute(ASK)
     board(page).get_by_text("running", exact=True).wait_for()
+    page.page.locator(".llmapi-kit-team").evaluate("element => { element.open = true; }")
     button(page, "Copy URL").focus()
     seen = []
-    while len(seen) < 20 and "Cancel request" not in (seen or [""])[-1]:
+    while len(seen) < 30 and "Cancel request" not in (seen or [""])[-1]:
         keyboard.press("Tab")
         seen.append(page.page.evaluate(focused))
     assert seen[:3] == ["Reveal", "Copy key", "Python with openai, the key in LLMAPI_KIT_API_KEY"]
-    assert {"curl, on this machine", "Stop", "Restart"} <= set(seen)
+    assert {"curl, on this machine", "Make a link", "Stop", "Restart"} <= set(seen)
     keyboard.press("Enter")
     board(page).get_by_text("No requests are running.").wait_for()
     button(page, "Stop").focus()
@@ -198,6 +287,15 @@ def test_card_and_dashboard_do_everything_with_the_keyboard(lab):
     button(page, "Restart").focus()
     keyboard.press("Enter")
     title(page, "Model server running").wait_for()
+    card(page).get_by_label("Invite").focus()
+    keyboard.type("dab")  # alone, letters are the notebook's commands: cut a cell, insert one
+    keyboard.press("Enter")
+    button(page, "Copy link").wait_for()
+    assert page.page.evaluate(focused) == "Copy link"
+    keyboard.press("Tab")
+    keyboard.press("Enter")
+    assert not invitation(page).is_visible()
+    page.execute("server.keys.withdraw('dab')")
     assert page.page.locator(".jp-Cell").count() == 2, "the notebook took a key"
 
 
@@ -255,13 +353,15 @@ def test_a_closed_dashboard_stays_as_it_was_last(lab):
 
 def test_with_its_kernel_killed_the_card_says_that_it_is_gone(lab):
     page, path = lab
+    code = invite(page, "dennis").partition("#invite=")[2]
     button(page, "Reveal").click()
-    button(page, "Hide").wait_for()
+    button(page, "Hide").first.wait_for()
     pid_file = path.with_name("pid.json")
     page.execute(f"import json, pathlib; pathlib.Path({str(pid_file)!r}).write_text(json.dumps(os.getpid()))")
     os.kill(json.loads(pid_file.read_text()), signal.SIGKILL)
     title(page, "Model server gone").wait_for()
     assert KEY not in page.page.content()
+    assert code not in page.page.content()
     assert not button(page, "Stop").is_visible()
     page.errors.clear()  # the page says in its console that the kernel went
 

@@ -28,16 +28,13 @@ def notebook(tmp_path_factory):
     scratch.mkdir()
     shutil.copy(HERE / "chat_engine.py", root)
     write_notebook(root / "all.ipynb", launch=LAUNCH, board="board = kit.dashboard(server)", chat="kit.chat(server)")
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        run_lab(root, scratch, program="notebook") as address,
-        open_page(timeout_s=30) as page,
-    ):
-        patch.setenv("LLMAPI_KIT_HOME", str(folder / "home"))
-        page.open(address("all.ipynb"))
-        page.errors.clear()  # it has one of its own while it opens
-        page.run_all()
-        yield page
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMAPI_KIT_HOME", str(folder / "home"))  # Lab's kernels get it from Lab
+        with run_lab(root, scratch, program="notebook") as address, open_page(timeout_s=30) as page:
+            page.open(address("all.ipynb"))
+            page.errors.clear()  # it has one of its own while it opens
+            page.run_all()
+            yield page
 
 
 def test_chat_streams_and_stops_and_the_dashboard_moves_with_it(notebook):

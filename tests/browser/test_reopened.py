@@ -38,15 +38,12 @@ def opened(tmp_path_factory):
     shutil.copy(HERE / "chat_engine.py", root)
     path = root / "all.ipynb"
     write_notebook(path, **CELLS)
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        run_lab(root, scratch) as address,
-        open_page(timeout_s=30) as page,
-    ):
-        patch.setenv("LLMAPI_KIT_HOME", str(folder / "home"))
-        page.open(address(path.name))
-        page.run_all()
-        yield page, path, address
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMAPI_KIT_HOME", str(folder / "home"))  # Lab's kernels get it from Lab
+        with run_lab(root, scratch) as address, open_page(timeout_s=30) as page:
+            page.open(address(path.name))
+            page.run_all()
+            yield page, path, address
 
 
 def cell(lab, name):
