@@ -269,6 +269,9 @@ def test_card_and_dashboard_do_everything_with_the_keyboard(lab):
     page, _ = lab
     keyboard = page.page.keyboard
     focused = "() => document.activeElement.getAttribute('aria-label') || document.activeElement.textContent"
+    board(page).get_by_text(
+        "No requests are running."
+    ).wait_for()  # a row of the test before would go while it has focus
     page.execute(ASK)
     board(page).get_by_text("running", exact=True).wait_for()
     page.page.locator(".llmapi-kit-team").evaluate("element => { element.open = true; }")
