@@ -62,6 +62,11 @@ class Settings(BaseSettings):
         load_wait_s: how long a request waits for its model to load before it is told to come back.
         request_log: keep a line for each request: its key, model, tokens, status and time, never what was asked.
         max_body_bytes: size of a request's body, counted as received.
+        max_image_body_bytes: the same where a model that sees is served, as pictures come in the body.
+        image_hosts: from which hosts the pictures of a request may be fetched, at public addresses only; in the
+            environment with commas between. None unless set: pictures come as ``data:`` URLs.
+        max_images: pictures that a request may have.
+        max_image_pixels: width times height of each.
         max_json_depth: nesting of a request's JSON.
         database_url: where sessions, usage and stored completions are kept: ``sqlite:///path/to/file.db``,
             ``sqlite://`` for memory, or ``postgresql://user:password@host/database``, which several servers may share;
@@ -119,6 +124,10 @@ class Settings(BaseSettings):
     load_wait_s: Seconds = 60
     request_log: bool = True
     max_body_bytes: int = Field(default=2_000_000, ge=1024)
+    max_image_body_bytes: int = Field(default=20_000_000, ge=1024)
+    image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    max_images: int = Field(default=8, ge=1, le=1000)
+    max_image_pixels: int = Field(default=16_000_000, ge=1024, le=178_000_000)
     max_json_depth: int = Field(default=64, ge=4, le=500)
     database_url: SecretStr = SecretStr("")  # it may have a password
     database_timeout_s: Seconds = 10
@@ -145,7 +154,7 @@ class Settings(BaseSettings):
     drain_s: Annotated[float, Field(ge=0, le=3600)] = 5
     start_timeout_s: Seconds = 30
 
-    @field_validator("compat", "cors_origins", mode="before")
+    @field_validator("compat", "cors_origins", "image_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """A text with commas is a list."""
@@ -173,6 +182,15 @@ class Settings(BaseSettings):
                     "path and without the scheme's own port, such as https://app.example.com"
                 )
         return values
+
+    @field_validator("image_hosts")
+    @classmethod
+    def _check_hosts(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        """Names alone, in lower case, as a URL's host is compared with them."""
+        for value in values:
+            if not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", value):
+                raise ValueError(f"{value[:200]!r} is no host name, such as images.example.com")
+        return tuple(value.lower() for value in values)
 
     @field_validator("instruction_template")
     @classmethod

@@ -69,7 +69,7 @@ class StrictRequest(Request):
         """
         if not hasattr(self, "_body"):
             self._check_encoding()
-            limit = state_of(self).settings.max_body_bytes
+            limit = state_of(self).max_body_bytes
             parts, size = [], 0
             async for part in self.stream():
                 size += len(part)

@@ -65,6 +65,13 @@ class ApiState:
     conversations: Conversations | None = None
     variants: dict[str, list[Variant]] = field(default_factory=dict)
 
+    @property
+    def max_body_bytes(self) -> int:
+        """Size that a body may have: more where a model takes pictures, which come in it."""
+        settings = self.settings
+        sees = any("vision" in engine.info.capabilities for engine in self.catalog.all())
+        return max(settings.max_body_bytes, settings.max_image_body_bytes) if sees else settings.max_body_bytes
+
     def count_usage(self, model: str, counts: Counts) -> None:
         """Count what the caller's key used; waits for nothing."""
         if (record := current_request.get()) is not None:

@@ -37,6 +37,7 @@ class Request:
         context_ids: the end of the prompt where the answer goes on with its text; empty where a new text begins.
         echo: text of the prompt, to be given out before the answer; None for no echo.
         scores_prompt: with an echo, whether the prompt's tokens get log-probabilities; it is computed anew for it.
+        keeps: what has to live as long as the request, such as the pictures in its prompt.
         is_embedding: the prompt is embedded, nothing is generated.
         matcher: what the answer must match; this answer's own.
         beams: the beam search it leads or belongs to.
@@ -65,6 +66,7 @@ class Request:
     context_ids: Sequence[int] = ()
     echo: str | None = None
     scores_prompt: bool = False
+    keeps: object = None
     is_embedding: bool = False
     matcher: Matcher | None = None
     beams: BeamSearch[Request] | None = None

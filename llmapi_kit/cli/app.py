@@ -20,6 +20,7 @@ from typing import Annotated
 import typer
 
 from llmapi_kit.errors import LlmApiKitError, MissingDependencyError
+from llmapi_kit.models.heavy_imports import uncollected
 from llmapi_kit.progress import Progress, reporting
 from llmapi_kit.version import __version__
 
@@ -132,12 +133,13 @@ def serve(
     Without a model, MODEL_PATH, MODEL_NAME and MODEL_TYPE in the environment choose one.
     """
     with _errors_as_lines():
-        from llmapi_kit import kit
-        from llmapi_kit.cli.serve_flags import ServeFlags, read_flags
-        from llmapi_kit.cli.tunnel_flags import tunnel_options
-        from llmapi_kit.notebook import display
-        from llmapi_kit.notebook.snippets import curl_snippet
-        from llmapi_kit.server.endpoint import Endpoint
+        with uncollected():
+            from llmapi_kit import kit
+            from llmapi_kit.cli.serve_flags import ServeFlags, read_flags
+            from llmapi_kit.cli.tunnel_flags import tunnel_options
+            from llmapi_kit.notebook import display
+            from llmapi_kit.notebook.snippets import curl_snippet
+            from llmapi_kit.server.endpoint import Endpoint
 
         # Otherwise warnings would only be in the server's own buffer
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

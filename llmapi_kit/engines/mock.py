@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 
 from llmapi_kit.engines.base import LEAST_EFFORTS, GenerationRequest, switches_thinking_off
+from llmapi_kit.engines.image_parts import image_parts, refusal
 from llmapi_kit.engines.mock_picture import draw
 from llmapi_kit.errors import ContextLengthError, EngineUnavailableError, InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.sampling.stop_strings import StopMatcher
@@ -207,6 +208,8 @@ def _refuse_what_needs_a_model(request: GenerationRequest) -> None:
 def _prompt_words(request: GenerationRequest) -> tuple[list[str], str]:
     """The words of the last message or of the prompt, and the name of the field they came in."""
     if request.messages is not None:
+        if images := image_parts(request.messages):
+            raise refusal(images[0].param)
         content = request.messages[-1]["content"]
         return str(content or "").split(), "messages"
     return _words(request.prompt or ()), "prompt"

@@ -62,14 +62,25 @@ class ModelLoader:
         return spec
 
     def load_weights(self) -> LoadedModel:
-        """Load the weights, and what comes with them: a causal language model of transformers, in evaluation mode.
+        """Load the weights, and what comes with them.
+
+        Where a loader overrides this step, what it gets from here has a causal language model of transformers, in
+        evaluation mode. Where none does, the weights of a model that `NativeDecoder` knows come without one.
 
         Raises:
             ModelError: they can't be loaded.
         """
         from llmapi_kit.models.weights import load_model
+        from llmapi_kit.runners.native.decoder import NativeDecoder
 
-        return load_model(self.spec, download_stall_s=self.settings.download_stall_s, **self.options)
+        settings = self.settings
+        may_be_native = settings.native and not settings.compile and _is_inherited(self.load_weights)
+        return load_model(
+            self.spec,
+            download_stall_s=settings.download_stall_s,
+            has_native=NativeDecoder.is_available if may_be_native else None,
+            **self.options,
+        )
 
     def load_tokenizer(self, loaded: LoadedModel) -> Any:
         """The tokenizer, with its chat template; the one that came with the weights."""
@@ -95,11 +106,11 @@ class ModelLoader:
         if "torch" not in sys.modules:
             report("importing torch")
         try:
-            import torch
-
             from llmapi_kit.engines.local.engine import LocalEngine
+            from llmapi_kit.engines.local.sight import Sight
+            from llmapi_kit.loading.runner_choice import architecture_of, make_runner
             from llmapi_kit.models.fit import free_memory, kv_bytes_per_token, plan_slots
-            from llmapi_kit.runners.torch_runner import TorchRunner
+            from llmapi_kit.runners.image_memory import ImageMemory
             from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
             from llmapi_kit.sampling.recommended import honoured
             from llmapi_kit.sampling.tokenizer import ModelTokenizer, check_template
@@ -116,23 +127,17 @@ class ModelLoader:
         on_gpu = loaded.device.startswith("cuda")
         plan = plan_slots(per_token, loaded.context_length, free_memory(loaded.device), on_gpu, settings)
         num_parameters = loaded.model.num_parameters()  # the runner takes weights over
-        runner = TorchRunner(
-            loaded.model,
-            num_slots=plan.num_slots,
-            max_length=plan.max_length,
-            dtype=torch.float32 if loaded.dtype == "float32" else None,
-            num_threads=settings.num_threads,
-            native=settings.native,
-            is_compiled=settings.compile,
-        )
+        architecture = architecture_of(loaded)
+        images = ImageMemory() if loaded.eye is not None else None
+        runner = make_runner(loaded, plan, settings, images)
         dialect = _dialect(their_tokenizer)
         tokenizer = ModelTokenizer(their_tokenizer, loaded.eos_ids, markers=dialect.markers)
         info = EngineInfo(
             id=self.spec.id,
             context_length=plan.max_length,
             created=int(time.time()),
-            description=_describe(self.spec, loaded.model),
-            capabilities=_capabilities(tokenizer, dialect),
+            description=_describe(self.spec, architecture),
+            capabilities=_capabilities(tokenizer, dialect, sees=loaded.eye is not None),
             num_parameters=num_parameters,
             device=loaded.device,
             dtype=loaded.dtype,
@@ -151,6 +156,7 @@ class ModelLoader:
             grammars=grammars,
             max_queue=settings.max_queue or min(128, 4 * plan.num_slots),
             settings=settings,
+            sight=Sight(loaded.eye, images, tokenizer, settings) if loaded.eye and images is not None else None,
             prepare_messages=None if _is_inherited(self.prepare_messages) else self.prepare_messages,
         )
 
@@ -187,7 +193,7 @@ def _dialect(tokenizer: Any) -> Dialect:
     return dialect_of(template, getattr(tokenizer, "response_template", None), added)
 
 
-def _capabilities(tokenizer: ModelTokenizer, dialect: Dialect) -> tuple[str, ...]:
+def _capabilities(tokenizer: ModelTokenizer, dialect: Dialect, *, sees: bool) -> tuple[str, ...]:
     variables = tokenizer.template_variables
     has = {
         "chat": bool(variables),
@@ -195,11 +201,12 @@ def _capabilities(tokenizer: ModelTokenizer, dialect: Dialect) -> tuple[str, ...
         "embeddings": True,
         "tools": "tools" in variables and dialect.has_calls,
         "reasoning": dialect.reasoning is not None,
+        "vision": sees,
     }
     return tuple(name for name, is_there in has.items() if is_there)
 
 
-def _describe(spec: ModelSpec, model: Any) -> str:
+def _describe(spec: ModelSpec, architecture: str) -> str:
     if spec.name == "pocket":
         return "The small model that ships with the kit: a demonstration and a test bench, not an assistant."
-    return f"{type(model).__name__} from {spec.name}"
+    return f"{architecture} from {spec.name}"

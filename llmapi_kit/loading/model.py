@@ -14,6 +14,8 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 
 from llmapi_kit.engines.base import DeferredEngine, Engine, GenerationRequest, Message
+from llmapi_kit.errors import ConfigError
+from llmapi_kit.images.attach import with_images
 from llmapi_kit.loading.memory_release import release_memory
 from llmapi_kit.sampling.parameters import SamplingParams, with_off_values
 from llmapi_kit.types import Delta, EngineInfo, EngineStats, Event, Failed
@@ -51,17 +53,20 @@ class Model:
         """Whether it was closed and its memory given back."""
         return self._is_closed
 
-    def stream(self, prompt: str | Sequence[Message], **sampling: Any) -> Iterator[str]:
+    def stream(self, prompt: str | Sequence[Message], *, images: Sequence[Any] = (), **sampling: Any) -> Iterator[str]:
         """Answer, piece by piece.
 
         Args:
             prompt: a question, or a conversation as a list of messages. A model without a chat template continues
                 a text.
+            images: with a question, to a model that sees: paths, bytes of files, Pillow images or arrays; see
+                `llmapi_kit.images.attach.with_images`.
             sampling: as in `SamplingParams`: ``max_tokens``, ``temperature``, ``seed``…; what is left out is the
                 model's own default.
 
         Raises:
             RequestError: the request can't be served.
+            ConfigError: what is no picture was given as one.
             ModelError: it had to be loaded first, and that failed.
 
         Examples:
@@ -73,6 +78,10 @@ class Model:
         if isinstance(self.engine, DeferredEngine):
             self.engine.load()  # only then is it known what it can do
         params = SamplingParams(**with_off_values({**self.info.defaults, **sampling}))
+        if images:
+            if not isinstance(prompt, str):
+                raise ConfigError("images go with a question; in a conversation they are parts of its messages.")
+            prompt = [with_images(prompt, images)]
         if isinstance(prompt, str) and "chat" not in self.info.capabilities:
             request = GenerationRequest(prompt=prompt, sampling=params)
         else:
@@ -84,14 +93,14 @@ class Model:
             if isinstance(event, Delta) and event.text:
                 yield event.text
 
-    def ask(self, prompt: str | Sequence[Message], **sampling: Any) -> str:
+    def ask(self, prompt: str | Sequence[Message], *, images: Sequence[Any] = (), **sampling: Any) -> str:
         """The whole answer; see `stream`.
 
         Examples:
             >>> kit.load("mock").ask("Hello there!", max_tokens=1)
             'Hello'
         """
-        return "".join(self.stream(prompt, **sampling))
+        return "".join(self.stream(prompt, images=images, **sampling))
 
     def stats(self) -> EngineStats:
         """A snapshot of its counters.

@@ -72,6 +72,10 @@ class LaunchSettings(_ModelSettings, _ProviderSettings, total=False):
     idle_unload_s: float | None
     load_wait_s: float | None
     max_body_bytes: int | None
+    max_image_body_bytes: int | None
+    image_hosts: Sequence[str] | str | None
+    max_images: int | None
+    max_image_pixels: int | None
     max_json_depth: int | None
     database_url: SecretStr | str | None
     database_timeout_s: float | None

@@ -13,11 +13,11 @@ from typing import Any, Protocol
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.errors import ConfigError, InvalidRequestError, LlmApiKitError, MissingDependencyError, ModelError
-from llmapi_kit.loading.heavy_imports import import_for_local_models
 from llmapi_kit.loading.load_failure import load_error
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.models.architecture import check_architecture
 from llmapi_kit.models.fit import MemoryNeed, fit_need, folder_need
+from llmapi_kit.models.heavy_imports import LOCAL_MODELS, import_heavy
 from llmapi_kit.models.load_options import check_load_options
 from llmapi_kit.models.model_files import CONFIG, check_files, read_json
 from llmapi_kit.models.spec import ModelSpec
@@ -195,7 +195,7 @@ class LocalSource:
 
     def memory_need(self, spec: ModelSpec, settings: Settings, options: Options) -> MemoryNeed:
         """See `Source.memory_need`."""
-        import_for_local_models()
+        import_heavy(LOCAL_MODELS)
         try:
             return _local_need(spec, settings, options.get("device"), options.get("dtype"))
         except LlmApiKitError:
@@ -206,7 +206,7 @@ class LocalSource:
     def make_engine(self, spec: ModelSpec, settings: Settings, options: Options) -> Engine:
         """See `Source.make_engine`."""
         check_sampling(options.get("sampling"), is_local=True)
-        import_for_local_models()
+        import_heavy(LOCAL_MODELS)
         try:
             return self._loader(spec, settings, options).make_engine()
         except LlmApiKitError:
@@ -241,7 +241,7 @@ class LoaderSource(LocalSource):
 
     def make_engine(self, spec: ModelSpec, settings: Settings, options: Options) -> Engine:
         """See `Source.make_engine`. What the loader raises is its author's to see."""
-        import_for_local_models()
+        import_heavy(LOCAL_MODELS)
         return self._loader(spec, settings, options).make_engine()
 
     def _loader(self, spec: ModelSpec, settings: Settings, options: Options) -> ModelLoader:

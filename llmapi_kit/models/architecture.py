@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmapi_kit.errors import LlmApiKitError, ModelLoadError, UnsupportedModelError
+from llmapi_kit.models.heavy_imports import MODEL_CLASSES, import_heavy
 from llmapi_kit.models.model_files import CONFIG, read_json
 
 CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ModelWithLMHead", "WithLMHeadModel")
@@ -57,6 +58,8 @@ def check_architecture(config: Mapping[str, Any], name: str) -> None:
         raise _refused(name, what, "an encoder-decoder model")
     if not architectures or any(architecture.endswith(CAUSAL_ENDINGS) for architecture in architectures):
         return
+    if what.endswith("ForConditionalGeneration") and parts == ["images"]:
+        return
     if what.endswith("ForConditionalGeneration") and parts:
         raise _refused(name, what, f"a model for {' and '.join(parts)}, which are not served yet")
     if what.endswith("ForConditionalGeneration"):
@@ -75,6 +78,7 @@ def read_config(source: str | Path, name: str) -> Any:
         UnsupportedModelError: it is not a decoder with attention, or brings code of its own.
         ModelLoadError: it is damaged, or has numbers that no model can have.
     """
+    import_heavy(MODEL_CLASSES)
     import transformers
 
     if Path(source).is_dir():
@@ -95,6 +99,20 @@ def read_config(source: str | Path, name: str) -> Any:
     return config
 
 
+def sees(config: Any) -> bool:
+    """Whether a configuration of transformers is of a model for images and text."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    return hasattr(config, "vision_config") and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+
+def auto_class(config: Any) -> Any:
+    """The class of transformers that makes a model of a configuration."""
+    import transformers
+
+    return transformers.AutoModelForImageTextToText if sees(config) else transformers.AutoModelForCausalLM
+
+
 def _refused(name: str, architecture: str, kind: str) -> UnsupportedModelError:
     return UnsupportedModelError(f"{name} can't be served: {architecture} is {kind}. {SERVED}")
 
@@ -110,6 +128,8 @@ def _check_class(config: Any, name: str) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     kind = f"model of the type {config.model_type!r}"
+    if sees(config):
+        return
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise _refused(name, kind, "no causal language model")
     cls: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]

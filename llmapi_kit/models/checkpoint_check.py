@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from llmapi_kit.errors import ModelLoadError
+from llmapi_kit.models.architecture import auto_class
 from llmapi_kit.models.model_files import CONFIG, stored_shapes
 
 NUM_NAMED = 3
@@ -44,7 +44,7 @@ def check_size(config: Any, folder: Path, name: str) -> None:
         raise ModelLoadError(f"{name}: {CONFIG} has {layers:,} layers, and the weights have {len(shapes):,} tensors.")
     if getattr(config, "quantization_config", None):  # several numbers stand in one
         return
-    auto: Any = transformers.AutoModelForCausalLM
+    auto = auto_class(config)
     try:
         with torch.device("meta"):
             model = auto.from_config(config, trust_remote_code=False)

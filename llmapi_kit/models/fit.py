@@ -16,6 +16,7 @@ import psutil
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ModelTooLargeError
 from llmapi_kit.models.architecture import read_config
+from llmapi_kit.models.decoder_config import read_decoder_config
 from llmapi_kit.models.model_files import weight_files
 
 MIN_LENGTH = 256
@@ -149,7 +150,7 @@ def check_folder(
         ModelLoadError: its config.json is damaged, or weights are not there.
         UnsupportedModelError: it is of a kind that can't be served.
     """
-    config = read_config(path, path.name).get_text_config()
+    config = read_decoder_config(path) or read_config(path, path.name).get_text_config()
     stored = str(config.dtype or "float32").removeprefix("torch.")
     weights = weights_bytes or sum(file.stat().st_size for file in weight_files(path))
     kept = stored if dtype is None or (keeps_bfloat16 and stored == "bfloat16") else dtype

@@ -6,7 +6,7 @@ Only safetensors and GGUF weights are read, and no code that comes with a model 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,20 +16,28 @@ import torch
 import transformers
 
 from llmapi_kit.errors import ConfigError, LlmApiKitError, MissingDependencyError, ModelLoadError, ModelTooLargeError
-from llmapi_kit.models.architecture import read_config
+from llmapi_kit.models.architecture import auto_class, read_config, sees
 from llmapi_kit.models.checkpoint_check import check_loaded, check_size, quiet_report
+from llmapi_kit.models.decoder_config import read_decoder_config
+from llmapi_kit.models.decoder_weights import DecoderWeights, read_decoder_weights
 from llmapi_kit.models.download import DEFAULT_STALL_S, download_model
 from llmapi_kit.models.fit import check_folder
 from llmapi_kit.models.generation_config import Recommended, read_recommended
 from llmapi_kit.models.gguf import GgufModel, check_gguf, load_weights, open_gguf
+from llmapi_kit.models.heavy_imports import ADAPTERS, MODEL_CLASSES, import_heavy
 from llmapi_kit.models.load_options import check_device, check_dtype, check_quantize, check_sampling_names
 from llmapi_kit.models.model_files import check_files
 from llmapi_kit.models.reported_bar import reported_bars
 from llmapi_kit.models.spec import ModelSpec
+from llmapi_kit.models.vision import Eye, load_processor, take_apart
 from llmapi_kit.models.vocabulary import fit_embeddings, load_other_tokenizer, load_tokenizer
+from llmapi_kit.progress import report
 
 if TYPE_CHECKING:
     from llmapi_kit.models.adapters import Adapter
+
+# Whether there is a step in C for weights of one type and arithmetic in another
+HasNative = Callable[[torch.dtype, torch.dtype], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +45,13 @@ class LoadedModel:
     """Weights and tokenizer, ready.
 
     Attributes:
-        model: a causal language model of transformers, in evaluation mode.
+        model: a causal language model of transformers, in evaluation mode; or `DecoderWeights`, see `load_model`.
         tokenizer: its tokenizer.
         device: where the weights are.
         dtype: of arithmetic, such as ``float32``; weights that came in bfloat16 may be in that still.
         eos_ids: tokens that end an answer, from the generation configuration.
         context_length: the model's own limit; 0 where it has none.
+        eye: what looks at pictures, for a model that sees; its decoder is `model`.
         sampling_defaults: what its makers recommend: `temperature`, `top_k`, …; not looked at yet, as they wrote it.
     """
 
@@ -53,6 +62,7 @@ class LoadedModel:
     eos_ids: tuple[int, ...]
     context_length: int
     sampling_defaults: dict[str, float]
+    eye: Eye | None = None
 
 
 def pick_device(device: str | None) -> str:
@@ -108,6 +118,7 @@ def load_model(
     quantize: str | None = None,
     sampling: Mapping[str, float] | None = None,
     download_stall_s: float = DEFAULT_STALL_S,
+    has_native: HasNative | None = None,
 ) -> LoadedModel:
     """Load weights and tokenizer.
 
@@ -124,6 +135,9 @@ def load_model(
         sampling: what holds where a request does not say, before what its makers recommend: ``temperature``, ``top_k``,
             ``top_p``, ``min_p``, ``repetition_penalty``.
         download_stall_s: see `llmapi_kit.models.download.Download`.
+        has_native: asked for weights that `llmapi_kit.runners.native` may compute with: whether it does. Then they
+            come as `DecoderWeights`, without a model of transformers around them, whose import would be most of the
+            time. None for a model of transformers in any case.
 
     Raises:
         ModelNotFoundError: there is no such model, adapter or tokenizer, or the hub can't be reached.
@@ -148,27 +162,40 @@ def load_model(
     source = str(spec.path or spec.name)
     try:
         is_own = tokenizer is None and not (adapter and adapter.has_tokenizer)
-        config = None if gguf is not None else _check_model(spec, source, has_tokenizer=is_own)
+        weights = None
+        if has_native is not None and device == "cpu" and adapter is None and spec.path is not None and gguf is None:
+            asked = None if keeps_bfloat16 else cast(torch.dtype, torch_dtype)  # on a CPU it is always named
+            weights = _map_weights(spec.path, asked, has_native, has_tokenizer=is_own)
+        if weights is None:
+            import_heavy(MODEL_CLASSES)
+        config: Any = weights.config if weights is not None else None
+        if weights is None and gguf is None:
+            config = _check_model(spec, source, has_tokenizer=is_own)
+            keeps_bfloat16 = keeps_bfloat16 and not sees(config)  # which torch computes with, and in one type
         recommended = read_recommended(source, config) if gguf is None else _recommended_by_gguf(gguf)
         text = _load_tokenizer(spec, source, tokenizer, adapter, gguf, download_stall_s)
         num_trained = adapter.num_embeddings if adapter else 0
         _check_fit(spec, gguf, adapter, max(len(text), num_trained), device, loaded_as, keeps_bfloat16=keeps_bfloat16)
+        model: Any = weights
         with reported_bars():
             if gguf is not None:
                 model = load_weights(gguf, cast(torch.dtype, torch_dtype))
-            else:
+            elif weights is None:
                 stored_dtype = "auto" if keeps_bfloat16 else torch_dtype
                 model = _load_weights(spec, source, config, recommended, dtype=stored_dtype, **quantization)
                 if keeps_bfloat16 and model.dtype != torch.bfloat16:
                     model = model.to(torch_dtype)
+        eye = None
+        if weights is None and gguf is None and sees(config):
+            eye = Eye((model if quantization else model.to(device)).eval(), load_processor(source, spec.name))
+            model = take_apart(model, spec.name)
         fit_embeddings(model, len(text), num_trained)
         if adapter is not None:
             from llmapi_kit.models.adapters import apply_adapter
 
             model = apply_adapter(model, adapter, is_merged=not quantization)
-        if not quantization:  # those are there already
-            model = model.to(device)
-        model = model.eval()
+        if weights is None:
+            model = (model if quantization else model.to(device)).eval()
     except LlmApiKitError:
         raise
     except torch.OutOfMemoryError as exc:
@@ -178,7 +205,33 @@ def load_model(
     context = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0)
     name = _name(torch_dtype if keeps_bfloat16 else model.dtype)
     defaults = {**recommended.sampling, **(sampling or {})}
-    return LoadedModel(model, text, device, name, recommended.eos_ids, context, defaults)
+    return LoadedModel(model, text, device, name, recommended.eos_ids, context, defaults, eye)
+
+
+def _map_weights(
+    folder: Path, asked: torch.dtype | None, has_native: HasNative, *, has_tokenizer: bool
+) -> DecoderWeights | None:
+    """The weights for a step in C; None where there is none for them, or where transformers has to judge the files.
+
+    Args:
+        folder: of the model.
+        asked: the type that the weights shall have; None for float32, or bfloat16 where they are stored so.
+        has_native: see `load_model`.
+        has_tokenizer: whether the folder's tokenizer is asked for.
+    """
+    config = read_decoder_config(folder)
+    if config is None:
+        return None
+    check_files(folder, has_tokenizer=has_tokenizer)
+    report("reading weights")
+    weights = read_decoder_weights(folder, config)
+    if weights is None:
+        return None
+    # Where nothing is asked for, the configuration has a say; another type than the stored one has to be converted to
+    wanted = config.dtype if asked is None else _name(asked)
+    if wanted not in (None, _name(weights.dtype)):
+        return None
+    return weights if has_native(weights.dtype, torch.float32 if asked is None else asked) else None
 
 
 def _check_model(spec: ModelSpec, source: str, *, has_tokenizer: bool) -> Any:
@@ -198,7 +251,7 @@ def _recommended_by_gguf(gguf: GgufModel) -> Recommended:
 def _load_weights(spec: ModelSpec, source: str, config: Any, recommended: Recommended, **options: Any) -> Any:
     """The model with its weights, all of which came from its files."""
     own: Any = transformers.GenerationConfig(eos_token_id=list(recommended.eos_ids) or None)  # type: ignore[no-untyped-call]
-    auto: Any = transformers.AutoModelForCausalLM
+    auto = auto_class(config)
     with quiet_report():
         model, info = auto.from_pretrained(
             source,
@@ -221,6 +274,7 @@ def _name(dtype: torch.dtype | str) -> str:
 def _find_adapter(lora: str | None, stall_s: float) -> Adapter | None:
     if lora is None:
         return None
+    import_heavy(ADAPTERS)
     try:
         from llmapi_kit.models.adapters import find_adapter
     except ModuleNotFoundError as exc:

@@ -98,10 +98,15 @@ class LeanDecoder:
             and all(p.dtype == model.dtype for p in model.parameters())
         )
 
-    def hidden_states(self, input_ids: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
-        """Normed last hidden states (T, hidden) of tokens (T,) at positions (T,)."""
+    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """What stands for tokens (T,) at the first layer: (T, hidden)."""
+        embedded: torch.Tensor = self._embedding[input_ids]
+        return embedded
+
+    def hidden_states(self, embedded: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """Normed last hidden states (T, hidden) of tokens, embedded as (T, hidden), at positions (T,)."""
         cos, sin = self._cos[positions], self._sin[positions]  # (T, 1, head_dim)
-        x = self._embedding[input_ids]  # (T, hidden)
+        x = embedded
         num_tokens, width = x.shape
         rotated = self._heads + self._kv_heads
         for index, layer in enumerate(self._layers):

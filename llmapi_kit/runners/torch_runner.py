@@ -16,27 +16,29 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from torch.nn import functional
 from transformers import AttentionInterface
 
 from llmapi_kit.errors import LlmApiKitError, ModelLoadError, ModelTooLargeError, UnsupportedModelError
+from llmapi_kit.models.decoder_weights import weights_of_model
 from llmapi_kit.models.fit import free_memory
 from llmapi_kit.models.mapped_files import dropping_pages
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.bucketed_decoder import PAGE, BucketedDecoder
+from llmapi_kit.runners.image_memory import FIRST_IMAGE_ID, ImageMemory
 from llmapi_kit.runners.lean_decoder import LeanDecoder
-from llmapi_kit.runners.native.compiler import NativeUnavailableError
+from llmapi_kit.runners.mean_states import MeanStates
 from llmapi_kit.runners.native.decoder import NativeDecoder
+from llmapi_kit.runners.self_check import check_ids, check_steps
 from llmapi_kit.runners.slot_attention import KVMemory, attend, slot_attention
 from llmapi_kit.runners.step_layout import StepLayout
+from llmapi_kit.runners.thread_count import best_num_threads, num_threads_set
 
 logger = logging.getLogger(__name__)
 
-SMALL_MODEL_BYTES = 100_000_000
 ATTENTION_NAME = "llmapi_kit_slots"
 AttentionInterface.register(ATTENTION_NAME, slot_attention)
 
@@ -55,6 +57,7 @@ class TorchRunner:
         lean: use `LeanDecoder` where it knows the model's family; False always goes through the model's modules.
         native: with `lean`: use `NativeDecoder`, compiled C, where it knows the family and there is a compiler.
         is_compiled: with `lean`: decode through `torch.compile`, not `native`; on a CPU it needs a C++ compiler.
+        images: vectors of pictures, whose ids may stand among the tokens; steps run in torch then, not `native`.
 
     Raises:
         UnsupportedModelError: the model can't be run this way; the message says why.
@@ -73,14 +76,16 @@ class TorchRunner:
         lean: bool = True,
         native: bool = True,
         is_compiled: bool = False,
+        images: ImageMemory | None = None,
     ) -> None:
-        self._num_threads = num_threads or _best_num_threads(model)
+        self._num_threads = num_threads or best_num_threads(sum(p.nbytes for p in model.parameters()))
         self.num_slots = num_slots
         self.max_length = max_length
         self._model = model
         self._device = model.device
         can_be_lean = lean and LeanDecoder.can_run(model)
-        is_native = native and can_be_lean and not is_compiled and self._can_be_native(dtype)
+        self._images = images
+        is_native = native and can_be_lean and not is_compiled and images is None and _can_be_native(model, dtype)
         if dtype is not None and not is_native:
             _widen(model, dtype)
         expected = self._reference_logits()
@@ -90,10 +95,10 @@ class TorchRunner:
         is_bucketed = can_be_lean and (is_compiled or model.device.type == "cuda")
         shape = (num_slots + 1, -(-max_length // PAGE) * PAGE) if is_bucketed else (num_slots, max_length)
         self._memory = KVMemory(*shape, model.device, model.dtype)
-        self._pooled: dict[int, dict[int, torch.Tensor]] = {}  # slot to first position to the sum of a chunk's states
+        self._means = MeanStates()
         self._native = (
             NativeDecoder(
-                model,
+                weights_of_model(model),
                 num_slots=num_slots,
                 max_length=max_length,
                 num_threads=num_threads or torch.get_num_threads(),
@@ -127,19 +132,23 @@ class TorchRunner:
         """See `Runner.step`."""
         if self._native is not None:
             answer, states, pooled = self._native.step(items)
-            self._pool(pooled, states)
+            self._means.add(pooled, states)
             return answer
         if self._bucketed is not None and BucketedDecoder.can_run(items):
             return self._bucketed.step(items)
         layout = StepLayout(items, self._device)
         if self._lean is not None:
             over_slots = functools.partial(attend, layout, self._memory)
-            states = self._lean.hidden_states(layout.input_ids[0], layout.positions, over_slots)
-            self._pool(layout.pooled, states)
+            embedded = self._embedded(layout.input_ids[0], self._lean.embed)
+            states = self._lean.hidden_states(embedded, layout.positions, over_slots)
+            self._means.add(layout.pooled, states)
             # All decodes is the common case, and then the row is the answer already
             return self._lean.logits(states if layout.wants_all else states[layout.wanted])
+        tokens: dict[str, torch.Tensor] = {"input_ids": layout.input_ids}
+        if self._images is not None:
+            tokens = {"inputs_embeds": self._embedded(layout.input_ids, self._model.get_input_embeddings())}
         output = self._model(
-            input_ids=layout.input_ids,
+            **tokens,
             position_ids=layout.position_ids,
             use_cache=False,
             logits_to_keep=layout.wanted,
@@ -148,9 +157,17 @@ class TorchRunner:
             output_hidden_states=bool(layout.pooled),
         )
         if layout.pooled:
-            self._pool(layout.pooled, output.hidden_states[-1][0])
+            self._means.add(layout.pooled, output.hidden_states[-1][0])
         logits: torch.Tensor = output.logits[0]
         return logits
+
+    def _embedded(self, ids: torch.Tensor, embed: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Tokens embedded, and vectors of pictures where their ids stand."""
+        if self._images is None or not bool((is_image := ids >= FIRST_IMAGE_ID).any()):
+            return embed(ids)
+        embedded = embed(ids.masked_fill(is_image, 0))
+        embedded[is_image] = self._images.rows(ids[is_image]).to(embedded)
+        return embedded
 
     def recover(self, error: Exception) -> None:
         """See `Runner.recover`: after running out of GPU memory, give what is cached back to the device."""
@@ -164,29 +181,19 @@ class TorchRunner:
 
     def free(self, slot: int) -> None:
         """See `Runner.free`. KV memory is preallocated and stays as it is."""
-        self._pooled.pop(slot, None)
-
-    def _pool(self, pooled: Iterable[tuple[StepItem, int]], states: torch.Tensor) -> None:
-        """Sum up hidden states (T, hidden) for the means, one sum a chunk, so that a repeated one replaces itself."""
-        for item, at in pooled:
-            sums = self._pooled.setdefault(item.slot, {})
-            if item.start == 0:
-                sums.clear()
-            sums[item.start] = states[at : at + len(item.tokens)].float().sum(0)
+        self._means.free(slot)
 
     @torch.inference_mode()
     def mean_state(self, slot: int) -> list[float]:
         """See `Runner.mean_state`."""
-        mean = torch.stack(list(self._pooled[slot].values())).sum(0)
-        vector: list[float] = functional.normalize(mean, dim=-1).tolist()
-        return vector
+        return self._means.mean(slot)
 
     def close(self) -> None:
         """See `Runner.close`."""
         if self._native is not None:
             self._native.close()
         self._memory.clear()
-        self._pooled.clear()
+        self._means.clear()
         self._model = self._lean = self._native = self._bucketed = None
 
     def _choose_bucketed(self, lean: LeanDecoder, is_compiled: bool, expected: torch.Tensor) -> None:
@@ -206,9 +213,7 @@ class TorchRunner:
         self._bucketed = None
 
     def _make_bucketed(self, lean: LeanDecoder, is_compiled: bool, has_varlen: bool) -> BucketedDecoder:
-        num_threads = torch.get_num_threads()
-        torch.set_num_threads(self._num_threads)  # another number would compile anew, on the first request
-        try:
+        with num_threads_set(self._num_threads):  # another number would compile anew, on the first request
             return BucketedDecoder(
                 lean,
                 self._memory,
@@ -217,25 +222,13 @@ class TorchRunner:
                 is_recorded=self._device.type == "cuda",
                 has_varlen=has_varlen,
             )
-        finally:
-            torch.set_num_threads(num_threads)
-
-    def _can_be_native(self, dtype: torch.dtype | None) -> bool:
-        """Whether the decoder in C can be had; where only a compiler is missing for it, that is logged."""
-        if not NativeDecoder.can_run(self._model, dtype):
-            return False
-        try:
-            NativeDecoder.compile(self._model, dtype)
-        except NativeUnavailableError as exc:
-            logger.warning("Steps run in torch, several times slower than in C: %s", exc)
-            return False
-        return True
 
     @torch.inference_mode()
     def _reference_logits(self) -> torch.Tensor:
         """Logits (1, vocab) of the model's own forward pass after the self-check's prompt."""
         try:
-            ids = torch.tensor([self._check_ids()], device=self._device)
+            self._ids = check_ids(int(self._model.get_input_embeddings().num_embeddings), self.max_length)
+            ids = torch.tensor([self._ids], device=self._device)
             with dropping_pages(self._model):
                 logits: torch.Tensor = self._model(input_ids=ids, use_cache=False).logits[:, -1]
         except Exception as exc:
@@ -261,44 +254,23 @@ class TorchRunner:
             f"{name} computes numbers that are not finite in {dtype}. Load it with dtype='float32' or 'bfloat16'."
         )
 
-    def _check_ids(self) -> list[int]:
-        vocab = int(self._model.get_input_embeddings().num_embeddings)
-        return [(97 * i + 11) % vocab for i in range(min(12, self.max_length))]
-
     def _self_check(self, expected: torch.Tensor) -> None:
-        """Compute the same prompt in two chunks and a decode, beside a second slot, and compare."""
         name = type(self._model).__name__
-        ids = self._check_ids()
-        first, last = len(ids) // 2, len(ids) - 1
-        other = 1 if self.num_slots > 1 else 0
-        try:
-            if other:
-                self.step([StepItem(0, 0, ids[:first], False), StepItem(other, 0, ids[::-1], True)])
-            else:
-                self.step([StepItem(0, 0, ids[:first], False)])
-            self.step([StepItem(0, first, ids[first:last], False)])
-            logits = self.step([StepItem(0, last, ids[last:], True)])
-        except UnsupportedModelError:
-            raise
-        except Exception as exc:
-            raise UnsupportedModelError(
-                f"{name} does not run with attention over slots: {type(exc).__name__}: {exc}"
-            ) from exc
+        advice = " It may be with native=False." if self._native is not None else ""
+        check_steps(self._checked_step, self._ids, self.num_slots, expected, name, advice)
+
+    def _checked_step(self, items: Sequence[StepItem]) -> torch.Tensor:
+        logits = self.step(items)
         if self._native is None and not self._memory.layers:
             raise UnsupportedModelError(
-                f"{name} does not route its attention through transformers' AttentionInterface, so its KV cache "
-                "can't be shared between requests."
+                f"{type(self._model).__name__} does not route its attention through transformers' AttentionInterface, "
+                "so its KV cache can't be shared between requests."
             )
-        # bf16 and fp16 keep 8 and 11 bits; a wrong mask or position moves logits by far more.
-        difference = (logits - expected).float().abs().max().item()
-        scale = expected.float().abs().max().item()
-        if not difference <= 1e-3 + (0.1 if expected.dtype != torch.float32 else 1e-3) * scale:
-            raise UnsupportedModelError(
-                f"{name} gives other logits over slots than by itself (largest difference {difference:.3g} at "
-                f"logits up to {scale:.3g}); its attention or its position handling is not supported."
-                + (" It may be with native=False." if self._native is not None else "")
-            )
-        logger.debug("%s: self-check passed, largest difference %.3g", name, difference)
+        return logits
+
+
+def _can_be_native(model: Any, dtype: torch.dtype | None) -> bool:
+    return NativeDecoder.can_run(model, dtype) and NativeDecoder.is_available(model.dtype, dtype or model.dtype)
 
 
 def _widen(model: Any, dtype: torch.dtype) -> None:
@@ -315,14 +287,3 @@ def _widen(model: Any, dtype: torch.dtype) -> None:
             "compute in float32 without it."
         )
     model.to(dtype)
-
-
-def _best_num_threads(model: Any) -> int:
-    """One thread for a small model, all that torch would take for others.
-
-    OpenMP's threads wait for each other by spinning. In a small model's steps that is most of the time, and the
-    server's thread and the cells then have no core to run on: on two cores with another process beside it, a 4 M
-    parameter model made 68 tokens a second with two threads and 1,210 with one.
-    """
-    size_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    return 1 if size_bytes < SMALL_MODEL_BYTES else torch.get_num_threads()

@@ -20,7 +20,20 @@ from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.sampling.constraints import Constraint
 
 MAX_TOOLS = 128
+DETAILS = ("auto", "low", "high", "original")
+PART_KINDS = {"assistant": ("text", "refusal"), "user": ("text", "image_url"), "tool": ("text", "image_url")}
 FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+
+class ImageUrl(StrictModel):
+    """A picture."""
+
+    url: str = Field(description="A data: URL, or one of a host that the server's owner has listed in image_hosts.")
+    detail: str | None = Field(
+        None,
+        description="auto, low, high or original. Models here look at a picture in one way, whatever is asked for.",
+        json_schema_extra={"enum": [*DETAILS, None]},
+    )
 
 
 class ContentPart(StrictModel):
@@ -29,6 +42,7 @@ class ContentPart(StrictModel):
     type: str
     text: str | None = None
     refusal: str | None = Field(None, description="Of an assistant's part of type refusal.")
+    image_url: ImageUrl | None = Field(None, description="Of a part of type image_url, for models that see.")
 
 
 class CalledFunction(StrictModel):
@@ -282,19 +296,28 @@ def check_message(message: Message, path: str) -> None:
         raise InvalidRequestError(f"{path} {says}.", param=f"{path}.tool_call_id")
     for index, part in enumerate(message.content if isinstance(message.content, list) else ()):
         part_path = f"{path}.content.{index}"
-        kinds = ("text", "refusal") if message.role == "assistant" else ("text",)
+        kinds = PART_KINDS.get(message.role, ("text",))
         if part.type not in kinds:
             raise UnsupportedFieldError(
-                f"{part_path} is of type {part.type[:40]!r}; this model takes text only.", param=f"{part_path}.type"
+                f"{part_path} is of type {part.type[:40]!r}; messages of the role {message.role} take "
+                f"{' or '.join(kinds)} only.",
+                param=f"{part_path}.type",
             )
         if getattr(part, part.type) is None:
             raise InvalidRequestError(f"{part_path} has no {part.type}.", param=f"{part_path}.{part.type}")
+        if part.image_url is not None and part.image_url.detail not in (None, *DETAILS):
+            param = f"{part_path}.image_url.detail"
+            raise InvalidRequestError(
+                f"{param} is {part.image_url.detail[:40]!r}; it is one of {', '.join(DETAILS)}.", param=param
+            )
 
 
 def plain_message(message: Message) -> dict[str, Any]:
     """A message as chat templates expect it, with text in place of parts."""
-    content = message.content
-    if isinstance(content, list):
+    content: Any = message.content
+    if isinstance(content, list) and any(part.image_url for part in content):
+        content = [part.model_dump(include={"type", part.type}, exclude_none=True) for part in content]
+    elif isinstance(content, list):
         content = "\n".join(part.text or part.refusal or "" for part in content)
     elif content is None and not message.tool_calls:
         content = message.refusal or ""

@@ -31,6 +31,7 @@ from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Accepted, Delta, Embedded, EngineInfo, EngineStats, Event, Failed, Finished, Readiness
 
 if TYPE_CHECKING:
+    from llmapi_kit.engines.local.sight import Sight
     from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
     from llmapi_kit.sampling.matcher import Matcher
 
@@ -67,12 +68,17 @@ class LocalEngine:
         max_queue: int = 128,
         settings: Settings | None = None,
         prepare_messages: Callable[[Sequence[Message]], Sequence[Message]] | None = None,
+        sight: Sight | None = None,
     ) -> None:
         settings = settings or Settings()
         self.info = info
         self._codec = codec
         self._prompts = PromptBuilder(
-            codec, dialect or PLAIN, runner.vocab_size, is_cache_per_key=settings.prefix_cache == "per_key"
+            codec,
+            dialect or PLAIN,
+            runner.vocab_size,
+            is_cache_per_key=settings.prefix_cache == "per_key",
+            sight=sight,
         )
         self._prepare_messages = prepare_messages
         self._grammars = grammars
@@ -206,6 +212,8 @@ class LocalEngine:
             return False
         if len(messages) > QUICK_MESSAGES or any("tool_calls" in message for message in messages):
             return False
+        if any(isinstance(message.get("content"), list) for message in messages):
+            return False
         texts = (request.prompt, request.suffix, *(message.get("content") for message in messages))
         return sum(len(text or "") for text in texts) <= QUICK_LENGTH
 
@@ -239,6 +247,7 @@ class LocalEngine:
                 cache_salt=request.cache_salt if self._is_cache_per_key else "",
                 context_ids=context,
                 echo=prompt.echo,
+                keeps=prompt.pictures,
                 scores_prompt=request.echo and request.prompt is not None and sampling.logprobs is not None,
                 beams=beams,
                 detokenizers=[detokenizer() for _ in range(request.n)] if beams else (),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmapi_kit.dialects import Dialect, ReplyParser, messages_for_template
 from llmapi_kit.engines.base import (
@@ -17,10 +17,14 @@ from llmapi_kit.engines.base import (
     ToolUse,
     switches_thinking_off,
 )
+from llmapi_kit.engines.image_parts import image_parts, refusal
 from llmapi_kit.engines.local.text_codec import TextCodec
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.sampling.constraints import Constraint
 from llmapi_kit.sampling.encoding_cache import EncodingCache
+
+if TYPE_CHECKING:
+    from llmapi_kit.engines.local.sight import Pins, Sight
 
 # What the kit or transformers passes to a template itself.
 OWN_OPTIONS = frozenset(
@@ -58,12 +62,14 @@ class Prompt:
         echo: the prompt's text, where it is to be given out.
         parsers: one an answer, for reasoning and tool calls; empty where the text is the answer.
         constraint: what the answer must match, tool calls and reasoning considered; None for what the request says.
+        pictures: keeps the pictures in it.
     """
 
     ids: list[int]
     echo: str | None = None
     parsers: Sequence[ReplyParser] = ()
     constraint: Constraint | None = None
+    pictures: Pins | None = None
 
 
 class PromptBuilder:
@@ -74,9 +80,19 @@ class PromptBuilder:
         dialect: how it writes reasoning and tool calls.
         vocab_size: ids go from 0 to one less.
         is_cache_per_key: remember tokenized conversations apart by `GenerationRequest.cache_salt`.
+        sight: of a model that sees.
     """
 
-    def __init__(self, codec: TextCodec, dialect: Dialect, vocab_size: int, *, is_cache_per_key: bool = True) -> None:
+    def __init__(
+        self,
+        codec: TextCodec,
+        dialect: Dialect,
+        vocab_size: int,
+        *,
+        is_cache_per_key: bool = True,
+        sight: Sight | None = None,
+    ) -> None:
+        self._sight = sight
         self._codec = codec
         self._dialect = dialect
         self._vocab_size = vocab_size
@@ -122,12 +138,20 @@ class PromptBuilder:
     def _chat(self, request: GenerationRequest) -> Prompt:
         options = self._options(request)
         messages = messages_for_template(request.messages or (), self._dialect.history)
+        images = image_parts(messages)
+        if self._sight is not None:
+            messages = self._sight.for_template(messages)
+        elif images:
+            raise refusal(images[0].param)
         text = self._codec.render_chat(messages, options)
         ids = self._encodings.encode(text, request.cache_salt if self._is_cache_per_key else "")
+        pictures = None
+        if self._sight is not None and images:
+            ids, pictures = self._sight.place(ids, images)
         echo = _last_text(request) if request.echo else None
         tools = request.tools
         if self._dialect.reasoning is None and tools is None:
-            return Prompt(ids, echo)
+            return Prompt(ids, echo, pictures=pictures)
         starts_in_reasoning = self._dialect.starts_in_reasoning(text)
         parsers = [
             self._dialect.parser(
@@ -137,7 +161,8 @@ class PromptBuilder:
             )
             for _ in range(request.n)
         ]
-        return Prompt(ids, echo, parsers, self._constraint(tools, request.sampling.constraint, starts_in_reasoning))
+        constraint = self._constraint(tools, request.sampling.constraint, starts_in_reasoning)
+        return Prompt(ids, echo, parsers, constraint, pictures)
 
     def _encode(self, text: str) -> list[int]:
         return self._codec.encode(text, add_special_tokens=False)

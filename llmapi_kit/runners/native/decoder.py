@@ -10,6 +10,8 @@ positions, nothing of requests. Engine thread only.
 from __future__ import annotations
 
 import ctypes
+import functools
+import logging
 import weakref
 from array import array
 from collections.abc import Sequence
@@ -19,10 +21,13 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from llmapi_kit.models.decoder_weights import EMBEDDING, HEAD, NORM, DecoderWeights, layer_name
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.lean_decoder import LeanDecoder
-from llmapi_kit.runners.native.compiler import load_library
+from llmapi_kit.runners.native.compiler import NativeUnavailableError, load_library
 from llmapi_kit.runners.native.packed_weights import PackedWeights, untouched
+
+logger = logging.getLogger(__name__)
 
 # Types of the weights and of arithmetic
 DEFINES: dict[tuple[torch.dtype, torch.dtype], tuple[str, ...]] = {
@@ -34,6 +39,13 @@ DEFINES: dict[tuple[torch.dtype, torch.dtype], tuple[str, ...]] = {
 # in it but the first: several come in a burst, while the server's thread needs a core to read the rest
 SHARED_FROM = 200_000_000
 SHARED_PER_PROMPT = 80_000_000
+# A layer's matrices, those in a row that have the same inputs
+MATRICES = (
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    ("self_attn.o_proj",),
+    ("mlp.gate_proj", "mlp.up_proj"),
+    ("mlp.down_proj",),
+)
 _POINTER, _SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _T = TypeVar("_T")
 
@@ -60,11 +72,10 @@ class _Model(ctypes.Structure):
 class NativeDecoder:
     """Computes packed steps of a model whose weights it takes over.
 
-    The packed weights replace the model's, module by module, so memory holds them once. After it, the model can't run
-    by itself any more.
+    Each tensor leaves `weights` as it is packed, so memory holds them once.
 
     Args:
-        model: a causal language model on the CPU; see `can_run`.
+        weights: of a type that goes with `dtype`; see `is_available`.
         num_slots: sequences held at once.
         max_length: positions a slot.
         num_threads: of a step.
@@ -72,29 +83,34 @@ class NativeDecoder:
             inputs where the processor has instructions for it. The weights' own type, or float32.
 
     Raises:
-        NativeUnavailableError: the C part can't be compiled here; the model is as it was.
+        NativeUnavailableError: the C part can't be compiled here; the weights are as they were.
     """
 
     def __init__(
-        self, model: Any, *, num_slots: int, max_length: int, num_threads: int, dtype: torch.dtype | None = None
+        self,
+        weights: DecoderWeights,
+        *,
+        num_slots: int,
+        max_length: int,
+        num_threads: int,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        dtype = dtype or model.dtype
-        self._library = _declare(load_library(*DEFINES[model.dtype, dtype]))
+        dtype, config = dtype or weights.dtype, weights.config
+        self._library = _declare(load_library(*DEFINES[weights.dtype, dtype]))
         self._num_threads = num_threads
-        self._num_weights = sum(p.numel() for p in model.parameters())
-        self._width = 2 * len(model.model.layers) * model.config.num_attention_heads * self._head_dim(model)
+        self._num_weights = weights.num_parameters()
+        self._width = 2 * config.num_hidden_layers * config.num_attention_heads * config.head_dim
         self._panel = int(self._library.panel_width())
         self._kept: list[Any] = []  # what the C structures point into
-        config, base = model.config, model.model
-        self.vocab_size = int(model.lm_head.weight.shape[0])
-        self._hidden = int(config.hidden_size)
+        self.vocab_size = config.vocab_size
+        self._hidden = config.hidden_size
         self._model = _Model(
-            num_layers=len(base.layers),
+            num_layers=config.num_hidden_layers,
             hidden=self._hidden,
             inner=config.intermediate_size,
             heads=config.num_attention_heads,
             kv_heads=config.num_key_value_heads,
-            head_dim=self._head_dim(model),
+            head_dim=config.head_dim,
             vocab=self.vocab_size,
             max_length=max_length,
             epsilon=config.rms_norm_eps,
@@ -103,7 +119,7 @@ class NativeDecoder:
         if not self._team:
             raise MemoryError("no memory for the threads of a step")
         self._stop = weakref.finalize(self, self._library.team_stop, self._team)
-        self._take_over(model, max_length)
+        self._take_over(weights, max_length)
         slot_size = int(self._library.slot_size(self._model))
         self._memory = untouched((num_slots, slot_size), np.dtype(f"u{dtype.itemsize}"))
         self._model.memory = self._memory.ctypes.data
@@ -112,23 +128,27 @@ class NativeDecoder:
 
     @staticmethod
     def can_run(model: Any, dtype: torch.dtype | None = None) -> bool:
-        """Whether a model is one whose forward pass is written out in C, on a device and in types it knows."""
+        """Whether a model of transformers has a forward pass that is written out in C, on a device and in types it
+        knows; then `weights_of_model` gives its weights.
+        """
         is_known = model.device.type == "cpu" and (model.dtype, dtype or model.dtype) in DEFINES
         is_even = model.config.hidden_size % 2 == 0 and model.config.intermediate_size % 2 == 0
         return is_known and is_even and LeanDecoder.can_run(model)
 
     @staticmethod
-    def compile(model: Any, dtype: torch.dtype | None = None) -> None:
-        """Compile what a model that `can_run` needs, unless it is there.
+    def is_available(stored: torch.dtype, dtype: torch.dtype) -> bool:
+        """Whether there is a compiled step for weights and arithmetic of these types; compiles it where it is missing.
 
-        Raises:
-            NativeUnavailableError: it can't be compiled here.
+        Where only a compiler is missing for it, that is logged.
         """
-        load_library(*DEFINES[model.dtype, dtype or model.dtype])
-
-    @staticmethod
-    def _head_dim(model: Any) -> int:
-        return int(model.model.layers[0].self_attn.head_dim)
+        if (stored, dtype) not in DEFINES:
+            return False
+        try:
+            load_library(*DEFINES[stored, dtype])
+        except NativeUnavailableError as exc:
+            logger.warning("Steps run in torch, several times slower than in C: %s", exc)
+            return False
+        return True
 
     @property
     def num_bytes(self) -> int:
@@ -200,46 +220,41 @@ class NativeDecoder:
     def _padded(self, size: int) -> int:
         return -(-size // self._panel) * self._panel
 
-    def _take_over(self, model: Any, max_length: int) -> None:
-        config, base, native = model.config, model.model, self._model
-        window = getattr(config, "sliding_window", None) if type(model).__name__ == "MistralForCausalLM" else None
-        cos, sin = base.rotary_emb(torch.zeros(1), torch.arange(max_length)[None])
-        half = native.head_dim // 2
-        native.cosines = self._floats(cos[0])
-        native.sines = self._floats(torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1))
-        native.norm = self._floats(base.norm.weight)
-        layers = (_Layer * len(base.layers))()
-        for layer, module in zip(layers, base.layers, strict=True):
-            attention = module.self_attn
-            layer.input_norm = self._floats(module.input_layernorm.weight)
-            layer.post_norm = self._floats(module.post_attention_layernorm.weight)
-            if attention.q_proj.bias is not None:
-                biases = attention.q_proj.bias, attention.k_proj.bias, attention.v_proj.bias
-                layer.qkv_bias = self._floats(self._pad(torch.cat([bias.detach() for bias in biases])))
-            if hasattr(attention, "q_norm"):
-                layer.query_norm = self._floats(attention.q_norm.weight)
-                layer.key_norm = self._floats(attention.k_norm.weight)
-            layer.window = getattr(attention, "sliding_window", window) or 0
-            layer.scaling = attention.scaling
+    def _take_over(self, weights: DecoderWeights, max_length: int) -> None:
+        config, native = weights.config, self._model
+        cos, sin = weights.rotary(max_length)
+        half = config.head_dim // 2
+        native.cosines = self._floats(cos)
+        native.sines = self._floats(torch.cat((-sin[:, :half], sin[:, half:]), dim=-1))
+        native.norm = self._floats(weights.take(NORM))
+        layers = (_Layer * config.num_hidden_layers)()
+        for index, layer in enumerate(layers):
+            take = functools.partial(_take, weights, index)
+            layer.input_norm = self._floats(take("input_layernorm.weight"))
+            layer.post_norm = self._floats(take("post_attention_layernorm.weight"))
+            if config.has_qkv_bias:
+                biases = [take(f"self_attn.{name}_proj.bias") for name in "qkv"]
+                layer.qkv_bias = self._floats(self._pad(torch.cat(biases)))
+            if config.has_qk_norm:
+                layer.query_norm = self._floats(take("self_attn.q_norm.weight"))
+                layer.key_norm = self._floats(take("self_attn.k_norm.weight"))
+            layer.window = config.windows[index]
+            layer.scaling = config.head_dim**-0.5
         native.layers = self._keep(layers, ctypes.addressof(layers))
-        self._pack(model, layers)
-        for left in model.parameters():  # a view of a mapped file keeps all of it mapped
-            left.data = torch.empty(0, dtype=left.dtype)
+        self._pack(weights, layers)
 
-    def _pack(self, model: Any, layers: ctypes.Array[_Layer]) -> None:
+    def _pack(self, weights: DecoderWeights, layers: ctypes.Array[_Layer]) -> None:
         """Take over the matrices."""
-        base, groups = model.model, []
-        for module in base.layers:
-            attention, mlp = module.self_attn, module.mlp
-            groups += [(attention.q_proj, attention.k_proj, attention.v_proj), (attention.o_proj,)]
-            groups += [(mlp.gate_proj, mlp.up_proj), (mlp.down_proj,)]
-        groups.append((model.lm_head,))
-        if base.embed_tokens.weight is not model.lm_head.weight:
-            groups.append((base.embed_tokens,))
-        packed = PackedWeights(self._library, self._team, groups)
+        groups = [
+            [layer_name(index, f"{part}.weight") for part in group]
+            for index in range(len(layers))
+            for group in MATRICES
+        ]
+        groups += [[EMBEDDING]] if weights.is_tied else [[HEAD], [EMBEDDING]]
+        packed = PackedWeights(self._library, self._team, weights, groups)
         addresses = iter(self._keep(packed, packed.addresses))
         for layer in layers:
-            layer.qkv, layer.output, layer.gate_up, layer.down = (next(addresses) for _ in range(4))
+            layer.qkv, layer.output, layer.gate_up, layer.down = (next(addresses) for _ in MATRICES)
         self._model.head = next(addresses)
         self._model.embedding = next(addresses, self._model.head)
 
@@ -254,6 +269,10 @@ class NativeDecoder:
     def _keep(self, owner: Any, address: _T) -> _T:
         self._kept.append(owner)
         return address
+
+
+def _take(weights: DecoderWeights, index: int, part: str) -> torch.Tensor:
+    return weights.take(layer_name(index, part))
 
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:

@@ -1,6 +1,6 @@
 """Matrices of a model as `panels.h` wants them, each in memory once.
 
-Knows linear modules, nothing of their order in a model.
+Knows names and shapes of matrices, nothing of their order in a model.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from llmapi_kit.models.decoder_weights import DecoderWeights
 from llmapi_kit.models.mapped_files import drop_pages
 
 CACHE_LINE = 64
@@ -28,36 +29,38 @@ class PackedWeights:
     Args:
         library: of `load_library`.
         team: of `team_start`.
-        groups: modules with a ``weight`` (outputs, inputs) of one type, those of a group with the same inputs. They
-            lose their weights.
+        weights: of the model.
+        groups: names of matrices (outputs, inputs), those of a group with the same inputs.
 
     Attributes:
-        addresses: of each group's matrix, the outputs of its modules one after the other.
+        addresses: of each group's matrix, the outputs of its parts one after the other.
     """
 
-    def __init__(self, library: ctypes.CDLL, team: int, groups: Sequence[Sequence[Any]]) -> None:
+    def __init__(
+        self, library: ctypes.CDLL, team: int, weights: DecoderWeights, groups: Sequence[Sequence[str]]
+    ) -> None:
         self._library, self._team = library, team
-        number = np.dtype(f"u{groups[0][0].weight.itemsize}")
-        sizes = [self._size(group, CACHE_LINE // number.itemsize) for group in groups]
+        number = np.dtype(f"u{weights.dtype.itemsize}")
+        align = CACHE_LINE // number.itemsize
+        sizes = [self._size([weights.tensors[name].shape for name in group], align) for group in groups]
         self._memory = untouched((sum(sizes), 1), number)
         self.addresses: list[int] = []
         address = self._memory.ctypes.data
         for group, size in zip(groups, sizes, strict=True):
-            self._pack(group, address)
+            self._pack(weights, group, address)
             self.addresses.append(address)
             address += size * number.itemsize
 
-    def _size(self, group: Sequence[Any], align: int) -> int:
-        num_outputs = sum(len(module.weight) for module in group)
-        return -(-int(self._library.packed_size(num_outputs, group[0].weight.shape[1])) // align) * align
+    def _size(self, shapes: Sequence[torch.Size], align: int) -> int:
+        num_outputs = sum(shape[0] for shape in shapes)
+        return -(-int(self._library.packed_size(num_outputs, shapes[0][1])) // align) * align
 
-    def _pack(self, group: Sequence[Any], address: int) -> None:
+    def _pack(self, weights: DecoderWeights, group: Sequence[str], address: int) -> None:
         first = 0
-        for module in group:
-            rows = module.weight.detach().contiguous()
+        for name in group:
+            rows = weights.take(name).contiguous()
             self._library.pack(self._team, rows.data_ptr(), *rows.shape, first, address)
             first += len(rows)
-            module.weight.data = torch.empty(0, dtype=rows.dtype)
             drop_pages(rows)
 
 

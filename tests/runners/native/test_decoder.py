@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from llmapi_kit.models.decoder_weights import weights_of_model
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.native import decoder, packed_weights
 from llmapi_kit.runners.native.decoder import NativeDecoder
@@ -14,7 +15,8 @@ from tests.runners.conftest import VOCAB, make_tiny
 
 
 def make(num_threads=1, num_slots=4, max_length=96, family="llama"):
-    return NativeDecoder(make_tiny(family), num_slots=num_slots, max_length=max_length, num_threads=num_threads)
+    weights = weights_of_model(make_tiny(family))
+    return NativeDecoder(weights, num_slots=num_slots, max_length=max_length, num_threads=num_threads)
 
 
 def prompts():
@@ -60,7 +62,7 @@ def test_any_shape_in_any_chunks_gives_the_models_own_logits(seed):
     ids, others = ([source.randrange(VOCAB) for _ in range(length)] for _ in range(2))
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0]
-    native = NativeDecoder(model, num_slots=3, max_length=length, num_threads=1)
+    native = NativeDecoder(weights_of_model(model), num_slots=3, max_length=length, num_threads=1)
     got, at, other_at = [], 0, 0
     while at < length:
         chunk, other = ids[at : at + source.choice([1, 2, 5, 9, 40])], others[other_at : other_at + 3]
@@ -111,7 +113,8 @@ def test_a_step_that_wants_less_than_the_one_before_gives_its_own_logits_only():
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_weights_in_bfloat16_compute_in_float32_what_widened_ones_do(family):
     """Bit for bit, whatever the processor multiplies bfloat16 with; a lone row and several take different ways."""
-    widened, kept = make_tiny(family).bfloat16().float(), make_tiny(family).bfloat16()
+    models = make_tiny(family).bfloat16().float(), make_tiny(family).bfloat16()
+    widened, kept = map(weights_of_model, models)
     expected = NativeDecoder(widened, num_slots=4, max_length=96, num_threads=1)
     native = NativeDecoder(kept, num_slots=4, max_length=96, num_threads=1, dtype=torch.float32)
     items = [StepItem(slot, 0, ids, True, wants_every=True) for slot, ids in enumerate(prompts())]
@@ -120,11 +123,14 @@ def test_weights_in_bfloat16_compute_in_float32_what_widened_ones_do(family):
     assert native.num_bytes == expected.num_bytes
 
 
-def test_each_matrix_leaves_the_model_before_the_next_is_packed(monkeypatch):
+def test_each_matrix_leaves_the_weights_before_the_next_is_packed(monkeypatch):
     model, left = make_tiny("llama"), []
-    monkeypatch.setattr(packed_weights, "drop_pages", lambda rows: left.append(sum(p.numel() for p in parameters)))
-    parameters = list(model.parameters())
-    NativeDecoder(model, num_slots=1, max_length=32, num_threads=1)
+    weights = weights_of_model(model)
+    monkeypatch.setattr(
+        packed_weights, "drop_pages", lambda rows: left.append(sum(each.numel() for each in weights.tensors.values()))
+    )
+    assert sum(parameter.numel() for parameter in model.parameters()) == 0
+    NativeDecoder(weights, num_slots=1, max_length=32, num_threads=1)
     assert left == sorted(left, reverse=True)
     assert len(set(left)) == len(left) == 7 * 3 + 2
-    assert sum(p.numel() for p in parameters) == 0
+    assert not weights.tensors

@@ -9,12 +9,13 @@ import threading
 
 import pytest
 
-from llmapi_kit.loading import heavy_imports
+from llmapi_kit.models import heavy_imports
+from llmapi_kit.models.heavy_imports import import_heavy
 
 NOTHING_MORE = """
 import sys
-from llmapi_kit.loading.heavy_imports import import_for_local_models
-import_for_local_models()
+from llmapi_kit.models.heavy_imports import LOCAL_MODELS, import_heavy
+import_heavy(LOCAL_MODELS)
 before = set(sys.modules)
 import llmapi_kit as kit
 kit.load("pocket").ask("Hello!", max_tokens=2)
@@ -68,35 +69,37 @@ def own_modules(monkeypatch, tmp_path):
             (tmp_path / f"{name}.py").write_text(text)
             monkeypatch.delitem(sys.modules, name, raising=False)
         monkeypatch.syspath_prepend(tmp_path)
-        monkeypatch.setattr(heavy_imports, "MODULES", tuple(code))
-        monkeypatch.setattr(heavy_imports, "_latest", None)
+        monkeypatch.setattr(heavy_imports, "_begun", {})
+        return tuple(code)
 
     return make
 
 
 def test_a_package_that_is_broken_is_told_each_time_and_can_be_mended(own_modules, tmp_path):
-    own_modules(first_of_two="raise OSError('no such library')", second_of_two="")
+    modules = own_modules(first_of_two="raise OSError('no such library')", second_of_two="")
     for _ in range(2):
         with pytest.raises(OSError, match="no such library"):
-            heavy_imports.import_for_local_models()
+            import_heavy(modules)
     (tmp_path / "first_of_two.py").write_text("is_there = 'now it is there'")
-    heavy_imports.import_for_local_models()
+    import_heavy(modules)
     assert "second_of_two" in sys.modules
 
 
 def test_a_package_that_is_missing_is_left_to_who_needs_it(own_modules):
-    own_modules(needs_missing="import no_such_package_anywhere", comes_after="")
-    heavy_imports.import_for_local_models()
+    modules = own_modules(needs_missing="import no_such_package_anywhere", comes_after="")
+    import_heavy(modules)
     assert "comes_after" in sys.modules
 
 
 def test_two_loads_at_once_import_once(own_modules):
-    own_modules(counted="import threading; gate = threading.Event()\nassert gate.wait(0.05) is False\ncount = 1")
-    threads = [threading.Thread(target=heavy_imports.import_for_local_models) for _ in range(3)]
+    modules = own_modules(
+        counted="import threading; gate = threading.Event()\nassert gate.wait(0.05) is False\ncount = 1"
+    )
+    threads = [threading.Thread(target=import_heavy, args=(modules,)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(10)
     assert not any(thread.is_alive() for thread in threads)
-    assert heavy_imports._latest.error is None
+    assert heavy_imports._begun[modules].error is None
     assert sys.modules["counted"].count == 1

@@ -1,0 +1,53 @@
+"""Which runner a loaded model gets: the step in C alone for weights without a model, else the one in torch.
+
+Knows nothing of tokenizers or engines. Part of loading: blocking.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from llmapi_kit.config import Settings
+from llmapi_kit.models.decoder_weights import DecoderWeights
+from llmapi_kit.models.fit import SlotPlan
+from llmapi_kit.models.heavy_imports import MODEL_CLASSES, import_heavy
+from llmapi_kit.models.weights import LoadedModel
+from llmapi_kit.runners.base import Runner
+from llmapi_kit.runners.image_memory import ImageMemory
+from llmapi_kit.runners.native.runner import NativeRunner
+
+
+def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings, images: ImageMemory | None = None) -> Runner:
+    """A runner that has taken the weights over.
+
+    Args:
+        loaded: the weights.
+        plan: slots and their length.
+        settings: threads, and which ways of computing are wanted.
+        images: what stands for pictures, for a model that sees.
+
+    Raises:
+        ModelError: the model can't be run this way, or its weights are no finite numbers.
+    """
+    num_threads = settings.num_threads
+    slots = {"num_slots": plan.num_slots, "max_length": plan.max_length}
+    if isinstance(loaded.model, DecoderWeights):
+        return NativeRunner(loaded.model, **slots, dtype=getattr(torch, loaded.dtype), num_threads=num_threads)
+    import_heavy(MODEL_CLASSES)
+    from llmapi_kit.runners.torch_runner import TorchRunner
+
+    return TorchRunner(
+        loaded.model,
+        **slots,
+        dtype=torch.float32 if loaded.dtype == "float32" else None,
+        num_threads=num_threads,
+        native=settings.native,
+        is_compiled=settings.compile,
+        images=images,
+    )
+
+
+def architecture_of(loaded: LoadedModel) -> str:
+    """The name of the model's class in transformers."""
+    model = loaded.model
+    return model.config.architecture if isinstance(model, DecoderWeights) else type(model).__name__

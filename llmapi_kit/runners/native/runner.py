@@ -1,0 +1,120 @@
+"""Runs a Llama-like decoder over slots from its weights alone: no model of transformers is made for it.
+
+Knows nothing of requests, sampling or text. Used on the engine thread only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+
+from llmapi_kit.errors import LlmApiKitError, ModelLoadError, UnsupportedModelError
+from llmapi_kit.models.decoder_weights import DecoderWeights
+from llmapi_kit.runners.base import StepItem
+from llmapi_kit.runners.mean_states import MeanStates
+from llmapi_kit.runners.native.decoder import NativeDecoder
+from llmapi_kit.runners.native.reference import last_logits
+from llmapi_kit.runners.self_check import check_ids, check_steps
+from llmapi_kit.runners.thread_count import best_num_threads, num_threads_set
+
+
+class NativeRunner:
+    """See `llmapi_kit.runners.base.Runner`.
+
+    Args:
+        weights: which leave as they are packed.
+        num_slots: sequences held at once.
+        max_length: tokens a slot can hold.
+        dtype: of arithmetic, keys and values; with the weights' type, one that `NativeDecoder.is_available` for.
+        num_threads: CPU threads of a step; 0 chooses by the model's size.
+
+    Raises:
+        UnsupportedModelError: the compiled step computes something else than the reference.
+        ModelLoadError: the weights are no finite numbers.
+    """
+
+    def __init__(
+        self, weights: DecoderWeights, *, num_slots: int, max_length: int, dtype: torch.dtype, num_threads: int = 0
+    ) -> None:
+        self.num_slots = num_slots
+        self.max_length = max_length
+        self.vocab_size = weights.vocab_size
+        self._num_threads = num_threads or best_num_threads(weights.num_bytes)
+        self._means = MeanStates()
+        ids = check_ids(self.vocab_size, max_length)
+        with num_threads_set(self._num_threads):
+            expected = last_logits(weights, ids)
+        if not bool(torch.isfinite(expected).all()):
+            raise _not_finite(weights)
+        self._decoder = NativeDecoder(
+            weights,
+            num_slots=num_slots,
+            max_length=max_length,
+            num_threads=num_threads or torch.get_num_threads(),
+            dtype=dtype,
+        )
+        check_steps(
+            self.step,
+            ids,
+            num_slots,
+            expected.to(dtype),
+            weights.config.architecture,
+            " It may be with native=False.",
+        )
+
+    @property
+    def kv_bytes(self) -> int:
+        """Size of the KV memory in bytes."""
+        return self._decoder.num_bytes
+
+    @property
+    def kind(self) -> Literal["native"]:
+        """See `TorchRunner.kind`."""
+        return "native"
+
+    def start(self) -> None:
+        """See `Runner.start`. OpenMP's thread count belongs to the calling thread, so cells keep theirs."""
+        torch.set_num_threads(self._num_threads)
+
+    @torch.inference_mode()
+    def step(self, items: Sequence[StepItem]) -> torch.Tensor:
+        """See `Runner.step`."""
+        logits, states, pooled = self._decoder.step(items)
+        self._means.add(pooled, states)
+        return logits
+
+    def recover(self, error: Exception) -> None:
+        """See `Runner.recover`. There is nothing to mend."""
+
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """See `Runner.copy_prefix`."""
+        self._decoder.copy_prefix(source, target, length)
+
+    def free(self, slot: int) -> None:
+        """See `Runner.free`. KV memory is preallocated and stays as it is."""
+        self._means.free(slot)
+
+    @torch.inference_mode()
+    def mean_state(self, slot: int) -> list[float]:
+        """See `Runner.mean_state`."""
+        return self._means.mean(slot)
+
+    def close(self) -> None:
+        """See `Runner.close`."""
+        self._decoder.close()
+        self._means.clear()
+        del self._decoder
+
+
+def _not_finite(weights: DecoderWeights) -> LlmApiKitError:
+    """Why the logits are no numbers."""
+    name = weights.config.architecture
+    broken = [key for key, weight in weights.tensors.items() if not bool(torch.isfinite(weight).all())]
+    if not broken:
+        return UnsupportedModelError(f"{name} computes numbers that are not finite.")
+    more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+    return ModelLoadError(
+        f"{name}: the weight {broken[0]}{more} has values that are no finite numbers. Download it again."
+    )

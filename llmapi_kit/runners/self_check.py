@@ -1,0 +1,75 @@
+"""Does a runner compute over slots what its model computes by itself: tried once, before the first request.
+
+What it finds: masks and positions that are wrong in some family, weights that were taken over in a wrong order, and
+compilers and processors that compute something else. Knows nothing of how a runner computes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+
+from llmapi_kit.errors import UnsupportedModelError
+from llmapi_kit.runners.base import StepItem
+
+logger = logging.getLogger(__name__)
+
+NUM_TOKENS = 12
+
+
+def check_ids(vocab_size: int, max_length: int) -> list[int]:
+    """The prompt of the check."""
+    return [(97 * i + 11) % vocab_size for i in range(min(NUM_TOKENS, max_length))]
+
+
+def check_steps(
+    step: Callable[[Sequence[StepItem]], torch.Tensor],
+    ids: Sequence[int],
+    num_slots: int,
+    expected: torch.Tensor,
+    name: str,
+    advice: str = "",
+) -> None:
+    """Compute a prompt in two chunks and a decode, beside a second slot, and compare.
+
+    Args:
+        step: of the runner.
+        ids: the prompt.
+        num_slots: of the runner.
+        expected: (1, vocab) logits after the prompt, as the model computes them by itself.
+        name: of the model's class, for messages.
+        advice: what to do where they differ.
+
+    Raises:
+        UnsupportedModelError: a step failed, or the logits differ.
+    """
+    first, last = len(ids) // 2, len(ids) - 1
+    other = 1 if num_slots > 1 else 0
+    try:
+        if other:
+            step([StepItem(0, 0, ids[:first], False), StepItem(other, 0, ids[::-1], True)])
+        else:
+            step([StepItem(0, 0, ids[:first], False)])
+        step([StepItem(0, first, ids[first:last], False)])
+        logits = step([StepItem(0, last, ids[last:], True)])
+    except UnsupportedModelError:
+        raise
+    except Exception as exc:
+        raise UnsupportedModelError(
+            f"{name} does not run with attention over slots: {type(exc).__name__}: {exc}"
+        ) from exc
+    _compare(logits, expected, name, advice)
+
+
+def _compare(logits: torch.Tensor, expected: torch.Tensor, name: str, advice: str) -> None:
+    # bf16 and fp16 keep 8 and 11 bits; a wrong mask or position moves logits by far more.
+    difference = (logits - expected).float().abs().max().item()
+    scale = expected.float().abs().max().item()
+    if not difference <= 1e-3 + (0.1 if expected.dtype != torch.float32 else 1e-3) * scale:
+        raise UnsupportedModelError(
+            f"{name} gives other logits over slots than by itself (largest difference {difference:.3g} at "
+            f"logits up to {scale:.3g}); its attention or its position handling is not supported.{advice}"
+        )
+    logger.debug("%s: self-check passed, largest difference %.3g", name, difference)
