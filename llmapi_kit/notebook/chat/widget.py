@@ -104,7 +104,7 @@ class ChatWidget(anywidget.AnyWidget):
     def __repr__(self) -> str:
         return "A chat, where a kernel runs. What was said stands below."  # shown where there are no widgets
 
-    def _hear(self, widget: object, message: Any, buffers: object) -> None:
+    def _hear(self, widget: object, message: Any, buffers: Any) -> None:
         """Nothing may be raised here: no cell would show it."""
         if isinstance(message, dict) and isinstance(message.get("kind"), str):
-            self._on_command(message)
+            self._on_command({**message, "buffers": buffers})
