@@ -27,6 +27,7 @@ QUALITIES = (80, 60, 40, 20)  # of JPEG; the first that is small enough
 MAX_FILE_BYTES = 14_000_000
 MAX_PIXELS = 178_000_000  # the most that a server can be set to take; it has a limit of its own
 MAX_NAME = 60
+MAX_IMAGES = 4  # of a question in a widget; as on the page
 
 
 @dataclass(frozen=True, slots=True)

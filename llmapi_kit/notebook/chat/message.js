@@ -27,6 +27,7 @@ class MessageView {
       make("summary", { textContent: "Reasoning" }, this.reasoning);
       this.reasoningBody = make("div", { className: "lk-body" }, this.reasoning);
     }
+    this.images = make("div", { className: "lk-images", hidden: true }, this.element);
     this.body = make("div", { className: "lk-body", dir: "auto" }, this.element);
     this.calls = make("div", { className: "lk-calls" }, this.element);
     this.error = make("div", { className: "lk-error", hidden: true, attributes: { role: "alert" } }, this.element);
@@ -50,6 +51,7 @@ class MessageView {
     this.message = { ...message };
     this.head.textContent = this.isUser ? "You" : showInvisible(message.model || "Model");
     this.draw();
+    this.drawImages();
     this.drawCalls();
     this.error.hidden = !message.error;
     this.error.textContent = showInvisible(message.error);
@@ -79,6 +81,16 @@ class MessageView {
     this.reasoning.hidden = !reasoning;
     if (reasoning) this.chat.render(this.reasoningBody, reasoning, isSettled || Boolean(content));
     this.chat.render(this.body, content, isSettled);
+  }
+
+  drawImages() {
+    const { images } = this.message;
+    if (this.images.children.length === images.length) return; // they never change
+    this.images.hidden = !images.length;
+    this.images.replaceChildren(...images.map(({ thumbnail, title }, i) => {
+      const text = showInvisible(`Picture ${i + 1}: ${title}`);
+      return thumbnail ? make("img", { src: thumbnail, alt: text, title: text }) : make("span", { textContent: text });
+    }));
   }
 
   drawCalls() {

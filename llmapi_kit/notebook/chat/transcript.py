@@ -19,7 +19,7 @@ CLASS, PLAIN_CLASS, RICH_CLASS = "llmapi-kit-transcript", "llmapi-kit-plain-chat
 STYLE = f"{stand_in_style((RICH_CLASS, PLAIN_CLASS), CLASS)}<style>.{CLASS} pre{{white-space:pre-wrap}}</style>"
 LINE = "rgba(128,128,128,.45)"
 BOX = "max-width:60rem;overflow-wrap:anywhere;unicode-bidi:isolate"
-ROW = "display:flex;flex-wrap:wrap;gap:8px;margin:4px 0"
+ROW = "display:flex;flex-wrap:wrap;align-items:flex-start;gap:8px;margin:4px 0"
 IMAGE = "max-width:12rem;max-height:9rem;border-radius:6px"
 DIM = "opacity:.75;font-size:90%"
 
