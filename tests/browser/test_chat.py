@@ -371,10 +371,14 @@ def test_restarted_kernel_is_said_and_saved_notebook_reads_without_one(chat):
     html = "".join(output.get("data", {}).get("text/html", "") for output in nb.cells[2].outputs)
     assert "&lt;script&gt;" in html
     assert "<script" not in html
+    assert 0 < len(nb.cells[7].outputs[-1]["data"]["text/html"]) < 10_000
     assert "widget-state+json" in lab.path.read_text()
     assert "markdown-it" not in lab.path.read_text(), "the libraries were saved"
     lab.page.goto("about:blank")
     lab.open(lab.url)
     transcript = lab.page.locator(".llmapi-kit-transcript").first
     transcript.get_by_text("You said: first").wait_for()
+    picture = lab.page.locator(".llmapi-kit-transcript img[alt='Picture 1: 40 x 30 pixels']")
+    picture.wait_for()
+    assert picture.evaluate("image => image.complete && image.naturalWidth") == 40
     assert "Error displaying widget" not in lab.page.locator(".jp-Notebook").inner_text()
