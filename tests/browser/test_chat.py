@@ -279,11 +279,16 @@ def test_pictures_are_chosen_pasted_dropped_and_sent_as_they_are(chat):
     assert shown.first.evaluate("image => image.naturalWidth") == 40
     chat.button("Edit question").click()
     chat.root.get_by_role("textbox", name="Edited question").fill("and now?")
+    assert serious_faults(chat.root) == []
     chat.button("Ask").click()
     chat.root.locator(".lk-user .lk-branch", has_text="2 / 2").wait_for()
     chat.wait_for_answers(1)
     answer.wait_for()
     assert shown.count() == 2
+    chat.button("Edit question").click()
+    chat.button("Remove picture 2").click()
+    chat.button("Ask").click()
+    chat.answers().get_by_text(f"I see 1: PNG of {len(file['buffer'])} bytes").wait_for()
     assert serious_faults(chat.root) == []
 
 

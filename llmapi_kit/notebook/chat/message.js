@@ -128,18 +128,28 @@ class MessageView {
     if (this.editor) return;
     this.editor = make("form", { className: "lk-edit" });
     const area = make("textarea", { value: this.message.content, attributes: { "aria-label": "Edited question" } }, this.editor);
+    const kept = new Set(this.message.images.keys());
     const row = make("div", { className: "lk-row" }, this.editor);
     make("button", { type: "submit", textContent: "Ask", className: "lk-primary" }, row);
     const close = () => {
       this.editor?.remove();
       this.editor = null;
       this.body.hidden = this.foot.hidden = false;
+      for (const image of this.images.children) image.hidden = false;
     };
     makeButton("Cancel", row, () => { close(); this.again.focus(); });
+    for (const place of [...kept]) {
+      const remover = makeButton(`Remove picture ${place + 1}`, row, () => {
+        kept.delete(place);
+        this.images.children[place].hidden = true;
+        remover.remove();
+        area.focus();
+      });
+    }
     this.editor.addEventListener("submit", (event) => {
       event.preventDefault();
       if (!area.value.trim()) return;
-      this.chat.run("edit", { id: this.message.id, text: area.value });
+      this.chat.run("edit", { id: this.message.id, text: area.value, kept: [...kept] });
       close();
     });
     area.addEventListener("keydown", (event) => {

@@ -292,7 +292,7 @@ class ChatPanel:
         if images := _attached(command):
             self._require_sight(sessions)
         for session in sessions:
-            session.edit(str(command["id"]), str(command["text"]), images)
+            session.edit(str(command["id"]), str(command["text"]), images, command.get("kept"))
 
     def _sessions_of(self, command: dict[str, Any]) -> list[Session]:
         """The conversation that a command is about; all of them where it doesn't say."""

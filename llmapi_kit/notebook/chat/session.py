@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, Protocol
 
 from llmapi_kit.errors import ConfigError
@@ -95,13 +95,16 @@ class Session:
                 raise ConfigError("There is no answer to try again.")
             self._begin(message.parent)
 
-    def edit(self, message_id: str, text: str, images: tuple[Attachment, ...] = ()) -> None:
+    def edit(
+        self, message_id: str, text: str, images: tuple[Attachment, ...] = (), kept: Collection[int] | None = None
+    ) -> None:
         """Ask something else in place of a question, as a branch of its own.
 
         Args:
             message_id: of the question.
             text: what is asked now.
             images: pictures beside those that the question has.
+            kept: which of those it keeps, by their places; all of them unless given.
         """
         if not text.strip():
             raise ConfigError("The question is empty.")
@@ -110,7 +113,8 @@ class Session:
             message = self.conversation.get(message_id)
             if message.role != "user" or message.parent is None:
                 raise ConfigError("Only questions can be edited.")
-            self._begin(self.conversation.add(message.parent, "user", text, (*message.images, *images)))
+            old = [image for i, image in enumerate(message.images) if kept is None or i in kept]
+            self._begin(self.conversation.add(message.parent, "user", text, (*old, *images)))
 
     def show(self, message_id: str) -> None:
         """Show another branch."""

@@ -41,7 +41,7 @@ def test_pictures_stand_before_the_question_and_stay_in_the_conversation(seeing)
     assert chat.messages[0] == first
 
 
-def test_retry_and_edit_keep_the_pictures_and_edit_may_add_some(seeing):
+def test_retry_and_edit_keep_the_pictures_and_edit_may_add_and_drop_some(seeing):
     chat, engine = seeing
     session = chat._sessions[0]
     chat.send("what?", images=[PICTURE])
@@ -51,6 +51,9 @@ def test_retry_and_edit_keep_the_pictures_and_edit_may_add_some(seeing):
     session.edit(question.id, "really?", question.images)
     assert session.wait(20)
     assert [len(kinds(each.messages[0])) for each in engine.requests] == [2, 2, 3]
+    session.edit(question.id, "and without?", kept=[])
+    assert session.wait(20)
+    assert chat.messages[0]["content"] == "and without?"
     session.show(question.id)
     assert kinds(chat.messages[0]) == ["image_url", "text"]
 
