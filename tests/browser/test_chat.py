@@ -267,6 +267,7 @@ def test_pictures_are_chosen_pasted_dropped_and_sent_as_they_are(chat):
     give(chat, "drop", picture_file(size=(5000, 4000)))
     chat.status.get_by_text("is sent in a smaller size").wait_for()
     thumbnails.nth(1).wait_for()
+    assert serious_faults(chat.root) == []
     chat.ask("what is it?")
     answer = chat.answers().get_by_text(f"I see 2: PNG of {len(file['buffer'])} bytes, JPEG of")
     answer.wait_for()
