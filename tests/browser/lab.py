@@ -167,6 +167,7 @@ class LabPage:
         """Change JupyterLab's colours."""
         self.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", name)
         self.page.locator(f"body[data-jp-theme-name='{name}']").wait_for(state="attached")
+        self.page.locator("#jupyterlab-splash").wait_for(state="detached")  # it covers the notebook for a while
 
     def outputs(self):
         """Locator of all outputs."""
