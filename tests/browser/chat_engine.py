@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import re
+from dataclasses import replace
 
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import GenerationError
@@ -75,6 +77,26 @@ class ChatEngine(MockEngine):
             for piece in re.findall(r"\s*\S+\s*", _text(word, rest, text)):
                 await asyncio.sleep(delay_s)
                 yield Delta(piece)
+
+
+class SeeingEngine(ChatEngine):
+    """Says which files it sees: of each the first bytes and the size."""
+
+    def __init__(self, name="seeing"):
+        super().__init__(name=name)
+        self.info = replace(self.info, capabilities=("chat", "vision"))
+
+    async def generate(self, request):
+        parts = [part for each in request.messages if isinstance(each["content"], list) for part in each["content"]]
+        urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+        files = [base64.b64decode(url.partition(",")[2]) for url in urls]
+        yield Accepted(11)
+        yield Delta(f"I see {len(files)}: " + ", ".join(f"{_kind(file)} of {len(file)} bytes" for file in files))
+        yield Finished("stop", 11, 1)
+
+
+def _kind(file):
+    return "PNG" if file.startswith(b"\x89PNG") else "JPEG" if file.startswith(b"\xff\xd8") else "something"
 
 
 def _text(word, rest, text):

@@ -75,6 +75,7 @@ def run_lab(root, scratch, settings=SETTINGS, *, program="jupyterlab", without=(
     token = secrets.token_hex(16)
     places = {f"JUPYTER_{kind}_DIR": str(scratch / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
     env = {**os.environ, **places, "IPYTHONDIR": str(scratch / "ipython"), "JUPYTER_TOKEN": token}
+    env.setdefault("LLMAPI_KIT_HOME", str(scratch / "home"))  # not what this machine's user has
     command = [sys.executable, "-m", program, "--no-browser", "--allow-root", "--ip=127.0.0.1"]
     command += [f"--port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={root}"]
     command += [f"--{app}.expose_app_in_browser=True", f"--{app}.user_settings_dir={scratch / 'settings'}"]
@@ -166,6 +167,7 @@ class LabPage:
         """Change JupyterLab's colours."""
         self.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", name)
         self.page.locator(f"body[data-jp-theme-name='{name}']").wait_for(state="attached")
+        self.page.locator("#jupyterlab-splash").wait_for(state="detached")  # it covers the notebook for a while
 
     def outputs(self):
         """Locator of all outputs."""

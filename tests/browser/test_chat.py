@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
+from PIL import Image
 
 from .axe import serious_faults
 from .chat_box import ChatBox
@@ -16,7 +19,7 @@ pytestmark = pytest.mark.timeout(240)
 HERE = Path(__file__).parent
 SETUP = """
 import llmapi_kit as kit
-from chat_engine import ChatEngine
+from chat_engine import ChatEngine, SeeingEngine
 server = kit.serve_engine(ChatEngine(name="scripted"), port=0)
 def weather(city: str) -> str:
     "The weather in a city"
@@ -29,6 +32,7 @@ CHATS = {
     "both": "both = kit.chat([server, ChatEngine(name='second')])",
     "plain": "plain = kit.chat(server, kind='plain')",
     "code": "code = kit.chat(server)\ncode",
+    "seeing": "seeing = kit.chat(kit.launch([SeeingEngine(), ChatEngine(name='blind')], port=0, name='sight'))",
     "blocked": "blocked = kit.chat(server)",
 }
 
@@ -230,6 +234,78 @@ def test_two_models_answer_side_by_side(chat):
     assert chat.root.locator(".lk-who").all_inner_texts() == ["You", "scripted", "You", "second"]
 
 
+def picture_file(name="dot.png", size=(40, 30)):
+    file = io.BytesIO()
+    Image.new("RGB", size, "teal").save(file, "PNG")
+    return {"name": name, "mimeType": "image/png", "buffer": file.getvalue()}
+
+
+def give(chat, how, file):
+    """Paste or drop a file."""
+    chat.input.evaluate(
+        """(element, [how, { name, mimeType, data }]) => {
+            const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+            const clipboard = new DataTransfer();
+            clipboard.items.add(new File([bytes], name, { type: mimeType }));
+            const [kind, key] = how === "paste" ? [ClipboardEvent, "clipboardData"] : [DragEvent, "dataTransfer"];
+            element.dispatchEvent(new kind(how, { [key]: clipboard, bubbles: true, cancelable: true }));
+        }""",
+        [how, {**file, "buffer": None, "data": base64.b64encode(file["buffer"]).decode()}],
+    )
+
+
+@use("seeing")
+def test_pictures_are_chosen_pasted_dropped_and_sent_as_they_are(chat):
+    file, thumbnails = picture_file(), chat.root.locator(".thumbnail")
+    with chat.lab.page.expect_file_chooser() as chooser:
+        chat.button("Add pictures").click()
+    chooser.value.set_files([file, {**file, "name": "<img src=x onerror=alert(1)>.svg", "buffer": b"<svg/>"}])
+    chat.status.get_by_text("<img src=x onerror=alert(1)>.svg is no picture that can be read here").wait_for()
+    give(chat, "paste", file)
+    chat.button("Remove picture 2").click()
+    thumbnails.nth(1).wait_for(state="detached")
+    give(chat, "drop", picture_file(size=(5000, 4000)))
+    chat.status.get_by_text("is sent in a smaller size").wait_for()
+    thumbnails.nth(1).wait_for()
+    assert serious_faults(chat.root) == []
+    chat.ask("what is it?")
+    answer = chat.answers().get_by_text(f"I see 2: PNG of {len(file['buffer'])} bytes, JPEG of")
+    answer.wait_for()
+    assert thumbnails.count() == 0
+    shown = chat.root.locator(".lk-images img")
+    assert [each.get_attribute("alt") for each in shown.all()] == [
+        "Picture 1: 40 x 30 pixels",
+        "Picture 2: 1,536 x 1,229 pixels",
+    ]
+    assert shown.first.evaluate("image => image.naturalWidth") == 40
+    chat.button("Edit question").click()
+    chat.root.get_by_role("textbox", name="Edited question").fill("and now?")
+    assert serious_faults(chat.root) == []
+    chat.button("Ask").click()
+    chat.root.locator(".lk-user .lk-branch", has_text="2 / 2").wait_for()
+    chat.wait_for_answers(1)
+    answer.wait_for()
+    assert shown.count() == 2
+    chat.button("Edit question").click()
+    chat.button("Remove picture 2").click()
+    chat.button("Ask").click()
+    chat.answers().get_by_text(f"I see 1: PNG of {len(file['buffer'])} bytes").wait_for()
+    assert serious_faults(chat.root) == []
+
+
+@use("seeing")
+def test_model_that_takes_text_only_is_offered_no_pictures(chat):
+    chat.root.get_by_label("Model").select_option("blind")
+    chat.button("Add pictures").wait_for(state="hidden")
+    for how in ("paste", "drop"):
+        chat.lab.execute("seeing.set(model='blind')")
+        give(chat, how, picture_file())
+        chat.status.get_by_text("blind takes text only, and no pictures.").wait_for()
+    assert chat.root.locator(".thumbnail").count() == 0
+    chat.root.get_by_label("Model").select_option("seeing")
+    chat.button("Add pictures").wait_for()
+
+
 @use("plain")
 def test_plain_chat_streams_stops_and_goes_back(chat):
     area = chat.root.get_by_placeholder("Message")
@@ -301,10 +377,14 @@ def test_restarted_kernel_is_said_and_saved_notebook_reads_without_one(chat):
     html = "".join(output.get("data", {}).get("text/html", "") for output in nb.cells[2].outputs)
     assert "&lt;script&gt;" in html
     assert "<script" not in html
+    assert 0 < len(nb.cells[7].outputs[-1]["data"]["text/html"]) < 10_000
     assert "widget-state+json" in lab.path.read_text()
     assert "markdown-it" not in lab.path.read_text(), "the libraries were saved"
     lab.page.goto("about:blank")
     lab.open(lab.url)
     transcript = lab.page.locator(".llmapi-kit-transcript").first
     transcript.get_by_text("You said: first").wait_for()
+    picture = lab.page.locator(".llmapi-kit-transcript img[alt='Picture 1: 40 x 30 pixels']")
+    picture.wait_for()
+    assert picture.evaluate("image => image.complete && image.naturalWidth") == 40
     assert "Error displaying widget" not in lab.page.locator(".jp-Notebook").inner_text()

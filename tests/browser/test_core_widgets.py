@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbconvert import HTMLExporter
+from PIL import Image
 
 from .axe import serious_faults
 from .chat_box import ChatBox
@@ -19,7 +21,7 @@ LAUNCH = """
 import sys
 sys.modules["anywidget"] = None  # as where it is not installed
 import llmapi_kit as kit
-from chat_engine import ChatEngine
+from chat_engine import ChatEngine, SeeingEngine
 server = kit.launch(ChatEngine(name="scripted"), port=0)
 def weather(city: str) -> str:
     "The weather in a city"
@@ -36,7 +38,13 @@ def opened(tmp_path_factory):
     scratch.mkdir()
     shutil.copy(HERE / "chat_engine.py", root)
     path = root / "all.ipynb"
-    write_notebook(path, launch=LAUNCH, board="board = kit.dashboard(server)", chat="chat = kit.chat(server)")
+    write_notebook(
+        path,
+        launch=LAUNCH,
+        board="board = kit.dashboard(server)",
+        chat="chat = kit.chat(server)",
+        sight="sight = kit.chat(SeeingEngine())",
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LLMAPI_KIT_HOME", str(folder / "home"))  # Lab's kernels get it from Lab
         with run_lab(root, scratch, SETTINGS, without=["anywidget"]) as address, open_page(timeout_s=30) as page:
@@ -104,6 +112,28 @@ def test_plain_chat_runs_functions_after_a_click_edits_and_begins_anew(lab):
     chat.button("Previous version").wait_for()
 
 
+def test_plain_chat_takes_pictures_which_can_be_removed_and_sends_them_as_they_are(lab):
+    chat, file = ChatBox(lab, 3), io.BytesIO()
+    Image.new("RGB", (40, 30), "teal").save(file, "PNG")
+    picture = {"name": "dot.png", "mimeType": "image/png", "buffer": file.getvalue()}
+    wrong = {"name": "<b>x</b>.svg", "mimeType": "image/svg+xml", "buffer": b"<svg/>"}
+    upload = chat.root.locator("button", has_text="Add pictures")
+    for files in ([{**picture, "name": "1.png"}, {**picture, "name": "2.png"}], [wrong]):
+        with lab.page.expect_file_chooser() as chooser:
+            upload.click()
+        chooser.value.set_files(files)
+        chat.root.locator("button", has_text="Remove picture").nth(1).wait_for()
+    chat.root.get_by_text("'<b>x</b>.svg' is no picture that can be read here").wait_for()
+    chat.button("Remove picture 1").click()
+    chat.button("Remove picture 2").wait_for(state="detached")
+    chat.root.get_by_placeholder("Message").fill("what is it?")
+    chat.button("Send").click()
+    chat.root.get_by_text(f"I see 1: PNG of {len(picture['buffer'])} bytes").wait_for()
+    chat.button("Remove picture 1").wait_for(state="detached")
+    assert chat.root.get_by_alt_text("Picture 1: 40 x 30 pixels").evaluate("image => image.naturalWidth") == 40
+    assert not ChatBox(lab, 2).root.locator("button", has_text="Add pictures").is_visible()
+
+
 def test_plain_card_stops_and_restarts_its_server(lab):
     button(lab, 0, "Stop").click()
     cell(lab, 0).get_by_text("it was stopped").wait_for()
@@ -116,7 +146,7 @@ def test_plain_card_stops_and_restarts_its_server(lab):
 @pytest.mark.parametrize("theme", [DARK, LIGHT])
 def test_axe_finds_nothing_serious(lab, theme):
     lab.use_theme(theme)
-    for number in range(3):
+    for number in range(4):
         assert serious_faults(cell(lab, number).locator(".jp-Cell-outputArea")) == []
 
 

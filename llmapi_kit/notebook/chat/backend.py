@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from llmapi_kit.engines.base import DeferredEngine, Engine, GenerationRequest, ToolUse
+from llmapi_kit.engines.image_parts import image_parts, refusal
 from llmapi_kit.sampling.parameters import SamplingParams, with_off_values
 from llmapi_kit.types import Delta, Failed, Finished
 
@@ -33,6 +34,19 @@ class ChatRequest:
     tools: Sequence[Mapping[str, Any]] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """A model there is to choose.
+
+    Attributes:
+        name: what requests name.
+        sees: whether it takes pictures; None where nobody says.
+    """
+
+    name: str
+    sees: bool | None = None
+
+
 class Backend(Protocol):
     """Answers a chat. `url` is None for a model of this process."""
 
@@ -41,8 +55,8 @@ class Backend(Protocol):
         """What OpenAI clients take as ``base_url``."""
         ...
 
-    def models(self) -> list[str]:
-        """Names of the models there are to choose from, the default first. Blocks; may be called from any thread.
+    def models(self) -> list[ModelChoice]:
+        """The models there are to choose from, the default first. Blocks; may be called from any thread.
 
         Raises:
             LlmApiKitError: nobody answers, or refuses the key.
@@ -70,9 +84,10 @@ class EngineBackend:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def models(self) -> list[str]:
+    def models(self) -> list[ModelChoice]:
         """See `Backend.models`."""
-        return [self._engine.info.id]
+        info = self._engine.info
+        return [ModelChoice(info.id, can_see(info.capabilities))]
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta | Finished, None]:
         """See `Backend.stream`. A model that is loaded when it is first asked is loaded now."""
@@ -89,6 +104,13 @@ class EngineBackend:
         """A model without a chat template continues the last question."""
         params = SamplingParams(**with_off_values({**self._engine.info.defaults, **request.sampling}))
         if "chat" not in self._engine.info.capabilities:
+            if images := image_parts(request.messages):
+                raise refusal(images[0].param)
             return GenerationRequest(prompt=str(request.messages[-1]["content"]), sampling=params)
         tools = ToolUse(request.tools) if request.tools else None
         return GenerationRequest(messages=request.messages, sampling=params, tools=tools)
+
+
+def can_see(capabilities: Collection[str]) -> bool | None:
+    """Whether a model takes pictures; None for one that is not loaded yet, which has no capabilities."""
+    return "vision" in capabilities if capabilities else None

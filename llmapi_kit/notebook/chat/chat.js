@@ -83,12 +83,18 @@ class ChatView {
   }
 
   makeComposer() {
+    const above = make("div", {}, this.root);
     const form = make("form", { className: "lk-composer" }, this.root);
+    const before = make("div", {}, form);
     this.input = make("textarea", {
       rows: 2, placeholder: "Message (Enter sends, Shift+Enter is a new line)", attributes: { "aria-label": "Message" },
     }, form);
     this.sendButton = make("button", { type: "submit", textContent: "Send", className: "lk-primary" }, form);
     this.stopButton = makeButton("Stop", form, () => this.run("stop"), "Stop answering (Escape)");
+    this.pictures = new ComposerPictures({ tray: above, button: before, input: this.input, area: this.root }, {
+      say: (text) => this.say(text),
+      blindness: () => this.blindness(),
+    });
     form.addEventListener("submit", (event) => { event.preventDefault(); this.send(); });
     this.input.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
@@ -132,6 +138,13 @@ class ChatView {
     return this.model.get("state").panes.some((pane) => pane.messages.at(-1)?.status === "waiting");
   }
 
+  // Why no picture is taken; empty where they are
+  blindness() {
+    if (this.isGone) return GONE;
+    const blind = this.model.get("state").panes.find((pane) => !pane.sees);
+    return blind ? `${blind.options.model || blind.models[0] || "The model"} takes text only, and no pictures.` : "";
+  }
+
   update() {
     const { panes, version } = this.model.get("state");
     this.version = version;
@@ -168,6 +181,7 @@ class ChatView {
     for (const each of controls) each.disabled = this.isGone;
     this.input.disabled = this.isGone;
     this.clearButton.disabled ||= isBusy;
+    this.pictures.update();
     this.root.classList.toggle("lk-gone", this.isGone);
   }
 
@@ -211,12 +225,12 @@ class ChatView {
   }
 
   // Ask the kernel for something. Several pages may show this widget: each takes the answers to its own questions
-  ask(kind, content) {
+  ask(kind, content, buffers) {
     const request = `${Date.now()}-${Math.random()}`;
     return new Promise((resolve, reject) => {
       this.waiting.set(request, { resolve, reject });
       this.expectAnswer(request, kind);
-      this.model.send({ kind, request, ...content });
+      this.model.send({ kind, request, ...content }, undefined, buffers);
     });
   }
 
@@ -230,13 +244,13 @@ class ChatView {
   }
 
   // What the kernel answers; null where it refuses or is gone, which the user is told
-  async run(kind, content) {
+  async run(kind, content, buffers) {
     if (this.isGone) {
       this.say(GONE);
       return null;
     }
     try {
-      return await this.ask(kind, content);
+      return await this.ask(kind, content, buffers);
     } catch (error) {
       this.say(error.message);
       return null;
@@ -255,7 +269,12 @@ class ChatView {
       return;
     }
     this.input.readOnly = true; // until the kernel has it, which a busy one takes a while for
-    if (await this.run("send", { text })) this.input.value = "";
+    const { tray } = this.pictures;
+    await tray.ready;
+    const pictures = tray.take();
+    const names = pictures.map(({ name }) => name);
+    if (await this.run("send", { text, names }, pictures.map(({ data }) => data))) this.input.value = "";
+    else tray.putBack(pictures);
     this.input.readOnly = false;
   }
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, overload
 
 from llmapi_kit.errors import ConfigError
+from llmapi_kit.notebook.chat.backend import ModelChoice
 from llmapi_kit.notebook.chat.options import ChatOptions
 from llmapi_kit.notebook.chat.panel import ChatPanel, Kind
 from llmapi_kit.notebook.chat.session import Session
@@ -15,13 +16,15 @@ from llmapi_kit.notebook.environment import is_jupyter_kernel
 class Chat(ChatPanel):
     """A conversation with one model. `chat` makes it."""
 
-    def send(self, text: str, *, wait: bool = True) -> str:
+    def send(self, text: str, *, images: Sequence[Any] = (), wait: bool = True) -> str:
         """Ask something, as if it was typed into the widget, and return the answer.
 
         Interrupting the cell stops the answer.
 
         Args:
             text: what to ask.
+            images: pictures, for a model that sees: paths, bytes of files, Pillow images, arrays or URLs; see
+                `llmapi_kit.images.attach.with_images`.
             wait: False returns at once, with an empty text; the answer comes in the widget and in `messages`.
 
         Returns:
@@ -29,10 +32,11 @@ class Chat(ChatPanel):
             or call `run_tools`.
 
         Raises:
-            ConfigError: an answer is being made, or the text is empty.
+            ConfigError: an answer is being made, the text is empty, or the model takes text only.
+            InvalidRequestError: a picture can't be read.
             LlmApiKitError: there is no answer; the message says why and what to do.
         """
-        return self._send(text, wait)[0]
+        return self._send(text, images, wait)[0]
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -46,9 +50,9 @@ class Chat(ChatPanel):
 class Comparison(ChatPanel):
     """Several models side by side, each with a conversation of its own. `chat` makes it of a list."""
 
-    def send(self, text: str, *, wait: bool = True) -> list[str]:
+    def send(self, text: str, *, images: Sequence[Any] = (), wait: bool = True) -> list[str]:
         """Ask all of them the same at the same time; see `Chat.send`."""
-        return self._send(text, wait)
+        return self._send(text, images, wait)
 
     @property
     def messages(self) -> list[list[dict[str, Any]]]:
@@ -148,8 +152,8 @@ def _messages(session: Session) -> list[dict[str, Any]]:
         return session.conversation.to_openai(session.conversation.last(), session.options.system)
 
 
-def _name(session: Session, models: Sequence[str]) -> str:
-    return session.options.model or next(iter(models), "a model")
+def _name(session: Session, models: Sequence[ModelChoice]) -> str:
+    return session.options.model or next((each.name for each in models), "a model")
 
 
 def _count(messages: Sequence[object]) -> str:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.ids import random_hex
+from llmapi_kit.images.attach import with_images
+from llmapi_kit.notebook.chat.attachments import Attachment
 
 Role = Literal["root", "user", "assistant"]
 Status = Literal["streaming", "done", "stopped", "failed", "waiting"]
@@ -46,6 +48,7 @@ class Message:
         id: unique in the conversation.
         role: who speaks; the root says nothing.
         content: the text.
+        images: pictures of a question.
         reasoning: what the model thought first.
         tool_calls: what the model wants called; with their results once they have been.
         status: of an answer; ``waiting`` for somebody to allow its calls.
@@ -64,6 +67,7 @@ class Message:
     id: str
     role: Role
     content: str = ""
+    images: tuple[Attachment, ...] = ()
     reasoning: str = ""
     tool_calls: list[ToolCall] = field(default_factory=list)
     status: Status = "done"
@@ -85,6 +89,8 @@ class Message:
     def to_openai(self) -> list[dict[str, Any]]:
         """What the model is told of this message, results of its calls included."""
         if self.role == "user":
+            if self.images:
+                return [with_images(self.content, [image.url for image in self.images])]
             return [{"role": "user", "content": self.content}]
         if not self.tool_calls:
             return [{"role": "assistant", "content": self.content}] if self.content else []
@@ -121,9 +127,9 @@ class Conversation:
             raise ConfigError(f"This conversation has no message {message_id!r}.")
         return self._by_id[message_id]
 
-    def add(self, parent: Message, role: Role, content: str = "") -> Message:
+    def add(self, parent: Message, role: Role, content: str = "", images: tuple[Attachment, ...] = ()) -> Message:
         """A new message after another one; it is shown from now on."""
-        message = Message(random_hex(8), role, content, parent=parent)
+        message = Message(random_hex(8), role, content, images, parent=parent)
         parent.children.append(message)
         self._by_id[message.id] = message
         self.show(message)

@@ -14,7 +14,7 @@ SPEAKERS = {"user": "You", "assistant": "Model"}
 
 
 def to_markdown(session: Session) -> str:
-    """The branch that is shown, for people."""
+    """The branch that is shown, for people. In place of a picture it says which size it has."""
     with session.lock:
         parts = [f"**System:** {session.options.system}"] if session.options.system else []
         parts += [part for message in session.conversation.path() for part in _markdown(message)]
@@ -69,6 +69,7 @@ def _markdown(message: Message) -> list[str]:
     parts = [f"**{speaker}:**"]
     if message.reasoning:
         parts.append("\n".join(f"> {line}" for line in message.reasoning.strip().splitlines()))
+    parts += [f"*(picture {number}: {image.title})*" for number, image in enumerate(message.images, 1)]
     if message.content:
         parts.append(message.content)
     for call in message.tool_calls:

@@ -18,6 +18,7 @@ from llmapi_kit.errors import (
 KEY = "Pass the right key: kit.chat(url, api_key=…)."
 GONE = "It was stopped, or its kernel ended. Launch it again, and press Retry."
 BUSY = "It has as much to do as it takes. Press Retry in a moment."
+TOO_LARGE = "Begin a new chat with fewer or smaller pictures."
 TOO_LONG = "Begin a new chat, edit an earlier question, or ask for fewer tokens."
 SLOW = "Press Retry, or ask for less."
 ADVICE: tuple[tuple[type[BaseException], str], ...] = (
@@ -30,7 +31,7 @@ ADVICE: tuple[tuple[type[BaseException], str], ...] = (
     (httpx.HTTPError, GONE),
     (asyncio.TimeoutError, SLOW),
 )
-STATUS_ADVICE = {401: KEY, 403: KEY, 404: "Choose another model under Settings.", 429: BUSY, 503: BUSY}
+STATUS_ADVICE = {401: KEY, 403: KEY, 404: "Choose another model under Settings.", 413: TOO_LARGE, 429: BUSY, 503: BUSY}
 
 
 def explain(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from llmapi_kit.errors import ConfigError, LlmApiKitError
-from llmapi_kit.notebook.chat.backend import ChatRequest
+from llmapi_kit.notebook.chat.backend import ChatRequest, ModelChoice, can_see
 from llmapi_kit.notebook.chat.failure import explain
 from llmapi_kit.types import Delta, Finished, ToolCallDelta
 
@@ -44,11 +44,11 @@ class HttpBackend:
         """See `Backend.url`."""
         return self._base_url or self._remote().base_url
 
-    def models(self) -> list[str]:
+    def models(self) -> list[ModelChoice]:
         """See `Backend.models`."""
         try:
             with self._remote().client(**self._options(MODELS_TIMEOUT_S)) as client:
-                return [model.id for model in client.models.list()]
+                return [ModelChoice(model.id, _sees(model)) for model in client.models.list()]
         except LlmApiKitError:
             raise
         except Exception as exc:
@@ -73,6 +73,13 @@ class HttpBackend:
     def _options(self, timeout_s: float) -> dict[str, Any]:
         options: dict[str, Any] = {"timeout": httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S), "max_retries": 0}
         return {**options, "base_url": self._base_url} if self._base_url else options
+
+
+def _sees(model: openai.types.Model) -> bool | None:
+    """Servers of the kit say what a model can; nobody else does."""
+    details = (model.model_extra or {}).get("llmapi_kit")
+    told = details.get("capabilities") if isinstance(details, dict) else None
+    return can_see(told) if isinstance(told, list) else None
 
 
 class _ChunkReader:

@@ -27,6 +27,7 @@ class MessageView {
       make("summary", { textContent: "Reasoning" }, this.reasoning);
       this.reasoningBody = make("div", { className: "lk-body" }, this.reasoning);
     }
+    this.images = make("div", { className: "lk-images", hidden: true }, this.element);
     this.body = make("div", { className: "lk-body", dir: "auto" }, this.element);
     this.calls = make("div", { className: "lk-calls" }, this.element);
     this.error = make("div", { className: "lk-error", hidden: true, attributes: { role: "alert" } }, this.element);
@@ -50,6 +51,7 @@ class MessageView {
     this.message = { ...message };
     this.head.textContent = this.isUser ? "You" : showInvisible(message.model || "Model");
     this.draw();
+    this.drawImages();
     this.drawCalls();
     this.error.hidden = !message.error;
     this.error.textContent = showInvisible(message.error);
@@ -79,6 +81,16 @@ class MessageView {
     this.reasoning.hidden = !reasoning;
     if (reasoning) this.chat.render(this.reasoningBody, reasoning, isSettled || Boolean(content));
     this.chat.render(this.body, content, isSettled);
+  }
+
+  drawImages() {
+    const { images } = this.message;
+    if (this.images.children.length === images.length) return; // they never change
+    this.images.hidden = !images.length;
+    this.images.replaceChildren(...images.map(({ thumbnail, title }, i) => {
+      const text = showInvisible(`Picture ${i + 1}: ${title}`);
+      return thumbnail ? make("img", { src: thumbnail, alt: text, title: text }) : make("span", { textContent: text });
+    }));
   }
 
   drawCalls() {
@@ -116,18 +128,28 @@ class MessageView {
     if (this.editor) return;
     this.editor = make("form", { className: "lk-edit" });
     const area = make("textarea", { value: this.message.content, attributes: { "aria-label": "Edited question" } }, this.editor);
+    const kept = new Set(this.message.images.keys());
     const row = make("div", { className: "lk-row" }, this.editor);
     make("button", { type: "submit", textContent: "Ask", className: "lk-primary" }, row);
     const close = () => {
       this.editor?.remove();
       this.editor = null;
       this.body.hidden = this.foot.hidden = false;
+      for (const image of this.images.children) image.hidden = false;
     };
     makeButton("Cancel", row, () => { close(); this.again.focus(); });
+    for (const place of [...kept]) {
+      const remover = makeButton(`Remove picture ${place + 1}`, row, () => {
+        kept.delete(place);
+        this.images.children[place].hidden = true;
+        remover.remove();
+        area.focus();
+      });
+    }
     this.editor.addEventListener("submit", (event) => {
       event.preventDefault();
       if (!area.value.trim()) return;
-      this.chat.run("edit", { id: this.message.id, text: area.value });
+      this.chat.run("edit", { id: this.message.id, text: area.value, kept: [...kept] });
       close();
     });
     area.addEventListener("keydown", (event) => {

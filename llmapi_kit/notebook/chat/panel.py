@@ -15,13 +15,15 @@ from typing import Any, Literal
 
 from llmapi_kit.errors import ConfigError, LlmApiKitError
 from llmapi_kit.notebook.chat import export
+from llmapi_kit.notebook.chat.attachments import Attachment, attach, attach_file
+from llmapi_kit.notebook.chat.backend import ModelChoice
 from llmapi_kit.notebook.chat.conversation import Message
 from llmapi_kit.notebook.chat.failure import explain
 from llmapi_kit.notebook.chat.front_end import FrontEnd, make_front_end
 from llmapi_kit.notebook.chat.functions import read_functions
 from llmapi_kit.notebook.chat.options import ChatOptions
 from llmapi_kit.notebook.chat.session import RunTools, Session
-from llmapi_kit.notebook.chat.snapshot import snapshot
+from llmapi_kit.notebook.chat.snapshot import sees, snapshot
 from llmapi_kit.notebook.chat.target import read_target
 from llmapi_kit.notebook.chat.transcript import transcript
 from llmapi_kit.notebook.environment import is_jupyter_kernel
@@ -57,7 +59,7 @@ class ChatPanel:
         self._transcripts: list[Any] = []
         self._shown_in: object = None
         self._sessions = [Session(read_target(target, api_key), options, self) for target in targets]
-        self._models: list[list[str]] = [[] for _ in self._sessions]
+        self._models: list[list[ModelChoice]] = [[] for _ in self._sessions]
         if is_jupyter_kernel():
             self._front_end = make_front_end(kind, self._state(), self._take)
         threading.Thread(target=self._find_models, name="llmapi_kit chat models", daemon=True).start()
@@ -175,12 +177,15 @@ class ChatPanel:
             logger.debug("A chat could not be shown", exc_info=True)
 
     def _find_models(self) -> None:
-        for index, session in enumerate(self._sessions):
-            try:
-                self._models[index] = session.backend.models()
-            except Exception as exc:  # said when a question is asked, too
-                logger.debug("The models could not be listed: %s", exc)
+        for index in range(len(self._sessions)):
+            self._find_models_of(index)
         self._show_all()
+
+    def _find_models_of(self, index: int) -> None:
+        try:
+            self._models[index] = self._sessions[index].backend.models()
+        except Exception as exc:  # said when a question is asked, too
+            logger.debug("The models could not be listed: %s", exc)
 
     def _wait(self, sessions: Sequence[Session]) -> None:
         """Wait for answers; an interrupted cell stops them.
@@ -200,18 +205,37 @@ class ChatPanel:
             if last.status == "failed":
                 raise LlmApiKitError(last.error)
 
-    def _send(self, text: str, wait: bool) -> list[str]:
-        self._ask_all(text)
+    def _send(self, text: str, images: Sequence[Any], wait: bool) -> list[str]:
+        self._ask_all(text, attach(images))
         if wait:
             self._wait(self._sessions)
         return [session.conversation.last().content for session in self._sessions]
 
-    def _ask_all(self, text: str) -> None:
+    def _ask_all(self, text: str, images: tuple[Attachment, ...] = ()) -> None:
         """Ask each one; or nobody, where one can't be asked now."""
         if any(session.is_busy for session in self._sessions):
             raise ConfigError("An answer is being made. Stop it first, or wait for its end.")
+        if images:
+            self._require_sight(self._sessions)
         for session in self._sessions:
-            session.send(text)
+            session.send(text, images)
+
+    def _require_sight(self, sessions: Sequence[Session]) -> None:
+        """Refuse pictures for a model that says that it takes text only. Looks anew, as it may be another one by now.
+
+        Raises:
+            ConfigError: one of them does.
+        """
+        for session in sessions:
+            index = self._sessions.index(session)
+            if self._sees(index) is not True:
+                self._find_models_of(index)
+            if self._sees(index) is False:
+                name = session.options.model or self._models[index][0].name
+                raise ConfigError(f"{name} takes text only. Leave the pictures out, or choose a model that sees.")
+
+    def _sees(self, index: int) -> bool | None:
+        return sees(self._sessions[index].options.model, self._models[index])
 
     def _take(self, command: dict[str, Any]) -> None:
         """Called by widgets, in the kernel's main thread or a subshell's."""
@@ -256,11 +280,19 @@ class ChatPanel:
         elif kind == "export":
             answer["text"] = self._export(str(command["format"]))
         elif kind == "send":
-            self._ask_all(str(command["text"]))
+            self._ask_all(str(command["text"]), _attached(command))
+        elif kind == "edit":
+            self._edit(sessions, command)
         else:
             for session in sessions:
                 _do(session, kind, command)
         front_end.answer(command, **answer)
+
+    def _edit(self, sessions: Sequence[Session], command: dict[str, Any]) -> None:
+        if images := _attached(command):
+            self._require_sight(sessions)
+        for session in sessions:
+            session.edit(str(command["id"]), str(command["text"]), images, command.get("kept"))
 
     def _sessions_of(self, command: dict[str, Any]) -> list[Session]:
         """The conversation that a command is about; all of them where it doesn't say."""
@@ -310,7 +342,6 @@ def _do(session: Session, kind: str, command: dict[str, Any]) -> None:
     actions: dict[str, Callable[[], None]] = {
         "stop": session.stop,
         "retry": lambda: session.retry(command.get("id")),
-        "edit": lambda: session.edit(str(command["id"]), str(command["text"])),
         "show": lambda: session.show(str(command["id"])),
         "clear": session.begin_anew,
         "set": lambda: session.configure(dict(command["options"])),
@@ -319,6 +350,12 @@ def _do(session: Session, kind: str, command: dict[str, Any]) -> None:
     if kind not in actions:
         raise ConfigError(f"A chat knows no command {kind!r}.")
     actions[kind]()
+
+
+def _attached(command: dict[str, Any]) -> tuple[Attachment, ...]:
+    """The pictures that came with a command."""
+    files = zip(command.get("names") or (), command.get("buffers") or (), strict=True)
+    return tuple(attach_file(str(name), bytes(data)) for name, data in files)
 
 
 def _current_cell() -> object:

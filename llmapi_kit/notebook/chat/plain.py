@@ -16,6 +16,7 @@ import ipywidgets
 
 from llmapi_kit.notebook.chat.conversation import Message
 from llmapi_kit.notebook.chat.options import SAMPLING
+from llmapi_kit.notebook.chat.plain_pictures import PlainPictures
 from llmapi_kit.notebook.chat.transcript import PLAIN_CLASS, columns_html
 
 DRAW_EVERY_S = 0.15
@@ -65,6 +66,9 @@ class PlainChat:
 
     def answer(self, command: Command, **content: Any) -> None:
         """See `FrontEnd.answer`."""
+        if "error" in content and command["kind"] in ("send", "edit") and not self._input.value:
+            self._input.value = command["text"]  # it was not taken
+            self._pictures.put_back(command["names"], command["buffers"])
         self._note.value = str(content.get("error", ""))
         if "text" in content:
             self._exported.value = content["text"]
@@ -81,6 +85,7 @@ class PlainChat:
         self._log = ipywidgets.HTML(layout=wide)
         self._input = ipywidgets.Textarea(placeholder="Message", rows=2, layout=wide)
         self._note = ipywidgets.Label()
+        self._pictures = PlainPictures(partial(setattr, self._note, "value"))
         self._send = self._button("Send", self._on_send, "primary")
         self._stop = self._button("Stop", lambda: self._say("stop"))
         self._retry = self._button("Retry", lambda: self._say("retry"))
@@ -93,9 +98,8 @@ class PlainChat:
         buttons = [self._send, self._stop, self._retry, self._edit, self._back, self._forth, self._run, self._refuse]
         settings = self._make_settings()
         hint = ipywidgets.HTML(f'<span style="opacity:.75;font-size:90%">{HINT}</span>')
-        self._box = ipywidgets.VBox(
-            [self._log, self._note, self._input, ipywidgets.HBox(buttons, layout=row), hint, settings]
-        )
+        composer = [self._pictures.widget, self._input, ipywidgets.HBox(buttons, layout=row)]
+        self._box = ipywidgets.VBox([self._log, self._note, *composer, hint, settings])
         self._box.add_class(PLAIN_CLASS)
 
     def _make_settings(self) -> Any:
@@ -137,11 +141,13 @@ class PlainChat:
 
     def _on_send(self) -> None:
         text, self._input.value = self._input.value, ""
+        names, buffers = self._pictures.take()
+        asked = {"text": text, "names": names, "buffers": buffers}
         if self._edited is not None:
-            self._say("edit", id=self._edited, text=text, pane=0)
+            self._say("edit", id=self._edited, pane=0, **asked)
             self._edited = None
         else:
-            self._say("send", text=text)
+            self._say("send", **asked)
 
     def _on_edit(self) -> None:
         """Put the last question into the input; sending it then makes a branch."""
@@ -181,6 +187,7 @@ class PlainChat:
             self._log.value = f"<div {attributes}>{shown}</div>"
             self._draw_settings(panes[0])
             self._draw_buttons(panes)
+            self._pictures.offer(all(pane["sees"] for pane in panes))
         finally:
             self._drawing_thread = None
 

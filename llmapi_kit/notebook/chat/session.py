@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, Protocol
 
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.ids import random_hex
+from llmapi_kit.notebook.chat.attachments import Attachment
 from llmapi_kit.notebook.chat.backend import Backend, ChatRequest
 from llmapi_kit.notebook.chat.conversation import REFUSED, STOPPED, Conversation, Message, ToolCall
 from llmapi_kit.notebook.chat.failure import explain
@@ -67,8 +68,8 @@ class Session:
         """Whether an answer is being made."""
         return self._is_busy
 
-    def send(self, text: str) -> None:
-        """Ask something.
+    def send(self, text: str, images: tuple[Attachment, ...] = ()) -> None:
+        """Ask something. Whether the model sees is not looked at here.
 
         Raises:
             ConfigError: the text is empty, or an answer is being made.
@@ -79,7 +80,7 @@ class Session:
             self._require_idle()
             last = self.conversation.last()
             self._refuse_waiting(last)
-            self._begin(self.conversation.add(last, "user", text))
+            self._begin(self.conversation.add(last, "user", text, images))
 
     def retry(self, message_id: str | None = None) -> None:
         """Answer again, as a branch of its own; the answer before stays.
@@ -94,8 +95,17 @@ class Session:
                 raise ConfigError("There is no answer to try again.")
             self._begin(message.parent)
 
-    def edit(self, message_id: str, text: str) -> None:
-        """Ask something else in place of a question, as a branch of its own."""
+    def edit(
+        self, message_id: str, text: str, images: tuple[Attachment, ...] = (), kept: Collection[int] | None = None
+    ) -> None:
+        """Ask something else in place of a question, as a branch of its own.
+
+        Args:
+            message_id: of the question.
+            text: what is asked now.
+            images: pictures beside those that the question has.
+            kept: which of those it keeps, by their places; all of them unless given.
+        """
         if not text.strip():
             raise ConfigError("The question is empty.")
         with self.lock:
@@ -103,7 +113,8 @@ class Session:
             message = self.conversation.get(message_id)
             if message.role != "user" or message.parent is None:
                 raise ConfigError("Only questions can be edited.")
-            self._begin(self.conversation.add(message.parent, "user", text))
+            old = [image for i, image in enumerate(message.images) if kept is None or i in kept]
+            self._begin(self.conversation.add(message.parent, "user", text, (*old, *images)))
 
     def show(self, message_id: str) -> None:
         """Show another branch."""
@@ -232,7 +243,7 @@ class Session:
         """One answer, from the request to its last token."""
         self._listener.changed(self)
         request = ChatRequest(
-            model=answer.model or (await asyncio.to_thread(self.backend.models))[0],
+            model=answer.model or (await asyncio.to_thread(self.backend.models))[0].name,
             messages=self.conversation.to_openai(answer.parent or answer, self.options.system),
             sampling=self.options.sampling(),
             tools=[function.definition() for function in self.functions.values()],

@@ -19,6 +19,8 @@ CLASS, PLAIN_CLASS, RICH_CLASS = "llmapi-kit-transcript", "llmapi-kit-plain-chat
 STYLE = f"{stand_in_style((RICH_CLASS, PLAIN_CLASS), CLASS)}<style>.{CLASS} pre{{white-space:pre-wrap}}</style>"
 LINE = "rgba(128,128,128,.45)"
 BOX = "max-width:60rem;overflow-wrap:anywhere;unicode-bidi:isolate"
+ROW = "display:flex;flex-wrap:wrap;align-items:flex-start;gap:8px;margin:4px 0"
+IMAGE = "max-width:12rem;max-height:9rem;border-radius:6px"
 DIM = "opacity:.75;font-size:90%"
 
 
@@ -56,10 +58,25 @@ def _system(text: str) -> str:
 def _message(message: Mapping[str, Any]) -> str:
     if message["role"] == "user":
         style = f"{BOX};margin:8px 0 0;padding:2px 0 2px 10px;border-left:3px solid {LINE};white-space:pre-wrap"
-        return f'<div class="{NO_MATH}" style="{style};font-weight:600">{_text(message["content"])}</div>'
+        shown = f"{images_html(message['images'])}{_text(message['content'])}"
+        return f'<div class="{NO_MATH}" style="{style};font-weight:600">{shown}</div>'
     color = "var(--jp-brand-color1, #2196f3)"
     style = f"{BOX};margin:0 0 8px;padding:2px 0 2px 10px;border-left:3px solid {color}"
     return f'<div style="{style}">{"".join(_answer_parts(message))}</div>'
+
+
+def images_html(images: Sequence[Mapping[str, str]]) -> str:
+    """Pictures of a question in a row: small, as `llmapi_kit.notebook.chat.attachments` made them."""
+    if not images:
+        return ""
+    return f'<div style="{ROW}">{"".join(_image(each, number) for number, each in enumerate(images, 1))}</div>'
+
+
+def _image(image: Mapping[str, str], number: int) -> str:
+    title = _text(f"Picture {number}: {image['title']}")
+    if not image["thumbnail"]:
+        return f"<span>{title}</span>"
+    return f'<img src="{escape(image["thumbnail"])}" alt="{title}" title="{title}" style="{IMAGE}">'
 
 
 def _answer_parts(message: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ own thread does it; nothing is done in a callback, which Jupyter runs only betwe
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +23,10 @@ from llmapi_kit.web import FOLDER as WEB
 
 FOLDER = Path(__file__).parent
 # Joined in this order: a widget's code is one module
-SCRIPTS = (WEB / "markdown.js", WEB / "dom.js", *(FOLDER / name for name in ("message.js", "pane.js", "chat.js")))
+SHARED = ("markdown.js", "dom.js", "picture_tray.js")  # with the page
+OWN = ("message.js", "pane.js", "composer_pictures.js", "chat.js")
+SCRIPTS = (*(WEB / name for name in SHARED), *(FOLDER / name for name in OWN))
+IMPORT = re.compile(r"^import .*;\n", re.MULTILINE)  # of one part from another
 STYLES = (WEB / "markdown.css", FOLDER / "chat.css")
 # What renders answers, by the name the page knows it under. Sent once a page, when it asks: 700 kB that would else
 # stand in every notebook that is saved with its widgets.
@@ -44,7 +48,7 @@ class ChatWidget(anywidget.AnyWidget):
         on_command: takes what the page asks for, and returns at once.
     """
 
-    _esm = "\n".join(path.read_text(encoding="utf-8") for path in SCRIPTS)
+    _esm = "\n".join(IMPORT.sub("", path.read_text(encoding="utf-8")) for path in SCRIPTS)
     _css = "\n".join(path.read_text(encoding="utf-8") for path in STYLES)
     state = traitlets.Dict().tag(sync=True)
 
@@ -104,7 +108,7 @@ class ChatWidget(anywidget.AnyWidget):
     def __repr__(self) -> str:
         return "A chat, where a kernel runs. What was said stands below."  # shown where there are no widgets
 
-    def _hear(self, widget: object, message: Any, buffers: object) -> None:
+    def _hear(self, widget: object, message: Any, buffers: Any) -> None:
         """Nothing may be raised here: no cell would show it."""
         if isinstance(message, dict) and isinstance(message.get("kind"), str):
-            self._on_command(message)
+            self._on_command({**message, "buffers": buffers})

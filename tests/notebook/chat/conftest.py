@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -55,6 +56,14 @@ class ScriptedEngine(MockEngine):
         except asyncio.CancelledError:
             self.was_cancelled.set()
             raise
+
+
+class SeeingEngine(ScriptedEngine):
+    """One that takes pictures."""
+
+    def __init__(self, *scripts, name="seeing", capabilities=("chat", "vision")):
+        super().__init__(*scripts, name=name)
+        self.info = replace(self.info, capabilities=capabilities)
 
 
 def call(name, arguments="{}", index=0):

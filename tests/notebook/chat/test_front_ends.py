@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime
 from importlib import import_module
 
+import ipywidgets
 import pytest
 
 import llmapi_kit as kit
@@ -13,8 +15,10 @@ from llmapi_kit.notebook.chat import front_end as front_ends
 from llmapi_kit.notebook.chat import panel
 from llmapi_kit.types import Delta
 
-from .conftest import DEADLINE_S, ScriptedEngine, call
+from .conftest import DEADLINE_S, ScriptedEngine, SeeingEngine, call
+from .test_attachments import file_of
 
+PICTURE = file_of()
 PAUSE = ScriptedEngine.PAUSE
 
 
@@ -34,10 +38,10 @@ class Page:
             self.sent.append({**content, "buffers": buffers})
             self._has_sent.notify_all()
 
-    def say(self, kind, **content):
+    def say(self, kind, *, buffers=(), **content):
         """As a page does; returns the answer."""
         request = str(len(self.sent))
-        self.widget._handle_custom_msg({"kind": kind, "request": request, **content}, [])
+        self.widget._handle_custom_msg({"kind": kind, "request": request, **content}, list(buffers))
         return self.wait_for(lambda message: message.get("request") == request)
 
     def wait_for(self, is_it):
@@ -167,6 +171,59 @@ def test_libraries_come_on_request_and_are_in_no_saved_notebook(rich):
     assert "http" not in state["_css"]
 
 
+def test_page_sends_pictures_beside_its_words_and_gets_them_back_small(rich_seeing):
+    _, engine, page = rich_seeing
+    assert _pane(page)["sees"]
+    assert "error" not in page.say("send", buffers=[memoryview(PICTURE)], text="what?", names=["a.png"])
+    question = page.wait_until_idle(2)["panes"][0]["messages"][0]
+    assert question["images"][0]["title"] == "40 x 30 pixels"
+    assert question["images"][0]["thumbnail"].startswith("data:image/jpeg;base64,")
+    assert engine.requests[0].messages[0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+    page.say("edit", buffers=[PICTURE], id=question["id"], text="which?", names=["b.png"], pane=0)
+    page.wait_for(lambda each: each["kind"] == "state" and len((_first(each) or {"images": ""})["images"]) == 2)
+
+
+def _pane(page):
+    """What the page knows of the chat once its models are known."""
+    while True:
+        page.say("hello")
+        pane = page.wait_for(lambda each: each["kind"] == "state")["panes"][0]
+        if pane["models"]:
+            return pane
+
+
+def _first(state):
+    return next(iter(state["panes"][0]["messages"]), None)
+
+
+@pytest.mark.parametrize(
+    ("names", "buffers", "said"),
+    [
+        (["<b>.svg"], [b"<svg/>"], "'<b>.svg' is no picture that can be read here"),
+        ([], [b"x"], "zip()"),
+        ([None], [PICTURE], None),
+    ],
+)
+def test_odd_files_of_a_page_are_answered_with_the_reason(rich_seeing, names, buffers, said):
+    _, _, page = rich_seeing
+    error = page.say("send", buffers=buffers, text="what?", names=names).get("error")
+    assert (said in error) if said else error is None
+
+
+@pytest.fixture
+def rich_seeing(in_kernel):
+    engine = SeeingEngine(["one"], ["two"])
+    chat = kit.chat(engine, kind="rich")
+    yield chat, engine, Page(chat._front_end)
+    chat.close()
+
+
+def test_page_is_not_offered_pictures_for_a_model_that_takes_text_only(rich):
+    _, _, page = rich()
+    assert _pane(page)["sees"] is False
+    assert "scripted takes text only" in page.say("send", buffers=[PICTURE], text="x", names=["a.png"])["error"]
+
+
 def test_call_is_run_from_the_page(rich):
     chat, _, page = rich([call("f")], ["done"])
     chat.tools(f)
@@ -256,6 +313,64 @@ def test_plain_chat_runs_calls_sets_options_and_exports(plain):
     front_end._numbers["seed"].value = "many"
     assert front_end._note.value == "seed takes a number."
     assert chat._sessions[0].options.seed is None
+
+
+def upload(front_end, *files):
+    """As the page does, in the way of the version that is installed."""
+    widget = front_end._pictures._upload
+    if int(ipywidgets.__version__.partition(".")[0]) < 8:
+        widget.data = [data for _, data in files]
+        widget.metadata = [{"name": name} for name, _ in files]
+        widget._counter += 1
+    else:
+        now = datetime.now(tz=UTC)
+        value = [
+            {"name": name, "type": "", "size": len(data), "content": memoryview(data), "last_modified": now}
+            for name, data in files
+        ]
+        widget.value = value
+
+
+def removers(front_end):
+    return [each.children[1] for each in front_end._pictures._row.children]
+
+
+def test_plain_chat_takes_files_shows_them_and_sends_them_as_they_are(in_kernel):
+    engine = SeeingEngine(["fine"])
+    chat = kit.chat(engine, kind="plain")
+    front_end = chat._front_end
+    chat._find_models()
+    assert front_end._pictures._upload.layout.display == ""
+    for _ in range(2):
+        upload(front_end, ("a.png", PICTURE))
+    assert len(removers(front_end)) == 2, "the same file may come again"
+    upload(front_end, ("<b>.heic", b"ftypheic"))
+    assert front_end._note.value.startswith("'<b>.heic' is no picture")
+    removers(front_end)[0].click()
+    assert "data:image/jpeg" in front_end._pictures._row.children[0].children[0].value
+    front_end._input.value = "what?"
+    front_end._send.click()
+    wait_for_html(front_end, "fine")
+    assert "data:image/jpeg" in front_end._log.value
+    assert removers(front_end) == []
+    assert [part["type"] for part in engine.requests[0].messages[0]["content"]] == ["image_url", "text"]
+    upload(front_end, *[(f"{number}.png", PICTURE) for number in range(5)])
+    assert (len(removers(front_end)), front_end._note.value) == (4, "A question has at most 4 pictures.")
+    chat.close()
+
+
+def test_plain_chat_gives_back_what_a_model_for_text_does_not_take(plain):
+    chat, engine, front_end = plain()
+    chat._find_models()
+    assert front_end._pictures._upload.layout.display == "none"
+    upload(front_end, ("a.png", PICTURE))
+    front_end._input.value = "what?"
+    is_told = threading.Event()
+    front_end._note.observe(lambda change: "text only" in change["new"] and is_told.set(), names="value")
+    front_end._send.click()
+    assert is_told.wait(DEADLINE_S)
+    assert (front_end._input.value, len(removers(front_end))) == ("what?", 1)
+    assert engine.requests == []
 
 
 def test_kind_that_is_not_installed_says_what_to_install_and_auto_takes_the_other(in_kernel, monkeypatch):
