@@ -306,7 +306,10 @@ def said(**block):
 
 
 REFUSED = [
-    ("messages.0.content.0.type", said(type="image", source={"type": "url", "url": "x"})),
+    ("messages", said(type="image", source={"type": "url", "url": "x"})),
+    ("messages.0.content.0.source", said(type="image")),
+    ("messages.0.content.0.source.url", said(type="image", source={"type": "url"})),
+    ("messages.0.content.0.source.type", said(type="image", source={"type": "file", "url": "x"})),
     ("messages.0.content.0.type", said(type="document", source={"type": "text", "data": "x"})),
     ("messages.0.content.0.type", said(type="tool_use", id="x", name="y", input={})),
     ("messages.0.content.0.text", said(type="text")),

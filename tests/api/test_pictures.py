@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 
+import anthropic
 import numpy as np
 import openai
 import pytest
@@ -116,3 +118,80 @@ def test_parts_of_text_alone_are_one_text_for_every_model(serve, http):
     parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
     assert http(serve(engine)).post("/v1/chat/completions", json=chat(parts)).status_code == 200
     assert engine.requests[0].messages[0]["content"] == "one\ntwo"
+
+
+def test_responses_and_messages_take_the_same_pictures(client, server):
+    url = url_of(seed=3)
+    options = {"model": "llava", "temperature": 0}
+    chat_answer = client.chat.completions.create(messages=asking(url), max_tokens=8, **options)
+    content = [
+        {"type": "input_image", "image_url": url, "detail": "auto"},
+        {"type": "input_text", "text": "What is it?"},
+    ]
+    response = client.responses.create(
+        input=[{"role": "user", "content": content}], max_output_tokens=8, store=True, **options
+    )
+    assert response.output_text == chat_answer.choices[0].message.content
+    assert response.usage.input_tokens == chat_answer.usage.prompt_tokens
+    assert client.responses.input_items.list(response.id).data[0].content[0].image_url == url
+    source = {"type": "base64", "media_type": "image/png", "data": url.partition(",")[2]}
+    blocks = [{"type": "image", "source": source}, {"type": "text", "text": "What is it?"}]
+    with anthropic.Anthropic(base_url=server.url, api_key=KEY, max_retries=0) as other:
+        message = other.messages.create(
+            model="llava",
+            max_tokens=8,
+            messages=[{"role": "user", "content": blocks}],
+            extra_body={"temperature": 0},  # which the newest client does not name any more
+        )
+    assert message.content[0].text == chat_answer.choices[0].message.content
+    used = message.usage
+    assert used.input_tokens + used.cache_read_input_tokens == chat_answer.usage.prompt_tokens
+
+
+def test_a_response_goes_on_after_one_with_a_picture(client):
+    options = {"model": "llava", "temperature": 0, "max_output_tokens": 4}
+    content = [{"type": "input_image", "image_url": url_of(seed=4)}, {"type": "input_text", "text": "What is it?"}]
+    first = client.responses.create(input=[{"role": "user", "content": content}], store=True, **options)
+    second = client.responses.create(input="And now?", previous_response_id=first.id, **options)
+    assert second.usage.input_tokens > first.usage.input_tokens
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "{}"}]}]}),
+        (
+            "/v1/messages",
+            {
+                "max_tokens": 3,
+                "messages": [
+                    {"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "{}"}}]},
+                ],
+            },
+        ),
+    ],
+)
+def test_a_model_for_text_and_a_foreign_address_refuse_in_the_apis_own_words(server, http, path, body):
+    def post(model, url):
+        answer = http(server).post(path, content=json.dumps({**body, "model": model}).replace("{}", url))
+        assert answer.status_code == 400
+        return answer.json()["error"]
+
+    field = "input" if path == "/v1/responses" else "messages"
+    assert post("mock", url_of())["param"] == field
+    assert "takes text only" in post("mock", url_of())["message"]
+    assert "image_hosts" in post("llava", "https://example.com/a.png")["message"]
+
+
+def test_the_result_of_a_tool_may_be_a_picture(server):
+    blocks = [{"type": "image", "source": {"type": "url", "url": url_of(seed=5)}}]
+    used = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {}}
+    messages = [
+        {"role": "user", "content": "Look!"},
+        {"role": "assistant", "content": [used]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": blocks}]},
+    ]
+    with anthropic.Anthropic(base_url=server.url, api_key=KEY, max_retries=0) as client:
+        with_picture = client.messages.count_tokens(model="llava", messages=messages).input_tokens
+        messages[2]["content"][0]["content"] = ""
+        assert with_picture == client.messages.count_tokens(model="llava", messages=messages).input_tokens + 16

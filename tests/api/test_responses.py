@@ -249,7 +249,10 @@ def test_a_stream_that_fails_ends_in_response_failed(serve, http):
 
 REFUSED = [
     ("input", {"input": None}),
-    ("input.0.content.0.type", {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}),
+    ("input", {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}),
+    ("input.0.content.0.type", {"input": [{"role": "system", "content": [{"type": "input_image", "image_url": "x"}]}]}),
+    ("input.0.content.0.type", {"input": [{"role": "user", "content": [{"type": "input_file", "text": "x"}]}]}),
+    ("input.0.content.0.image_url", {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}),
     ("input.0.type", {"input": [{"type": "computer_call_output", "call_id": "x", "output": "y"}]}),
     ("input.0.call_id", {"input": [{"type": "function_call_output", "output": "y"}]}),
     ("input.0.arguments", {"input": [{"role": "user", "content": "x", "arguments": "{}"}]}),

@@ -26,6 +26,7 @@ NAMES: Mapping[str, str] = {
     "stop": "stop_sequences",
     "reasoning_effort": "thinking",
     "continue_final_message": "messages",
+    "messages.": "messages",  # they are others there: results of calls are messages of their own
 }
 # What asks for nothing: all thinking of the past is kept here.
 KEPT_THINKING = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}

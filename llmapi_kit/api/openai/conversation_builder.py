@@ -5,7 +5,28 @@ What an assistant thought, said and called stands in one message there, and each
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+Content = str | Sequence[dict[str, Any]]
+"""A text, or parts of the types ``text`` and ``image_url``, as OpenAI's messages have them."""
+
+
+def content_of(parts: Sequence[dict[str, Any]]) -> Content:
+    """Parts as an engine takes them: one text where none is a picture."""
+    if any(part["type"] == "image_url" for part in parts):
+        return parts
+    return "\n".join(part["text"] for part in parts)
+
+
+def text_part(text: str) -> dict[str, Any]:
+    """A part that is text."""
+    return {"type": "text", "text": text}
+
+
+def image_part(url: str) -> dict[str, Any]:
+    """A part that is a picture."""
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
 class ConversationBuilder:
@@ -22,21 +43,21 @@ class ConversationBuilder:
             for message in self._messages
         ]
 
-    def say(self, role: str, text: str, *, goes_on: bool = False) -> None:
+    def say(self, role: str, content: Content, *, goes_on: bool = False) -> None:
         """Somebody says something.
 
         Args:
             role: who; a developer is the system.
-            text: what.
+            content: what; the assistant's is text.
             goes_on: it belongs to what the same one said last.
         """
         if role != "assistant":
-            self._messages.append({"role": "system" if role == "developer" else role, "content": text})
+            self._messages.append({"role": "system" if role == "developer" else role, "content": content})
             return
         last = self._last_of_assistant()
         if last is None or (last["content"] is not None and not goes_on):
             last = self._begin()
-        last["content"] = text if last["content"] is None else f"{last['content']}\n{text}"
+        last["content"] = content if last["content"] is None else f"{last['content']}\n{content}"
 
     def think(self, text: str) -> None:
         """The assistant thinks; what it says and calls then stands in the same message."""
@@ -51,9 +72,9 @@ class ConversationBuilder:
         call = {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
         (self._last_of_assistant() or self._begin()).setdefault("tool_calls", []).append(call)
 
-    def result(self, call_id: str, text: str) -> None:
+    def result(self, call_id: str, content: Content) -> None:
         """A function gave a result."""
-        self._messages.append({"role": "tool", "content": text, "tool_call_id": call_id})
+        self._messages.append({"role": "tool", "content": content, "tool_call_id": call_id})
 
     def _last_of_assistant(self) -> dict[str, Any] | None:
         """The message it is told in, where nobody else spoke since."""

@@ -14,11 +14,12 @@ def renamed(error: RequestError, names: Mapping[str, str]) -> RequestError:
 
     Args:
         error: names fields of chat completions, in `param` and in the message.
-        names: what each of them is called there.
+        names: what each of them is called there; one that ends with a dot stands for all that is within a field.
     """
-    if error.param is None or error.param not in names:
+    within = f"{(error.param or '').partition('.')[0]}."
+    name = names.get(error.param or "", names.get(within if error.param not in (None, within[:-1]) else ""))
+    if error.param is None or name is None:
         return error
-    name = names[error.param]
     message = re.sub(rf"(?<![\w.]){re.escape(error.param)}(?![\w.]\w)", name, error.message)
     return type(error)(message, param=name, code=error.code, retry_after_s=error.retry_after_s)
 

@@ -31,7 +31,7 @@ from llmapi_kit.sampling.parameters import SamplingParams, with_off_values
 
 LOGPROBS = "message.output_text.logprobs"
 ENCRYPTED = "reasoning.encrypted_content"
-# Of these, nothing is there to be included: no such tools run here, and no pictures are taken.
+# Of these, nothing is there to be included: no such tools run here, and pictures are listed with their URL in any case.
 INCLUDES_NOTHING = (
     "code_interpreter_call.outputs",
     "computer_call_output.output.image_url",
@@ -45,6 +45,7 @@ NAMES: Mapping[str, str] = {
     "logprobs": "top_logprobs",
     "max_tokens": "max_output_tokens",
     "messages": "input",
+    "messages.": "input",  # items are messages only in part
     "reasoning_effort": "reasoning.effort",
 }
 

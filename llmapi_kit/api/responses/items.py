@@ -10,7 +10,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from llmapi_kit.api.openai.conversation_builder import ConversationBuilder
+from llmapi_kit.api.openai.conversation_builder import (
+    Content,
+    ConversationBuilder,
+    content_of,
+    image_part,
+    text_part,
+)
 from llmapi_kit.api.openai.packed_reasoning import unpacked
 from llmapi_kit.api.openai.request_body import StrictModel
 from llmapi_kit.api.responses.tools import offered_name
@@ -25,6 +31,7 @@ ITEM_FIELDS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
     "item_reference": (("id",), ()),
 }
 TEXT_PARTS = ("input_text", "output_text", "text", "refusal", "reasoning_text", "summary_text")
+IMAGE_PART = "input_image"
 
 
 # Of an item, the fields that are listed as they were sent.
@@ -37,6 +44,12 @@ class ItemPart(StrictModel):
     type: str
     text: str | None = None
     refusal: str | None = Field(None, description="Of a part of type refusal.")
+    image_url: str | None = Field(
+        None, description="Of a part of type input_image, for models that see: a data: URL, or one of a listed host."
+    )
+    detail: Literal["auto", "low", "high", "original"] | None = Field(
+        None, description="Of a picture; models here look at one in one way, whatever is asked for."
+    )
 
 
 class InputItem(StrictModel):
@@ -88,16 +101,19 @@ def check_item(item: InputItem, path: str) -> None:
             )
     for name in ("content", "output", "summary"):
         parts = getattr(item, name)
+        may_show = name == "output" or (name == "content" and item.role == "user")
         for index, part in enumerate(parts if isinstance(parts, list) else ()):
-            _check_part(part, f"{path}.{name}.{index}")
+            _check_part(part, f"{path}.{name}.{index}", may_show=may_show)
 
 
-def _check_part(part: ItemPart, path: str) -> None:
-    if part.type not in TEXT_PARTS:
+def _check_part(part: ItemPart, path: str, *, may_show: bool) -> None:
+    kinds = (*TEXT_PARTS, IMAGE_PART) if may_show else TEXT_PARTS
+    if part.type not in kinds:
         raise UnsupportedFieldError(
-            f"{path} is of type {part.type[:40]!r}; this model takes text only.", param=f"{path}.type"
+            f"{path} is of type {part.type[:40]!r}; here stand parts of the type {', '.join(kinds)}.",
+            param=f"{path}.type",
         )
-    name = "refusal" if part.type == "refusal" else "text"
+    name = {"refusal": "refusal", IMAGE_PART: "image_url"}.get(part.type, "text")
     if getattr(part, name) is None:
         raise InvalidRequestError(f"{path} has no {name}.", param=f"{path}.{name}")
 
@@ -106,13 +122,24 @@ def tell(builder: ConversationBuilder, items: Iterable[InputItem]) -> None:
     """Add items to a conversation; references have been resolved."""
     for item in items:
         if item.kind == "message":
-            builder.say(item.role or "user", text_of(item.content))
+            builder.say(item.role or "user", _content(item.content))
         elif item.kind == "function_call":
             builder.call(item.call_id or "", offered_name(item.namespace, item.name or ""), item.arguments or "")
         elif item.kind == "function_call_output":
-            builder.result(item.call_id or "", text_of(item.output))
+            builder.result(item.call_id or "", _content(item.output))
         elif thought := reasoning_of(item):
             builder.think(thought)
+
+
+def _content(content: str | Sequence[ItemPart] | None) -> Content:
+    if content is None or isinstance(content, str):
+        return content or ""
+    return content_of(
+        [
+            image_part(part.image_url) if part.image_url else text_part(part.text or part.refusal or "")
+            for part in content
+        ]
+    )
 
 
 def text_of(content: str | Sequence[ItemPart] | None) -> str:
@@ -153,6 +180,8 @@ def listed(item: InputItem, item_id: str) -> dict[str, Any]:
 
 
 def _part(part: ItemPart, kind: str) -> dict[str, Any]:
+    if part.type == IMAGE_PART:
+        return {"type": IMAGE_PART, "image_url": part.image_url, "detail": part.detail or "auto"}
     if part.type == "refusal":
         return {"type": "refusal", "refusal": part.refusal}
     listed_part: dict[str, Any] = {"type": kind, "text": part.text}
