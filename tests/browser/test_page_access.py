@@ -189,6 +189,7 @@ def test_a_model_that_loads_when_asked_says_so_until_it_is_loaded(chat):
 
 
 def test_a_key_without_a_model_that_chats_is_told_so(chat):
+    chat.answer_with("v1/key", 200, INFO)
     chat.answer_with("v1/models", 200, {"data": [{"id": "e", "llmapi_kit": {"capabilities": ["embeddings"]}}]})
     chat.goto()
     chat.locator("#door-problem", has_text="may use no model that chats").wait_for()
@@ -253,6 +254,7 @@ def test_what_a_model_says_of_itself_is_heeded_its_defaults_and_whether_it_sees(
         {"id": "blind", "llmapi_kit": {"capabilities": ["chat"], "defaults": {"temperature": 0.6}}},
         {"id": "seeing", "llmapi_kit": {"capabilities": ["chat", "vision"]}},
     ]
+    chat.answer_with("v1/key", 200, INFO)
     chat.answer_with("v1/models", 200, {"data": models})
     chat.answer_with("v1/chat/completions", 200, "data: [DONE]\n\n", **{"Content-Type": "text/event-stream"})
     chat.goto()
