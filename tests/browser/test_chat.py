@@ -20,7 +20,12 @@ HERE = Path(__file__).parent
 SETUP = """
 import llmapi_kit as kit
 from chat_engine import ChatEngine, SeeingEngine
+from llmapi_kit.config import Settings
+from llmapi_kit.server.server import Server
 server = kit.serve_engine(ChatEngine(name="scripted"), port=0)
+place = {"host": "127.0.0.1", "port": 0, "api_key": "k" * 20, "settings": Settings()}
+sight = Server([SeeingEngine(), ChatEngine(name="blind")], **place)  # has no card
+sight.start()
 def weather(city: str) -> str:
     "The weather in a city"
     return f"18 degrees in {city}"
@@ -32,7 +37,7 @@ CHATS = {
     "both": "both = kit.chat([server, ChatEngine(name='second')])",
     "plain": "plain = kit.chat(server, kind='plain')",
     "code": "code = kit.chat(server)\ncode",
-    "seeing": "seeing = kit.chat(kit.launch([SeeingEngine(), ChatEngine(name='blind')], port=0, name='sight'))",
+    "seeing": "seeing = kit.chat(sight.url, api_key=sight.api_key)",
     "blocked": "blocked = kit.chat(server)",
 }
 
