@@ -189,7 +189,7 @@ class BucketedDecoder:
             )
             return out.reshape(size, query.shape[1], -1)
 
-        return self._decoder.logits(self._decoder.hidden_states(tokens, positions, attend))
+        return self._decoder.logits(self._decoder.hidden_states(self._decoder.embed(tokens), positions, attend))
 
 
 def bucket_sizes(num_slots: int) -> list[int]:

@@ -269,9 +269,8 @@ def test_card_and_dashboard_do_everything_with_the_keyboard(lab):
     page, _ = lab
     keyboard = page.page.keyboard
     focused = "() => document.activeElement.getAttribute('aria-label') || document.activeElement.textContent"
-    board(page).get_by_text(
-        "No requests are running."
-    ).wait_for()  # a row of the test before would go while it has focus
+    # A row of the test before would go while it has focus
+    board(page).get_by_text("No requests are running.").wait_for()
     page.execute(ASK)
     board(page).get_by_text("running", exact=True).wait_for()
     page.page.locator(".llmapi-kit-team").evaluate("element => { element.open = true; }")
@@ -290,6 +289,7 @@ def test_card_and_dashboard_do_everything_with_the_keyboard(lab):
     button(page, "Restart").focus()
     keyboard.press("Enter")
     title(page, "Model server running").wait_for()
+    card(page).get_by_label("Invite").wait_for()
     card(page).get_by_label("Invite").focus()
     keyboard.type("dab")  # alone, letters are the notebook's commands: cut a cell, insert one
     keyboard.press("Enter")
