@@ -172,8 +172,9 @@ def test_no_address_in_a_message_is_opened(client, canary, url):
     for part in parts(url.format(port=port)):
         response = client.post(CHAT, json={"messages": [{"role": "user", "content": [part]}]})
         error = response.json()["error"]
-        assert (response.status_code, error["param"]) == (400, "messages.0.content.0.type")
-        assert repr(part["type"]) in error["message"]
+        is_known, name = part["type"] == "image_url", "image_url" if part["type"] == "image_url" else "type"
+        assert (response.status_code, error["param"]) == (400, f"messages.0.content.0.{name}")
+        assert ("takes text only" if is_known else repr(part["type"])) in error["message"]
     assert not calls
 
 
@@ -196,7 +197,8 @@ def test_no_role_may_send_pictures(client, role):
     if role == "tool":
         message["tool_call_id"] = "1"
     response = client.post(CHAT, json={"messages": [message]})
-    assert (response.status_code, response.json()["error"]["param"]) == (400, "messages.0.content.0.type")
+    name = "image_url" if role in ("user", "tool") else "type"  # a model that sees takes them from these
+    assert (response.status_code, response.json()["error"]["param"]) == (400, f"messages.0.content.0.{name}")
 
 
 @pytest.mark.parametrize("bomb", BOMBS)

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from llmapi_kit.api.openai.metadata import Metadata, check_metadata
 from llmapi_kit.api.openai.request_body import NUM_TOKENS, GenerationBody, StrictModel
@@ -41,6 +41,12 @@ class ContentPart(StrictModel):
     text: str | None = None
     refusal: str | None = Field(None, description="Of an assistant's part of type refusal.")
     image_url: ImageUrl | None = Field(None, description="Of a part of type image_url, for models that see.")
+
+    @field_validator("image_url", mode="before")
+    @classmethod
+    def _of_address(cls, value: object) -> object:
+        """Some clients send the address alone."""
+        return {"url": value} if isinstance(value, str) else value
 
 
 class CalledFunction(StrictModel):
