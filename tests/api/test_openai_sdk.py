@@ -118,7 +118,8 @@ def test_usage_stands_on_the_last_chunk_and_is_null_before(client):
 def test_continuous_usage_counts_up_with_every_chunk(client, endpoint):
     options = {
         "stream": True,
-        "max_tokens": 100,  # so many that they can't all have piled up into one or two chunks
+        "max_tokens": 200,  # so many that they can't all have piled up into one or two chunks
+        "extra_body": {"ignore_eos": True},
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
     }
     if endpoint == "chat":

@@ -24,6 +24,13 @@ FORGET = """() => new Promise((resolve) => {
         clearing.onsuccess = resolve;
     };
 })"""
+NUM_STORED = """(wanted) => new Promise((resolve) => {
+    const asked = indexedDB.open("llmapi_kit:/:");
+    asked.onsuccess = () => {
+        const all = asked.result.transaction("conversations").objectStore("conversations").count();
+        all.onsuccess = () => resolve(all.result === wanted);
+    };
+})"""
 
 
 class ChatPage:

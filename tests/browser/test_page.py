@@ -10,7 +10,7 @@ import pytest
 from tests.api.conftest import serving
 
 from .chat_engine import THOUGHT, ChatEngine
-from .chat_page import PHONE, ChatPage, new_profile, open_chromium
+from .chat_page import NUM_STORED, PHONE, ChatPage, new_profile, open_chromium
 from .relay import Relay
 
 pytestmark = pytest.mark.slow
@@ -225,6 +225,7 @@ def test_conversations_are_listed_renamed_deleted_and_brought_back(chat):
     assert listed.all_inner_texts() == ["beta"]
     chat.button("Undo").click()
     listed.get_by_text("<b>gamma</b>").wait_for()
+    chat.page.wait_for_function(NUM_STORED, arg=2)  # it is in the list before it is on disk
     chat.page.reload()
     listed.get_by_text("<b>gamma</b>").click()
     chat.answers.get_by_text("You said: alpha").wait_for()
