@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from llmapi_kit.store import tables
 from llmapi_kit.store.completions import CompletionStore
 from llmapi_kit.store.stored_completion import CompletionFilter, StoredCompletion
 
@@ -93,11 +94,14 @@ def test_many_who_store_at_once_keep_no_more_than_allowed(completions, open_data
     asyncio.run(run())
 
 
+MINE = f"{tables.completions.name} of me"  # the lock's name
+
+
 def test_two_who_store_in_one_postgres_do_it_one_after_the_other(open_database, postgres):
     url = postgres.new_database()
     completions, other = make(open_database(url)), open_database(url)
     held = Held()
-    holder = other.submit(lambda connection: (other.lock(connection, "completions of me"), held(connection)))
+    holder = other.submit(lambda connection: (other.lock(connection, MINE), held(connection)))
     assert held.begun.wait(DEADLINE_S)
 
     async def run():
