@@ -14,8 +14,6 @@ from llmapi_kit.server import http_protocol
 
 from .conftest import CHAT, chat, connect, serving
 
-pytestmark = pytest.mark.kernel
-
 DEFAULTS = {
     "max_body_bytes": 2_000_000,
     "max_json_depth": 64,

@@ -17,8 +17,6 @@ from llmapi_kit.server import http_protocol
 
 from .conftest import CHAT, DEADLINE_S, KEY, chat, connect, exchange, request_bytes, serving
 
-pytestmark = pytest.mark.kernel
-
 NUM_DRIBBLERS = 500
 NUM_STALLED = 16
 SHORT_S = 0.2

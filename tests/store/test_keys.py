@@ -19,8 +19,6 @@ from tests.api.conftest import KEY, wait_until
 
 from .conftest import Clock
 
-pytestmark = pytest.mark.kernel
-
 
 @pytest.fixture
 def clock():

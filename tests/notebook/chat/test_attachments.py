@@ -13,7 +13,6 @@ from llmapi_kit.errors import ConfigError, InvalidRequestError
 from llmapi_kit.images import decode
 from llmapi_kit.notebook.chat.attachments import MAX_FILE_BYTES, MAX_THUMBNAIL_BYTES, attach, attach_file
 
-pytestmark = pytest.mark.kernel
 HOSTILE = "<img src=x onerror=alert(1)>\u202egnp.svg"
 
 

@@ -14,7 +14,6 @@ from llmapi_kit.notebook.chat.transcript import transcript
 from .conftest import SeeingEngine
 from .test_attachments import file_of
 
-pytestmark = pytest.mark.kernel
 PICTURE = file_of()
 
 
