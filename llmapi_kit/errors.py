@@ -223,7 +223,7 @@ class QueueFullError(RequestError):
 
 
 class RateLimitError(RequestError):
-    """The key has sent as much as it may for now."""
+    """The key has sent as much as its limits allow within a minute."""
 
     status = 429
     type = "rate_limit_error"

@@ -29,7 +29,7 @@ class Seen:
 
     Attributes:
         ids: its tokens in a prompt.
-        features: (n, hidden_size), one for each `Eye.marker` among the ids.
+        features: (n, hidden_size), one for each `Eye.image_token_id` among the ids.
     """
 
     ids: list[int]
@@ -44,8 +44,8 @@ class Eye:
         processor: its processor.
 
     Attributes:
-        placeholder: what the chat template writes for a picture.
-        marker: the token that stands for one vector of a picture.
+        image_token: what the chat template writes for a picture.
+        image_token_id: the token that stands for one vector of a picture.
     """
 
     def __init__(self, model: Any, processor: Any) -> None:
@@ -53,8 +53,8 @@ class Eye:
         self._processor = processor
         self._lock = threading.Lock()
         self._inputs = frozenset(inspect.signature(model.get_image_features).parameters)
-        self.placeholder = str(processor.image_token)
-        self.marker = int(model.config.image_token_id)
+        self.image_token = str(processor.image_token)
+        self.image_token_id = int(model.config.image_token_id)
 
     @torch.inference_mode()
     def look(self, picture: Picture, param: str) -> Seen:
@@ -66,7 +66,7 @@ class Eye:
         with self._lock:
             try:
                 prepared = self._processor(
-                    text=[self.placeholder], images=[picture.pixels], add_special_tokens=False, return_tensors="pt"
+                    text=[self.image_token], images=[picture.pixels], add_special_tokens=False, return_tensors="pt"
                 )
             except (ValueError, ZeroDivisionError, RuntimeError) as exc:
                 width, height = picture.size
@@ -79,10 +79,10 @@ class Eye:
         parts = [found] if isinstance(found, torch.Tensor) else list(found)
         features = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
         ids = prepared["input_ids"][0].tolist()
-        if ids.count(self.marker) != len(features):
+        if ids.count(self.image_token_id) != len(features):
             raise UnsupportedModelError(
                 f"{type(self._model).__name__} makes {len(features)} vectors of a picture and writes "
-                f"{ids.count(self.marker)} tokens for them, so they can't be placed."
+                f"{ids.count(self.image_token_id)} tokens for them, so they can't be placed."
             )
         return Seen(ids, features)
 
@@ -138,7 +138,7 @@ def load_processor(source: str, name: str) -> Any:
         processor: Any = transformers.AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
             source, trust_remote_code=False, backend="pil"
         )
-        placeholder = processor.image_token
+        image_token = processor.image_token
     except Exception as exc:  # whatever its files make transformers raise
         needed = (
             " It needs torchvision, of the version that goes with torch." if "torchvision" in str(exc).lower() else ""
@@ -146,6 +146,6 @@ def load_processor(source: str, name: str) -> Any:
         raise ModelLoadError(
             f"The image processor of {name} could not be loaded: {type(exc).__name__}: {exc}{needed}"
         ) from exc
-    if not placeholder:
+    if not image_token:
         raise ModelLoadError(f"The processor of {name} does not say which token stands for a picture.")
     return processor

@@ -172,7 +172,7 @@ class WatchedTunnel:
                     next_probe = time.monotonic() + self._look()
                 else:
                     self._follow_url()
-        except Exception:
+        except Exception:  # a thread that ends without a word would leave a dead link shown as up
             logger.exception("The watcher of the tunnel at %s ended", self._status.public_url)
             self._set(replace(self._status, state="down", reason="The tunnel's watcher failed; open the tunnel again."))
 
@@ -294,5 +294,5 @@ class WatchedTunnel:
             self._status = status
             try:
                 self.on_change(status)
-            except Exception:
+            except Exception:  # what somebody does with the news must not end the watch
                 logger.exception("Telling of the tunnel's state failed")

@@ -30,7 +30,7 @@ def eye(folder):
 @pytest.mark.parametrize("size", [(2, 2), (3, 400), (500, 7), (33, 31)])
 def test_a_picture_of_any_shape_has_a_vector_for_each_of_its_tokens(eye, size):
     seen = eye.look(of_pixels(Image.new("RGB", size, (9, 99, 200))), "p")
-    assert seen.ids.count(eye.marker) == len(seen.features)
+    assert seen.ids.count(eye.image_token_id) == len(seen.features)
     assert torch.isfinite(seen.features).all()
 
 

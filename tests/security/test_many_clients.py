@@ -9,9 +9,10 @@ import time
 
 import pytest
 
+from tests.api.conftest import wait_until
 from tests.engines.conftest import make_local
 
-from .conftest import CHAT, DEADLINE_S, chat, connect, request_bytes, serving
+from .conftest import CHAT, chat, connect, request_bytes, serving
 
 MAX_CANCELS = 10_000
 MIN_CANCELS = 1_000
@@ -71,13 +72,6 @@ def said(answer):
 def is_idle(server, engine):
     stats = engine.stats()
     return not server._state.active and stats.num_running == stats.num_queued == 0
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.01)
 
 
 def wait_until_idle(server, engine):

@@ -14,6 +14,7 @@ import pytest
 
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.server import http_protocol
+from tests.api.conftest import wait_until
 
 from .conftest import CHAT, DEADLINE_S, KEY, chat, connect, exchange, request_bytes, serving
 
@@ -67,13 +68,6 @@ def closed(connections):
                 raw.recv(4096)
             over.append(raw)
     return over
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("sent", [HEAD, BODY_HEAD], ids=["head", "body"])

@@ -88,7 +88,7 @@ class ResponseRun:
             else:
                 self._writer.fail(EngineUnavailableError("The server was stopped."))
             await self._keep()
-        except Exception:
+        except Exception:  # nobody waits for this task: whoever asks for the response later is told
             logger.exception("The response %s failed", self._stored.id)
             self._writer.fail(GenerationError("The server failed on this response; its log has the details."))
             await self._keep()

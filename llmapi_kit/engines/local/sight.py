@@ -54,7 +54,7 @@ class Sight:
         self._memory = memory
         self._codec = codec
         self._settings = settings
-        self._mark = codec.encode(eye.placeholder, add_special_tokens=False)
+        self._mark = codec.encode(eye.image_token, add_special_tokens=False)
 
     @functools.cached_property
     def _needs_parts(self) -> bool:
@@ -84,7 +84,7 @@ class Sight:
         if num_marks != len(images):
             raise InvalidRequestError(
                 f"The messages have {len(images)} pictures, and the prompt that the model's template makes of them has "
-                f"{max(num_marks, 0)} places for them. A text may not contain {self._eye.placeholder!r}, which "
+                f"{max(num_marks, 0)} places for them. A text may not contain {self._eye.image_token!r}, which "
                 "stands for one.",
                 param="messages",
             )
@@ -109,6 +109,6 @@ class Sight:
         known = self._memory.pin(picture.digest)
         if known is None:
             seen = self._eye.look(picture, image.param)
-            known = self._memory.add(picture.digest, seen.ids, self._eye.marker, seen.features)
+            known = self._memory.add(picture.digest, seen.ids, self._eye.image_token_id, seen.features)
         pins.digests.append(picture.digest)
         return known.ids
