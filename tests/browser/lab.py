@@ -150,6 +150,17 @@ class LabPage:
         ask = f"{CURRENT}.sessionContext.session.kernel.requestExecute({{code, store_history: false}})"
         self.page.evaluate(f"code => {{ {ask}; }}", code)
 
+    def ask_over_subshell(self):
+        """Have something done beside the cell that runs; what JupyterLab takes the kernel's status for after that."""
+        code = f"""async () => {{
+            const kernel = {CURRENT}.sessionContext.session.kernel;
+            const beside = kernel.clone();
+            beside.subshellId = (await kernel.requestCreateSubshell({{}}).done).content.subshell_id;
+            await beside.requestExecute({{code: "1", store_history: false}}).done;
+            return kernel.status;
+        }}"""
+        return self.page.evaluate(code)
+
     def interrupt(self):
         """Interrupt the notebook's kernel."""
         self.page.evaluate(f"() => {CURRENT}.sessionContext.session.kernel.interrupt()")

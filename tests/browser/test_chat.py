@@ -343,6 +343,10 @@ def test_answer_streams_while_a_cell_runs_and_clicks_are_said_to_wait(chat):
     chat.button("Stop answering (Escape)").click()
     chat.status.get_by_text("The kernel is busy with a cell").wait_for()
     chat.root.locator(".lk-streaming").get_by_text("word300").wait_for()
+    assert chat.lab.ask_over_subshell() == "idle", "JupyterLab tells a busy kernel from an idle one now"
+    chat.status.get_by_text("busy with a cell, or gone").wait_for()
+    assert chat.root.locator(".lk-streaming").count() == 1
+    assert chat.status.get_by_text("is gone").count() == 0
     chat.lab.interrupt()
     chat.wait_for_answers(1)
     assert "stopped" in chat.root.locator(".lk-figures").last.inner_text()

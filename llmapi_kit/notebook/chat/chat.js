@@ -238,7 +238,7 @@ class ChatView {
     const waiter = this.waiting.get(request);
     waiter.timer = setTimeout(() => {
       waiter.silences = (waiter.silences ?? 0) + 1;
-      this.onSilence(kind, waiter.silences);
+      this.onSilence(request, kind, waiter.silences);
       if (!this.isGone) this.expectAnswer(request, kind);
     }, ANSWER_WITHIN_MS);
   }
@@ -312,12 +312,26 @@ class ChatView {
     if (isEnded || this.kernel?.isDisposed) this.setGone(true);
   }
 
-  // A kernel that has nothing to do and does not answer is another one than this chat's
-  onSilence(kind, times) {
+  onSilence(request, kind, times) {
     const status = this.kernel?.status;
     if (status === "idle" && times < SILENT_TIMES) return; // a slow way there
-    if (status === "idle") this.setGone(true);
-    else if (!UNASKED.includes(kind)) this.say(status === "busy" ? BUSY : SILENT);
+    if (status === "idle") this.checkOwnKernel(request);
+    if (!UNASKED.includes(kind)) this.say(status === "busy" ? BUSY : SILENT);
+  }
+
+  // A kernel that answers others, and not this chat, is another one than this chat's. It is asked, as JupyterLab calls one
+  // idle whose cell runs: what goes over a subshell meanwhile ends in "idle" too. What is asked waits for the cell's end
+  async checkOwnKernel(request) {
+    if (this.isChecking) return;
+    this.isChecking = true;
+    try {
+      await this.kernel.requestKernelInfo();
+      if (this.waiting.has(request)) this.setGone(true);
+    } catch {
+      // The connection is closed, which checkKernel() hears of
+    } finally {
+      this.isChecking = false;
+    }
   }
 
   setGone(isGone) {
