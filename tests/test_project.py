@@ -96,3 +96,10 @@ def test_shell_scripts_are_valid_and_explain_themselves():
     assert "--setup-only" in shown.stdout
     wrong = subprocess.run(["./code-server.sh", "--prot", "1"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (wrong.returncode, "unknown option --prot" in wrong.stderr) == (2, True)
+
+
+def test_planted_faults_stand_where_they_say_and_name_tests_that_are_there():
+    faults = tomllib.loads((ROOT / "tools" / "planted_faults.toml").read_text())["fault"]
+    for fault in faults:
+        assert (ROOT / fault["file"]).read_text().count(fault["old"]) == 1, fault["breaks"]
+        assert all((ROOT / test.partition("::")[0]).exists() for test in fault["tests"]), fault["breaks"]
