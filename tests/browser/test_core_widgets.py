@@ -82,6 +82,8 @@ def test_plain_chat_streams_and_stops_and_the_plain_dashboard_cancels(lab):
     chat.root.get_by_text("a bit", exact=True).wait_for()
     chat.button("Stop").click()
     chat.root.get_by_text("stopped").first.wait_for()
+    # Else the one that was stopped is still listed, and is what Cancel is pressed for
+    cell(lab, 1).locator("option", has_text="No requests are running.").wait_for(state="attached")
     chat.button("Retry").click()
     cell(lab, 1).locator("option", has_text="running").wait_for(state="attached")
     button(lab, 1, "Cancel").click()
