@@ -35,6 +35,13 @@ class Place:
     url: Callable[[int], str | None] = lambda port: None
 
 
+def is_jupyter_kernel() -> bool:
+    """Whether cells run here, in a kernel; not so in an IPython terminal."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and getattr(shell, "kernel", None) is not None
+
+
 def is_colab() -> bool:
     """Whether this is a Colab kernel, which imports `google.colab` before the first cell.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from llmapi_kit.errors import ConfigError, ModelNotFoundError
 from llmapi_kit.models.load_options import check_sampling_names
+from llmapi_kit.places import is_jupyter_kernel
 
 KV_CACHE_DTYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 UNQUANTISED = ("f32", "f16", "bf16")
@@ -55,7 +55,7 @@ class GgufOptions:
     @property
     def is_isolated(self) -> bool:
         """Whether to compute in a process of its own: there, an abort of llama.cpp would end the user's work."""
-        return "ipykernel" in sys.modules and HAS_POSIX if self.isolate is None else self.isolate
+        return is_jupyter_kernel() and HAS_POSIX if self.isolate is None else self.isolate
 
     @property
     def adapter(self) -> Path | None:

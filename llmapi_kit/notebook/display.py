@@ -11,8 +11,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from llmapi_kit import presenter
-from llmapi_kit.notebook.environment import is_jupyter_kernel
 from llmapi_kit.notebook.progress_display import NotebookPresenter, TerminalPresenter
+from llmapi_kit.places import is_jupyter_kernel
 
 if TYPE_CHECKING:
     from llmapi_kit.server.server import Server

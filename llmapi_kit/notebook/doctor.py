@@ -23,7 +23,7 @@ from llmapi_kit.loading.load_request import resolve
 from llmapi_kit.models.spec import POCKET_DIR
 from llmapi_kit.notebook import environment as env
 from llmapi_kit.notebook.report import Check, Report
-from llmapi_kit.places import here, is_colab, is_kaggle, outside_url, tunnel_policy
+from llmapi_kit.places import here, is_colab, is_jupyter_kernel, is_kaggle, outside_url, tunnel_policy
 from llmapi_kit.server.port import DEFAULT_PORT
 
 PYTHON_FROM, PYTHON_TO = (3, 10), (3, 13)
@@ -217,7 +217,7 @@ def check_hub() -> Iterator[Check]:
 
 def check_widgets() -> Iterator[Check]:
     """What draws buttons and chats in a cell."""
-    if not env.is_jupyter_kernel():
+    if not is_jupyter_kernel():
         return
     missing = [name for name in ("ipywidgets", "anywidget") if env.version_of(name) is None]
     if missing:

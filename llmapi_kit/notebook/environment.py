@@ -10,7 +10,6 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html import escape
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from llmapi_kit.places import here, is_colab, is_kaggle
+from llmapi_kit.places import here, is_colab, is_jupyter_kernel, is_kaggle
 
 GIB = 2**30
 PACKAGES = (
@@ -32,13 +31,6 @@ PACKAGES = (
     "ipywidgets",
     "anywidget",
 )
-
-
-def is_jupyter_kernel() -> bool:
-    """Whether cells run here, in a kernel; not so in an IPython terminal."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    return shell is not None and getattr(shell, "kernel", None) is not None
 
 
 def is_vscode() -> bool:

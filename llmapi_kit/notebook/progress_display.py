@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, TextIO, TypeVar
 
-from llmapi_kit.notebook.environment import is_jupyter_kernel
 from llmapi_kit.notebook.progress_state import ProgressState, as_html, as_line
+from llmapi_kit.places import is_jupyter_kernel
 from llmapi_kit.presenter import Presenter
 from llmapi_kit.progress import Progress, reporting
 

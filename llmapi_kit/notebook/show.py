@@ -15,7 +15,7 @@ from functools import lru_cache
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from llmapi_kit.notebook.environment import is_jupyter_kernel
+from llmapi_kit.places import is_jupyter_kernel
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt

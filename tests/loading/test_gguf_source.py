@@ -8,12 +8,14 @@ import subprocess
 import sys
 
 import gguf
+import ipykernel
 import numpy as np
 import pytest
 
 import llmapi_kit as kit
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ConfigError, ModelError, ModelLoadError, ModelNotFoundError, ModelTooLargeError
+from llmapi_kit.loading import gguf_options
 from llmapi_kit.loading.gguf_loader import gguf_fit
 from llmapi_kit.loading.gguf_options import GgufOptions, parse_options
 from llmapi_kit.loading.load_request import make_engine
@@ -151,6 +153,14 @@ def test_a_model_that_does_not_fit_is_refused_with_numbers(pocket_gguf, monkeypa
         asked(pocket_gguf)
 
 
+def test_steps_have_a_process_of_their_own_in_a_kernel_and_not_where_one_is_imported(monkeypatch):
+    assert ipykernel.version_info  # as many programs do
+    assert not GgufOptions().is_isolated
+    monkeypatch.setattr(gguf_options, "is_jupyter_kernel", lambda: True)
+    assert GgufOptions().is_isolated
+    assert not GgufOptions(isolate=False).is_isolated
+
+
 def test_a_file_that_llama_cpp_would_abort_on_is_an_error(tmp_path):
     for key, value, kind in (
         ("llama.expert_used_count", 7, gguf.GGUFValueType.UINT32),
@@ -158,7 +168,7 @@ def test_a_file_that_llama_cpp_would_abort_on_is_an_error(tmp_path):
     ):
         write_tiny(tmp_path / "m.gguf", extra=put(key, value, kind))
         with pytest.raises(ModelLoadError, match=r"gives up on m\.gguf: .*ASSERT.*Download it again"):
-            asked(tmp_path / "m.gguf", isolate=False)
+            asked(tmp_path / "m.gguf")
         with pytest.raises(ModelLoadError, match=r"process died: .*ASSERT.*m\.gguf contradicts itself"):
             asked(tmp_path / "m.gguf", isolate=True)
 

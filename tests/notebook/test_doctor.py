@@ -218,7 +218,7 @@ def test_a_missing_compiler_is_a_warning_where_it_matters(monkeypatch):
 
 def test_missing_widgets_are_a_warning_in_a_notebook(monkeypatch):
     assert list(doctor_module.check_widgets()) == []
-    monkeypatch.setattr(environment, "is_jupyter_kernel", lambda: True)
+    monkeypatch.setattr(doctor_module, "is_jupyter_kernel", lambda: True)
     assert only(doctor_module.check_widgets()).level == "ok"
     monkeypatch.setattr(environment, "version_of", lambda name: None)
     assert "pip install ipywidgets anywidget" in only(doctor_module.check_widgets()).advice

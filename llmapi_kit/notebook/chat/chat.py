@@ -10,7 +10,7 @@ from llmapi_kit.notebook.chat.backend import ModelChoice
 from llmapi_kit.notebook.chat.options import ChatOptions
 from llmapi_kit.notebook.chat.panel import ChatPanel, Kind
 from llmapi_kit.notebook.chat.session import Session
-from llmapi_kit.notebook.environment import is_jupyter_kernel
+from llmapi_kit.places import is_jupyter_kernel
 
 
 class Chat(ChatPanel):

@@ -26,7 +26,7 @@ from llmapi_kit.notebook.chat.session import RunTools, Session
 from llmapi_kit.notebook.chat.snapshot import sees, snapshot
 from llmapi_kit.notebook.chat.target import read_target
 from llmapi_kit.notebook.chat.transcript import transcript
-from llmapi_kit.notebook.environment import is_jupyter_kernel
+from llmapi_kit.places import is_jupyter_kernel
 
 logger = logging.getLogger(__name__)
 

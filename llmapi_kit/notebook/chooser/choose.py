@@ -8,7 +8,8 @@ from llmapi_kit.models.needs import load_options
 from llmapi_kit.notebook.chooser.entries import all_entries, recommended
 from llmapi_kit.notebook.chooser.machine import look_at_machine
 from llmapi_kit.notebook.chooser.text import as_table, footnote
-from llmapi_kit.notebook.environment import is_jupyter_kernel, version_of
+from llmapi_kit.notebook.environment import version_of
+from llmapi_kit.places import is_jupyter_kernel
 
 
 def choose() -> Choice:

@@ -19,9 +19,9 @@ from llmapi_kit.errors import ConfigError, ServerError, StoreError
 from llmapi_kit.notebook.dashboard.cancel_row import CancelRow
 from llmapi_kit.notebook.dashboard.figures import dashboard_html, log_text, totals, usage_text
 from llmapi_kit.notebook.dashboard.samples import Sample, Sampler
-from llmapi_kit.notebook.environment import is_jupyter_kernel
 from llmapi_kit.notebook.live_view import FOLDER, LiveView
 from llmapi_kit.notebook.plain_buttons import ABOVE_CLASS, HIDES_DEAD_BUTTONS, needs_plain_buttons
+from llmapi_kit.places import is_jupyter_kernel
 from llmapi_kit.server.server import Server
 from llmapi_kit.vendored import read_vendored
 
