@@ -22,7 +22,7 @@ import platformdirs
 
 from benchmarks.gguf_file import write_gguf
 
-POCKET = Path(__file__).resolve().parent.parent / "llmapi_kit" / "models" / "pocket"
+POCKET = Path(__file__).resolve().parent.parent / "llmapi_kit" / "checkpoints" / "pocket"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 SEED = 20260101
 CONTEXT = 4096

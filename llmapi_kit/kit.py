@@ -20,6 +20,7 @@ from typing_extensions import Unpack
 
 from llmapi_kit import tables
 from llmapi_kit.api.auth import new_api_key
+from llmapi_kit.checkpoints.choice import Choice
 from llmapi_kit.client import RemoteServer, normalise_url
 from llmapi_kit.client.running_servers import RunningServers, ServerRecord
 from llmapi_kit.client.server_keys import ServerKeys
@@ -33,7 +34,6 @@ from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.loading.model import Model
 from llmapi_kit.loading.options import LaunchSettings, LoadOptions, check_launch_settings, showing, showing_those_of
 from llmapi_kit.loading.servable import Loadable, Servable, resolve_all
-from llmapi_kit.models.choice import Choice
 from llmapi_kit.places import tunnel_policy
 from llmapi_kit.presenter import launches, loads
 from llmapi_kit.progress import report

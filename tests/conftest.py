@@ -66,9 +66,9 @@ def clean_environment(monkeypatch, tmp_path):
 @pytest.fixture(scope="session")
 def pocket_engine():
     """The pocket model with its usual settings, loaded once for all tests that leave it as it is."""
+    from llmapi_kit.checkpoints.spec import parse_spec
     from llmapi_kit.config import load_settings
     from llmapi_kit.loading.load_request import make_engine  # needs torch for it, which kernel tests do without
-    from llmapi_kit.models.spec import parse_spec
 
     engine = make_engine(parse_spec("pocket"), load_settings())
     close, engine.close = engine.close, lambda: None  # whoever serves it closes what they served
@@ -85,7 +85,7 @@ def pocket_gguf(tmp_path_factory):
     import transformers
 
     from benchmarks.gguf_file import write_gguf
-    from llmapi_kit.models.spec import POCKET_DIR
+    from llmapi_kit.checkpoints.spec import POCKET_DIR
 
     path = tmp_path_factory.mktemp("gguf") / "small-one.gguf"
     model = transformers.AutoModelForCausalLM.from_pretrained(POCKET_DIR, dtype=torch.float32)

@@ -1,5 +1,6 @@
 """The public names are a promise: adding or losing one is a decision, made here too."""
 
+import pkgutil
 import subprocess
 import sys
 
@@ -53,7 +54,13 @@ def test_an_unknown_name_is_an_attribute_error_that_says_what_was_meant():
     assert not hasattr(kit, "_repr_html_")
 
 
-def test_whoever_looks_for_models_in_a_fresh_kernel_is_told_where_they_are():
-    code = "import llmapi_kit as kit; kit.models()"
+def test_whoever_looks_for_models_is_told_where_they_are_also_after_a_load():
+    code = "import llmapi_kit as kit; kit.load('mock'); kit.models()"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "kit.choose() lists models to load" in run.stderr
+
+
+def test_no_room_hides_a_public_name_or_the_hint_for_one():
+    rooms = {room.name for room in pkgutil.iter_modules(kit.__path__) if room.ispkg}
+    # A documented place to import from, so this hint is only there until the package is.
+    assert rooms & {*PUBLIC, *kit._HABITS} == {"client"}

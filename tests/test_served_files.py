@@ -16,12 +16,12 @@ import transformers
 
 from benchmarks.gguf_file import write_gguf
 from llmapi_kit import kit
+from llmapi_kit.checkpoints.spec import POCKET_DIR, parse_spec
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ConfigError, ModelLoadError
 from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.loading.model import Model
-from llmapi_kit.models.spec import POCKET_DIR, parse_spec
-from tests.models.lora_files import ALL_LINEAR, pocket, save_adapter
+from tests.checkpoints.lora_files import ALL_LINEAR, pocket, save_adapter
 
 pytestmark = pytest.mark.slow
 

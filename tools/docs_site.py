@@ -34,7 +34,7 @@ ELSEWHERE = {
     "changelog.md": "CHANGELOG.md",
     "clients.md": "examples/README.md",
     "benchmark.md": "benchmarks/results/serving.md",
-    "pocket.md": "llmapi_kit/models/pocket/README.md",
+    "pocket.md": "llmapi_kit/checkpoints/pocket/README.md",
     "images/serving.png": "benchmarks/results/serving.png",
 }
 FENCED = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)

@@ -1,6 +1,6 @@
 """Makes the pocket model: trains its tokenizer and weights from nothing, measures them, writes the card.
 
-Run from the repository root, for instance `python tools/train_pocket.py --out llmapi_kit/models/pocket
+Run from the repository root, for instance `python tools/train_pocket.py --out llmapi_kit/checkpoints/pocket
 --steps 2400`. The corpus is `tools/pocket_corpus`. One process, CPU only; two cores need about half an hour.
 """
 
@@ -291,7 +291,7 @@ def show(directory: Path, text: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and do what it asks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("llmapi_kit/models/pocket"), help="the model's directory")
+    parser.add_argument("--out", type=Path, default=Path("llmapi_kit/checkpoints/pocket"), help="the model's directory")
     parser.add_argument("--steps", type=int, default=2400, help="optimizer steps of about 4,000 tokens")
     parser.add_argument("--seed", type=int, default=7, help="of the corpus, the weights and the order of training")
     parser.add_argument("--quick", action="store_true", help="examine 1,500 phrasings instead of all")

@@ -19,10 +19,10 @@ from typing import Annotated
 
 import typer
 
+from llmapi_kit.checkpoints.heavy_imports import uncollected
 from llmapi_kit.cli import keys
 from llmapi_kit.cli.error_lines import errors_as_lines as _errors_as_lines
 from llmapi_kit.errors import MissingDependencyError
-from llmapi_kit.models.heavy_imports import uncollected
 from llmapi_kit.progress import Progress, reporting
 from llmapi_kit.version import __version__
 

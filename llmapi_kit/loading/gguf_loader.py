@@ -11,15 +11,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmapi_kit.checkpoints.fit import Fit, SlotPlan, check_sizes, plan_slots
+from llmapi_kit.checkpoints.gguf_file import GgufFile, open_gguf
+from llmapi_kit.checkpoints.gguf_header import read_header
+from llmapi_kit.checkpoints.spec import ModelSpec
 from llmapi_kit.config import Settings
 from llmapi_kit.dialects import Dialect, dialect_of
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.errors import ConfigError, MissingDependencyError, ModelTooLargeError, RequestError
 from llmapi_kit.loading.gguf_options import GgufOptions
-from llmapi_kit.models.fit import Fit, SlotPlan, check_sizes, plan_slots
-from llmapi_kit.models.gguf_file import GgufFile, open_gguf
-from llmapi_kit.models.gguf_header import read_header
-from llmapi_kit.models.spec import ModelSpec
 from llmapi_kit.progress import report
 from llmapi_kit.runners.libllama import load_libllama
 from llmapi_kit.runners.llama_context import MAX_SLOTS, ContextOptions

@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from llmapi_kit.checkpoints.load_options import check_sampling_names
 from llmapi_kit.errors import ConfigError, ModelNotFoundError
-from llmapi_kit.models.load_options import check_sampling_names
 from llmapi_kit.places import is_jupyter_kernel
 
 KV_CACHE_DTYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
@@ -124,6 +124,6 @@ def _check_adapter(options: GgufOptions) -> None:
         )
     if not path.is_file():
         raise ModelNotFoundError(f"There is no LoRA adapter {options.lora!r}.")
-    from llmapi_kit.models.gguf_header import check_gguf_begin  # which needs numpy
+    from llmapi_kit.checkpoints.gguf_header import check_gguf_begin  # which needs numpy
 
     check_gguf_begin(path)

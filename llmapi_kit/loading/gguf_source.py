@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmapi_kit.checkpoints.fit import MemoryNeed, fit_need
+from llmapi_kit.checkpoints.heavy_imports import LOCAL_MODELS, import_heavy
+from llmapi_kit.checkpoints.spec import ModelSpec
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.errors import LlmApiKitError, MissingDependencyError, ModelNotFoundError
 from llmapi_kit.loading.gguf_options import OPTIONS, parse_options
 from llmapi_kit.loading.load_failure import load_error
-from llmapi_kit.models.fit import MemoryNeed, fit_need
-from llmapi_kit.models.heavy_imports import LOCAL_MODELS, import_heavy
-from llmapi_kit.models.spec import ModelSpec
 from llmapi_kit.runners.libllama import find_libllama
 
 SETTINGS = (
@@ -46,8 +46,8 @@ class GgufSource:
             if importlib.util.find_spec(package) is None:
                 raise MissingDependencyError(package, extra, f"Loading {spec.id}")
         find_libllama()
-        from llmapi_kit.models.gguf_file import parts_of
-        from llmapi_kit.models.gguf_header import check_gguf_begin
+        from llmapi_kit.checkpoints.gguf_file import parts_of
+        from llmapi_kit.checkpoints.gguf_header import check_gguf_begin
 
         parse_options(options)
         path = _path_here(spec)
@@ -56,8 +56,8 @@ class GgufSource:
 
     def memory_need(self, spec: ModelSpec, settings: Settings, options: Mapping[str, Any]) -> MemoryNeed:
         """See `Source.memory_need`; unknown for what is to be downloaded first."""
+        from llmapi_kit.checkpoints.gguf_file import open_gguf
         from llmapi_kit.loading.gguf_loader import gguf_fit
-        from llmapi_kit.models.gguf_file import open_gguf
 
         path = _path_here(spec)
         if path is None:
@@ -82,7 +82,7 @@ def _path_here(spec: ModelSpec) -> Path | None:
     """Where the file is; None while it is on the hub."""
     if spec.path is not None or spec.gguf is None:
         return spec.path
-    from llmapi_kit.models.gguf_hub import cached_gguf
+    from llmapi_kit.checkpoints.gguf_hub import cached_gguf
 
     return cached_gguf(spec.gguf)
 
@@ -94,6 +94,6 @@ def _path(spec: ModelSpec, settings: Settings) -> Path:
         return path
     if spec.gguf is None:
         raise ModelNotFoundError(f"{spec.name} is no GGUF file on this machine.")
-    from llmapi_kit.models.gguf_hub import download_gguf
+    from llmapi_kit.checkpoints.gguf_hub import download_gguf
 
     return download_gguf(spec.gguf, settings.download_stall_s)

@@ -17,14 +17,14 @@ from functools import partial
 from traceback import format_exception
 from typing import Literal
 
+from llmapi_kit.checkpoints.fit import MemoryNeed
+from llmapi_kit.checkpoints.spec import ModelSpec
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.errors import EngineUnavailableError, ModelLoadError, ModelTooLargeError
 from llmapi_kit.loading.load_failure import LoadFailure, load_failure
 from llmapi_kit.loading.memory_release import release_memory
 from llmapi_kit.loading.model_memory import ModelMemory
-from llmapi_kit.models.fit import MemoryNeed
-from llmapi_kit.models.spec import ModelSpec
 from llmapi_kit.types import EngineInfo, EngineStats, Readiness
 
 logger = logging.getLogger(__name__)

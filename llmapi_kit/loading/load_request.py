@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llmapi_kit.checkpoints.choice import Choice
+from llmapi_kit.checkpoints.fit import MemoryNeed
+from llmapi_kit.checkpoints.spec import ModelSpec, name_of, parse_spec
 from llmapi_kit.config import Settings, load_settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.fallback import FallbackEngine
@@ -19,9 +22,6 @@ from llmapi_kit.errors import ConfigError
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.loading.options import unknown_load_option
 from llmapi_kit.loading.sources import SOURCES, LoaderSource, Source
-from llmapi_kit.models.choice import Choice
-from llmapi_kit.models.fit import MemoryNeed
-from llmapi_kit.models.spec import ModelSpec, name_of, parse_spec
 
 PATHS = ("lora", "tokenizer")  # options that may be paths
 FALLBACK = "fallback"
@@ -118,7 +118,7 @@ def make_engine(spec: ModelSpec, settings: Settings, *, fallback: Fallback | Non
         spec: what to load.
         settings: of the engine.
         fallback: see `LoadRequest`.
-        options: for the model's source; see `llmapi_kit.models.weights.load_model` and
+        options: for the model's source; see `llmapi_kit.checkpoints.weights.load_model` and
             `llmapi_kit.engines.upstream.factory.make_upstream`.
 
     Raises:

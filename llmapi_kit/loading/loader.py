@@ -14,16 +14,16 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from llmapi_kit.checkpoints.spec import ModelSpec, parse_spec
 from llmapi_kit.config import Settings
 from llmapi_kit.dialects import Dialect, dialect_of
 from llmapi_kit.engines.base import Engine, Message
 from llmapi_kit.errors import MissingDependencyError, RequestError, UnsupportedModelError
-from llmapi_kit.models.spec import ModelSpec, parse_spec
 from llmapi_kit.progress import report
 from llmapi_kit.types import EngineInfo
 
 if TYPE_CHECKING:
-    from llmapi_kit.models.weights import LoadedModel
+    from llmapi_kit.checkpoints.weights import LoadedModel
     from llmapi_kit.sampling.tokenizer import ModelTokenizer
 
 Self = TypeVar("Self", bound="ModelLoader")
@@ -70,7 +70,7 @@ class ModelLoader:
         Raises:
             ModelError: they can't be loaded.
         """
-        from llmapi_kit.models.weights import load_model
+        from llmapi_kit.checkpoints.weights import load_model
         from llmapi_kit.runners.native.decoder import NativeDecoder
 
         settings = self.settings
@@ -106,10 +106,10 @@ class ModelLoader:
         if "torch" not in sys.modules:
             report("importing torch")
         try:
+            from llmapi_kit.checkpoints.fit import free_memory, kv_bytes_per_token, plan_slots
             from llmapi_kit.engines.local.engine import LocalEngine
             from llmapi_kit.engines.local.sight import Sight
             from llmapi_kit.loading.runner_choice import architecture_of, make_runner
-            from llmapi_kit.models.fit import free_memory, kv_bytes_per_token, plan_slots
             from llmapi_kit.runners.image_memory import ImageMemory
             from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
             from llmapi_kit.sampling.recommended import honoured

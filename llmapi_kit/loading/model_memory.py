@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from llmapi_kit.checkpoints.fit import MemoryNeed, free_memory
 from llmapi_kit.errors import ModelTooLargeError
-from llmapi_kit.models.fit import MemoryNeed, free_memory
 
 GIB = 2**30
 

@@ -1,13 +1,13 @@
-"""Makes engines of back ends that other packages bring; see `llmapi_kit.models.plugins`."""
+"""Makes engines of back ends that other packages bring; see `llmapi_kit.checkpoints.plugins`."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from llmapi_kit.checkpoints.plugins import find_plugin, package_of
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.engine_check import find_problems
 from llmapi_kit.errors import LlmApiKitError, MissingDependencyError, ModelLoadError, ModelNotFoundError
-from llmapi_kit.models.plugins import find_plugin, package_of
 
 # What is long enough to be a key
 MIN_SECRET_LENGTH = 8

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import torch
 
+from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
+from llmapi_kit.checkpoints.fit import SlotPlan
+from llmapi_kit.checkpoints.heavy_imports import MODEL_CLASSES, import_heavy
+from llmapi_kit.checkpoints.weights import LoadedModel
 from llmapi_kit.config import Settings
-from llmapi_kit.models.decoder_weights import DecoderWeights
-from llmapi_kit.models.fit import SlotPlan
-from llmapi_kit.models.heavy_imports import MODEL_CLASSES, import_heavy
-from llmapi_kit.models.weights import LoadedModel
 from llmapi_kit.runners.base import Runner
 from llmapi_kit.runners.image_memory import ImageMemory
 from llmapi_kit.runners.native.runner import NativeRunner

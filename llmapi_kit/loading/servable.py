@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmapi_kit.checkpoints.choice import Choice
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.catalog import check_names
 from llmapi_kit.errors import ConfigError
@@ -16,7 +17,6 @@ from llmapi_kit.loading.load_request import LoadRequest, resolve
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.loading.model import Model
 from llmapi_kit.loading.sources import LOCAL_SETTINGS
-from llmapi_kit.models.choice import Choice
 
 Loadable = str | os.PathLike[str] | ModelLoader | Choice | Model | Engine
 Servable = LoadRequest | Model | Engine

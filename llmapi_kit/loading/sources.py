@@ -10,18 +10,18 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from llmapi_kit.checkpoints.architecture import check_architecture
+from llmapi_kit.checkpoints.fit import MemoryNeed, folder_need
+from llmapi_kit.checkpoints.heavy_imports import LOCAL_MODELS, import_heavy
+from llmapi_kit.checkpoints.load_options import check_load_options
+from llmapi_kit.checkpoints.model_files import CONFIG, check_files, read_json
+from llmapi_kit.checkpoints.spec import ModelSpec
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.errors import ConfigError, InvalidRequestError, LlmApiKitError, MissingDependencyError, ModelError
 from llmapi_kit.loading.gguf_source import GgufSource
 from llmapi_kit.loading.load_failure import load_error
 from llmapi_kit.loading.loader import ModelLoader
-from llmapi_kit.models.architecture import check_architecture
-from llmapi_kit.models.fit import MemoryNeed, folder_need
-from llmapi_kit.models.heavy_imports import LOCAL_MODELS, import_heavy
-from llmapi_kit.models.load_options import check_load_options
-from llmapi_kit.models.model_files import CONFIG, check_files, read_json
-from llmapi_kit.models.spec import ModelSpec
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.sampling.recommended import checked
 
@@ -285,8 +285,8 @@ def _check_installed(spec: ModelSpec) -> None:
 
 
 def _local_need(spec: ModelSpec, settings: Settings, device: str | None, dtype: str | None) -> MemoryNeed:
-    from llmapi_kit.models.hub_cache import cached_folder
-    from llmapi_kit.models.weights import pick_device
+    from llmapi_kit.checkpoints.hub_cache import cached_folder
+    from llmapi_kit.checkpoints.weights import pick_device
 
     place = pick_device(device)
     folder = spec.path or cached_folder(spec.name)

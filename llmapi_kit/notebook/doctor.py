@@ -16,11 +16,11 @@ from pathlib import Path
 import psutil
 from packaging.requirements import Requirement
 
+from llmapi_kit.checkpoints.spec import POCKET_DIR
 from llmapi_kit.client.running_servers import RunningServers
 from llmapi_kit.config import load_settings
 from llmapi_kit.errors import LlmApiKitError
 from llmapi_kit.loading.load_request import resolve
-from llmapi_kit.models.spec import POCKET_DIR
 from llmapi_kit.notebook import environment as env
 from llmapi_kit.notebook.report import Check, Report
 from llmapi_kit.places import here, is_colab, is_jupyter_kernel, is_kaggle, outside_url, tunnel_policy

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from llmapi_kit.models.mapped_files import drop_pages
+from llmapi_kit.checkpoints.mapped_files import drop_pages
 
 # Attention of a layer over what it stores: layer, query, key, value, window, scaling -> (T, heads, head_dim)
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, int, float], torch.Tensor]

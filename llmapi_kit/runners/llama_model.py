@@ -1,6 +1,6 @@
 """A GGUF file as llama.cpp has it in memory: its weights, or its vocabulary alone.
 
-Knows nothing of slots, and believes that `llmapi_kit.models.gguf_header` has looked at the file before. Blocking.
+Knows nothing of slots, and believes that `llmapi_kit.checkpoints.gguf_header` has looked at the file before. Blocking.
 """
 
 from __future__ import annotations

@@ -22,10 +22,10 @@ from typing import Any, Literal
 import torch
 from transformers import AttentionInterface
 
+from llmapi_kit.checkpoints.decoder_weights import weights_of_model
+from llmapi_kit.checkpoints.fit import free_memory
+from llmapi_kit.checkpoints.mapped_files import dropping_pages
 from llmapi_kit.errors import LlmApiKitError, ModelLoadError, ModelTooLargeError, UnsupportedModelError
-from llmapi_kit.models.decoder_weights import weights_of_model
-from llmapi_kit.models.fit import free_memory
-from llmapi_kit.models.mapped_files import dropping_pages
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.bucketed_decoder import PAGE, BucketedDecoder
 from llmapi_kit.runners.image_memory import FIRST_IMAGE_ID, ImageMemory

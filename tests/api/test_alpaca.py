@@ -10,10 +10,10 @@ import pytest
 import torch
 import transformers
 
+from llmapi_kit.checkpoints.spec import POCKET_DIR
 from llmapi_kit.config import INSTRUCTION_TEMPLATES, load_settings
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ConfigError
-from llmapi_kit.models.spec import POCKET_DIR
 
 from .conftest import KEY, Gate, Recorder, error_of, serving, wait_until
 

@@ -15,7 +15,7 @@ from PIL import Image
 import llmapi_kit as kit
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.server.server import Server
-from tests.models.seeing_folders import make_seeing
+from tests.checkpoints.seeing_folders import make_seeing
 
 from .conftest import KEY, Recorder, chat, load_settings
 

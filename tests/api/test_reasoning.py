@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from llmapi_kit.checkpoints.spec import POCKET_DIR
 from llmapi_kit.config import load_settings
 from llmapi_kit.dialects import dialect_of
 from llmapi_kit.engines.local.engine import LocalEngine
-from llmapi_kit.models.spec import POCKET_DIR
 from llmapi_kit.runners.fake_runner import FakeRunner
 from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
 from llmapi_kit.sampling.tokenizer import ModelTokenizer

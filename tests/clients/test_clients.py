@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from llmapi_kit.checkpoints.spec import parse_spec
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.loading.load_request import make_engine
-from llmapi_kit.models.spec import parse_spec
 from tests.api.conftest import KEY, serving
 
 from .player import Player

@@ -10,10 +10,10 @@ from llmapi_kit.api.openai.chat_body import ChatBody
 from llmapi_kit.api.openai.completion_body import CompletionBody
 from llmapi_kit.api.openai.neutral_values import NEUTRAL
 from llmapi_kit.api.openai.request_body import StrictModel
+from llmapi_kit.checkpoints.spec import parse_spec
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.loading.load_request import make_engine
-from llmapi_kit.models.spec import parse_spec
 from tests.api.conftest import KEY, error_of, serving
 
 from .nothing_asked import FIELDS, KNOWN, MESSAGES

@@ -12,8 +12,8 @@ import llguidance.hf
 import numpy as np
 from transformers import AutoTokenizer
 
+from llmapi_kit.checkpoints.spec import POCKET_DIR
 from llmapi_kit.dialects.deepseek import CALLS_END
-from llmapi_kit.models.spec import POCKET_DIR
 
 # What ends the things that would otherwise go on for long when tokens are drawn at random
 ENDS = (CALLS_END, "</think>", "</parameter>\n", "\n</parameter>\n", '"', '"}', "}", "]", "\n")

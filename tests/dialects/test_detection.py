@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 
+from llmapi_kit.checkpoints.spec import POCKET_DIR
 from llmapi_kit.dialects import dialect_of
 from llmapi_kit.dialects.base import Reasoning
 from llmapi_kit.dialects.deepseek import DeepSeekCalls
 from llmapi_kit.dialects.hermes import HermesCalls
 from llmapi_kit.dialects.llama import LlamaCalls
 from llmapi_kit.dialects.mistral import MistralCalls
-from llmapi_kit.models.spec import POCKET_DIR
 from tests.dialects.replies import THINK
 from tests.dialects.templates import FAMILIES, GLM
 

@@ -6,10 +6,10 @@ import json
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from llmapi_kit.checkpoints.spec import POCKET_DIR
 from llmapi_kit.dialects import HistoryForm, dialect_of, messages_for_template
 from llmapi_kit.dialects.history import history_form
 from llmapi_kit.errors import InvalidRequestError
-from llmapi_kit.models.spec import POCKET_DIR
 from tests.dialects.replies import TOOLS, joined
 from tests.dialects.templates import FAMILIES
 

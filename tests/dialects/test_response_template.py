@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from transformers import AutoTokenizer
 
+from llmapi_kit.checkpoints.spec import POCKET_DIR
 from llmapi_kit.dialects import dialect_of
 from llmapi_kit.errors import UnsupportedFieldError
-from llmapi_kit.models.spec import POCKET_DIR
 from tests.dialects.replies import TOOLS, Reply, joined
 
 TEMPLATE = {

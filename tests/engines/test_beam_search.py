@@ -13,7 +13,7 @@ import transformers
 from llmapi_kit.batching.beam_search import BeamSearch
 from llmapi_kit.batching.loop import BatchingLoop
 from llmapi_kit.batching.request import Request
-from llmapi_kit.models.spec import POCKET_DIR
+from llmapi_kit.checkpoints.spec import POCKET_DIR
 from llmapi_kit.runners.torch_runner import TorchRunner
 from llmapi_kit.sampling.detokenize import ByteDetokenizer
 from llmapi_kit.sampling.parameters import SamplingParams

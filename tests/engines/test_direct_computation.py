@@ -8,10 +8,10 @@ import pytest
 import torch
 import transformers
 
+from llmapi_kit.checkpoints.spec import POCKET_DIR, parse_spec
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.loading.load_request import make_engine
-from llmapi_kit.models.spec import POCKET_DIR, parse_spec
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Delta, Finished
 

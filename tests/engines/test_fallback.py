@@ -7,6 +7,7 @@ import logging
 
 import pytest
 
+from llmapi_kit.checkpoints.spec import parse_spec
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.base import Engine, ImageEngine
 from llmapi_kit.engines.fallback import FallbackEngine
@@ -24,7 +25,6 @@ from llmapi_kit.errors import (
     UpstreamError,
 )
 from llmapi_kit.loading.load_request import make_engine
-from llmapi_kit.models.spec import parse_spec
 from llmapi_kit.testing import EngineContract
 from llmapi_kit.types import Accepted, Delta, Failed, ImageRequest, Readiness
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 import transformers
 
+from llmapi_kit.checkpoints.spec import POCKET_DIR
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.engines.local.engine import LocalEngine
-from llmapi_kit.models.spec import POCKET_DIR
 from llmapi_kit.runners.torch_runner import TorchRunner
 from llmapi_kit.sampling.detokenize import ByteDetokenizer
 from llmapi_kit.sampling.parameters import SamplingParams

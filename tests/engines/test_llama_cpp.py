@@ -8,10 +8,10 @@ import re
 
 import pytest
 
+from llmapi_kit.checkpoints.spec import parse_spec
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.loading.load_request import make_engine
-from llmapi_kit.models.spec import parse_spec
 from llmapi_kit.sampling.constraints import Constraint
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.testing import EngineContract

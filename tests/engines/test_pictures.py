@@ -19,7 +19,7 @@ from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.errors import ContextLengthError, InvalidRequestError, UnsupportedFieldError
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Finished
-from tests.models.seeing_folders import FAMILIES, make_seeing
+from tests.checkpoints.seeing_folders import FAMILIES, make_seeing
 
 from .conftest import collect, wait_until
 

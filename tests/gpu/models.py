@@ -8,7 +8,7 @@ import shutil
 import torch
 import transformers
 
-from llmapi_kit.models.spec import POCKET_DIR
+from llmapi_kit.checkpoints.spec import POCKET_DIR
 
 from .devices import DTYPE, IS_CUDA
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 import transformers
 
+from llmapi_kit.checkpoints.spec import POCKET_DIR
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.local.engine import LocalEngine
-from llmapi_kit.models.spec import POCKET_DIR
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.torch_runner import TorchRunner
 from llmapi_kit.sampling.masks import Masks

@@ -8,10 +8,10 @@ import sys
 import pytest
 
 from llmapi_kit import kit
+from llmapi_kit.checkpoints.spec import parse_spec
 from llmapi_kit.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
 from llmapi_kit.loading import sources
 from llmapi_kit.loading.load_request import resolve
-from llmapi_kit.models.spec import parse_spec
 
 WRONG = {
     "device": [("toaster", "'cpu', 'cuda' or"), (3, "'cpu', 'cuda' or"), ("cuda:x", "not known")],

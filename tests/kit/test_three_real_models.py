@@ -16,7 +16,7 @@ import transformers
 
 import llmapi_kit as kit
 from llmapi_kit import kit as kit_module
-from llmapi_kit.models.spec import POCKET_DIR
+from llmapi_kit.checkpoints.spec import POCKET_DIR
 
 pytestmark = pytest.mark.slow
 

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 import llmapi_kit as kit
+from llmapi_kit.checkpoints.gguf_file import open_gguf
+from llmapi_kit.checkpoints.spec import parse_spec
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ConfigError, ModelError, ModelLoadError, ModelNotFoundError, ModelTooLargeError
 from llmapi_kit.loading import gguf_options
@@ -21,10 +23,8 @@ from llmapi_kit.loading.gguf_options import GgufOptions, parse_options
 from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.loading.model import Model
 from llmapi_kit.loading.sources import SOURCES
-from llmapi_kit.models.gguf_file import open_gguf
-from llmapi_kit.models.spec import parse_spec
 from llmapi_kit.runners.load_trial import try_to_load
-from tests.models.test_gguf_file import put, split
+from tests.checkpoints.test_gguf_file import put, split
 from tests.runners.llama_files import write_tiny
 
 QUESTION = "What is the capital of France?"
@@ -148,7 +148,7 @@ def test_a_model_that_does_not_fit_is_refused_with_numbers(pocket_gguf, monkeypa
     assert need.most_bytes == fit.weights_bytes + 10**8
     quantised = gguf_fit(open_gguf(pocket_gguf), Settings(), GgufOptions(kv_cache_dtype="q8_0"))
     assert quantised.kv_bytes_per_token == fit.kv_bytes_per_token * 34 // 64
-    monkeypatch.setattr("llmapi_kit.models.fit.free_memory", lambda device: 10**6)
+    monkeypatch.setattr("llmapi_kit.checkpoints.fit.free_memory", lambda device: 10**6)
     with pytest.raises(ModelTooLargeError, match=r"Weights take .* MiB, each token of context"):
         asked(pocket_gguf)
 
@@ -187,7 +187,7 @@ from pathlib import Path
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import LlmApiKitError
 from llmapi_kit.loading.load_request import make_engine
-from llmapi_kit.models.spec import parse_spec
+from llmapi_kit.checkpoints.spec import parse_spec
 counts = {}
 for path in map(Path, json.loads(sys.stdin.read())):
     try:

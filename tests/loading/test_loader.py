@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 
 import llmapi_kit as kit
+from llmapi_kit.checkpoints.spec import POCKET_DIR, ModelSpec, parse_spec
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ConfigError, InvalidRequestError, ModelNotFoundError, UnsupportedModelError
 from llmapi_kit.loading import sources
 from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.loading.loader import ModelLoader
-from llmapi_kit.models.spec import POCKET_DIR, ModelSpec, parse_spec
 from tests.plugin_packages import without_collecting_garbage
 
 QUESTION = "What is the capital of France?"

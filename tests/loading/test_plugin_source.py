@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 import llmapi_kit as kit
+from llmapi_kit.checkpoints.spec import parse_spec
 from llmapi_kit.config import load_settings
 from llmapi_kit.errors import ConfigError, ModelLoadError, ModelNotFoundError
 from llmapi_kit.loading.load_request import make_engine
-from llmapi_kit.models.spec import parse_spec
 from tests.engines.conftest import ask, collect
 from tests.plugin_packages import add_package, without_collecting_garbage
 

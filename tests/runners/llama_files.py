@@ -9,7 +9,7 @@ import transformers
 from llmapi_kit.runners.llama_cpp_runner import LlamaCppRunner
 from llmapi_kit.runners.llama_model import LlamaModel
 from llmapi_kit.runners.llama_steps import LlamaSteps
-from tests.models.gguf_files import write_model
+from tests.checkpoints.gguf_files import write_model
 
 from .conftest import SHAPE, VOCAB, make_tiny
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from llmapi_kit.models.gguf_file import open_gguf
+from llmapi_kit.checkpoints.gguf_file import open_gguf
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.llama_context import ContextOptions
-from tests.models.gguf_files import KINDS
+from tests.checkpoints.gguf_files import KINDS
 
 from .architectures import ARCHITECTURES, VOCAB, write_random
 from .llama_files import run, with_wide_heads, write_tiny

@@ -12,11 +12,11 @@ import numpy as np
 import psutil
 import pytest
 
+from llmapi_kit.checkpoints.spec import parse_spec
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.errors import ModelLoadError
 from llmapi_kit.loading.load_request import make_engine
-from llmapi_kit.models.spec import parse_spec
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.llama_context import ContextOptions
 from llmapi_kit.runners.llama_model import LlamaModel

@@ -87,7 +87,7 @@ def test_a_place_where_the_tokenizer_does_not_cut_is_not_used():
 def tokenizer():
     from transformers import AutoTokenizer
 
-    from llmapi_kit.models.spec import POCKET_DIR
+    from llmapi_kit.checkpoints.spec import POCKET_DIR
 
     return ModelTokenizer(AutoTokenizer.from_pretrained(POCKET_DIR))
 

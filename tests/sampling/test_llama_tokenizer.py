@@ -10,9 +10,9 @@ import gguf
 import pytest
 import transformers
 
+from llmapi_kit.checkpoints.gguf_file import open_gguf
+from llmapi_kit.checkpoints.spec import POCKET_DIR
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
-from llmapi_kit.models.gguf_file import open_gguf
-from llmapi_kit.models.spec import POCKET_DIR
 from llmapi_kit.runners.llama_vocabulary import LlamaVocabulary, _cut
 from llmapi_kit.sampling.encoding_cache import EncodingCache
 from llmapi_kit.sampling.llama_tokenizer import LlamaTokenizer

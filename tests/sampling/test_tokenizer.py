@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from transformers import AutoTokenizer
 
+from llmapi_kit.checkpoints.spec import POCKET_DIR
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
-from llmapi_kit.models.spec import POCKET_DIR
 from llmapi_kit.sampling.tokenizer import INFILL_TOKENS, LONG_TEXT, ModelTokenizer
 
 from . import vocabularies

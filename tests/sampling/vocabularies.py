@@ -7,7 +7,7 @@ from functools import cache
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from llmapi_kit.models.spec import POCKET_DIR
+from llmapi_kit.checkpoints.spec import POCKET_DIR
 
 POCKET_LOGITS = 3072
 POCKET_EOS = (2, 0)

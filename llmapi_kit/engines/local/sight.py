@@ -9,13 +9,13 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmapi_kit.checkpoints.vision import Eye
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.image_parts import ImagePart
 from llmapi_kit.engines.local.text_codec import TextCodec
 from llmapi_kit.errors import InvalidRequestError
 from llmapi_kit.images.decode import decode_picture
 from llmapi_kit.images.fetch import read_image_url
-from llmapi_kit.models.vision import Eye
 from llmapi_kit.runners.image_memory import ImageMemory
 
 PROBE = "probe"

@@ -22,6 +22,7 @@ import httpx
 import openai
 
 from llmapi_kit.cancellation import cancel_and_wait
+from llmapi_kit.checkpoints.providers import Provider
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.upstream.deadline import Deadline
 from llmapi_kit.engines.upstream.faults import Translator, UpstreamFault, is_error
@@ -30,7 +31,6 @@ from llmapi_kit.engines.upstream.key_pool import Key
 from llmapi_kit.engines.upstream.response_reader import SilentError, read_json
 from llmapi_kit.errors import RequestError
 from llmapi_kit.loopback import LOOPBACK
-from llmapi_kit.models.providers import Provider
 
 AZURE_API_VERSION = "2024-10-21"
 # What the openai client sends unasked, from variables that are meant for OpenAI.

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from llmapi_kit.checkpoints.providers import Provider
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.engines.upstream.answer_parser import read_images, read_prompt, read_token_ids, read_vectors
@@ -27,7 +28,6 @@ from llmapi_kit.engines.upstream.retry_policy import Retrying
 from llmapi_kit.engines.upstream.stream_parser import AnswerReader
 from llmapi_kit.engines.upstream.welm import as_continuation
 from llmapi_kit.errors import EngineUnavailableError, RequestError, UnsupportedFieldError
-from llmapi_kit.models.providers import Provider
 from llmapi_kit.types import (
     Accepted,
     Delta,

@@ -16,14 +16,14 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from llmapi_kit.checkpoints.providers import Provider, provider_of
+from llmapi_kit.checkpoints.spec import ModelSpec
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.upstream.engine import UpstreamEngine
 from llmapi_kit.engines.upstream.key_pool import Key, read_keys
 from llmapi_kit.engines.upstream.request_body import NEUTRAL
 from llmapi_kit.errors import ConfigError, ModelLoadError, ModelNotFoundError
 from llmapi_kit.loopback import LOOPBACK
-from llmapi_kit.models.providers import Provider, provider_of
-from llmapi_kit.models.spec import ModelSpec
 from llmapi_kit.types import EngineInfo
 
 logger = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import openai
 
+from llmapi_kit.checkpoints.providers import Provider
 from llmapi_kit.errors import (
     BodyTooLargeError,
     ContextLengthError,
@@ -26,7 +27,6 @@ from llmapi_kit.errors import (
     RequestTimeoutError,
     UpstreamError,
 )
-from llmapi_kit.models.providers import Provider
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Sequence
 
 from pydantic import SecretStr
 
+from llmapi_kit.checkpoints.providers import Provider
 from llmapi_kit.errors import ConfigError, QueueFullError, UpstreamError
-from llmapi_kit.models.providers import Provider
 
 QUARANTINE_S = 600.0
 MAX_COOL_DOWN_S = 3600.0

@@ -9,9 +9,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from llmapi_kit.checkpoints.providers import Provider
 from llmapi_kit.engines.base import GenerationRequest, ToolUse
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
-from llmapi_kit.models.providers import Provider
 from llmapi_kit.sampling.constraints import Constraint
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import ImageRequest

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from llmapi_kit.checkpoints.choice import Choice
+from llmapi_kit.checkpoints.needs import load_options
 from llmapi_kit.config import load_settings
-from llmapi_kit.models.choice import Choice
-from llmapi_kit.models.needs import load_options
 from llmapi_kit.notebook.chooser.entries import all_entries, recommended
 from llmapi_kit.notebook.chooser.machine import look_at_machine
 from llmapi_kit.notebook.chooser.text import as_table, footnote

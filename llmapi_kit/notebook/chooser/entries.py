@@ -13,13 +13,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from llmapi_kit.checkpoints.fit import BYTES
+from llmapi_kit.checkpoints.hub_cache import CachedModel, ModelCache, cached_models
+from llmapi_kit.checkpoints.known_models import KnownModel, known_models
+from llmapi_kit.checkpoints.needs import Needs, needs_of
+from llmapi_kit.checkpoints.spec import POCKET_DIR
 from llmapi_kit.config import Settings, load_settings
 from llmapi_kit.errors import LlmApiKitError
-from llmapi_kit.models.fit import BYTES
-from llmapi_kit.models.hub_cache import CachedModel, ModelCache, cached_models
-from llmapi_kit.models.known_models import KnownModel, known_models
-from llmapi_kit.models.needs import Needs, needs_of
-from llmapi_kit.models.spec import POCKET_DIR
 from llmapi_kit.notebook.chooser.machine import ChooserMachine
 
 MAX_NEARBY = 20
@@ -47,7 +47,7 @@ class Entry:
         is_checked: whether its own page has said so of both.
         published: year and month; empty if unknown.
         good_for: in a few words.
-        rank: see `llmapi_kit.models.known_models.KnownModel`.
+        rank: see `llmapi_kit.checkpoints.known_models.KnownModel`.
     """
 
     name: str
@@ -108,8 +108,8 @@ def of_hub(name: str) -> Entry:
     Raises:
         ModelError: it can't be had; the message says why and what to do.
     """
-    from llmapi_kit.models.download import Download
-    from llmapi_kit.models.hub import check_hub_model
+    from llmapi_kit.checkpoints.download import Download
+    from llmapi_kit.checkpoints.hub import check_hub_model
 
     model = check_hub_model(name)
     config = [file for file in model.files if file.name == "config.json"]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 
-from llmapi_kit.models.fit import free_memory
-from llmapi_kit.models.hub_cache import cache_folder, free_disk_bytes
-from llmapi_kit.models.needs import default_precision
+from llmapi_kit.checkpoints.fit import free_memory
+from llmapi_kit.checkpoints.hub_cache import cache_folder, free_disk_bytes
+from llmapi_kit.checkpoints.needs import default_precision
 from llmapi_kit.notebook.environment import see_gpus
 
 GIB = 2**30

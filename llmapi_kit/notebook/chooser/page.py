@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from html import escape
 
+from llmapi_kit.checkpoints.needs import PRECISIONS, Needs
 from llmapi_kit.config import Settings
-from llmapi_kit.models.needs import PRECISIONS, Needs
 from llmapi_kit.notebook.chooser.entries import Entry
 from llmapi_kit.notebook.chooser.machine import GIB, ChooserMachine
 from llmapi_kit.notebook.chooser.text import access, parameters

@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from llmapi_kit.checkpoints.known_models import read_table
+from llmapi_kit.checkpoints.needs import NOT_YET, PRECISIONS, Needs
 from llmapi_kit.config import Settings
-from llmapi_kit.models.known_models import read_table
-from llmapi_kit.models.needs import NOT_YET, PRECISIONS, Needs
 from llmapi_kit.notebook.chooser.entries import Entry
 from llmapi_kit.notebook.chooser.machine import GIB, ChooserMachine
 from llmapi_kit.notebook.progress_state import as_amount

@@ -15,11 +15,11 @@ from typing import Any
 import ipywidgets as widgets
 
 from llmapi_kit import kit
+from llmapi_kit.checkpoints.choice import Choice
+from llmapi_kit.checkpoints.needs import load_options
+from llmapi_kit.checkpoints.spec import HUB_ID
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import LlmApiKitError
-from llmapi_kit.models.choice import Choice
-from llmapi_kit.models.needs import load_options
-from llmapi_kit.models.spec import HUB_ID
 from llmapi_kit.notebook.chooser import page
 from llmapi_kit.notebook.chooser.entries import Entry, best_precision, of_hub
 from llmapi_kit.notebook.chooser.machine import ChooserMachine
@@ -204,7 +204,7 @@ class Chooser:
         self._status.value = ""
 
     def _stop_download(self) -> None:
-        from llmapi_kit.models.download import stop_download
+        from llmapi_kit.checkpoints.download import stop_download
 
         stop_download(self.choice.name)
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from llmapi_kit.models.decoder_weights import EMBEDDING, HEAD, NORM, DecoderWeights, layer_name
+from llmapi_kit.checkpoints.decoder_weights import EMBEDDING, HEAD, NORM, DecoderWeights, layer_name
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.lean_decoder import LeanDecoder
 from llmapi_kit.runners.native.compiler import NativeUnavailableError, load_library

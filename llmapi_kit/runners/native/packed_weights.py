@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from llmapi_kit.models.decoder_weights import DecoderWeights
-from llmapi_kit.models.mapped_files import drop_pages
+from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
+from llmapi_kit.checkpoints.mapped_files import drop_pages
 
 CACHE_LINE = 64
 

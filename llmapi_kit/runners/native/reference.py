@@ -2,9 +2,9 @@
 
 It stands in for transformers' own forward pass, whose classes take longer to import than torch itself. What those
 would find is found in two halves. That this is what transformers computes, for each field of a configuration that
-`models/decoder_config` lets pass, is what the tests say, on models of every family. That the compiled step computes
-the same as this, with this compiler, on this processor and with these weights in their real shapes, is tried at each
-load: it takes milliseconds for a small model, and one reading of the weights for a large one.
+`checkpoints/decoder_config` lets pass, is what the tests say, on models of every family. That the compiled step
+computes the same as this, with this compiler, on this processor and with these weights in their real shapes, is
+tried at each load: it takes milliseconds for a small model, and one reading of the weights for a large one.
 
 Reads each weight once and lets go of its pages, so that it takes no memory to speak of. Knows nothing of slots.
 """
@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch.nn import functional
 
-from llmapi_kit.models.decoder_weights import EMBEDDING, HEAD, NORM, DecoderWeights, layer_name
-from llmapi_kit.models.mapped_files import drop_pages
+from llmapi_kit.checkpoints.decoder_weights import EMBEDDING, HEAD, NORM, DecoderWeights, layer_name
+from llmapi_kit.checkpoints.mapped_files import drop_pages
 from llmapi_kit.runners.thread_count import num_threads_set
 
 BLOCK = 1 << 22  # numbers of a matrix that a thread widens at once

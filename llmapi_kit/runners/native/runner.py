@@ -10,8 +10,8 @@ from typing import Literal
 
 import torch
 
+from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
 from llmapi_kit.errors import LlmApiKitError, ModelLoadError, UnsupportedModelError
-from llmapi_kit.models.decoder_weights import DecoderWeights
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.mean_states import MeanStates
 from llmapi_kit.runners.native.decoder import NativeDecoder

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import pytest
 
+from llmapi_kit.checkpoints.spec import parse_spec
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.loading.load_request import make_engine
-from llmapi_kit.models.spec import parse_spec
 from llmapi_kit.testing import EngineContract
 from tests.api.conftest import KEY, serving
 from tests.engines.conftest import make_slow_local

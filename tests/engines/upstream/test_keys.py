@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
+from llmapi_kit.checkpoints.providers import PROVIDERS
 from llmapi_kit.engines.upstream.circuit_breaker import Circuit
 from llmapi_kit.engines.upstream.key_pool import QUARANTINE_S, Key, KeyPool, read_keys
 from llmapi_kit.errors import ConfigError, EngineUnavailableError, QueueFullError, RequestError, UpstreamError
-from llmapi_kit.models.providers import PROVIDERS
 
 from .conftest import ask, run
 from .faulty import GOOD, chunk, error, events, hang, reset

@@ -10,12 +10,12 @@ import threading
 import openai
 import pytest
 
+from llmapi_kit.checkpoints.spec import parse_spec
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ConfigError, ModelLoadError, ModelNotFoundError
 from llmapi_kit.loading.load_request import make_engine
-from llmapi_kit.models.spec import parse_spec
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Delta, Finished
 from tests.api.conftest import KEY, serving, wait_until

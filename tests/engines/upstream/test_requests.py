@@ -6,12 +6,12 @@ import json
 
 import pytest
 
+from llmapi_kit.checkpoints.providers import PROVIDERS
+from llmapi_kit.checkpoints.spec import PROVIDERS as NAMES
 from llmapi_kit.engines.base import GenerationRequest, ToolUse
 from llmapi_kit.engines.upstream.request_body import body_of
 from llmapi_kit.engines.upstream.welm import as_continuation
 from llmapi_kit.errors import InvalidRequestError, UnsupportedFieldError
-from llmapi_kit.models.providers import PROVIDERS
-from llmapi_kit.models.spec import PROVIDERS as NAMES
 from llmapi_kit.sampling.constraints import Constraint
 from llmapi_kit.sampling.parameters import SamplingParams
 

@@ -8,10 +8,10 @@ import pytest
 from huggingface_hub import constants
 
 import llmapi_kit as kit
+from llmapi_kit.checkpoints import fit, needs
+from llmapi_kit.checkpoints.choice import Choice
+from llmapi_kit.checkpoints.known_models import known_models
 from llmapi_kit.config import Settings
-from llmapi_kit.models import fit, needs
-from llmapi_kit.models.choice import Choice
-from llmapi_kit.models.known_models import known_models
 from llmapi_kit.notebook.chooser import choose as choose_module
 from llmapi_kit.notebook.chooser import machine as machine_module
 from llmapi_kit.notebook.chooser import page, widget

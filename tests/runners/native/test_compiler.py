@@ -9,9 +9,9 @@ import platformdirs
 import pytest
 import torch
 
+from llmapi_kit.checkpoints.spec import parse_spec
 from llmapi_kit.config import load_settings
 from llmapi_kit.loading.load_request import make_engine
-from llmapi_kit.models.spec import parse_spec
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.native import compiler
 from llmapi_kit.runners.native.compiler import NativeUnavailableError, load_library

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from llmapi_kit.models.spec import POCKET_DIR
+from llmapi_kit.checkpoints.spec import POCKET_DIR
 
 LOAD = """
 import json, sys

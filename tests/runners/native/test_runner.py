@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from llmapi_kit.checkpoints.decoder_config import read_decoder_config
+from llmapi_kit.checkpoints.decoder_weights import read_decoder_weights, weights_of_model
 from llmapi_kit.errors import ModelLoadError, UnsupportedModelError
-from llmapi_kit.models.decoder_config import read_decoder_config
-from llmapi_kit.models.decoder_weights import read_decoder_weights, weights_of_model
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.native import decoder
 from llmapi_kit.runners.native.decoder import NativeDecoder

@@ -1,0 +1,202 @@
+"""Is a model one that can be served: a text model that is a decoder with attention, told by its configuration.
+
+Asked first of all, before memory, tokenizer or weights. `check_architecture` reads names only and is free of torch;
+`read_config` asks transformers, from a folder or from the hub, and downloads no more than the configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmapi_kit.checkpoints.heavy_imports import MODEL_CLASSES, import_heavy
+from llmapi_kit.checkpoints.model_files import CONFIG, read_json
+from llmapi_kit.errors import LlmApiKitError, ModelLoadError, UnsupportedModelError
+
+CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ModelWithLMHead", "WithLMHeadModel")
+SERVED = "Served are decoder-only text models, such as LlamaForCausalLM, Qwen3ForCausalLM or GPT2LMHeadModel."
+# What a model of another kind does, by the end of its architecture's name; the first that fits
+KINDS = (
+    ("ForMaskedLM", "an encoder, which fills in masked words"),
+    ("ForPreTraining", "an encoder with the heads of its training"),
+    ("ForSequenceClassification", "a classifier or a reward model, which gives scores and no text"),
+    ("RewardModel", "a reward model, which gives scores and no text"),
+    ("Classification", "a classifier, which gives no text"),
+    ("ForQuestionAnswering", "a model that marks answers in a text"),
+    ("ForMultipleChoice", "a model that chooses among given answers"),
+    ("ForCTC", "a speech recogniser"),
+    ("EncoderModel", "an encoder"),
+    ("Model", "a model without an output layer, so that it makes no text"),
+)
+PARTS = {"vision_config": "images", "audio_config": "sound", "video_config": "video"}
+RECURRENT_LAYERS = {"conv", "hybrid", "hybrid_sliding", "linear_attention", "mamba"}
+POSITIVE = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
+OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings")
+MAX_NUMBER = 2**31
+# Whose factors transformers chooses by the longest sequence of a forward pass
+LENGTH_DEPENDENT_ROPES = ("longrope", "dynamic")
+
+
+def check_architecture(config: Mapping[str, Any], name: str) -> None:
+    """Raise unless a configuration is of a causal language model, by the names in it.
+
+    Args:
+        config: the content of a config.json.
+        name: the model's, for messages.
+
+    Raises:
+        UnsupportedModelError: it is of another kind; the message has the architecture's name.
+        ModelLoadError: it does not say what it is.
+    """
+    architectures = config.get("architectures") or []
+    if not isinstance(architectures, list) or not all(isinstance(architecture, str) for architecture in architectures):
+        raise ModelLoadError(f"{name}: architectures is {architectures!r} in {CONFIG}; it must be a list of names.")
+    if not isinstance(config.get("model_type"), str) or not config["model_type"]:
+        raise ModelLoadError(f"{name}: {CONFIG} has no model_type, such as 'llama', so it is not known what it is.")
+    what = architectures[0] if architectures else f"model of the type {config['model_type']!r}"
+    parts = [seen for part, seen in PARTS.items() if config.get(part)]
+    if config.get("is_encoder_decoder") is True:
+        raise _refused(name, what, "an encoder-decoder model")
+    if not architectures or any(architecture.endswith(CAUSAL_ENDINGS) for architecture in architectures):
+        return
+    if what.endswith("ForConditionalGeneration") and parts == ["images"]:
+        return
+    if what.endswith("ForConditionalGeneration") and parts:
+        raise _refused(name, what, f"a model for {' and '.join(parts)}, which are not served yet")
+    if what.endswith("ForConditionalGeneration"):
+        raise _refused(name, what, "an encoder-decoder model or one for more than text")
+    raise _refused(name, what, next((kind for end, kind in KINDS if what.endswith(end)), "no causal language model"))
+
+
+def read_config(source: str | Path, name: str) -> Any:
+    """The configuration of a folder or of a hub model, as transformers understands it.
+
+    Args:
+        source: a folder, or ``owner/name``.
+        name: the model's, for messages.
+
+    Raises:
+        UnsupportedModelError: it is not a decoder with attention, or brings code of its own.
+        ModelLoadError: it is damaged, or has numbers that no model can have.
+    """
+    import_heavy(MODEL_CLASSES)
+    import transformers
+
+    if Path(source).is_dir():
+        check_architecture(read_json(Path(source) / CONFIG), name)
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except Exception as exc:  # whatever its values make transformers raise
+        raise _explain(name, exc) from exc
+    if not Path(source).is_dir():
+        check_architecture(config.to_dict(), name)
+    try:
+        _check_class(config, name)
+        _check_numbers(config.get_text_config(), name)
+    except LlmApiKitError:
+        raise
+    except Exception as exc:
+        raise _explain(name, exc) from exc
+    return config
+
+
+def sees(config: Any) -> bool:
+    """Whether a configuration of transformers is of a model for images and text."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    return hasattr(config, "vision_config") and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+
+def auto_class(config: Any) -> Any:
+    """The class of transformers that makes a model of a configuration."""
+    import transformers
+
+    return transformers.AutoModelForImageTextToText if sees(config) else transformers.AutoModelForCausalLM
+
+
+def context_limit(config: Any) -> int:
+    """How many tokens a sequence may have; 0 where the model has no limit.
+
+    It is less than the model's own where its computation changes with a sequence's length: factors of the rotary
+    embedding that are chosen for a whole forward pass, in which sequences of several lengths stand together here, and
+    attention in chunks.
+
+    Args:
+        config: of the text model; a configuration of transformers, or one with the same names.
+    """
+    limits = [getattr(config, "max_position_embeddings", None)]
+    for rope in _ropes(config):
+        if rope.get("rope_type", rope.get("type")) in LENGTH_DEPENDENT_ROPES:
+            original = rope.get("original_max_position_embeddings")
+            limits.append(original or getattr(config, "original_max_position_embeddings", None))
+    if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
+        limits.append(getattr(config, "attention_chunk_size", None))
+    return min((int(limit) for limit in limits if limit), default=0)
+
+
+def _ropes(config: Any) -> list[Mapping[str, Any]]:
+    """Parameters of the rotary embedding: one set, or one for each kind of layer."""
+    found = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    nested = [rope for rope in found.values() if isinstance(rope, Mapping)]
+    return nested or [found]
+
+
+def _refused(name: str, architecture: str, kind: str) -> UnsupportedModelError:
+    return UnsupportedModelError(f"{name} can't be served: {architecture} is {kind}. {SERVED}")
+
+
+def _explain(name: str, exc: Exception) -> LlmApiKitError:
+    if "trust_remote_code" in str(exc):
+        return UnsupportedModelError(f"{name} brings code of its own, which the kit does not run.")
+    return ModelLoadError(f"{name}: {CONFIG} can't be used: {type(exc).__name__}: {exc}")
+
+
+def _check_class(config: Any, name: str) -> None:
+    """Raise unless transformers has a causal language model with attention for a configuration."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    kind = f"model of the type {config.model_type!r}"
+    if sees(config):
+        return
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise _refused(name, kind, "no causal language model")
+    cls: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    layers = set(getattr(config.get_text_config(), "layer_types", None) or ())
+    if layers & RECURRENT_LAYERS or (getattr(cls, "_is_stateful", False) and not layers):
+        raise _refused(name, cls.__name__, "recurrent: it keeps a state in place of keys and values of each token")
+    if not cls.__name__.endswith(CAUSAL_ENDINGS):
+        raise _refused(name, cls.__name__, "a model for more than text")
+    # Families of encoders have a causal class too, for those few that were trained as decoders
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+        raise _refused(name, cls.__name__ if config.architectures else kind, "an encoder unless is_decoder is true")
+
+
+def _check_numbers(config: Any, name: str) -> None:
+    """Raise unless sizes are such that a model can have."""
+    values = {key: _one_for_all_layers(config, key, name) for key in (*POSITIVE, *OPTIONAL)}
+    for key, value in values.items():
+        if value is None and key in OPTIONAL:
+            continue
+        if type(value) is not int or not 0 < value < MAX_NUMBER:
+            raise ModelLoadError(f"{name}: {key} is {str(value)[:80]} in {CONFIG}; it must be a whole number above 0.")
+    heads, groups = values["num_attention_heads"], values["num_key_value_heads"] or 1
+    if heads % groups:
+        raise ModelLoadError(
+            f"{name}: {CONFIG} has {heads} attention heads and {groups} key-value heads, which do not divide them."
+        )
+    if values["head_dim"] is None and values["hidden_size"] % heads:
+        raise ModelLoadError(
+            f"{name}: {CONFIG} has a hidden_size of {values['hidden_size']}, which its {heads} attention heads do not "
+            "divide."
+        )
+
+
+def _one_for_all_layers(config: Any, key: str, name: str) -> Any:
+    """A number of a configuration; None where it has none."""
+    try:
+        return getattr(config, key, None)
+    except Exception as exc:  # transformers' own, where each layer has another
+        raise UnsupportedModelError(
+            f"{name} can't be served: its layers differ in {key}, and the KV cache has one size for all. {SERVED}"
+        ) from exc

@@ -1,0 +1,221 @@
+"""Does a model fit: the memory its weights and its KV cache take, against what this machine has free.
+
+Reads configurations and file sizes; loads no weights, downloads nothing, and imports no torch but to ask a GPU.
+`plan_slots` decides how many requests run at once; a `MemoryNeed` says what a load will take, so that others can be
+unloaded for it, and no more than need be. An estimate: what really fits is found out when it is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from llmapi_kit.checkpoints.architecture import context_limit, read_config
+from llmapi_kit.checkpoints.decoder_config import read_decoder_config
+from llmapi_kit.checkpoints.model_files import weight_files
+from llmapi_kit.config import Settings
+from llmapi_kit.errors import ModelTooLargeError
+
+MIN_LENGTH = 256
+DEFAULT_MAX_LENGTH = 8192
+CPU_KV_SHARE, CPU_KV_LIMIT = 0.25, 4 * 2**30
+GPU_KV_SHARE = 0.8
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class SlotPlan:
+    """How KV memory is divided.
+
+    Attributes:
+        num_slots: requests at once.
+        max_length: tokens each may have.
+        kv_bytes: what that takes.
+    """
+
+    num_slots: int
+    max_length: int
+    kv_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What a model needs and what is there, in bytes.
+
+    Attributes:
+        weights_bytes: in memory, with what is loaded beside.
+        kv_bytes_per_token: keys and values of one token.
+        context_length: the model's own limit.
+        free_bytes: memory free on `device`.
+        device: ``cpu`` or ``cuda:0``.
+        fits: whether weights and one request fit.
+        advice: a sentence for a person.
+    """
+
+    weights_bytes: int
+    kv_bytes_per_token: int
+    context_length: int
+    free_bytes: int
+    device: str
+    fits: bool
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """What loading a model takes. All zero where nothing is known, or where the model is elsewhere.
+
+    Attributes:
+        device: ``cpu`` or ``cuda:0``; empty for a model that is not on this machine.
+        least_bytes: with less it does not load.
+        wanted_bytes: enough to answer one request of full length.
+        most_bytes: what it may come to take.
+    """
+
+    device: str = ""
+    least_bytes: int = 0
+    wanted_bytes: int = 0
+    most_bytes: int = 0
+
+
+def kv_bytes_per_token(config: Any, dtype: str) -> int:
+    """Bytes of keys and values that one token takes in all layers."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * size * BYTES.get(dtype, 4))
+
+
+def plan_slots(
+    bytes_per_token: int, context_length: int, free_bytes: int, on_gpu: bool, settings: Settings
+) -> SlotPlan:
+    """Divide the memory for keys and values into slots.
+
+    As many slots as asked for, each as long as asked for, if they fit; else fewer slots; else shorter ones.
+
+    Raises:
+        ModelTooLargeError: not even one short slot fits.
+    """
+    share, limit = (GPU_KV_SHARE, free_bytes) if on_gpu else (CPU_KV_SHARE, CPU_KV_LIMIT)
+    budget = settings.kv_memory or min(int(free_bytes * share), limit)
+    max_length = settings.context_length or min(context_length or DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH)
+    if context_length:
+        max_length = min(max_length, context_length)
+    num_spare = int(on_gpu)  # a slot more is allocated there, which rows that decode nothing write to
+    fitting = budget // (bytes_per_token * max_length) - num_spare
+    if fitting < 1:
+        max_length = budget // (bytes_per_token * (1 + num_spare))
+        if max_length < MIN_LENGTH:
+            raise ModelTooLargeError(
+                f"The KV cache needs {bytes_per_token * MIN_LENGTH / 2**20:.0f} MiB for the shortest request, and "
+                f"{budget / 2**20:.0f} MiB may be used. Free memory, set LLMAPI_KIT_KV_MEMORY, or take a smaller model."
+            )
+    num_slots = max(1, min(fitting, settings.max_slots))
+    return SlotPlan(num_slots, max_length, (num_slots + num_spare) * max_length * bytes_per_token)
+
+
+def free_memory(device: str) -> int:
+    """Bytes free on ``cpu`` or on a CUDA device."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def check_folder(
+    path: Path,
+    device: str,
+    *,
+    dtype: str | None = None,
+    num_rows: int = 0,
+    added_bytes: int = 0,
+    weights_bytes: int | None = None,
+    keeps_bfloat16: bool = False,
+) -> Fit:
+    """What the model in a folder needs, against what `device` has free.
+
+    Args:
+        path: a folder with config.json and weights.
+        device: ``cpu`` or a CUDA device.
+        dtype: that the weights become, or ``int8``; None for what they are on disk.
+        num_rows: that its embedding is to have at least.
+        added_bytes: of what is loaded beside, such as an adapter.
+        weights_bytes: of the files of weights, where those are still to be downloaded.
+        keeps_bfloat16: weights in bfloat16 stay so; only keys and values are of `dtype`.
+
+    Raises:
+        ModelLoadError: its config.json is damaged, or weights are not there.
+        UnsupportedModelError: it is of a kind that can't be served.
+    """
+    config = read_decoder_config(path) or read_config(path, path.name).get_text_config()
+    stored = str(config.dtype or "float32").removeprefix("torch.")
+    weights = weights_bytes or sum(file.stat().st_size for file in weight_files(path))
+    kept = stored if dtype is None or (keeps_bfloat16 and stored == "bfloat16") else dtype
+    weights = int(weights * BYTES.get(kept, 4) / BYTES.get(stored, 4))
+    num_added = max(0, num_rows - config.vocab_size)
+    num_matrices = 1 if config.tie_word_embeddings else 2
+    weights += num_added * num_matrices * config.hidden_size * BYTES.get(kept, 4)
+    per_token = kv_bytes_per_token(config, stored if dtype in (None, "int8") else dtype)
+    context = context_limit(config)
+    return check_sizes(weights + added_bytes, per_token, context, device)
+
+
+def check_sizes(weights: int, per_token: int, context: int, device: str) -> Fit:
+    """Sizes that are known, against what `device` has free.
+
+    Args:
+        weights: bytes.
+        per_token: bytes of keys and values.
+        context: the model's own limit; 0 where it has none.
+        device: ``cpu`` or a CUDA device.
+    """
+    free = free_memory(device)
+    needed = weights + per_token * MIN_LENGTH
+    fits = needed <= free
+    advice = (
+        f"Weights take {weights / 2**20:,.0f} MiB, each token of context {per_token / 1024:,.1f} KiB; "
+        f"{free / 2**30:,.1f} GiB are free on {device}."
+    )
+    if not fits:
+        advice += " That is not enough: choose a smaller or a quantised model, or free memory."
+    return Fit(weights, per_token, context, free, device, fits, advice)
+
+
+def folder_need(path: Path, device: str, dtype: str | None, settings: Settings) -> MemoryNeed:
+    """What the model in a folder takes.
+
+    Args:
+        path: a folder with config.json and weights.
+        device: ``cpu`` or a CUDA device.
+        dtype: as asked for; None for the device's own choice.
+        settings: KV memory and context.
+
+    Raises:
+        ModelLoadError: its config.json is damaged.
+    """
+    if dtype is not None or device.startswith("cuda"):
+        return fit_need(check_folder(path, device, dtype=dtype), settings)
+    return fit_need(check_folder(path, device, dtype="float32", keeps_bfloat16=True), settings)
+
+
+def fit_need(fit: Fit, settings: Settings) -> MemoryNeed:
+    """What a model takes whose weights and keys and values are known as they will be in memory.
+
+    Args:
+        fit: sizes, and what is free.
+        settings: KV memory and context.
+    """
+    on_gpu = fit.device.startswith("cuda")
+    weights, per_token = fit.weights_bytes, fit.kv_bytes_per_token
+    length = min(settings.context_length or DEFAULT_MAX_LENGTH, fit.context_length or DEFAULT_MAX_LENGTH)
+    share = GPU_KV_SHARE if on_gpu else CPU_KV_SHARE
+    room = max(0, fit.free_bytes - weights) * share
+    most_kv = settings.kv_memory or int(room if on_gpu else min(room, CPU_KV_LIMIT))
+    wanted_kv = settings.kv_memory or int(per_token * length / share)
+    least_kv = per_token * MIN_LENGTH
+    return MemoryNeed(
+        fit.device, weights + least_kv, weights + max(wanted_kv, least_kv), weights + max(most_kv, least_kv)
+    )

@@ -1,0 +1,103 @@
+"""Are the options of a load such that it can begin: names, devices, number formats and places, looked at before work.
+
+Free of torch, so that a model that is loaded later is checked at once. Whether there is a GPU is asked when it loads.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmapi_kit.checkpoints.spec import HUB_ID, ModelSpec
+from llmapi_kit.errors import ConfigError, MissingDependencyError, ModelNotFoundError
+
+DTYPES = ("float32", "bfloat16", "float16")
+SAMPLING_NAMES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def check_load_options(spec: ModelSpec, options: Mapping[str, Any]) -> None:
+    """Raise unless every option of a model that runs here has a value that can be used.
+
+    Args:
+        spec: which model.
+        options: of `llmapi_kit.checkpoints.weights.load_model`; None as a value means not given.
+
+    Raises:
+        ConfigError: a value can't be used.
+        ModelNotFoundError: an adapter or a tokenizer is named that is not there.
+        MissingDependencyError: a package is not installed.
+    """
+    check_device(options.get("device"))
+    check_dtype(options.get("dtype"))
+    check_quantize(options.get("quantize"), options.get("device"), spec)
+    check_sampling_names(options.get("sampling"))
+    folder = _place(options.get("lora"), "lora", "LoRA adapter")
+    if folder is not None and not (folder / ADAPTER_CONFIG).is_file():
+        raise ModelNotFoundError(f"{folder} has no {ADAPTER_CONFIG}, so it is not a LoRA adapter in PEFT's format.")
+    if options.get("tokenizer") != "pocket":
+        _place(options.get("tokenizer"), "tokenizer", "tokenizer")
+
+
+def check_device(device: Any) -> None:
+    """Raise `ConfigError` unless a device has a name that there can be."""
+    if device is not None and (not isinstance(device, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", device, re.ASCII)):
+        raise ConfigError(f"device={device!r} is not known. Use 'cpu', 'cuda' or 'cuda:0'.")
+
+
+def check_dtype(dtype: Any) -> None:
+    """Raise `ConfigError` unless weights can have that type."""
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"dtype={dtype!r} is not known. Use one of {', '.join(DTYPES)}.")
+
+
+def check_quantize(quantize: Any, device: str | None, spec: ModelSpec) -> None:
+    """Raise unless weights can be kept in 8 bits, where that is asked for.
+
+    Raises:
+        ConfigError: it is not known, or not possible on this device.
+        MissingDependencyError: the package for it is not installed.
+    """
+    if quantize is None:
+        return
+    if quantize != "8bit":
+        raise ConfigError(f"quantize={quantize!r} is not known. Use '8bit', or leave it out.")
+    if device == "cpu":
+        # torch's own 8 bits on a CPU scale a whole batch alike: an answer would depend on those beside it
+        raise ConfigError(
+            f"quantize={quantize!r} needs a GPU: bitsandbytes computes in 8 bits on CUDA only. On a CPU, "
+            "dtype='bfloat16' halves the memory."
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingDependencyError("bitsandbytes", "quant", f"quantize={quantize!r}")
+
+
+def check_sampling_names(sampling: Any) -> None:
+    """Raise `ConfigError` unless sampling parameters are those that a model can have as its own."""
+    if sampling is None:
+        return
+    if not isinstance(sampling, Mapping):
+        raise ConfigError(f"sampling={sampling!r} is not known. Use a dictionary such as {{'temperature': 0.7}}.")
+    for name in sampling:
+        if name not in SAMPLING_NAMES:
+            raise ConfigError(f"sampling has {name!r}; it may have {', '.join(SAMPLING_NAMES)}.")
+
+
+def _place(value: Any, option: str, what: str) -> Path | None:
+    """The folder that an option names; None where nothing is named, or something of the hub."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ConfigError(f"{option}={value!r} is not known. Use a folder, or a hub name like 'owner/name'.")
+    try:
+        path = Path(value).expanduser()
+        if value and path.is_dir():
+            return path
+    except (OSError, RuntimeError) as exc:
+        raise ConfigError(f"{option}={value[:200]!r} can't be looked at: {exc}.") from exc
+    if not HUB_ID.fullmatch(value):
+        raise ModelNotFoundError(f"There is no {what} {value!r}: it must be a folder, or a hub name like 'owner/name'.")
+    return None

@@ -1,0 +1,336 @@
+"""Loads weights and tokenizer of a model, from a folder or from the hub.
+
+Knows nothing of slots or engines. Blocking and slow: call it from a cell or a worker thread, never on an event loop.
+Only safetensors weights are read, and no code that comes with a model or an adapter is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import transformers
+
+from llmapi_kit.checkpoints.architecture import auto_class, context_limit, read_config, sees
+from llmapi_kit.checkpoints.checkpoint_check import check_loaded, check_size, quiet_report
+from llmapi_kit.checkpoints.decoder_config import read_decoder_config
+from llmapi_kit.checkpoints.decoder_weights import DecoderWeights, read_decoder_weights
+from llmapi_kit.checkpoints.download import DEFAULT_STALL_S, download_model
+from llmapi_kit.checkpoints.fit import check_folder
+from llmapi_kit.checkpoints.generation_config import Recommended, read_recommended
+from llmapi_kit.checkpoints.heavy_imports import ADAPTERS, MODEL_CLASSES, import_heavy
+from llmapi_kit.checkpoints.load_options import check_device, check_dtype, check_quantize, check_sampling_names
+from llmapi_kit.checkpoints.model_files import check_files
+from llmapi_kit.checkpoints.reported_bar import reported_bars
+from llmapi_kit.checkpoints.spec import ModelSpec
+from llmapi_kit.checkpoints.vision import Eye, load_processor, take_apart
+from llmapi_kit.checkpoints.vocabulary import fit_embeddings, load_other_tokenizer, load_tokenizer
+from llmapi_kit.errors import (
+    ConfigError,
+    LlmApiKitError,
+    MissingDependencyError,
+    ModelLoadError,
+    ModelTooLargeError,
+    UnsupportedModelError,
+)
+from llmapi_kit.progress import report
+
+if TYPE_CHECKING:
+    from llmapi_kit.checkpoints.adapters import Adapter
+
+# Whether there is a step in C for weights of one type and arithmetic in another
+HasNative = Callable[[torch.dtype, torch.dtype], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """Weights and tokenizer, ready.
+
+    Attributes:
+        model: a causal language model of transformers, in evaluation mode; or `DecoderWeights`, see `load_model`.
+        tokenizer: its tokenizer.
+        device: where the weights are.
+        dtype: of arithmetic, such as ``float32``; weights that came in bfloat16 may be in that still.
+        eos_ids: tokens that end an answer, from the generation configuration.
+        context_length: the model's own limit; 0 where it has none.
+        eye: what looks at pictures, for a model that sees; its decoder is `model`.
+        sampling_defaults: what its makers recommend: `temperature`, `top_k`, …; not looked at yet, as they wrote it.
+    """
+
+    model: Any
+    tokenizer: Any
+    device: str
+    dtype: str
+    eos_ids: tuple[int, ...]
+    context_length: int
+    sampling_defaults: dict[str, float]
+    eye: Eye | None = None
+
+
+def pick_device(device: str | None) -> str:
+    """The device to load on: the first GPU if there is one, else the CPU.
+
+    Raises:
+        ConfigError: `device` names a GPU that is not there.
+    """
+    if device is None:
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    check_device(device)
+    if device == "cpu":
+        return device
+    if not torch.cuda.is_available():
+        raise ConfigError(f"device={device!r}, but torch sees no GPU here. Use device='cpu', or choose a GPU runtime.")
+    number, count = int(device.partition(":")[2] or 0), torch.cuda.device_count()
+    if number >= count:
+        raise ConfigError(f"device={device!r}, but torch sees {count} GPUs here; the last is cuda:{count - 1}.")
+    return f"cuda:{number}"
+
+
+def pick_dtype(dtype: str | None, device: str) -> torch.dtype | str:
+    """The type of arithmetic: as asked for; float32 on a CPU; on a GPU the model's own, or float16 on old cards."""
+    check_dtype(dtype)
+    if dtype is not None:
+        return cast(torch.dtype, getattr(torch, dtype))
+    if device == "cpu":
+        return torch.float32
+    return "auto" if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def pick_quantization(quantize: str | None, device: str, spec: ModelSpec) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that keep weights in 8 bits; none where that is not asked for.
+
+    Raises:
+        ConfigError: it is not known, or not possible on this device.
+        MissingDependencyError: the package for it is not installed.
+    """
+    check_quantize(quantize, device, spec)
+    if quantize is None:
+        return {}
+    config = transformers.BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def load_model(
+    spec: ModelSpec,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    lora: str | None = None,
+    tokenizer: str | None = None,
+    quantize: str | None = None,
+    sampling: Mapping[str, float] | None = None,
+    download_stall_s: float = DEFAULT_STALL_S,
+    has_native: HasNative | None = None,
+) -> LoadedModel:
+    """Load weights and tokenizer.
+
+    Args:
+        spec: a folder or a model of the hub.
+        device: ``cpu``, ``cuda`` or ``cuda:0``; the first GPU where there is one.
+        dtype: ``float32``, ``bfloat16`` or ``float16``. By default the model's own on a GPU; on a CPU float32, but
+            weights that are stored in bfloat16 stay in it: arithmetic in float32 needs half the memory with them, and
+            gives the same.
+        lora: a LoRA adapter in PEFT's format, merged into the weights: a folder or a hub name.
+        tokenizer: a folder or a hub name; else the adapter's where it has one, else the model's. Where it has more
+            tokens than the embedding has rows, rows are added.
+        quantize: ``8bit`` keeps the weights in 8 bits, on a GPU.
+        sampling: what holds where a request does not say, before what its makers recommend: ``temperature``, ``top_k``,
+            ``top_p``, ``min_p``, ``repetition_penalty``.
+        download_stall_s: see `llmapi_kit.checkpoints.download.Download`.
+        has_native: asked for weights that `llmapi_kit.runners.native` may compute with: whether it does. Then they
+            come as `DecoderWeights`, without a model of transformers around them, whose import would be most of the
+            time. None for a model of transformers in any case.
+
+    Raises:
+        ModelNotFoundError: there is no such model, adapter or tokenizer, or the hub can't be reached.
+        UnsupportedModelError: it has no safetensors weights, or is of a kind that can't be loaded.
+        ModelLoadError: the files are damaged, do not fit into memory, or do not fit each other.
+        ConfigError: `device`, `dtype` or `quantize` is not known, or can't be had here.
+        MissingDependencyError: a package is not installed.
+    """
+    if spec.kind == "gguf":
+        raise UnsupportedModelError(
+            f"{spec.name} is a GGUF file, which llama.cpp runs: here are models of transformers."
+        )
+    check_sampling_names(sampling)
+    device = pick_device(device)
+    torch_dtype = pick_dtype(dtype, device)
+    quantization = pick_quantization(quantize, device, spec)
+    adapter = _find_adapter(lora, download_stall_s)
+    loaded_as = "int8" if quantization else None if torch_dtype == "auto" else _name(torch_dtype)
+    keeps_bfloat16 = dtype is None and device == "cpu" and adapter is None
+    if spec.kind == "hub":
+        check_fit = partial(_check_before_download, spec, device, loaded_as, keeps_bfloat16)
+        spec = replace(spec, path=download_model(spec.name, download_stall_s, check_fit))
+    source = str(spec.path or spec.name)
+    try:
+        is_own = tokenizer is None and not (adapter and adapter.has_tokenizer)
+        weights = None
+        if has_native is not None and device == "cpu" and adapter is None and spec.path is not None:
+            asked = None if keeps_bfloat16 else cast(torch.dtype, torch_dtype)  # on a CPU it is always named
+            weights = _map_weights(spec.path, asked, has_native, has_tokenizer=is_own)
+        if weights is None:
+            import_heavy(MODEL_CLASSES)
+        config: Any = weights.config if weights is not None else None
+        if weights is None:
+            config = _check_model(spec, source, has_tokenizer=is_own)
+            keeps_bfloat16 = keeps_bfloat16 and not sees(config)  # which torch computes with, and in one type
+        recommended = read_recommended(source, config)
+        text = _load_tokenizer(spec, source, tokenizer, adapter, download_stall_s)
+        num_trained = adapter.num_embeddings if adapter else 0
+        _check_fit(spec, adapter, max(len(text), num_trained), device, loaded_as, keeps_bfloat16=keeps_bfloat16)
+        model: Any = weights
+        with reported_bars():
+            if weights is None:
+                stored_dtype = "auto" if keeps_bfloat16 else torch_dtype
+                model = _load_weights(spec, source, config, recommended, dtype=stored_dtype, **quantization)
+                if keeps_bfloat16 and model.dtype != torch.bfloat16:
+                    model = model.to(torch_dtype)
+        eye = None
+        if weights is None and sees(config):
+            eye = Eye((model if quantization else model.to(device)).eval(), load_processor(source, spec.name))
+            model = take_apart(model, spec.name)
+        fit_embeddings(model, len(text), num_trained)
+        if adapter is not None:
+            from llmapi_kit.checkpoints.adapters import apply_adapter
+
+            model = apply_adapter(model, adapter, is_merged=not quantization)
+        if weights is None:
+            model = (model if quantization else model.to(device)).eval()
+    except LlmApiKitError:
+        raise
+    except torch.OutOfMemoryError as exc:
+        raise ModelTooLargeError(f"{spec.id} does not fit on {device}: {exc}") from exc
+    except Exception as exc:
+        raise _explain(spec, exc) from exc
+    context = context_limit(model.config.get_text_config())
+    name = _name(torch_dtype if keeps_bfloat16 else model.dtype)
+    defaults = {**recommended.sampling, **(sampling or {})}
+    return LoadedModel(model, text, device, name, recommended.eos_ids, context, defaults, eye)
+
+
+def _map_weights(
+    folder: Path, asked: torch.dtype | None, has_native: HasNative, *, has_tokenizer: bool
+) -> DecoderWeights | None:
+    """The weights for a step in C; None where there is none for them, or where transformers has to judge the files.
+
+    Args:
+        folder: of the model.
+        asked: the type that the weights shall have; None for float32, or bfloat16 where they are stored so.
+        has_native: see `load_model`.
+        has_tokenizer: whether the folder's tokenizer is asked for.
+    """
+    config = read_decoder_config(folder)
+    if config is None:
+        return None
+    check_files(folder, has_tokenizer=has_tokenizer)
+    report("reading weights")
+    weights = read_decoder_weights(folder, config)
+    if weights is None:
+        return None
+    # Where nothing is asked for, the configuration has a say; another type than the stored one has to be converted to
+    wanted = config.dtype if asked is None else _name(asked)
+    if wanted not in (None, _name(weights.dtype)):
+        return None
+    return weights if has_native(weights.dtype, torch.float32 if asked is None else asked) else None
+
+
+def _check_model(spec: ModelSpec, source: str, *, has_tokenizer: bool) -> Any:
+    """The configuration, of a model whose files look right and that can be served."""
+    if spec.path is None:
+        return read_config(source, spec.name)
+    config = read_config(spec.path, spec.name)
+    check_files(spec.path, has_tokenizer=has_tokenizer)
+    check_size(config, spec.path, spec.name)
+    return config
+
+
+def _load_weights(spec: ModelSpec, source: str, config: Any, recommended: Recommended, **options: Any) -> Any:
+    """The model with its weights, all of which came from its files."""
+    own: Any = transformers.GenerationConfig(eos_token_id=list(recommended.eos_ids) or None)  # type: ignore[no-untyped-call]
+    auto = auto_class(config)
+    with quiet_report():
+        model, info = auto.from_pretrained(
+            source,
+            config=config,
+            generation_config=own,  # else its file is read again, and what is no use there is an error
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # else they are an error that names none
+            **options,
+        )
+    check_loaded(model, info, spec.name)
+    return model
+
+
+def _name(dtype: torch.dtype | str) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _find_adapter(lora: str | None, stall_s: float) -> Adapter | None:
+    if lora is None:
+        return None
+    import_heavy(ADAPTERS)
+    try:
+        from llmapi_kit.checkpoints.adapters import find_adapter
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").split(".")[0] != "peft":
+            raise
+        raise MissingDependencyError("peft", "torch", f"Loading the adapter {lora}") from exc
+    return find_adapter(lora, stall_s)
+
+
+def _load_tokenizer(spec: ModelSpec, source: str, name: str | None, adapter: Adapter | None, stall_s: float) -> Any:
+    """The tokenizer that was named, else the adapter's, else the model's."""
+    if name is not None:
+        return load_other_tokenizer(name, stall_s)
+    if adapter is not None and adapter.has_tokenizer:
+        return load_other_tokenizer(str(adapter.folder), stall_s)
+    return load_tokenizer(source, f"The tokenizer of {spec.name}")
+
+
+def _check_before_download(
+    spec: ModelSpec, device: str, dtype: str | None, keeps_bfloat16: bool, folder: Path, weights_bytes: int
+) -> None:
+    """Raise `ModelTooLargeError` for a model of the hub whose weights would not fit once they were here."""
+    fit = check_folder(folder, device, dtype=dtype, keeps_bfloat16=keeps_bfloat16, weights_bytes=weights_bytes)
+    if not fit.fits:
+        raise ModelTooLargeError(f"{spec.id} was not downloaded, as it would not fit. {fit.advice}")
+
+
+def _check_fit(
+    spec: ModelSpec,
+    adapter: Adapter | None,
+    num_rows: int,
+    device: str,
+    dtype: str | None,
+    *,
+    keeps_bfloat16: bool,
+) -> None:
+    """Raise `ModelTooLargeError` unless the model fits, the adapter included."""
+    added_bytes = adapter.size_bytes if adapter else 0
+    if spec.path is not None:
+        fit = check_folder(
+            spec.path,
+            device,
+            dtype=dtype,
+            num_rows=num_rows,
+            added_bytes=added_bytes,
+            keeps_bfloat16=keeps_bfloat16,
+        )
+    else:
+        return
+    if not fit.fits:
+        raise ModelTooLargeError(f"{spec.id} does not fit. {fit.advice}")
+
+
+def _explain(spec: ModelSpec, exc: Exception) -> ModelLoadError:
+    """An error a person can act on, from whatever transformers or the hub raised."""
+    if "trust_remote_code" in str(exc):
+        return ModelLoadError(f"{spec.id} brings code of its own, which the kit does not run.")
+    return ModelLoadError(f"{spec.id} could not be loaded: {type(exc).__name__}: {exc}")

@@ -1,0 +1,147 @@
+"""What is read without transformers is what transformers reads; whatever else stands in the file is left to it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import transformers
+
+from llmapi_kit.checkpoints.decoder_config import DecoderConfig, read_decoder_config
+from llmapi_kit.checkpoints.decoder_weights import inverse_frequencies
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.46.0",
+    "use_cache": True,
+}
+OTHERS = {"rope_scaling": None, "attention_dropout": 0.0, "initializer_range": 0.02}
+WINDOW = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 2}
+LLAMA_3 = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+    "rope_type": "llama3",
+}
+
+
+def of(family, architecture, **values):
+    return {**LLAMA, "model_type": family, "architectures": [architecture], **values}
+
+
+UNDERSTOOD = {
+    "llama": LLAMA,
+    "as many key-value heads as heads": {key: value for key, value in LLAMA.items() if key != "num_key_value_heads"},
+    "the same by null": {**LLAMA, "num_key_value_heads": None, "head_dim": None},
+    "llama with all that changes nothing": {**LLAMA, **OTHERS, "pretraining_tp": 1, "mlp_bias": False},
+    "a head of its own width": {**LLAMA, "head_dim": 24, "tie_word_embeddings": True},
+    "several end tokens": {**LLAMA, "eos_token_id": [2, 5], "rope_theta": 500000},
+    "llama 3.1": {**LLAMA, "rope_scaling": LLAMA_3, "rope_theta": 500000.0},
+    "linear scaling by its old name": {**LLAMA, "rope_scaling": {"type": "linear", "factor": 4}},
+    "what transformers 5 writes": {
+        **{key: value for key, value in LLAMA.items() if key not in ("rope_theta", "torch_dtype")},
+        "dtype": "float32",
+        "rope_parameters": {**LLAMA_3, "rope_theta": 500000.0},
+    },
+    "qwen2": of("qwen2", "Qwen2ForCausalLM", use_sliding_window=False, sliding_window=None, max_window_layers=2),
+    "qwen2 with a window": of("qwen2", "Qwen2ForCausalLM", **WINDOW),
+    "qwen3": of("qwen3", "Qwen3ForCausalLM", head_dim=16, attention_bias=False, sliding_window=4096),
+    "qwen3 with a window by layers": of(
+        *("qwen3", "Qwen3ForCausalLM"),
+        head_dim=16,
+        **{**WINDOW, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    ),
+    "mistral": of("mistral", "MistralForCausalLM", sliding_window=None, head_dim=8),
+    "mistral with a window": of("mistral", "MistralForCausalLM", sliding_window=9),
+}
+LEFT_TO_TRANSFORMERS = {
+    "another family": of("gemma", "GemmaForCausalLM"),
+    "another head": of("llama", "LlamaForSequenceClassification"),
+    "no head named": {key: value for key, value in LLAMA.items() if key != "architectures"},
+    "a field of a family to come": {**LLAMA, "attention_sinks": 4},
+    "a field of another family": {**LLAMA, "sliding_window": 9},
+    "weights in 8 bits": {**LLAMA, "quantization_config": {"load_in_8bit": True}},
+    "code of its own": {**LLAMA, "auto_map": {"AutoModelForCausalLM": "modeling.Own"}},
+    "part of a head turned": {**LLAMA, "partial_rotary_factor": 0.5},
+    "another rotary scaling": {**LLAMA, "rope_scaling": {"type": "yarn", "factor": 4.0}},
+    "rotary scaling that lacks a number": {**LLAMA, "rope_scaling": {"rope_type": "llama3", "factor": 4.0}},
+    "two rotary scalings": {**LLAMA, "rope_scaling": LLAMA_3, "rope_parameters": {"rope_type": "default"}},
+    "two thetas": {**LLAMA, "rope_parameters": {"rope_type": "default", "rope_theta": 1.0}},
+    "no theta": {key: value for key, value in LLAMA.items() if key != "rope_theta"},
+    "another activation": {**LLAMA, "hidden_act": "gelu"},
+    "a bias in attention": {**LLAMA, "attention_bias": True},
+    "a bias in the feed-forward": {**LLAMA, "mlp_bias": True},
+    "heads that are not divided": {**LLAMA, "num_key_value_heads": 3},
+    "no layers": {**LLAMA, "num_hidden_layers": 0},
+    "layers in words": {**LLAMA, "num_hidden_layers": "3"},
+    "a whole number where a fraction stands": {**LLAMA, "rms_norm_eps": 1},
+    "tied in words": {**LLAMA, "tie_word_embeddings": "yes"},
+    "an end token without a row": {**LLAMA, "eos_token_id": 96},
+    "two types": {**LLAMA, "dtype": "float32"},
+    "qwen3 without a head's width": of("qwen3", "Qwen3ForCausalLM"),
+    "qwen2 without key-value heads": {
+        key: value for key, value in of("qwen2", "Qwen2ForCausalLM").items() if key != "num_key_value_heads"
+    },
+    "mistral with the default window": of("mistral", "MistralForCausalLM"),
+    "a width that the step in C does not take": {**LLAMA, "intermediate_size": 47},
+}
+
+
+def read(folder, values):
+    (folder / "config.json").write_text(json.dumps(values))
+    return read_decoder_config(folder)
+
+
+@pytest.mark.parametrize("name", UNDERSTOOD)
+def test_transformers_understands_the_same(name, tmp_path):
+    mine = read(tmp_path, UNDERSTOOD[name])
+    assert isinstance(mine, DecoderConfig)
+    theirs = transformers.AutoConfig.from_pretrained(tmp_path)
+    for field in (
+        *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+        *("num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "eos_token_id"),
+    ):
+        assert getattr(mine, field) == getattr(theirs, field), field
+    assert mine.dtype == str(theirs.dtype).removeprefix("torch.")
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(theirs)
+    assert type(model).__name__ == mine.architecture
+    attention = [layer.self_attn for layer in model.model.layers]
+    assert mine.head_dim == attention[0].head_dim
+    assert mine.has_qkv_bias == (attention[0].q_proj.bias is not None)
+    assert mine.has_qk_norm == hasattr(attention[0], "q_norm")
+    assert attention[0].scaling == mine.head_dim**-0.5
+    window = theirs.sliding_window if mine.architecture == "MistralForCausalLM" else None
+    assert mine.windows == tuple(getattr(each, "sliding_window", window) or 0 for each in attention)
+    rotary = type(model.model.rotary_emb)(theirs)
+    assert rotary.attention_scaling == 1
+    assert torch.equal(inverse_frequencies(mine.rope, mine.head_dim), rotary.inv_freq)
+
+
+@pytest.mark.parametrize("name", LEFT_TO_TRANSFORMERS)
+def test_what_is_not_understood_is_left_to_transformers(name, tmp_path):
+    assert read(tmp_path, LLAMA) is not None
+    assert read(tmp_path, LEFT_TO_TRANSFORMERS[name]) is None
+
+
+def test_a_damaged_file_is_left_to_transformers(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    assert read_decoder_config(tmp_path) is None
+    assert read_decoder_config(tmp_path / "nowhere") is None

@@ -1,0 +1,67 @@
+"""The class of a tokenizer is found without the model's configuration, and is the one that transformers finds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import transformers
+
+from llmapi_kit.checkpoints import vocabulary
+from llmapi_kit.checkpoints.decoder_config import ARCHITECTURES
+from llmapi_kit.checkpoints.spec import POCKET_DIR
+from llmapi_kit.checkpoints.vocabulary import TOKENIZER_CLASSES, load_tokenizer
+from tests.checkpoints.odd_folders import TOKENIZER
+
+TEXT = "The capital of France is Paris. 首都 <|im_end|>\n\n  12345 don't"
+CHOICES = [(family, name) for family, names in TOKENIZER_CLASSES.items() for name in names]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Makes a folder with the pocket model's tokenizer, for a model of another family."""
+
+    def make(family, name, **more):
+        for file in TOKENIZER:
+            shutil.copy(POCKET_DIR / file, tmp_path)
+        config = json.loads((POCKET_DIR / "config.json").read_text())
+        config |= {"model_type": family, "architectures": [ARCHITECTURES[family]]}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        own = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"tokenizer_class": name, **more}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(own))
+        return str(tmp_path)
+
+    return make
+
+
+@pytest.mark.parametrize(("family", "name"), CHOICES)
+def test_transformers_makes_the_same_tokenizer(family, name, folder, monkeypatch):
+    source = folder(family, name)
+    theirs = transformers.AutoTokenizer.from_pretrained(source)
+    monkeypatch.setattr(vocabulary, "import_heavy", lambda modules: pytest.fail("asked AutoTokenizer"))
+    mine = load_tokenizer(source, "The tokenizer")
+    assert type(mine) is type(theirs)
+    assert mine.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
+    assert mine.encode(TEXT) == theirs.encode(TEXT)
+    assert mine.chat_template == theirs.chat_template
+    assert mine.special_tokens_map == theirs.special_tokens_map
+    assert mine.added_tokens_decoder == theirs.added_tokens_decoder
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "more"),
+    [
+        ("mistral", "PreTrainedTokenizerFast", {}),
+        ("llama", "LlamaTokenizer", {}),
+        ("llama", "PreTrainedTokenizerFast", {"auto_map": {"AutoTokenizer": [None, None]}}),
+    ],
+)
+def test_where_the_class_is_not_known_transformers_is_asked(family, name, more, folder, monkeypatch):
+    asked = []
+    source = folder(family, name, **more)
+    monkeypatch.setattr(
+        transformers.AutoTokenizer, "from_pretrained", lambda *args, **options: asked.append(args) or [1]
+    )
+    load_tokenizer(source, "The tokenizer")
+    assert asked

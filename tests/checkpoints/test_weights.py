@@ -1,0 +1,220 @@
+"""Loading real folders, good and damaged, and how memory becomes slots."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from llmapi_kit.checkpoints import fit
+from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
+from llmapi_kit.checkpoints.fit import check_folder, kv_bytes_per_token, plan_slots
+from llmapi_kit.checkpoints.spec import POCKET_DIR, parse_spec
+from llmapi_kit.checkpoints.weights import load_model, pick_device, pick_quantization
+from llmapi_kit.config import Settings
+from llmapi_kit.errors import ConfigError, MissingDependencyError, ModelLoadError, ModelNotFoundError
+from llmapi_kit.loading.load_request import make_engine
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the pocket model to damage."""
+    return shutil.copytree(POCKET_DIR, tmp_path / "copy")
+
+
+def test_pocket_loads_as_float32_on_the_cpu_and_is_greedy_by_default():
+    loaded = load_model(parse_spec("pocket"), device="cpu")
+    assert (loaded.device, loaded.dtype, loaded.context_length) == ("cpu", "float32", 2048)
+    assert loaded.eos_ids
+    assert loaded.sampling_defaults == {"temperature": 0.0}
+
+
+def change(folder, **values):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.mark.parametrize(
+    ("options", "stored", "arithmetic"),
+    [({}, torch.bfloat16, torch.float32), ({"dtype": "bfloat16"}, torch.bfloat16, torch.bfloat16)],
+)
+def test_a_step_in_c_gets_weights_without_a_model(options, stored, arithmetic):
+    asked = []
+    loaded = load_model(
+        parse_spec("pocket"), device="cpu", **options, has_native=lambda *types: asked.append(types) or True
+    )
+    theirs = load_model(parse_spec("pocket"), device="cpu", **options)
+    assert isinstance(loaded.model, DecoderWeights)
+    assert asked == [(stored, arithmetic)]
+    assert loaded.model.dtype == stored
+    assert loaded.model.num_parameters() == theirs.model.num_parameters()
+    names = ("device", "dtype", "eos_ids", "context_length", "sampling_defaults")
+    assert all(getattr(loaded, name) == getattr(theirs, name) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "has_native"),
+    [
+        ({}, {}, False),
+        ({}, {"dtype": "float32"}, True),
+        ({"dtype": "float32", "torch_dtype": "float32"}, {}, True),
+        ({}, {"dtype": "float16"}, True),
+        ({"num_key_value_groups": 2}, {}, True),
+    ],
+    ids=["no step for these types", "to be widened", "declared as another type", "half precision", "an unknown field"],
+)
+def test_where_a_step_in_c_has_no_weights_a_model_is_loaded(values, options, has_native, folder):
+    change(folder, **values)
+    loaded = load_model(parse_spec(str(folder)), device="cpu", **options, has_native=lambda *types: has_native)
+    assert loaded.model(torch.tensor([[1, 2]])).logits.shape == (1, 2, 3072)
+
+
+def test_a_tokenizer_with_more_tokens_adds_rows_to_weights_too(tmp_path, caplog):
+    larger = load_model(parse_spec("pocket"), device="cpu").tokenizer
+    larger.add_tokens(["<one more>"])
+    larger.save_pretrained(tmp_path)
+    options = {"device": "cpu", "tokenizer": str(tmp_path)}
+    mine = load_model(parse_spec("pocket"), **options, has_native=lambda *types: True).model
+    assert "Nothing trained the new rows" in caplog.text
+    theirs = load_model(parse_spec("pocket"), **options).model
+    assert torch.equal(mine.tensors["model.embed_tokens.weight"], theirs.get_input_embeddings().weight)
+    assert mine.vocab_size == 3073
+
+
+def test_recommended_sampling_is_read_from_the_model(folder):
+    config = {"do_sample": True, "temperature": 0.6, "top_k": 20, "eos_token_id": 2}
+    (folder / "generation_config.json").write_text(json.dumps(config))
+    assert load_model(parse_spec(str(folder))).sampling_defaults == {"temperature": 0.6, "top_k": 20}
+    (folder / "generation_config.json").unlink()
+    assert load_model(parse_spec(str(folder))).sampling_defaults == {}
+
+
+def test_weights_in_bfloat16_stay_so_on_a_cpu_unless_asked():
+    assert load_model(parse_spec("pocket"), device="cpu").model.dtype == torch.bfloat16
+    asked = load_model(parse_spec("pocket"), device="cpu", dtype="float32")
+    assert (asked.dtype, asked.model.dtype) == ("float32", torch.float32)
+
+
+def test_dtype_and_device_are_honoured_or_refused():
+    assert load_model(parse_spec("pocket"), dtype="bfloat16").dtype == "bfloat16"
+    with pytest.raises(ConfigError, match="float32, bfloat16, float16"):
+        load_model(parse_spec("pocket"), dtype="int3")
+    with pytest.raises(ConfigError, match="GPU"):
+        load_model(parse_spec("pocket"), device="cuda:7")
+    with pytest.raises(ConfigError, match="'cpu'"):
+        load_model(parse_spec("pocket"), device="toaster")
+
+
+def test_a_gpu_is_named_by_a_number_that_there_is(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [pick_device(name) for name in (None, "cuda", "cuda:1", "cpu")] == ["cuda:0", "cuda:0", "cuda:1", "cpu"]
+    with pytest.raises(ConfigError, match="2 GPUs here; the last is cuda:1"):
+        pick_device("cuda:2")
+    for name in ("cuda:", "cuda:x", "cudax", "cpu:0", ""):
+        with pytest.raises(ConfigError, match="not known"):
+            pick_device(name)
+
+
+def test_8_bits_are_had_on_a_gpu_or_refused_with_the_reason(monkeypatch):
+    with pytest.raises(ConfigError, match="needs a GPU"):
+        load_model(parse_spec("pocket"), device="cpu", quantize="8bit")
+    with pytest.raises(ConfigError, match="'8bit'"):
+        load_model(parse_spec("pocket"), device="cpu", quantize="3bit")
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else found(name))
+    with pytest.raises(MissingDependencyError, match=r"llmapi-kit\[quant\]"):
+        pick_quantization("8bit", "cuda:0", parse_spec("pocket"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    options = pick_quantization("8bit", "cuda:0", parse_spec("pocket"))
+    assert options["quantization_config"].load_in_8bit
+    assert options["device_map"] == {"": "cuda:0"}
+    assert pick_quantization(None, "cpu", parse_spec("pocket")) == {}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "not safetensors", "bad config", "unknown architecture"])
+def test_damaged_files_are_a_clear_error(folder, damage):
+    weights = folder / "model.safetensors"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:100_000])
+    elif damage == "not safetensors":
+        weights.write_bytes(b"PK\x03\x04" * 100)
+    elif damage == "bad config":
+        (folder / "config.json").write_text("{")
+    else:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "model_type": "unheard-of"}))
+    with pytest.raises(ModelLoadError, match="copy"):
+        load_model(parse_spec(str(folder)))
+
+
+def test_a_model_without_a_chat_template_serves_completions_only(folder):
+    (folder / "chat_template.jinja").unlink()
+    engine = make_engine(parse_spec(str(folder)), Settings())
+    try:
+        assert engine.info.capabilities == ("completions", "embeddings")
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("name", ["", "./nowhere", "owner/name"])
+def test_a_tokenizer_that_is_not_there_says_so(name):
+    with pytest.raises(ModelNotFoundError, match="tokenizer"):
+        load_model(parse_spec("pocket"), device="cpu", tokenizer=name)
+
+
+def test_a_damaged_tokenizer_is_named(folder):
+    (folder / "tokenizer.json").write_text('{"model": 5}')
+    with pytest.raises(ModelLoadError, match=r"The tokenizer .*copy"):
+        load_model(parse_spec("pocket"), device="cpu", tokenizer=str(folder))
+
+
+def test_what_a_model_needs_is_said_before_it_is_loaded(monkeypatch):
+    found = check_folder(POCKET_DIR, "cpu")
+    assert found.fits
+    assert found.weights_bytes == (POCKET_DIR / "model.safetensors").stat().st_size
+    assert found.context_length == 2048
+    monkeypatch.setattr(fit, "free_memory", lambda device: 1_000_000)
+    tight = check_folder(POCKET_DIR, "cpu")
+    assert not tight.fits
+    assert "not enough" in tight.advice
+    with pytest.raises(ModelLoadError, match="does not fit"):
+        load_model(parse_spec("pocket"))
+
+
+def test_kv_bytes_count_key_value_heads_only():
+    config = SimpleNamespace(num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=2, hidden_size=64)
+    assert kv_bytes_per_token(config, "float32") == 2 * 3 * 2 * 8 * 4
+    assert kv_bytes_per_token(config, "bfloat16") == 2 * 3 * 2 * 8 * 2
+
+
+@pytest.mark.parametrize(
+    ("budget", "slots", "length"),
+    [(10**9, 32, 1000), (10 * 1000 * 100, 10, 1000), (500 * 100, 1, 500)],
+    ids=["plenty", "fewer slots", "shorter slots"],
+)
+def test_memory_becomes_slots_then_shorter_slots(budget, slots, length):
+    plan = plan_slots(100, 1000, 10**12, False, Settings(kv_memory=budget))
+    assert (plan.num_slots, plan.max_length) == (slots, length)
+    assert plan.kv_bytes <= budget
+
+
+@pytest.mark.parametrize("num_that_fit", [1, 2, 7])
+def test_on_a_gpu_the_slot_that_is_allocated_beside_them_is_counted_too(num_that_fit):
+    plan = plan_slots(100, 1000, num_that_fit * 1000 * 100, True, Settings())
+    allocated = (plan.num_slots + 1) * plan.max_length * 100
+    assert plan.kv_bytes == allocated <= 0.8 * num_that_fit * 1000 * 100
+
+
+def test_too_little_memory_for_the_shortest_request_is_an_error():
+    with pytest.raises(ModelLoadError, match="LLMAPI_KIT_KV_MEMORY"):
+        plan_slots(100, 1000, 10**12, False, Settings(kv_memory=100 * 100))
+
+
+def test_asking_for_more_context_than_the_model_has_gives_what_it_has():
+    assert plan_slots(100, 1000, 10**12, False, Settings(context_length=5000)).max_length == 1000
+    assert plan_slots(100, 1000, 10**12, False, Settings(context_length=300)).max_length == 300
