@@ -96,6 +96,8 @@ def read_decoder_weights(folder: Path, config: DecoderConfig) -> DecoderWeights 
         tensors = dict(_mapped(folder))
     except SafetensorError:
         return None
+    if config.num_hidden_layers > len(tensors):  # a million layers are not worth naming
+        return None
     shapes = dict(_shapes(config))
     if config.tie_word_embeddings and HEAD in tensors:
         head = tensors.pop(HEAD)
