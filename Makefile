@@ -9,7 +9,7 @@ PROCESSES ?= 2
 TESTS = $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab serve test test-fast test-clients check docs notebooks pictures bench gpu-check format clean
+.PHONY: help demo lab serve test test-here test-other-pythons test-fast test-clients check docs notebooks pictures bench gpu-check format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,8 +24,14 @@ serve: $(VENV)/.installed ## Serve the pocket model from a terminal
 	$(BIN)/llmapi-kit serve pocket
 
 test: $(VENV)/.installed $(VENV)/.programs $(VENV)/.client ## Set up what is missing and run all tests, on other Pythons too
+	@$(MAKE) --no-print-directory --jobs=2 test-here test-other-pythons
+
+# Beside each other: browsers and kernels that one waits for leave time for the other.
+test-here:
 	$(TESTS)
-	$(BIN)/python tools/other_pythons.py
+
+test-other-pythons: $(VENV)/.installed
+	@$(BIN)/python tools/other_pythons.py
 
 test-fast: $(VENV)/.installed ## Run the tests that are not marked slow, for in between
 	$(TESTS) -m "not slow and not clients and not gpu"

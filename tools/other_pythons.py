@@ -3,7 +3,8 @@
 For each of Python 3.10 to 3.13 but the running one: find an interpreter (on PATH, or among pyenv's), make a virtual
 environment ``.venv-3.X`` with the package and what these tests need, and run the test modules marked ``kernel`` in
 it. The environment is kept, and installed again when what goes into it changes.
-Versions are tested side by side, as many at once as there are cores; what pytest says is shown when one has ended.
+Versions are tested side by side, one for every two cores, as `make test` runs this beside the tests on its own Python;
+what pytest says is shown when one has ended.
 Prints a line for each version; the exit status says whether all that are installed passed. `make test` runs it.
 """
 
@@ -55,7 +56,7 @@ def main() -> int:
             print(f"{outcome.output}{line}", flush=True)
         return Outcome(line, has_failed=outcome.has_failed)
 
-    with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
         outcomes = list(pool.map(report, versions))
     if len(outcomes) > 1:
         print("\n".join(["", "Other Pythons:", *(outcome.verdict for outcome in outcomes)]))

@@ -22,8 +22,6 @@ from llmapi_kit.store.stored_key import KeyLimits, StoredKey
 
 from .conftest import chat, error_of, wait_until
 
-pytestmark = pytest.mark.kernel
-
 THREE = {"prompt": "one two three", "max_tokens": 3}
 
 

@@ -11,10 +11,11 @@ from .lab import DARK, LIGHT, open_page, run_lab, write_notebook
 pytestmark = pytest.mark.timeout(180)
 
 
-@pytest.fixture
-def lab(tmp_path):
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
     """A page on a notebook that shows the chooser."""
-    root, scratch = tmp_path / "root", tmp_path / "scratch"
+    folder = tmp_path_factory.mktemp("choose")
+    root, scratch = folder / "root", folder / "scratch"
     root.mkdir()
     scratch.mkdir()
     write_notebook(root / "choose.ipynb", choose="import llmapi_kit as kit\nchoice = kit.choose()")

@@ -18,8 +18,6 @@ from llmapi_kit.errors import ConfigError
 from llmapi_kit.server.server import Server
 from tests.api.conftest import KEY, wait_until
 
-pytestmark = pytest.mark.kernel
-
 
 @pytest.fixture
 def launch():

@@ -11,8 +11,6 @@ from llmapi_kit.cli.model_environment import environment_model
 from llmapi_kit.cli.serve_flags import ServeFlags, read_flags
 from llmapi_kit.errors import ConfigError, UnsupportedModelError
 
-pytestmark = pytest.mark.kernel
-
 COMMAND = [sys.executable, "-m", "llmapi_kit", "serve"]
 
 

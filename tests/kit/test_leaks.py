@@ -9,7 +9,7 @@ import pytest
 import llmapi_kit as kit
 from llmapi_kit.engines.mock import MockEngine
 
-pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 NUM_ROUNDS = 50
 

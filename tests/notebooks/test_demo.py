@@ -90,8 +90,9 @@ def has_ended(processes):
 
 
 def write_notebook(folder, name, last_cell):
-    """A copy of a notebook with one more cell."""
-    nb = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    """A copy of a notebook that has its parameters and one more cell."""
+    shorten(folder / f"{name}.ipynb")
+    nb = nbformat.read(folder / f"{name}.ipynb", as_version=4)
     nb.cells.append(nbformat.v4.new_code_cell(last_cell, id="extra"))
     nbformat.write(nb, folder / f"{name}.ipynb")
 
@@ -144,7 +145,7 @@ def test_failing_cell_is_named_and_ends_the_demo_with_failure(start_demo, copied
     write_notebook(copied_notebooks, "01_setup", "raise ValueError('broken on purpose')")
     demo = start_demo("--exit", "--notebooks", str(copied_notebooks))
     assert demo.wait() == 1
-    assert "01_setup.ipynb, code cell 6 of 6" in demo.output
+    assert "01_setup.ipynb, code cell 2 of 2" in demo.output
     assert "ValueError: broken on purpose" in demo.output
     assert "\x1b" not in demo.output
     assert "02_load_model" not in demo.output

@@ -9,8 +9,6 @@ import pytest
 from llmapi_kit.web import FOLDER
 from llmapi_kit.web.files import COMPRESSIBLE, digest, index_page, page_files
 
-pytestmark = pytest.mark.kernel
-
 OWN = sorted(path for path in FOLDER.iterdir() if path.suffix in COMPRESSIBLE)
 LANGUAGES = ("en", "zh")
 KEY = r'(?:"([\w.]+)"|(\w+))'

@@ -13,8 +13,6 @@ from .conftest import run
 from .faulty import chunk, events
 from .odd import ARGUMENTS, call, calls, message, read
 
-pytestmark = pytest.mark.kernel
-
 ONE = [("c1", "f", ARGUMENTS)]
 TWO = [("c1", "f", ARGUMENTS), ("c2", "f", '{"b": 2}')]
 HALVES = ARGUMENTS[:4], ARGUMENTS[4:]

@@ -20,8 +20,6 @@ from llmapi_kit.types import Finished, ImageRequest
 from .conftest import ask, run
 from .faulty import CANARY, GOOD, answer, error, events
 
-pytestmark = pytest.mark.kernel
-
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n...").decode()
 
 

@@ -17,8 +17,6 @@ from llmapi_kit.sampling.parameters import SamplingParams
 
 from .conftest import ask
 
-pytestmark = pytest.mark.kernel
-
 LOOK_UP = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
 SCHEMA = {"type": "object", "properties": {"b": {}, "a": {}}}
 # By the name of our own field: a request with it, and with which providers it goes through in a conversation.
