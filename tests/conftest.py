@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import re
 import signal
+from pathlib import Path
 
 # Read by huggingface_hub when it is first imported, so before any test
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -54,13 +56,26 @@ PREFIXES = ("LLMAPI_KIT_", "NGROK_", "OPENAI_", "HF_TOKEN")
 GGUF_SERVER = ("MODEL_TYPE", "MODEL_PATH", "MODEL_NAME", "MMPROJ_PATH")
 
 
+@pytest.fixture(scope="session")
+def new_home(tmp_path_factory):
+    """A function that names a folder of its own to each test; `tmp_path` would make one for each, and list all."""
+    folder, numbers = tmp_path_factory.mktemp("homes"), itertools.count()
+    return lambda: folder / str(next(numbers))
+
+
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch, tmp_path):
+def clean_environment(monkeypatch, new_home):
     """No setting, token or proxy of the machine reaches a test, and no test writes to the user's folders."""
     for name in list(os.environ):
         if name.startswith(PREFIXES) or name.lower().endswith("_proxy") or name in GGUF_SERVER:
             monkeypatch.delenv(name)
-    monkeypatch.setenv("LLMAPI_KIT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LLMAPI_KIT_HOME", str(new_home()))
+
+
+@pytest.fixture
+def home():
+    """Where the kit keeps what it keeps, in this test."""
+    return Path(os.environ["LLMAPI_KIT_HOME"])
 
 
 @pytest.fixture(scope="session")

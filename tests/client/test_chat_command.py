@@ -149,12 +149,12 @@ def test_ctrl_c_ends_the_answer_and_not_the_chat(serve, terminal, who):
     leave(chat)
 
 
-def test_lines_typed_before_come_back_in_the_next_chat_and_are_private(serve, terminal, tmp_path):
+def test_lines_typed_before_come_back_in_the_next_chat_and_are_private(serve, terminal, home):
     serve()
     first = terminal("--bot", "mock")
     first.ask("remember me")
     leave(first)
-    assert (tmp_path / "home" / "chat").stat().st_mode & 0o777 == 0o700
+    assert (home / "chat").stat().st_mode & 0o777 == 0o700
     second = terminal("--bot", "mock", TERM="xterm")
     second.type(UP)
     second.read_until("remember me")
@@ -197,10 +197,10 @@ def test_a_chat_that_can_not_begin_is_one_line_and_status_1(serve, arguments, me
     assert "Traceback" not in done.stderr
 
 
-def test_without_a_terminal_it_reads_lines_and_keeps_no_history(serve, tmp_path):
+def test_without_a_terminal_it_reads_lines_and_keeps_no_history(serve, home):
     serve()
     done = subprocess.run(
         [*COMMAND, "--bot", "mock"], input="one\n\ntwo\n", capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.count("Text mock reply for your prompt:") == 2
-    assert not (tmp_path / "home" / "chat").exists()
+    assert not (home / "chat").exists()

@@ -81,11 +81,11 @@ def test_the_server_of_another_process_is_found_with_its_key(serve_elsewhere):
 
 
 @pytest.mark.slow
-def test_a_program_that_ends_takes_its_server_off_the_list(serve_elsewhere, tmp_path):
+def test_a_program_that_ends_takes_its_server_off_the_list(serve_elsewhere, home):
     process, _ = serve_elsewhere()
     process.communicate()  # end of its input
     assert process.returncode == 0
-    assert list((tmp_path / "home" / "servers").iterdir()) == []
+    assert list((home / "servers").iterdir()) == []
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 import pytest
@@ -12,11 +11,6 @@ from llmapi_kit.notebook.show import read_exchanges
 from .kernels import NOTEBOOKS, cell_of, holds, html_of, keys_in, mimes_of, open_notebook, text_of
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
-
-
-@pytest.fixture
-def home():
-    return os.environ["LLMAPI_KIT_HOME"]
 
 
 def exchanges(nb):

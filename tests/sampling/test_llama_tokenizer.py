@@ -175,13 +175,13 @@ def test_of_several_templates_the_one_for_tools_is_taken_where_there_are_some(po
 
 
 LONG = {
-    "letters": "a" * 300_000,
-    "spaces": " " * 300_000,
-    "digits": "1" * 300_000,
-    "characters": "你" * 100_000,
-    "line ends": "\n " * 150_000,
-    "signs": "!" * 300_000,
-    "snakes": "a_" * 150_000,
+    "letters": "a" * 100_000,
+    "spaces": " " * 100_000,
+    "digits": "1" * 100_000,
+    "characters": "你" * 50_000,
+    "line ends": "\n " * 50_000,
+    "signs": "!" * 100_000,
+    "snakes": "a_" * 50_000,
 }
 
 

@@ -30,15 +30,15 @@ def nothing_local(tmp_path, monkeypatch):
     monkeypatch.setattr(database_url, "MOUNTINFO", mountinfo)
 
 
-def test_without_an_address_it_is_a_file_of_this_users_in_home(open_stores, tmp_path):
+def test_without_an_address_it_is_a_file_of_this_users_in_home(open_stores, home):
     made = open_stores("")
-    file = tmp_path / "home" / "store" / "llmapi_kit.sqlite"
+    file = home / "store" / "llmapi_kit.sqlite"
     assert str(file) in str(made._database.place)
     assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
 
 
 def test_a_home_on_a_network_file_system_is_no_place_so_it_is_memory_with_one_warning(
-    open_stores, nothing_local, caplog, tmp_path
+    open_stores, nothing_local, caplog, home
 ):
     made = open_stores("")
     assert str(made._database.place) == "the database in memory"
@@ -46,7 +46,7 @@ def test_a_home_on_a_network_file_system_is_no_place_so_it_is_memory_with_one_wa
     assert "fuse.drive" in warning
     assert "LLMAPI_KIT_DATABASE_URL" in warning
     assert "end with the server" in warning
-    assert list((tmp_path / "home" / "store").iterdir()) == []
+    assert list((home / "store").iterdir()) == []
     assert asyncio.run(made.sessions.create("me", "mock", {})).owner == "me"
 
 
