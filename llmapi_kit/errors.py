@@ -75,6 +75,11 @@ class MissingDependencyError(LlmApiKitError, ImportError):
         super().__init__(f'{purpose} needs {package}. Install it with: pip install "llmapi-kit[{extra}]"')
         self.package = package
         self.extra = extra
+        self._purpose = purpose
+
+    def __reduce__(self) -> tuple[type[MissingDependencyError], tuple[str, str, str]]:
+        """How it is pickled: made anew from what it was made of."""
+        return type(self), (self.package, self.extra, self._purpose)
 
 
 class ModelError(LlmApiKitError):

@@ -96,7 +96,8 @@ def load(
         lazy: return at once, and load it when it is first asked something.
         options: all of them are looked at before anything is loaded. For every model: ``fallback`` (a name, what
             `load` returned, an engine, or a list of these: who answers when this one can't). For models that run here:
-            ``device`` (``cpu``, ``cuda`` or ``cuda:0``; the first GPU where there is one), ``dtype``
+            ``process`` (True: in a process of its own, which a busy cell does not slow, whose crash ends no kernel and
+            whose end gives all memory back), ``device`` (``cpu``, ``cuda`` or ``cuda:0``; the first GPU where there is one), ``dtype``
             (``float32``, ``bfloat16`` or ``float16``; float32 on a CPU, the model's own on a GPU), ``lora`` (a folder
             or a hub name: an adapter that is merged into the weights), ``tokenizer`` (a folder or a hub name, for
             another than the adapter's or the model's), ``quantize`` (``8bit``, on a GPU), ``sampling`` (such as

@@ -68,6 +68,7 @@ class LoadOptions(_ModelSettings, _ProviderSettings, total=False):
     rope_freq_base: float | None
     rope_freq_scale: float | None
     isolate: bool | None
+    process: bool | None
     fallback: Any
     api_key: str | Sequence[str] | None
     base_url: str | None

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from llmapi_kit.engines.base import GenerationRequest, ToolUse
-from llmapi_kit.engines.local.channel import Channel
+from llmapi_kit.engines.channel import Channel
 from llmapi_kit.errors import ContextLengthError, InvalidRequestError, QueueFullError
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.sampling.tokenizer import ModelTokenizer

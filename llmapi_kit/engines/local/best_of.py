@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from llmapi_kit.engines.base import GenerationRequest
-from llmapi_kit.engines.local.channel import Channel
+from llmapi_kit.engines.channel import Channel
 from llmapi_kit.types import Delta, Event, Failed, Finished
 
 
@@ -24,7 +24,7 @@ class _Candidate:
         return sum(logprobs) / len(logprobs) if logprobs else float("-inf")
 
 
-async def choose_best(channel: Channel, request: GenerationRequest) -> list[Event]:
+async def choose_best(channel: Channel[Event], request: GenerationRequest) -> list[Event]:
     """Wait for `request.best_of` candidates; the events of the best `request.n`, the best one first.
 
     Fails as soon as one candidate does.

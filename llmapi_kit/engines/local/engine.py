@@ -19,8 +19,8 @@ from llmapi_kit.batching.request import Request
 from llmapi_kit.config import Settings
 from llmapi_kit.dialects import PLAIN, Dialect
 from llmapi_kit.engines.base import GenerationRequest, Message
+from llmapi_kit.engines.channel import Channel, deliver
 from llmapi_kit.engines.local.best_of import choose_best
-from llmapi_kit.engines.local.channel import Channel, deliver
 from llmapi_kit.engines.local.prompt_builder import Prompt, PromptBuilder
 from llmapi_kit.engines.local.reply_reader import ReplyReader
 from llmapi_kit.engines.local.text_codec import TextCodec
@@ -114,7 +114,7 @@ class LocalEngine:
             matcher = await self._compile(constraint)
             for candidate in candidates:
                 candidate.matcher = matcher.clone()
-        channel = Channel()
+        channel = Channel[Event]()
         for candidate in candidates:
             candidate.channel = channel
         self._loop.submit(*candidates)
@@ -144,7 +144,7 @@ class LocalEngine:
         """See `Engine.embed`. At most as many inputs as there are slots are queued at once."""
         prompts = await asyncio.to_thread(lambda: [self._embedding_ids(each, i) for i, each in enumerate(inputs)])
         salt = cache_salt if self._is_cache_per_key else ""
-        channel = Channel()
+        channel = Channel[Event]()
         params = SamplingParams(temperature=0)
         waiting = deque(
             Request(

@@ -1,0 +1,121 @@
+"""Starts the process that an engine lives in, and talks with it; knows nothing of what is said."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from llmapi_kit.engines.process.wire import HEADER_BYTES, FromEngine, ToEngine, length_of, packed, unpacked
+
+MAX_END_S = 10.0
+_PROGRAM = "from llmapi_kit.engines.process.program import main; main()"
+
+
+class Child:
+    """A process that runs `llmapi_kit.engines.process.program`. Starts at once; ends with this process at the latest.
+
+    Attributes:
+        pid: its process id.
+    """
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        self._socket = ours
+        self._stream = ours.makefile("rb")
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this is
+        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=self._errors,
+                stderr=self._errors,
+                pass_fds=(theirs.fileno(),),
+                env={**os.environ, "PYTHONPATH": path},
+                start_new_session=True,  # or interrupting a cell would end it as well
+            )
+        self.pid = self._process.pid
+        self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        threading.Thread(target=self._write, name="llmapi_kit engine process", daemon=True).start()
+        self._lock = threading.Lock()
+        self._is_ended, self._last_line = False, ""
+        self._kill_with_this = weakref.finalize(self, _kill, self._process)
+
+    def send(self, message: ToEngine) -> None:
+        """Send a message; from any thread, and without waiting for the process to take it.
+
+        Raises:
+            Exception: of pickle, where it holds what can't be sent.
+        """
+        self._outgoing.put(packed(message))
+
+    def messages(self) -> Iterator[list[FromEngine]]:
+        """What it says, until it ends."""
+        while (content := self._read()) is not None:
+            yield unpacked(content)
+
+    def kill(self) -> None:
+        """End it at once, whatever it is doing."""
+        self._process.kill()
+
+    def end(self) -> None:
+        """Wait until it has ended, and end it where that takes too long. Safe to call twice."""
+        try:
+            self._process.wait(MAX_END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        with self._lock:
+            if self._is_ended:
+                return
+            self._is_ended = True
+            self._errors.seek(0)
+            lines = self._errors.read()[-4000:].decode(errors="replace").strip().splitlines()
+            self._last_line = lines[-1][-300:] if lines else ""
+            self._outgoing.put(None)
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)  # or a reader would wait for whoever holds the other end
+            for each in (self._errors, self._stream, self._socket, self._process.stdin):
+                with suppress(OSError):
+                    if each is not None:
+                        each.close()
+
+    def how_it_ended(self) -> str:
+        """In words, with the last line that it wrote; waits for its end."""
+        self.end()
+        code = self._process.returncode
+        if code >= 0:
+            return f"exit code {code}" + (f": {self._last_line}" if code and self._last_line else "")
+        name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
+        return f"{name}, as when memory runs out" if code == -signal.SIGKILL else name
+
+    def _read(self) -> bytes | None:
+        try:
+            header = self._stream.read(HEADER_BYTES)
+            if len(header) < HEADER_BYTES:
+                return None
+            content = self._stream.read(length_of(header))
+        except (OSError, ValueError):  # it, or the socket, is gone
+            return None
+        return content
+
+    def _write(self) -> None:
+        while (content := self._outgoing.get()) is not None:
+            with suppress(OSError):  # it is gone, as whoever reads finds out
+                self._socket.sendall(content)
+
+
+def _kill(process: subprocess.Popen[Any]) -> None:
+    if process.poll() is None:
+        process.kill()
+        process.wait()

@@ -1,0 +1,346 @@
+"""An engine in a process of its own: a crash ends its requests and not the kernel, and a busy cell does not slow it.
+
+`ProcessEngine` is an `Engine` that passes on what it is asked, and gets a step's events in one message. When the
+process dies, each request that ran there ends in one error, and another process is started, later each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from llmapi_kit.engines.base import Engine, GenerationRequest
+from llmapi_kit.engines.channel import Channel, Ended, deliver
+from llmapi_kit.engines.process.child import Child
+from llmapi_kit.engines.process.wire import (
+    Ask,
+    Call,
+    Cancel,
+    Close,
+    Done,
+    FromEngine,
+    Generate,
+    Happened,
+    Load,
+    Loaded,
+    Logged,
+    Raised,
+    Returned,
+    Status,
+    Step,
+    ToEngine,
+    pickled,
+)
+from llmapi_kit.errors import ConfigError, EngineUnavailableError, ModelLoadError
+from llmapi_kit.progress import report
+from llmapi_kit.types import (
+    Embedded,
+    EngineInfo,
+    EngineStats,
+    Event,
+    Failed,
+    GeneratedImage,
+    ImageRequest,
+    Readiness,
+)
+
+STATUS_TIMEOUT_S = 0.5
+RESTART_DELAYS_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+Item = Event | Ended
+
+logger = logging.getLogger(__name__)
+
+
+class ProcessEngine:
+    """See `llmapi_kit.engines.base.Engine`. Made when the engine in its process is there.
+
+    Args:
+        make_engine: makes the engine, in the other process; picklable.
+        name: of the model, for messages.
+        restart_delays_s: how long to wait before each start after a death; the last one is for all that follow.
+
+    Attributes:
+        info: that of the engine.
+
+    Raises:
+        LlmApiKitError: what making the engine raised.
+        ModelLoadError: its process died meanwhile.
+        ConfigError: it can't be made in another process.
+    """
+
+    def __init__(
+        self,
+        make_engine: Callable[[], Engine],
+        *,
+        name: str,
+        restart_delays_s: Sequence[float] = RESTART_DELAYS_S,
+    ) -> None:
+        if os.name != "posix":
+            raise ConfigError("process=True needs Linux or macOS. Load the model without it.")
+        self._load = Load(_pickled(make_engine, name), name)
+        self._name = name
+        self._restart_delays_s = restart_delays_s
+        self._call_ids = itertools.count(1)
+        self._lock = threading.Lock()
+        self._channels: dict[int, Channel[Item]] = {}
+        self._answers: dict[int, Future[Any]] = {}
+        self._closing = threading.Event()
+        self._child: Child | None = None
+        self._why_not = ""
+        self._past, self._last = EngineStats(), EngineStats()
+        child, self.info = self._start()
+        self._begin(child)
+
+    @property
+    def pid(self) -> int | None:
+        """Id of the engine's process; None while there is none."""
+        child = self._child
+        return child.pid if child is not None else None
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        """See `Engine.generate`."""
+        call_id, channel = next(self._call_ids), Channel[Item]()
+        with self._lock:
+            child = self._there()
+            self._channels[call_id] = channel
+        is_over, is_begun = False, False
+        try:
+            child.send(Generate(call_id, request))
+            while True:
+                item = await channel.receive()
+                if isinstance(item, Ended):
+                    is_over = True
+                    if item.error is not None:
+                        raise item.error
+                    return
+                if isinstance(item, Failed) and not is_begun:
+                    raise item.error
+                is_begun = True
+                yield item
+        finally:
+            with self._lock:
+                self._channels.pop(call_id, None)
+            if not is_over:
+                child.send(Cancel(call_id))
+
+    async def embed(self, inputs: Sequence[str | Sequence[int]], *, cache_salt: str = "") -> list[Embedded]:
+        """See `Engine.embed`."""
+        embedded: list[Embedded] = await self._call("embed", list(inputs), cache_salt=cache_salt)
+        return embedded
+
+    async def generate_images(self, request: ImageRequest) -> list[GeneratedImage]:
+        """See `ImageEngine.generate_images`."""
+        images: list[GeneratedImage] = await self._call("generate_images", request)
+        return images
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """See `Engine.tokenize`."""
+        ids: list[int] = await self._call("tokenize", text, add_special_tokens=add_special_tokens)
+        return ids
+
+    async def tokenize_chat(self, request: GenerationRequest) -> list[int]:
+        """See `Engine.tokenize_chat`."""
+        ids: list[int] = await self._call("tokenize_chat", request)
+        return ids
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """See `Engine.detokenize`."""
+        text: str = await self._call("detokenize", list(token_ids))
+        return text
+
+    def readiness(self) -> Readiness:
+        """See `Engine.readiness`: not ready while its process is started anew."""
+        if self._child is None:
+            return Readiness(False, self._why_not)
+        status = self._status()
+        if status is None and self._child is None:
+            return Readiness(False, self._why_not)
+        return status.readiness if status is not None else Readiness(True)
+
+    def stats(self) -> EngineStats:
+        """See `Engine.stats`: of all its processes. Waits for an answer of the process, half a second at most."""
+        self._status()
+        return self._last.after(self._past)
+
+    def close(self) -> None:
+        """See `Engine.close`: ends the process, and with it everything that it held."""
+        with self._lock:
+            is_first = not self._closing.is_set()
+            self._closing.set()
+            child, self._why_not = self._child, "The model was unloaded."
+        if child is None or not is_first:
+            return
+        child.send(Close())
+        child.end()
+
+    def _start(self) -> tuple[Child, EngineInfo]:
+        """Start a process and wait until its engine is there."""
+        child = Child()
+        try:
+            child.send(self._load)
+            for messages in child.messages():
+                for message in messages:
+                    if isinstance(message, Step):
+                        report(message.step, done=message.done, total=message.total, unit=message.unit)
+                    elif isinstance(message, Logged):
+                        _log(message)
+                    elif isinstance(message, Raised):
+                        raise message.error
+                    elif isinstance(message, Loaded):
+                        return child, message.info
+            raise ModelLoadError(
+                f"The process that was to load {self._name!r} died ({child.how_it_ended()}). The memory may be too "
+                "small for the model, or its files are damaged."
+            )
+        except BaseException:  # also an interrupt
+            child.kill()
+            child.end()
+            raise
+
+    def _begin(self, child: Child) -> None:
+        """Take a process that has an engine as ours from now on."""
+        with self._lock:
+            self._child = child
+            is_closed = self._closing.is_set()
+        threading.Thread(target=self._run, args=(child,), name="llmapi_kit engine process", daemon=True).start()
+        if is_closed:
+            child.send(Close())
+
+    def _run(self, child: Child) -> None:
+        """Of a thread: take what a process says until it ends, and start another one if it was not to end."""
+        for messages in child.messages():
+            self._take(messages)
+        why = child.how_it_ended()
+        is_closed = self._closing.is_set()
+        text = "The model was unloaded." if is_closed else f"The model's process died ({why}), and is started anew."
+        with self._lock:
+            self._child, self._why_not = None, text
+            channels, self._channels = self._channels, {}
+            answers, self._answers = self._answers, {}
+            failed = 0 if is_closed else len(channels)
+            last = replace(self._last, num_running=0, num_queued=0, kv_use=0.0)
+            self._past = replace(last, num_failed=last.num_failed + failed).after(self._past)
+            self._last = EngineStats(num_slots=last.num_slots)
+        error = EngineUnavailableError(text, retry_after_s=None if is_closed else 5)
+        deliver([(channel, item) for channel in channels.values() for item in (Failed(error), Ended())])
+        for future in answers.values():
+            with suppress(CancelledError):
+                future.set_exception(error)
+        if not is_closed:
+            logger.error("The process of model %r died (%s) with %d requests", self._name, why, len(channels))
+            self._restart()
+
+    def _restart(self) -> None:
+        """Start another process, again and again, until there is one or the engine is closed."""
+        for attempt in itertools.count():
+            delay = self._restart_delays_s[min(attempt, len(self._restart_delays_s) - 1)]
+            if self._closing.wait(delay):
+                return
+            try:
+                child, _ = self._start()
+            except Exception as exc:
+                self._why_not = f"The model's process died, and could not be started anew: {exc}"
+                logger.error("Model %r could not be loaded anew: %s", self._name, exc)
+            else:
+                logger.warning("Model %r was loaded anew in process %d", self._name, child.pid)
+                self._begin(child)
+                return
+
+    def _take(self, messages: Sequence[FromEngine]) -> None:
+        items: list[tuple[Channel[Item], Item]] = []
+        for message in messages:
+            if isinstance(message, Happened):
+                channel = self._channels.get(message.call_id)
+                if channel is not None:
+                    items.append((channel, message.event))
+            elif isinstance(message, Logged):
+                _log(message)
+            else:
+                self._settle(message, items)
+        deliver(items)
+
+    def _settle(self, message: FromEngine, items: list[tuple[Channel[Item], Item]]) -> None:
+        """Take what ends a request or a call."""
+        if isinstance(message, Done | Status):
+            self._last = message.stats
+        if not isinstance(message, Done | Returned | Raised | Status):
+            return
+        with self._lock:
+            channel = self._channels.get(message.call_id)
+            future = self._answers.pop(message.call_id, None)
+        if channel is not None:
+            items.append((channel, Ended(message.error if isinstance(message, Raised) else None)))
+        if future is not None and future.set_running_or_notify_cancel():
+            if isinstance(message, Raised):
+                future.set_exception(message.error)
+            else:
+                future.set_result(message.value if isinstance(message, Returned) else message)
+
+    def _there(self) -> Child:
+        """The process; under the lock.
+
+        Raises:
+            EngineUnavailableError: there is none.
+        """
+        if self._child is None or self._closing.is_set():
+            raise EngineUnavailableError(self._why_not, retry_after_s=None if self._closing.is_set() else 5)
+        return self._child
+
+    async def _call(self, method: str, *arguments: Any, **keywords: Any) -> Any:
+        """Have the engine's method awaited in its process."""
+        call_id, child, future = self._asked(lambda call_id: Call(call_id, method, arguments, keywords))
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            child.send(Cancel(call_id))
+            raise
+        finally:
+            with self._lock:
+                self._answers.pop(call_id, None)
+
+    def _status(self) -> Status | None:
+        """How the engine is; None where its process does not say so in time."""
+        try:
+            call_id, _, future = self._asked(Ask)
+        except EngineUnavailableError:
+            return None
+        try:
+            status: Status = future.result(STATUS_TIMEOUT_S)
+        except (FutureTimeoutError, EngineUnavailableError):
+            return None
+        finally:
+            with self._lock:
+                self._answers.pop(call_id, None)
+        return status
+
+    def _asked(self, message: Callable[[int], ToEngine]) -> tuple[int, Child, Future[Any]]:
+        """Send what will be answered; its number, who was asked, and the answer to come."""
+        call_id, future = next(self._call_ids), Future[Any]()
+        with self._lock:
+            child = self._there()
+            self._answers[call_id] = future
+        child.send(message(call_id))
+        return call_id, child, future
+
+
+def _pickled(make_engine: Callable[[], Engine], name: str) -> bytes:
+    try:
+        return pickled(make_engine)
+    except Exception as exc:
+        raise ConfigError(
+            f"process=True can't load {name!r}: what loads it can't be sent to another process ({exc}). Put its code "
+            "into a module that can be imported, or load it without process=True."
+        ) from exc
+
+
+def _log(message: Logged) -> None:
+    logging.getLogger(message.logger).log(message.level, "%s", message.message)

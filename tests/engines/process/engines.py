@@ -1,0 +1,47 @@
+"""Engines that are made in another process, which has to be able to import them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+
+from llmapi_kit.engines.mock import MockEngine
+from llmapi_kit.errors import ContextLengthError, GenerationError, MissingDependencyError, ModelTooLargeError
+from llmapi_kit.progress import report
+
+
+def make_mock(delay_s=0.002, num_tokens=180):
+    """One that takes its time, after some progress and a line of a log."""
+    report("reading weights", done=1, total=2, unit="B")
+    logging.getLogger("llmapi_kit.engines.mock").warning("made in %d", os.getpid())
+    return MockEngine(delay_s=delay_s, num_tokens=num_tokens)
+
+
+def make_once(mark):
+    """The first time only: after that there is no memory for it."""
+    if mark.exists():
+        raise ModelTooLargeError("There is no memory for it now.")
+    mark.touch()
+    return make_mock()
+
+
+def fail_to_make():
+    raise MissingDependencyError("torch", "torch", "Loading it")
+
+
+def crash():
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class FailingEngine(MockEngine):
+    """Raises what its prompt says, before or after its first event."""
+
+    async def generate(self, request):
+        if request.prompt == "refuse":
+            raise ContextLengthError("It is too long.", param="prompt")
+        events = super().generate(request)
+        yield await anext(events)
+        if request.prompt == "fail":
+            raise GenerationError("The model failed.", code="broken")
+        raise ZeroDivisionError("of nobody's class")

@@ -1,0 +1,242 @@
+"""An engine in a process of its own keeps every promise of an engine, and outlives its process; nobody outlives it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from functools import partial
+
+import psutil
+import pytest
+
+from llmapi_kit import kit
+from llmapi_kit.engines.base import GenerationRequest
+from llmapi_kit.engines.process.engine import ProcessEngine
+from llmapi_kit.errors import (
+    ConfigError,
+    ContextLengthError,
+    EngineUnavailableError,
+    GenerationError,
+    MissingDependencyError,
+    ModelLoadError,
+)
+from llmapi_kit.loading.load_request import resolve
+from llmapi_kit.loading.loader import ModelLoader
+from llmapi_kit.progress import reporting
+from llmapi_kit.sampling.parameters import SamplingParams
+from llmapi_kit.testing import EngineContract
+from llmapi_kit.testing.events import collect
+from llmapi_kit.types import Delta, Failed, Finished
+
+from .engines import FailingEngine, crash, fail_to_make, make_mock, make_once
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="made for Linux and macOS")
+DEADLINE_S = 60
+
+
+class TestProcessEngine(EngineContract):
+    def make_engine(self):
+        return ProcessEngine(make_mock, name="mock")
+
+
+@pytest.fixture
+def start():
+    """Makes engines that come back at once, and closes them."""
+    made = []
+
+    def start(make_engine=make_mock, delays=(0.01,)):
+        made.append(ProcessEngine(make_engine, name="mock", restart_delays_s=delays))
+        return made[-1]
+
+    yield start
+    for engine in made:
+        engine.close()
+
+
+def long_request():
+    return GenerationRequest(prompt="a b c", sampling=SamplingParams(max_tokens=150))
+
+
+def wait_until(condition):
+    over = threading.Event()
+    for _ in range(DEADLINE_S * 100):
+        if condition():
+            return
+        over.wait(0.01)
+    raise AssertionError("it never was")
+
+
+async def answers_and_crash(engine, num_requests):
+    """All events of requests whose engine's process dies as soon as each has begun."""
+    begun = asyncio.Semaphore(0)
+
+    async def follow():
+        events = []
+        async for event in engine.generate(long_request()):
+            events.append(event)
+            if len(events) == 3:
+                begun.release()
+        return events
+
+    tasks = [asyncio.create_task(follow()) for _ in range(num_requests)]
+    for _ in tasks:
+        await begun.acquire()
+    os.kill(engine.pid, signal.SIGSEGV)
+    return await asyncio.gather(*tasks)
+
+
+def test_a_crash_ends_each_request_in_one_error_and_the_model_comes_back(start, caplog):
+    engine = start()
+    first = engine.pid
+    for events in asyncio.run(answers_and_crash(engine, 8)):
+        assert [type(event) for event in events[1:]] == [Delta] * (len(events) - 2) + [Failed]
+        assert isinstance(events[-1].error, EngineUnavailableError)
+        assert "SIGSEGV" in events[-1].error.message
+        assert events[-1].error.retry_after_s
+    wait_until(lambda: engine.readiness().ready)
+    assert engine.pid != first
+    assert engine.stats().num_failed == 8
+    assert isinstance(asyncio.run(collect(engine.generate(long_request())))[-1], Finished)
+    assert engine.stats().num_finished == 1
+    assert "died (SIGSEGV" in caplog.text
+
+
+def test_while_there_is_no_process_requests_are_refused_with_the_reason(start):
+    engine = start(delays=(1000,))
+    os.kill(engine.pid, signal.SIGKILL)
+    wait_until(lambda: engine.pid is None)
+    assert "SIGKILL" in engine.readiness().reason
+    for attempt in (collect(engine.generate(long_request())), engine.tokenize("one"), engine.embed(["one"])):
+        with pytest.raises(EngineUnavailableError, match="is started anew") as caught:
+            asyncio.run(attempt)
+        assert caught.value.retry_after_s
+    engine.close()
+    assert engine.readiness().reason == "The model was unloaded."
+
+
+def test_a_model_that_does_not_load_any_more_says_why(start, tmp_path):
+    engine = start(partial(make_once, tmp_path / "mark"), delays=(0.01, 1000))
+    os.kill(engine.pid, signal.SIGKILL)
+    wait_until(lambda: "no memory for it now" in engine.readiness().reason)
+    assert not engine.readiness().ready
+
+
+def test_errors_come_over_as_what_they_are(start):
+    engine = start(FailingEngine)
+    with pytest.raises(ContextLengthError, match="too long") as refused:
+        asyncio.run(collect(engine.generate(GenerationRequest(prompt="refuse"))))
+    assert (refused.value.param, refused.value.code) == ("prompt", "context_length_exceeded")
+    with pytest.raises(GenerationError, match="The model failed") as failed:
+        asyncio.run(collect(engine.generate(GenerationRequest(prompt="fail"))))
+    assert failed.value.code == "broken"
+    with pytest.raises(ZeroDivisionError, match="of nobody's class"):
+        asyncio.run(collect(engine.generate(GenerationRequest(prompt="other"))))
+
+
+def test_what_making_the_engine_raises_is_raised_and_leaves_no_process():
+    with pytest.raises(MissingDependencyError, match=r"llmapi-kit\[torch\]") as caught:
+        ProcessEngine(fail_to_make, name="m")
+    assert caught.value.extra == "torch"
+    with pytest.raises(ModelLoadError, match=r"'m' died \(SIGSEGV\)"):
+        ProcessEngine(crash, name="m")
+    assert psutil.Process().children() == []
+
+
+def test_what_can_not_be_had_in_another_process_is_named():
+    with pytest.raises(ConfigError, match="can't be sent to another process"):
+        ProcessEngine(lambda: None, name="m")
+
+    class Local(ModelLoader):
+        """As in a cell: nobody can import it."""
+
+    with pytest.raises(ConfigError, match="module that can be imported"):
+        resolve(Local("pocket"), given={"process": True}).make()
+
+
+def test_progress_and_log_lines_come_over(caplog):
+    steps = []
+    with reporting(steps.append):
+        engine = ProcessEngine(make_mock, name="mock")
+    pid = engine.pid
+    engine.close()
+    assert [(each.step, each.done, each.total, each.unit) for each in steps] == [("reading weights", 1, 2, "B")]
+    assert f"made in {pid}" in caplog.text
+
+
+def test_closing_ends_the_process_and_loading_again_and_again_leaves_nothing(start):
+    pids = set()
+    for _ in range(20):
+        engine = start()
+        pids.add(engine.pid)
+        engine.close()
+    assert len(pids) == 20
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    names = [thread.name for thread in threading.enumerate()]
+    wait_until(
+        lambda: (
+            not any(name == "llmapi_kit engine process" for name in names)
+            or not any(thread.name == "llmapi_kit engine process" for thread in threading.enumerate())
+        )
+    )
+
+
+OWNER = """
+import os, sys
+from tests.engines.process.engines import make_mock
+from llmapi_kit.engines.process.engine import ProcessEngine
+engine = ProcessEngine(make_mock, name="mock")
+forked = os.fork() if sys.argv[1] == "forks" else 1
+if forked:
+    print(engine.pid, forked, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["alone", "forks"])
+def test_the_process_never_outlives_its_owner(kind):
+    """Nor where a process that the owner forked keeps its files open."""
+    owner = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", OWNER, kind],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    child, forked = map(int, owner.stdout.readline().split())
+    process = psutil.Process(child)
+    try:
+        owner.kill()
+        owner.wait(DEADLINE_S)
+        assert psutil.wait_procs([process], timeout=DEADLINE_S)[1] == []
+    finally:
+        if kind == "forks":
+            os.kill(forked, signal.SIGKILL)
+        owner.stdin.close()
+        owner.stdout.close()
+
+
+def test_load_gives_a_model_a_process_of_its_own():
+    model = kit.load("mock", process=True, served_name="apart")
+    try:
+        assert isinstance(model.engine, ProcessEngine) or isinstance(model.engine._engine, ProcessEngine)
+        assert model.ask("one two") == "one two"
+        assert model is kit.load("mock", process=True, served_name="apart")
+        assert kit.load("mock", served_name="apart") is not model
+    finally:
+        kit.stop_all()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("mock", {"process": "yes"}, "process is 'yes'; it must be True or False"),
+        ("openai:gpt-5", {"process": True, "api_key": "k"}, "computed elsewhere"),
+    ],
+)
+def test_what_process_can_not_be_is_told(name, options, words):
+    with pytest.raises(ConfigError, match=words):
+        resolve(name, given=options)
