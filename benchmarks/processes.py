@@ -110,6 +110,11 @@ class ServerProcess:
         """Let it run again."""
         self._signal(signal.SIGCONT)
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the server alone, not to its children."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
     def stop(self) -> None:
         """End it and its children. Safe to call twice."""
         self._has_ended.set()

@@ -10,7 +10,7 @@ import sys
 import psutil
 import pytest
 
-from benchmarks import conversation, gpu, overhead, serving
+from benchmarks import conversation, engine_process, gpu, overhead, serving
 from benchmarks.processes import ServerFailedError, ServerProcess, free_port
 from benchmarks.serving_report import Failure, Run, Sample, to_markdown
 
@@ -18,7 +18,9 @@ pytestmark = pytest.mark.slow
 
 MODULES = [
     "bare_loop",
+    "busy_kernel",
     "conversation",
+    "engine_process",
     "environments",
     "fair_share",
     "gpu",
@@ -32,7 +34,7 @@ MODULES = [
 
 @pytest.fixture(autouse=True)
 def _no_signal_handlers(monkeypatch):
-    for module in (conversation, overhead, serving):
+    for module in (conversation, engine_process, overhead, serving):
         monkeypatch.setattr(module, "stop_on_sigterm", lambda: None)
 
 
@@ -62,6 +64,16 @@ def test_overhead_measures_both_parts(work, tmp_path):
     assert re.search(
         r"One stream reads .* GB/s of weights; all cores read memory at", (tmp_path / "overhead.md").read_text()
     )
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_process_of_its_own_is_measured_beside_idle_and_busy_cells(work, tmp_path):
+    assert engine_process.main(["--streams", "2", *options(work, tmp_path)]) == 0
+    samples = json.loads((tmp_path / "engine_process.json").read_text())["tiny"]
+    assert {(each["who"], each["cell"]) for each in samples} == {
+        (who, cell) for who in ("in the kernel", "in a process of its own") for cell in ("idle", "busy")
+    }
+    assert all(each["samples"][0]["num_tokens"] == 16 for each in samples)
 
 
 @pytest.mark.usefixtures("tiny")
