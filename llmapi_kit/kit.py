@@ -97,7 +97,9 @@ def load(
         options: all of them are looked at before anything is loaded. For every model: ``fallback`` (a name, what
             `load` returned, an engine, or a list of these: who answers when this one can't). For models that run here:
             ``process`` (True: in a process of its own, which a busy cell does not slow, whose crash ends no kernel and
-            whose end gives all memory back), ``device`` (``cpu``, ``cuda`` or ``cuda:0``; the first GPU where there is one), ``dtype``
+            whose end gives all memory back), ``replicas`` (that many such processes share the requests), ``devices``
+            (such as ``[0, 1]``: a replica on each of these GPUs), ``device`` (``cpu``, ``cuda`` or ``cuda:0``; the
+            first GPU where there is one), ``dtype``
             (``float32``, ``bfloat16`` or ``float16``; float32 on a CPU, the model's own on a GPU), ``lora`` (a folder
             or a hub name: an adapter that is merged into the weights), ``tokenizer`` (a folder or a hub name, for
             another than the adapter's or the model's), ``quantize`` (``8bit``, on a GPU), ``sampling`` (such as

@@ -10,7 +10,7 @@ for each answer asked for, or one `Failed` for all of them.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
@@ -313,6 +313,20 @@ class EngineStats:
         sums = {name: getattr(self, name) + getattr(past, name) for name in (*counters, "load_s")}
         ttft, inter_token = self.ttft.plus(past.ttft), self.inter_token.plus(past.inter_token)
         return replace(self, **sums, ttft=ttft, inter_token=inter_token)
+
+    @staticmethod
+    def together(each: Sequence[EngineStats]) -> EngineStats:
+        """Those of several engines that share their requests, of which there is at least one."""
+        total = each[0]
+        for other in each[1:]:
+            total = replace(
+                total.after(other),
+                num_running=total.num_running + other.num_running,
+                num_queued=total.num_queued + other.num_queued,
+                num_slots=total.num_slots + other.num_slots,
+                tokens_per_s=total.tokens_per_s + other.tokens_per_s,
+            )
+        return replace(total, kv_use=sum(stats.kv_use for stats in each) / len(each))
 
     def summary(self) -> dict[str, float]:
         """The counters by name; of latencies the median and the 99th percentile, in seconds."""

@@ -111,19 +111,7 @@ class FallbackEngine:
 
     def stats(self) -> EngineStats:
         """See `Engine.stats`: of all of them together."""
-        stats = [engine.stats() for engine in self._engines]
-        together = stats[0]
-        for other in stats[1:]:
-            running, queued = together.num_running + other.num_running, together.num_queued + other.num_queued
-            slots = together.num_slots + other.num_slots
-            together = replace(
-                together.after(other),
-                num_running=running,
-                num_queued=queued,
-                num_slots=slots,
-                tokens_per_s=together.tokens_per_s + other.tokens_per_s,
-            )
-        return together
+        return EngineStats.together([engine.stats() for engine in self._engines])
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -18,15 +18,16 @@ from llmapi_kit.checkpoints.spec import ModelSpec, name_of, parse_spec
 from llmapi_kit.config import Settings, load_settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.fallback import FallbackEngine
-from llmapi_kit.engines.process.engine import ProcessEngine
 from llmapi_kit.engines.renamed_engine import renamed
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.loading.options import unknown_load_option
+from llmapi_kit.loading.placement import HERE, Placement, read_placement
+from llmapi_kit.loading.placement import OPTIONS as PLACES
 from llmapi_kit.loading.sources import SOURCES, LoaderSource, Source
 
 PATHS = ("lora", "tokenizer")  # options that may be paths
-FALLBACK, PROCESS = "fallback", "process"
+FALLBACK = "fallback"
 
 Name = str | os.PathLike[str]
 Fallback = Name | Engine | Sequence[Name | Engine]
@@ -43,7 +44,7 @@ class LoadRequest:
         options: for its source.
         fallback: who answers when it can't: names of models, and engines, which stay open when this one is closed.
         key: the same for the same call.
-        has_process: whether its engine lives in a process of its own.
+        placement: where its engine runs.
     """
 
     spec: ModelSpec
@@ -52,7 +53,7 @@ class LoadRequest:
     options: Mapping[str, Any]
     fallback: Sequence[Any]
     key: tuple[object, str]
-    has_process: bool = False
+    placement: Placement = HERE
 
     def make(self) -> Engine:
         """Load it.
@@ -60,15 +61,15 @@ class LoadRequest:
         Raises:
             LlmApiKitError: it can't be loaded.
         """
-        make_engine = partial(self.source.make_engine, self.spec, self.settings, self.options)
-        engine = ProcessEngine(make_engine, name=self.spec.id) if self.has_process else make_engine()
+        make_engine = partial(self.source.make_engine, self.spec, self.settings)
+        engine = self.placement.make(make_engine, self.options, self.spec.id)
         if self.fallback:
             engine = _with_fallback(engine, self.fallback, self.settings)
         return renamed(engine, self.spec.id or engine.info.id)
 
     def need(self) -> MemoryNeed:
         """What memory that takes, as far as that can be told before."""
-        return self.source.memory_need(self.spec, self.settings, self.options)
+        return self.placement.need(self.source.memory_need(self.spec, self.settings, self.options))
 
 
 def resolve(
@@ -107,14 +108,14 @@ def resolve(
         spec = replace(spec, id=served_name)
     values |= {name: name_of(values[name]) for name in PATHS if isinstance(values.get(name), os.PathLike)}
     settings = load_settings(**{name: value for name, value in values.items() if name in source.settings})
-    options = {name: value for name, value in values.items() if name not in (*source.settings, FALLBACK, PROCESS)}
+    options = {name: value for name, value in values.items() if name not in (*source.settings, FALLBACK, *PLACES)}
     source.check(spec, options)
-    has_process = _has_process(values.get(PROCESS), spec)
+    placement = read_placement(values, spec)
     fallback = _fallbacks(values.get(FALLBACK))
     # A digest, as options may hold a key
     rest = hashlib.sha256(repr((served_name, sorted(values.items()))).encode()).hexdigest()
     who = spec.name if loader is None else (type(loader), loader.identity)
-    return LoadRequest(spec, source, settings, options, fallback, (who, rest), has_process)
+    return LoadRequest(spec, source, settings, options, fallback, (who, rest), placement)
 
 
 def make_engine(spec: ModelSpec, settings: Settings, *, fallback: Fallback | None = None, **options: Any) -> Engine:
@@ -136,23 +137,10 @@ def make_engine(spec: ModelSpec, settings: Settings, *, fallback: Fallback | Non
 def _check_names(values: Mapping[str, Any], source: Source, spec: ModelSpec) -> None:
     if source.options is None:
         return
-    known = (*source.options, FALLBACK, PROCESS, *source.settings)
+    known = (*source.options, FALLBACK, *PLACES, *source.settings)
     for name in values:
         if name not in known:
             raise unknown_load_option(name, spec.name, known)
-
-
-def _has_process(given: Any, spec: ModelSpec) -> bool:
-    """Whether a model gets a process of its own.
-
-    Raises:
-        ConfigError: the value is no bool, or the model is not computed on this machine.
-    """
-    if given is not None and not isinstance(given, bool):
-        raise ConfigError(f"process is {given!r}; it must be True or False.")
-    if given and spec.kind == "upstream":
-        raise ConfigError(f"{spec.name!r} is computed elsewhere, so process=True has nothing to do. Leave it out.")
-    return bool(given)
 
 
 def _fallbacks(given: Any) -> list[Any]:

@@ -69,6 +69,8 @@ class LoadOptions(_ModelSettings, _ProviderSettings, total=False):
     rope_freq_scale: float | None
     isolate: bool | None
     process: bool | None
+    replicas: int | None
+    devices: Sequence[int | str] | None
     fallback: Any
     api_key: str | Sequence[str] | None
     base_url: str | None
@@ -117,6 +119,7 @@ LAUNCH_ONLY = ("port", "host", "share", "tunnel", "tunnel_options", "aliases", "
 _TOKENS = "The most tokens of an answer are default_max_tokens here; a request says max_tokens."
 _CONTEXT = "It is context_length here."
 _DEVICE = 'It is device="cuda" here, or device="cuda:1" for the second GPU; the first is taken by itself.'
+_DEVICES = 'It is device="cuda:1" here for the second GPU, or devices=[0, 1] for a replica on each of two.'
 _SLOTS = "Requests answered at once are max_slots here."
 _THREADS = "It is num_threads here."
 _SAMPLING = 'What a model samples with where a request does not say is sampling={"temperature": 0.7} here.'
@@ -151,11 +154,13 @@ _COMMON_HABITS = {
 LOAD_HABITS = {
     **_COMMON_HABITS,
     "gpu": _DEVICE,
-    "gpus": _DEVICE,
+    "gpus": _DEVICES,
     "use_gpu": _DEVICE,
     "cuda": _DEVICE,
     "device_map": _DEVICE,
-    "tensor_parallel_size": f"A model runs on one GPU here. {_DEVICE}",
+    "tensor_parallel_size": f"A model runs on one GPU here. {_DEVICES}",
+    "data_parallel_size": "It is replicas here, or devices=[0, 1] for a replica on each of two GPUs.",
+    "num_replicas": "It is replicas here, or devices=[0, 1] for a replica on each of two GPUs.",
     "torch_dtype": "It is dtype here.",
     "gpu_layers": _GPU_LAYERS,
     "num_gpu_layers": _GPU_LAYERS,

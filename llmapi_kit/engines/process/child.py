@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -24,11 +24,14 @@ _PROGRAM = "from llmapi_kit.engines.process.program import main; main()"
 class Child:
     """A process that runs `llmapi_kit.engines.process.program`. Starts at once; ends with this process at the latest.
 
+    Args:
+        environment: variables in place of this process's.
+
     Attributes:
         pid: its process id.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
         ours, theirs = socket.socketpair()
         self._socket = ours
         self._stream = ours.makefile("rb")
@@ -41,7 +44,7 @@ class Child:
                 stdout=self._errors,
                 stderr=self._errors,
                 pass_fds=(theirs.fileno(),),
-                env={**os.environ, "PYTHONPATH": path},
+                env={**os.environ, **environment, "PYTHONPATH": path},
                 start_new_session=True,  # or interrupting a cell would end it as well
             )
         self.pid = self._process.pid

@@ -11,7 +11,7 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
@@ -67,6 +67,7 @@ class ProcessEngine:
         make_engine: makes the engine, in the other process; picklable.
         name: of the model, for messages.
         restart_delays_s: how long to wait before each start after a death; the last one is for all that follow.
+        environment: variables of its process, in place of this one's.
 
     Attributes:
         info: that of the engine.
@@ -83,11 +84,13 @@ class ProcessEngine:
         *,
         name: str,
         restart_delays_s: Sequence[float] = RESTART_DELAYS_S,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         if os.name != "posix":
             raise ConfigError("process=True needs Linux or macOS. Load the model without it.")
         self._load = Load(_pickled(make_engine, name), name)
         self._name = name
+        self._environment = dict(environment or {})
         self._restart_delays_s = restart_delays_s
         self._call_ids = itertools.count(1)
         self._lock = threading.Lock()
@@ -184,7 +187,7 @@ class ProcessEngine:
 
     def _start(self) -> tuple[Child, EngineInfo]:
         """Start a process and wait until its engine is there."""
-        child = Child()
+        child = Child(self._environment)
         try:
             child.send(self._load)
             for messages in child.messages():

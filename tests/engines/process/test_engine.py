@@ -13,7 +13,6 @@ from functools import partial
 import psutil
 import pytest
 
-from llmapi_kit import kit
 from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.engines.process.engine import ProcessEngine
 from llmapi_kit.errors import (
@@ -217,26 +216,3 @@ def test_the_process_never_outlives_its_owner(kind):
             os.kill(forked, signal.SIGKILL)
         owner.stdin.close()
         owner.stdout.close()
-
-
-def test_load_gives_a_model_a_process_of_its_own():
-    model = kit.load("mock", process=True, served_name="apart")
-    try:
-        assert isinstance(model.engine, ProcessEngine) or isinstance(model.engine._engine, ProcessEngine)
-        assert model.ask("one two") == "one two"
-        assert model is kit.load("mock", process=True, served_name="apart")
-        assert kit.load("mock", served_name="apart") is not model
-    finally:
-        kit.stop_all()
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "words"),
-    [
-        ("mock", {"process": "yes"}, "process is 'yes'; it must be True or False"),
-        ("openai:gpt-5", {"process": True, "api_key": "k"}, "computed elsewhere"),
-    ],
-)
-def test_what_process_can_not_be_is_told(name, options, words):
-    with pytest.raises(ConfigError, match=words):
-        resolve(name, given=options)
