@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from llmapi_kit.api import compat, docs, errors, health, invitations, keys, metrics, page, status, usage
 from llmapi_kit.api.anthropic import messages
 from llmapi_kit.api.cors import CorsMiddleware
-from llmapi_kit.api.openai import chat, completions, embeddings, images, models, stored, tokens
+from llmapi_kit.api.openai import chat, completions, embeddings, images, models, rerank, stored, tokens
 from llmapi_kit.api.openapi import document
 from llmapi_kit.api.request_context import RequestContext
 from llmapi_kit.api.responses import create
@@ -49,6 +49,7 @@ def create_app(state: ApiState) -> ASGIApp:
     app.state.response_runs = ResponseRuns()
     errors.install(app)
     answering = (chat.router, stored.router, completions.router, embeddings.router, images.router, models.router)
+    answering = (*answering, rerank.router)
     telling = (usage.router, keys.router, status.router, health.public, health.keyed, metrics.router, docs.router)
     for router in (*answering, tokens.router, invitations.router, *telling):
         app.router.routes.extend(router.routes)  # as they are: include_router wraps or copies them, by version

@@ -64,17 +64,35 @@ class Catalog:
         """Other names, each with the model that it stands for."""
         return self._visible()[1]
 
-    async def find(self, model: str | None) -> Engine:
-        """The engine of a name, ready to tell what it can do; None for the default. May wait until it is loaded.
+    async def find(self, model: str | None, capability: str = "") -> Engine:
+        """The engine of a name, ready to tell what it can do. May wait until it is loaded.
+
+        Args:
+            model: its name; None for the default, but for what `capability` says.
+            capability: where no model is named: the first one that was made for this, and writes no text, goes before
+                the default.
 
         Raises:
             NotFoundError: nobody answers to that name.
             EngineUnavailableError: it can't be loaded, or not in time.
         """
-        engine = self.get(model)
+        special = self.made_for(capability) if model is None and capability else None
+        engine = special or self.get(model)
         if isinstance(engine, DeferredEngine) and engine.readiness().state != "loaded":
             await self._load(engine)
         return engine
+
+    def made_for(self, capability: str) -> Engine | None:
+        """The first engine with a capability that writes no text, such as an embedding model; None for none."""
+        writing = {"chat", "completions"}
+        return next(
+            (
+                each
+                for each in self.all()
+                if capability in each.info.capabilities and not writing & {*each.info.capabilities}
+            ),
+            None,
+        )
 
     def stop_waiting(self) -> None:
         """End every `find` that waits for a model in an error that says the server stopped. On its event loop only."""

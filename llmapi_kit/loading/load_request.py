@@ -19,12 +19,14 @@ from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.fallback import FallbackEngine
 from llmapi_kit.engines.renamed_engine import renamed
 from llmapi_kit.errors import ConfigError
+from llmapi_kit.loading.embedding_source import EmbeddingSource, is_embedding_model
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.loading.options import unknown_load_option
 from llmapi_kit.loading.sources import SOURCES, LoaderSource, Source
 
 PATHS = ("lora", "tokenizer")  # options that may be paths
 FALLBACK = "fallback"
+_EMBEDDING = EmbeddingSource()
 
 Name = str | os.PathLike[str]
 Fallback = Name | Engine | Sequence[Name | Engine]
@@ -61,6 +63,10 @@ class LoadRequest:
             engine = _with_fallback(engine, self.fallback, self.settings)
         return renamed(engine, self.spec.id or engine.info.id)
 
+    def capabilities(self) -> tuple[str, ...]:
+        """What the engine will be able to do; empty where that is not known before it is loaded."""
+        return self.source.capabilities(self.spec, self.options) if isinstance(self.source, EmbeddingSource) else ()
+
     def need(self) -> MemoryNeed:
         """What memory that takes, as far as that can be told before."""
         return self.source.memory_need(self.spec, self.settings, self.options)
@@ -71,6 +77,8 @@ def resolve(
     served_name: str | None = None,
     given: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
+    *,
+    is_embedding: bool = False,
 ) -> LoadRequest:
     """What a call of `load` asks for, checked as far as that can be done without loading anything.
 
@@ -79,6 +87,7 @@ def resolve(
         served_name: what clients pass as ``model``; None for the model's own name.
         given: options and settings; None as a value means not given.
         defaults: settings, of which those count that the model goes by and that are not given.
+        is_embedding: whether it is to make vectors or scores; else its files say so, where they can mean nothing else.
 
     Raises:
         ModelError: there is no such model, or it can't be served.
@@ -86,12 +95,15 @@ def resolve(
         MissingDependencyError: it needs an extra that is not installed.
     """
     if isinstance(model, Choice):
-        return resolve(model.name, served_name, {**model.options, **(given or {})}, defaults)
+        options = {**model.options, **(given or {})}
+        return resolve(model.name, served_name, options, defaults, is_embedding=is_embedding)
     if not isinstance(model, str | os.PathLike | ModelLoader):
         raise ConfigError(f"load() takes a model's name, a path or a ModelLoader, not {type(model).__name__}.")
     loader = model if isinstance(model, ModelLoader) else None
     spec = model.spec if isinstance(model, ModelLoader) else parse_spec(model)
-    source = SOURCES[spec.kind] if loader is None else LoaderSource(loader)
+    source: Source = SOURCES[spec.kind] if loader is None else LoaderSource(loader)
+    if loader is None and (is_embedding or is_embedding_model(spec)):
+        source = _EMBEDDING
     values = {name: value for name, value in (defaults or {}).items() if name in source.settings}
     values |= loader.options if loader is not None else {}
     values |= {name: value for name, value in (given or {}).items() if value is not None}
@@ -107,7 +119,7 @@ def resolve(
     fallback = _fallbacks(values.get(FALLBACK))
     # A digest, as options may hold a key
     rest = hashlib.sha256(repr((served_name, sorted(values.items()))).encode()).hexdigest()
-    who = spec.name if loader is None else (type(loader), loader.identity)
+    who: object = (spec.name, source is _EMBEDDING) if loader is None else (type(loader), loader.identity)
     return LoadRequest(spec, source, settings, options, fallback, (who, rest))
 
 
