@@ -93,10 +93,10 @@ def load(
     """Load a model. The same call again returns the model that is loaded already.
 
     Args:
-        name: ``pocket`` and ``pocket-embed`` (ship with the kit), ``mock``, a folder with a Hugging Face model, a GGUF file, a hub name
-            such as ``Qwen/Qwen3-0.6B``, a GGUF file of the hub such as ``hf:owner/name:Q4_K_M``, a provider's model
-            such as ``openai:gpt-…``, ``ollama:llama3.2`` or ``openai+https://host/v1#model``, ``plugin:name`` for a
-            back end that another package brings, or a loader of your own: see
+        name: ``pocket`` and ``pocket-embed`` (ship with the kit), ``mock``, a folder with a Hugging Face model, a GGUF
+            file, a hub name such as ``Qwen/Qwen3-0.6B``, a GGUF file of the hub such as ``hf:owner/name:Q4_K_M``, a
+            provider's model such as ``openai:gpt-…``, ``ollama:llama3.2`` or ``openai+https://host/v1#model``,
+            ``plugin:name`` for a back end that another package brings, or a loader of your own: see
             `llmapi_kit.loading.loader.ModelLoader`. A `pathlib.Path` is a folder or a file. What `choose` returned
             stands for its name and options.
         served_name: what clients pass as ``model``; the model's own name unless given.
@@ -112,9 +112,9 @@ def load(
             ``default_max_tokens``, ``max_queue``, ``prefix_cache``, ``download_stall_s``. For a GGUF file, in place of
             ``dtype``, ``quantize`` and ``tokenizer``: ``n_gpu_layers``, ``flash_attn``, ``kv_cache_dtype`` (such as
             ``q8_0``), ``use_mmap``, ``use_mlock``, ``rope_scaling``, ``rope_freq_base``, ``rope_freq_scale``,
-            ``isolate`` (compute in a process of its own, as in notebooks it does); ``lora`` is a GGUF file there. For an
-            embedding model or a reranker: those of `load_embeddings`. For a
-            provider's model:
+            ``isolate`` (compute in a process of its own, as in notebooks it does); ``lora`` is a GGUF file there. For
+            an embedding model or a reranker, see `load_embeddings`: ``pooling``, ``normalize``, ``prompts``,
+            ``default_prompt_name``, ``matryoshka_dimensions``. For a provider's model:
             ``api_key`` (one or several; its environment variable unless given), ``base_url``, ``sampling``, and
             settings: ``first_token_timeout_s``, ``upstream_connect_s``, ``upstream_answer_s``, ``upstream_silence_s``,
             ``upstream_retries``, ``upstream_retry_s``. See `llmapi_kit.config.Settings` for the settings. Back ends

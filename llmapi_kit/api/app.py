@@ -48,10 +48,9 @@ def create_app(state: ApiState) -> ASGIApp:
     app.state.api = state
     app.state.response_runs = ResponseRuns()
     errors.install(app)
-    answering = (chat.router, stored.router, completions.router, embeddings.router, images.router, models.router)
-    answering = (*answering, rerank.router)
+    answering = (chat.router, stored.router, completions.router, embeddings.router, rerank.router)
     telling = (usage.router, keys.router, status.router, health.public, health.keyed, metrics.router, docs.router)
-    for router in (*answering, tokens.router, invitations.router, *telling):
+    for router in (*answering, images.router, models.router, tokens.router, invitations.router, *telling):
         app.router.routes.extend(router.routes)  # as they are: include_router wraps or copies them, by version
     app.router.routes.extend(page.router.routes)
     app.router.routes.append(LocalRoute("/openapi.json", openapi, include_in_schema=False))

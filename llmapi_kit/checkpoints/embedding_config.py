@@ -8,6 +8,7 @@ Source: sentence-transformers' ``modules.json`` and the configurations beside it
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -140,6 +141,7 @@ def _of_modules(folder: Path, name: str) -> EmbeddingConfig:
     if _is_reranker(folder, place):
         return _of_transformers(place, name)
     lengths = _optional(place / LENGTHS)
+    _check_input(lengths, name)
     read = EmbeddingConfig(
         "transformer",
         place,
@@ -153,6 +155,21 @@ def _of_modules(folder: Path, name: str) -> EmbeddingConfig:
         read, pooling=_pooling(_modes(pooling), name), pools_prompt=pooling.get("include_prompt") is not False
     )
     return _with_layers(read, folder, rest[1:], name)
+
+
+def _check_input(config: Mapping[str, Any], name: str) -> None:
+    """Raise where texts get to the model in another way than as they are."""
+    task, ways = config.get("transformer_task", "feature-extraction"), config.get("modality_config") or {}
+    if task != "feature-extraction":
+        raise UnsupportedModelError(f"{name} can't be served: its transformer_task is {task!r} in {LENGTHS}.")
+    for part, what in {"message": "a chat template", "image": "images", "audio": "sound", "video": "video"}.items():
+        if part in ways:
+            raise UnsupportedModelError(
+                f"{name} can't be served: it takes its inputs through {what}, by the modality_config of {LENGTHS}. "
+                "Texts as they are can be embedded: remove that entry where the model was made for them."
+            )
+    if config.get("processing_kwargs"):
+        raise UnsupportedModelError(f"{name} can't be served: {LENGTHS} has processing_kwargs, which are not known.")
 
 
 def _with_layers(read: EmbeddingConfig, folder: Path, modules: Sequence[Any], name: str) -> EmbeddingConfig:
@@ -311,8 +328,6 @@ def _optional(path: Path) -> dict[str, Any]:
 
 def _list(path: Path, name: str) -> list[Any]:
     """The modules of a folder, of which there is at least one."""
-    import json
-
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as exc:

@@ -85,9 +85,9 @@ def parse_spec(name: str | os.PathLike[str]) -> ModelSpec:
     """Understand a model's name.
 
     Args:
-        name: ``pocket``, ``pocket-embed``, ``mock``, a folder with a model in it, a GGUF file, ``owner/name`` of the Hugging Face
-            hub, a GGUF file of it (``hf:owner/name/file.gguf``, ``hf:owner/name:Q4_K_M``), or a provider's model:
-            ``openai:gpt-…``, ``ollama:llama3.2``, ``vllm:http://host:port/v1#model``,
+        name: ``pocket``, ``pocket-embed``, ``mock``, a folder with a model in it, a GGUF file, ``owner/name`` of the
+            Hugging Face hub, a GGUF file of it (``hf:owner/name/file.gguf``, ``hf:owner/name:Q4_K_M``), or a
+            provider's model: ``openai:gpt-…``, ``ollama:llama3.2``, ``vllm:http://host:port/v1#model``,
             ``openai+https://host/base/v1#model`` for any server with OpenAI's API; or ``plugin:model``, for a back end
             that another package brings. A `pathlib.Path` is a folder or a file, never another name.
 

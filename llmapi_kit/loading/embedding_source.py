@@ -83,10 +83,12 @@ class EmbeddingSource:
     def make_engine(self, spec: ModelSpec, settings: Settings, options: Mapping[str, Any]) -> Engine:
         """See `Source.make_engine`."""
         import_heavy(LOCAL_MODELS)
-        import_heavy(MODEL_CLASSES)
         try:
             folder = _folder_here(spec) or _download(spec.name, settings.download_stall_s)
-            return _make_engine(spec, read_embedding_config(folder, spec.name, options), settings, options)
+            config = read_embedding_config(folder, spec.name, options)
+            if config.kind != "static":
+                import_heavy(MODEL_CLASSES)
+            return _make_engine(spec, config, settings, options)
         except LlmApiKitError:
             raise
         except Exception as exc:  # whatever a model's files make of the libraries that read them
@@ -138,7 +140,8 @@ def _make_engine(spec: ModelSpec, config: EmbeddingConfig, settings: Settings, o
     needed, free = _weights_bytes(config) + SCRATCH_BYTES, free_memory(device)
     if needed > free:
         raise ModelTooLargeError(
-            f"{spec.id} does not fit: it takes {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free on {device}."
+            f"{spec.id} does not fit: it takes {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free on "
+            f"{device}."
         )
     loaded = load_encoder(config, spec.name, device=options.get("device"), dtype=options.get("dtype"))
     encoder = _encoder(config, loaded, settings)
@@ -199,12 +202,10 @@ def _describe(spec: ModelSpec, config: EmbeddingConfig, size: int) -> str:
         return "The small embedding model that ships with the kit: word vectors for English and some Chinese."
     if config.kind == "reranker":
         return f"A reranker from {spec.name}: it scores pairs of texts, and writes none."
-    kind = (
-        "word vectors, of which a text gets the mean"
-        if config.kind == "static"
-        else f"{' and '.join(config.pooling)} pooling"
-    )
-    return f"An embedding model from {spec.name}: vectors of {size} numbers, by {kind}."
+    how = "the mean of word vectors"
+    if config.kind != "static":
+        how = f"pooling of the kind {' and '.join(config.pooling)}"
+    return f"An embedding model from {spec.name}: vectors of {size} numbers, by {how}."
 
 
 def _weights_bytes(config: EmbeddingConfig) -> int:

@@ -19,14 +19,13 @@ from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.fallback import FallbackEngine
 from llmapi_kit.engines.renamed_engine import renamed
 from llmapi_kit.errors import ConfigError
-from llmapi_kit.loading.embedding_source import EmbeddingSource, is_embedding_model
+from llmapi_kit.loading.embedding_source import EmbeddingSource
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.loading.options import unknown_load_option
-from llmapi_kit.loading.sources import SOURCES, LoaderSource, Source
+from llmapi_kit.loading.sources import LoaderSource, Source, source_of
 
 PATHS = ("lora", "tokenizer")  # options that may be paths
 FALLBACK = "fallback"
-_EMBEDDING = EmbeddingSource()
 
 Name = str | os.PathLike[str]
 Fallback = Name | Engine | Sequence[Name | Engine]
@@ -101,9 +100,7 @@ def resolve(
         raise ConfigError(f"load() takes a model's name, a path or a ModelLoader, not {type(model).__name__}.")
     loader = model if isinstance(model, ModelLoader) else None
     spec = model.spec if isinstance(model, ModelLoader) else parse_spec(model)
-    source: Source = SOURCES[spec.kind] if loader is None else LoaderSource(loader)
-    if loader is None and (is_embedding or is_embedding_model(spec)):
-        source = _EMBEDDING
+    source = source_of(spec, is_embedding=is_embedding) if loader is None else LoaderSource(loader)
     values = {name: value for name, value in (defaults or {}).items() if name in source.settings}
     values |= loader.options if loader is not None else {}
     values |= {name: value for name, value in (given or {}).items() if value is not None}
@@ -119,7 +116,7 @@ def resolve(
     fallback = _fallbacks(values.get(FALLBACK))
     # A digest, as options may hold a key
     rest = hashlib.sha256(repr((served_name, sorted(values.items()))).encode()).hexdigest()
-    who: object = (spec.name, source is _EMBEDDING) if loader is None else (type(loader), loader.identity)
+    who = (type(source), spec.name) if loader is None else (type(loader), loader.identity)
     return LoadRequest(spec, source, settings, options, fallback, (who, rest))
 
 
@@ -136,7 +133,7 @@ def make_engine(spec: ModelSpec, settings: Settings, *, fallback: Fallback | Non
     Raises:
         LlmApiKitError: see `Source.make_engine`.
     """
-    return LoadRequest(spec, SOURCES[spec.kind], settings, options, _fallbacks(fallback), (spec.name, "")).make()
+    return LoadRequest(spec, source_of(spec), settings, options, _fallbacks(fallback), (spec.name, "")).make()
 
 
 def _check_names(values: Mapping[str, Any], source: Source, spec: ModelSpec) -> None:
@@ -158,7 +155,7 @@ def _fallbacks(given: Any) -> list[Any]:
     for each in found:
         if isinstance(each, str | os.PathLike):
             spec = parse_spec(each)
-            SOURCES[spec.kind].check(spec, {})
+            source_of(spec).check(spec, {})
         elif _engine_of(each) is None:
             raise ConfigError(f"fallback has {type(each).__name__}; it takes names of models, and engines.")
     return found

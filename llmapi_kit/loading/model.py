@@ -132,10 +132,10 @@ class Model:
     def embed(self, texts: str, *, prompt_name: str | None = None, truncate: bool = False) -> list[float]: ...
     @overload
     def embed(
-        self, texts: Sequence[str], *, prompt_name: str | None = None, truncate: bool = False
+        self, texts: list[str] | tuple[str, ...], *, prompt_name: str | None = None, truncate: bool = False
     ) -> list[list[float]]: ...
     def embed(
-        self, texts: str | Sequence[str], *, prompt_name: str | None = None, truncate: bool = False
+        self, texts: str | list[str] | tuple[str, ...], *, prompt_name: str | None = None, truncate: bool = False
     ) -> list[float] | list[list[float]]:
         """The vector of a text, or a list of those of several.
 

@@ -95,7 +95,7 @@ class TransformerEncoder(TorchEncoder):
         self.size = len(self.encode([EncoderInput([pad_id, pad_id])])[0])
 
     def _forward(self, batch: Sequence[EncoderInput]) -> torch.Tensor:
-        model, layers = self._weights  # type: ignore[misc, union-attr]  # a list of two
+        model, layers = self._weights  # type: ignore[misc]  # a list of two
         inputs = padded(batch, self._pad_id, self.device)
         states = model(**inputs, **self._options).last_hidden_state
         mask = inputs.get("attention_mask")
@@ -126,7 +126,7 @@ class StaticEncoder(TorchEncoder):
         self.size = len(self.encode([EncoderInput([0])])[0])
 
     def _forward(self, batch: Sequence[EncoderInput]) -> torch.Tensor:
-        bag, layers = self._weights  # type: ignore[misc, union-attr]  # a list of two
+        bag, layers = self._weights  # type: ignore[misc]  # a list of two
         ids = torch.tensor([token_id for each in batch for token_id in each.ids], dtype=torch.long)
         lengths = torch.tensor([0, *(len(each.ids) for each in batch[:-1])])
         vectors: torch.Tensor = layers(bag(ids, lengths.cumsum(0)))

@@ -1,8 +1,8 @@
 """Bot types: names that older clients know, and which model of this server answers for each.
 
-Without a setting a bot goes to a model that was made for nothing else, such as an embedding model, then to the server's
-default model where that can do what the bot needs, else to the first model that can; no other model than the default is loaded to find that out. The setting `bots` maps bot types, known
-ones and new ones, to models.
+Without a setting a bot goes to a model that was made for nothing else, such as an embedding model; then to the
+server's default model where that can do what the bot needs, else to the first model that can; no other model than the
+default is loaded to find that out. The setting `bots` maps bot types, known ones and new ones, to models.
 """
 
 from __future__ import annotations

@@ -115,14 +115,14 @@ class TextReader:
             return list(self._tokenizer.encode_batch(texts, add_special_tokens=self._adds_special))
         with self._cutting_lock:
             direction = "left" if truncation.side == "start" else "right"
-            try:
-                self._cutting.enable_truncation(limit, strategy="longest_first", direction=direction)
-                return list(self._cutting.encode_batch(texts, add_special_tokens=self._adds_special))
-            except Exception as exc:  # the library raises this very class: special tokens alone are more
-                raise InvalidRequestError(
-                    f"truncate_prompt_tokens is {limit}, which leaves no room beside this model's special tokens.",
-                    param="truncate_prompt_tokens",
-                ) from exc
+            self._cutting.enable_truncation(limit, strategy="longest_first", direction=direction)
+            encoded = list(self._cutting.encode_batch(texts, add_special_tokens=self._adds_special))
+        if any(len(each.ids) > limit for each in encoded):  # then the library leaves a text as it is
+            raise InvalidRequestError(
+                f"truncate_prompt_tokens is {limit}, which leaves no room beside this model's special tokens.",
+                param="truncate_prompt_tokens",
+            )
+        return encoded
 
     def _prompt(self, name: str | None) -> str:
         name = self._default_prompt if name is None else name
@@ -142,8 +142,8 @@ class TextReader:
             return self._max_length
         if 0 < self._max_length < truncation.num_tokens:
             raise InvalidRequestError(
-                f"truncate_prompt_tokens is {truncation.num_tokens}; this model reads {self._max_length} tokens at most. "
-                "-1 stands for that.",
+                f"truncate_prompt_tokens is {truncation.num_tokens}; this model reads {self._max_length} tokens at "
+                "most, for which -1 stands.",
                 param="truncate_prompt_tokens",
             )
         return truncation.num_tokens
