@@ -82,9 +82,17 @@ def characters(words: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {character: torch.stack(vectors).mean(0) / 2 for character, vectors in found.items()}
 
 
-def weight(rank: int) -> float:
-    """How much a word counts, by its place in the order of frequency (Zipf's law)."""
-    return SMOOTHING / (SMOOTHING + 0.1 / (rank + 1))
+def weights(pieces: Sequence[str]) -> dict[str, float]:
+    """How much each piece counts: a word by its place in the order of frequency, as by Zipf's law; a mark little."""
+    found = {}
+    num_words = 0
+    for piece in pieces:
+        if len(piece) == 1:
+            found[piece] = 0.3 if piece.isdigit() else 0.03
+            continue
+        found[piece] = SMOOTHING / (SMOOTHING + 0.1 / (num_words + 1))
+        num_words += not piece.startswith("##")
+    return found
 
 
 def make_tokenizer(tokens: Sequence[str], chinese: Sequence[str]) -> Tokenizer:
@@ -112,12 +120,12 @@ def main() -> None:
     meanings = read_lexicon(LEXICON)
     glosses = [", ".join(found) for found in meanings.values()]
     vectors = distil(say(args.teacher, [token.removeprefix("##") for token in english] + glosses), NUM_DIMENSIONS)
-    ranks = {token: at for at, token in enumerate(english)}
-    rows = {token: vectors[at] * weight(at) for at, token in enumerate(english)}
+    counts = weights(english)
+    rows = {token: vectors[at] * counts[token] for at, token in enumerate(english)}
     chinese = {word: vectors[len(english) + at] for at, word in enumerate(meanings)}
     for word, found in meanings.items():
-        known = [ranks[part] for gloss in found for part in gloss.split() if part in ranks]
-        rows[word] = chinese[word] * weight(min(known, default=len(english)))
+        known = [counts[part] for gloss in found for part in gloss.split() if part in counts]
+        rows[word] = chinese[word] * min(known, default=1.0)
     rows |= characters(chinese)
 
     nothing = torch.zeros(NUM_DIMENSIONS)

@@ -190,8 +190,8 @@ class Model:
 
         Examples:
             >>> model = kit.load("pocket-embed")
-            >>> model.rerank("a small dog", ["the economy of France", "puppies and kittens"])[0].text
-            'puppies and kittens'
+            >>> model.rerank("The doctor treated the patient", ["the team won", "a nurse in the hospital"])[0].text
+            'a nurse in the hospital'
         """
         self._load()
         request = ScoreRequest(

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 MODULES = [
     "bare_loop",
     "conversation",
+    "embeddings",
     "environments",
     "fair_share",
     "gpu",
