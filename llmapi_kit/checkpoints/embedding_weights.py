@@ -27,6 +27,7 @@ from llmapi_kit.checkpoints.model_files import (
     read_json,
     read_safetensors_head,
 )
+from llmapi_kit.checkpoints.reported_bar import reported_bars
 from llmapi_kit.checkpoints.vocabulary import load_tokenizer
 from llmapi_kit.checkpoints.weights import pick_device, pick_dtype
 from llmapi_kit.errors import ModelLoadError, UnsupportedModelError
@@ -94,7 +95,7 @@ def load_encoder(
 
 def _model(config: EmbeddingConfig, name: str, dtype: torch.dtype | str) -> Any:
     auto: Any = transformers.AutoModelForSequenceClassification if config.kind == "reranker" else transformers.AutoModel
-    with quiet_report():
+    with quiet_report(), reported_bars():
         try:
             model, info = auto.from_pretrained(
                 config.folder,

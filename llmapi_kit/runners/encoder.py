@@ -44,6 +44,10 @@ class Encoder(Protocol):
     device: str
     dtype: str
 
+    def start(self) -> None:
+        """Called once on each thread that will call `encode`, before it does."""
+        ...
+
     def encode(self, batch: Sequence[EncoderInput]) -> list[list[float]]:
         """A vector for each sequence, in their order; blocking.
 

@@ -12,7 +12,7 @@ import torch
 
 from llmapi_kit.runners.encoder import EncoderInput
 from llmapi_kit.runners.pooling import pooled
-from llmapi_kit.runners.thread_count import best_num_threads, num_threads_set
+from llmapi_kit.runners.thread_count import best_num_threads, keep_num_threads
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 32_768
 # A table is looked up, which takes no time to speak of
@@ -47,9 +47,13 @@ class TorchEncoder:
         self.num_workers = min(available, MAX_WORKERS) if is_split else 1
         self._num_threads = 1 if is_split else num_threads or best_num_threads(size_bytes)
 
+    def start(self) -> None:
+        """See `Encoder.start`."""
+        keep_num_threads(self._num_threads)
+
     def encode(self, batch: Sequence[EncoderInput]) -> list[list[float]]:
         """See `Encoder.encode`."""
-        with torch.inference_mode(), num_threads_set(self._num_threads):
+        with torch.inference_mode():
             vectors: list[list[float]] = self._forward(batch).float().cpu().tolist()
             return vectors
 

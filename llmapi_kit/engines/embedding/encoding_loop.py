@@ -139,6 +139,7 @@ class EncodingLoop:
 
     def _run(self) -> None:
         try:
+            self._encoder.start()
             while (batch := self._next_batch()) is not None:
                 self._compute(batch)
         except BaseException as exc:

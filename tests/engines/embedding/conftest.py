@@ -41,6 +41,9 @@ class FakeEncoder:
         self.may_go = threading.Event()
         self.may_go.set()
 
+    def start(self):
+        self.num_started = getattr(self, "num_started", 0) + 1
+
     def encode(self, batch):
         self.batches.append(batch)
         self.entered.set()

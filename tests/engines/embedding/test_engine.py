@@ -48,6 +48,7 @@ def test_vectors_come_in_the_order_of_the_inputs_whatever_their_lengths(engine_o
     assert [list(each.vector) for each in embedded] == [encoder.vector(each) for each in ids]
     assert [each.num_prompt_tokens for each in embedded] == [11, 3, 16, 5, 16, 4, 10, 2]
     assert all(len(batch) * max(len(each.ids) for each in batch) <= 20 for batch in encoder.batches)
+    assert encoder.num_started == 2
     assert engine.stats().num_finished == 1
     assert engine.stats().num_prompt_tokens == sum(map(len, ids))
     assert run(engine.embed([])) == []
@@ -232,6 +233,7 @@ def test_a_cancelled_request_is_not_computed(engine_of):
         second = asyncio.ensure_future(engine.embed(["w2"]))
         await until(lambda: engine.stats().num_queued == 1)
         second.cancel()
+        await until(second.done)
         encoder.may_go.set()
         await first
         await engine.embed(["w3"])
