@@ -70,14 +70,13 @@ class Catalog:
         Args:
             model: its name; None for the default, but for what `capability` says.
             capability: where no model is named: the first one that was made for this, and writes no text, goes before
-                the default.
+                the default; where the default can't do it, the first one that can.
 
         Raises:
             NotFoundError: nobody answers to that name.
             EngineUnavailableError: it can't be loaded, or not in time.
         """
-        special = self.made_for(capability) if model is None and capability else None
-        engine = special or self.get(model)
+        engine = self._default(capability) if model is None and capability else self.get(model)
         if isinstance(engine, DeferredEngine) and engine.readiness().state != "loaded":
             await self._load(engine)
         return engine
@@ -93,6 +92,19 @@ class Catalog:
             ),
             None,
         )
+
+    def _default(self, capability: str) -> Engine:
+        """Who does something where no model is named.
+
+        Raises:
+            NotFoundError: there is no model at all.
+        """
+        default = self.get(None)
+        if (special := self.made_for(capability)) is not None:
+            return special
+        if capability in default.info.capabilities or not default.info.capabilities:  # the latter is not loaded yet
+            return default
+        return next((engine for engine in self.all() if capability in engine.info.capabilities), default)
 
     def stop_waiting(self) -> None:
         """End every `find` that waits for a model in an error that says the server stopped. On its event loop only."""
