@@ -14,7 +14,9 @@ from llmapi_kit.runners.encoder import EncoderInput
 from llmapi_kit.runners.pooling import pooled
 from llmapi_kit.runners.thread_count import best_num_threads, keep_num_threads
 
-CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 32_768
+# On a CPU, as many as leave a layer's states in the caches: a text of 55 tokens takes all-MiniLM-L6-v2 17 ms of a core
+# (AVX-512) with 512, 22 with 2,048 and 35 with 8,192
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 512, 32_768
 # A table is looked up, which takes no time to speak of
 TABLE_BATCH_TOKENS = 65_536
 MAX_WORKERS = 4

@@ -115,6 +115,18 @@ def test_a_chat_model_says_that_it_embeds_whole_inputs_only(serve, http):
     assert (error["param"], "scores no texts" in error["message"]) == ("model", True)
 
 
+def test_where_no_model_is_named_and_the_default_can_not_rerank_the_first_that_can_does(serve, http):
+    class Plain(MockEngine):
+        def __init__(self):
+            super().__init__(name="plain")
+            self.info = type(self.info)("plain", 100, 1, capabilities=("chat",))
+
+    client = http(serve(Plain(), MockEngine()))
+    assert client.post("/v1/rerank", json={"query": "a", "documents": ["a"]}).json()["model"] == "mock"
+    error = error_of(client.post("/v1/rerank", json={"model": "plain", "query": "a", "documents": ["a"]}), 400)
+    assert error["param"] == "model"
+
+
 def test_where_no_model_is_named_the_embedding_model_embeds_and_the_default_chats(client, vectors):
     answer = client.post("/v1/embeddings", json={"input": TEXTS}).json()
     assert answer["model"] == EMBED

@@ -12,7 +12,13 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 
 from llmapi_kit import kit
-from llmapi_kit.errors import ConfigError, ContextLengthError, ModelLoadError, UnsupportedModelError
+from llmapi_kit.errors import (
+    ConfigError,
+    ContextLengthError,
+    InvalidRequestError,
+    ModelLoadError,
+    UnsupportedModelError,
+)
 
 from .embedding_folders import TYPES, add_dense, add_modules, make_bert, make_decoder, write
 
@@ -102,6 +108,8 @@ def test_a_decoder_gives_the_state_of_its_last_token(tmp_path):
     assert_equal(model.embed(TEXTS), (normalize(each[-1], dim=0) for each in states(folder)))
     assert model.info.capabilities == ("embeddings", "dimensions", "rerank")
     assert model.info.embedding_sizes == (4, 8)
+    with pytest.raises(InvalidRequestError, match=r"input\.1 is empty"):
+        model.embed(["the", ""])
 
 
 @pytest.mark.parametrize("kind", ["sentence-transformers", "model2vec"])

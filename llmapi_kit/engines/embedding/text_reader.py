@@ -71,6 +71,8 @@ class TextReader:
             ids = list(next(of_texts).ids) if isinstance(each, str) else self._checked(each, index)
             if not isinstance(each, str) and truncation is not None and 0 < limit < len(ids):
                 ids = ids[-limit:] if truncation.side == "start" else ids[:limit]
+            if not ids and self._adds_special:  # a table of word vectors has zeros for it
+                raise _empty(f"input.{index}")
             self._check_length(ids, limit, f"input.{index}")
             read.append(EncoderInput(ids, num_unpooled if isinstance(each, str) else 0))
         return read
@@ -158,7 +160,7 @@ class TextReader:
     def _checked(self, ids: Sequence[int], index: int) -> list[int]:
         param = f"input.{index}"
         if not ids:
-            raise InvalidRequestError(f"{param} is empty; it must have at least one token.", param=param)
+            raise _empty(param)
         self._check_ids(ids, param)
         return list(ids)
 
@@ -174,3 +176,7 @@ class TextReader:
             raise ContextLengthError(
                 f"This model reads {limit} tokens at most; {param} has {len(ids)}. {HOW_TO_CUT}", param=param
             )
+
+
+def _empty(param: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{param} is empty; it must have at least one token.", param=param)
