@@ -75,11 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     lines = ["# Embedding throughput", "", f"Made by `{command_line('embeddings', argv)}`.", "", machine_line(machine)]
     if args.quick:
         lines += ["", "**A quick run: it shows that everything works and measures nothing.**"]
-    lines += [
-        "",
-        f"{len(texts)} texts of {MEDIAN_WORDS} words in the middle; {args.clients} clients, {args.batch} texts a ",
-    ]
-    lines[-1] += f"request; medians over {args.repeats} rounds. Vectors differ by {difference:.1e} at most."
+    load = f"{len(texts)} texts, half of them longer than {MEDIAN_WORDS} words; {args.clients} clients, "
+    load += f"{args.batch} texts a request; medians over {args.repeats} rounds."
+    lines += ["", f"{load} Vectors differ by {difference:.1e} at most."]
     lines += ["", "| | Texts a second | This kit makes |", "|---|---|---|"]
     lines += [
         f"| {name} | {shown(rate)} | {shown(ratio(rates[KIT], rate))} times that |" for name, rate in rates.items()
