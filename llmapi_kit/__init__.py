@@ -18,7 +18,7 @@ from llmapi_kit.version import __version__
 
 if TYPE_CHECKING:
     from llmapi_kit.errors import LlmApiKitError
-    from llmapi_kit.kit import connect, launch, load, serve_engine, servers, stop_all
+    from llmapi_kit.kit import connect, launch, load, load_embeddings, serve_engine, servers, stop_all
     from llmapi_kit.notebook.async_cells import run
     from llmapi_kit.notebook.chat.chat import chat
     from llmapi_kit.notebook.chooser.choose import choose
@@ -38,6 +38,7 @@ __all__ = [
     "doctor",
     "launch",
     "load",
+    "load_embeddings",
     "machine",
     "run",
     "serve_engine",
@@ -55,6 +56,7 @@ _HOMES = {
     "doctor": "llmapi_kit.notebook.doctor",
     "launch": "llmapi_kit.kit",
     "load": "llmapi_kit.kit",
+    "load_embeddings": "llmapi_kit.kit",
     "machine": "llmapi_kit.notebook.environment:describe_machine",
     "run": "llmapi_kit.notebook.async_cells",
     "serve_engine": "llmapi_kit.kit",
@@ -76,6 +78,8 @@ _HABITS = {
     "status": "It is kit.servers() here.",
     "ask": _ASK,
     "generate": _ASK,
+    "embed": "It is model.embed(…) here, with model = kit.load_embeddings(…).",
+    "rerank": "It is model.rerank(…) here, with model = kit.load_embeddings(…).",
     "download": "kit.load(name) downloads what is missing.",
 }
 

@@ -32,7 +32,14 @@ from llmapi_kit.loading.load_request import LoadRequest, resolve
 from llmapi_kit.loading.loaded_models import LoadedModels
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.loading.model import Model
-from llmapi_kit.loading.options import LaunchSettings, LoadOptions, check_launch_settings, showing, showing_those_of
+from llmapi_kit.loading.options import (
+    EmbeddingOptions,
+    LaunchSettings,
+    LoadOptions,
+    check_launch_settings,
+    showing,
+    showing_those_of,
+)
 from llmapi_kit.loading.servable import Loadable, Servable, resolve_all
 from llmapi_kit.places import tunnel_policy
 from llmapi_kit.presenter import launches, loads
@@ -86,10 +93,10 @@ def load(
     """Load a model. The same call again returns the model that is loaded already.
 
     Args:
-        name: ``pocket`` (ships with the kit), ``mock``, a folder with a Hugging Face model, a GGUF file, a hub name
-            such as ``Qwen/Qwen3-0.6B``, a GGUF file of the hub such as ``hf:owner/name:Q4_K_M``, a provider's model
-            such as ``openai:gpt-…``, ``ollama:llama3.2`` or ``openai+https://host/v1#model``, ``plugin:name`` for a
-            back end that another package brings, or a loader of your own: see
+        name: ``pocket`` and ``pocket-embed`` (ship with the kit), ``mock``, a folder with a Hugging Face model, a GGUF
+            file, a hub name such as ``Qwen/Qwen3-0.6B``, a GGUF file of the hub such as ``hf:owner/name:Q4_K_M``, a
+            provider's model such as ``openai:gpt-…``, ``ollama:llama3.2`` or ``openai+https://host/v1#model``,
+            ``plugin:name`` for a back end that another package brings, or a loader of your own: see
             `llmapi_kit.loading.loader.ModelLoader`. A `pathlib.Path` is a folder or a file. What `choose` returned
             stands for its name and options.
         served_name: what clients pass as ``model``; the model's own name unless given.
@@ -108,8 +115,9 @@ def load(
             ``default_max_tokens``, ``max_queue``, ``prefix_cache``, ``download_stall_s``. For a GGUF file, in place of
             ``dtype``, ``quantize`` and ``tokenizer``: ``n_gpu_layers``, ``flash_attn``, ``kv_cache_dtype`` (such as
             ``q8_0``), ``use_mmap``, ``use_mlock``, ``rope_scaling``, ``rope_freq_base``, ``rope_freq_scale``,
-            ``isolate`` (compute in a process of its own, as in notebooks it does); ``lora`` is a GGUF file there. For a
-            provider's model:
+            ``isolate`` (compute in a process of its own, as in notebooks it does); ``lora`` is a GGUF file there. For
+            an embedding model or a reranker, see `load_embeddings`: ``pooling``, ``normalize``, ``prompts``,
+            ``default_prompt_name``, ``matryoshka_dimensions``. For a provider's model:
             ``api_key`` (one or several; its environment variable unless given), ``base_url``, ``sampling``, and
             settings: ``first_token_timeout_s``, ``upstream_connect_s``, ``upstream_answer_s``, ``upstream_silence_s``,
             ``upstream_retries``, ``upstream_retry_s``. See `llmapi_kit.config.Settings` for the settings. Back ends
@@ -130,6 +138,50 @@ def load(
         'Hello!'
     """
     return _models.load(resolve(name, served_name, options), is_lazy=lazy)
+
+
+@showing(EmbeddingOptions)
+@loads
+def load_embeddings(
+    name: str | os.PathLike[str],
+    *,
+    served_name: str | None = None,
+    lazy: bool = False,
+    **options: Unpack[EmbeddingOptions],
+) -> Model:
+    """Load an embedding model or a reranker, to be served beside a chat model.
+
+    `load` does the same where a model can be nothing else by its files or its name. This one also takes a language
+    model for the vectors of its states.
+
+    Args:
+        name: ``pocket-embed`` (ships with the kit), a folder, or a hub name such as ``BAAI/bge-small-zh-v1.5``: a model
+            of sentence-transformers or model2vec, an encoder or decoder of transformers, or a reranker (a model that
+            classifies sequences by one label).
+        served_name: see `load`.
+        lazy: see `load`.
+        options: ``device`` and ``dtype`` as for `load`; in place of what the folder says: ``pooling`` (``mean``,
+            ``cls``, ``lasttoken``, ``max``, ``mean_sqrt_len_tokens`` or ``weightedmean``), ``normalize`` (whether
+            vectors have length 1), ``prompts`` (a dictionary of texts that a request's ``prompt_name`` puts before its
+            inputs), ``default_prompt_name``, ``matryoshka_dimensions`` (lengths that vectors may be cut to);
+            ``fallback``; and the settings ``context_length`` (tokens that an input may have), ``num_threads``,
+            ``max_queue``, ``download_stall_s``.
+
+    Raises:
+        ModelNotFoundError: there is no such model.
+        ModelLoadError: it does not load, or does not fit.
+        UnsupportedModelError: it has pickle weights only, code of its own, or a part that is not known.
+        ConfigError: an argument is not known, or has a value that can't be used.
+        MissingDependencyError: a package that it needs is not installed.
+
+    Examples:
+        >>> model = kit.load_embeddings("pocket-embed")
+        >>> vectors = model.embed(["The dog runs.", "A cat sleeps."])
+        >>> len(vectors), len(vectors[0])
+        (2, 128)
+    """
+    given: dict[str, Any] = dict(options)
+    return _models.load(resolve(name, served_name, given, is_embedding=True), is_lazy=lazy)
 
 
 @showing(LaunchSettings)

@@ -117,7 +117,8 @@ class Embedded:
     """An input was embedded.
 
     Attributes:
-        vector: mean of the last hidden states over its tokens, of length 1; (hidden_size,).
+        vector: of a chat model, the mean of the last hidden states over its tokens, of length 1 (hidden_size,); of an
+            embedding model, what its makers made it for.
         num_prompt_tokens: length of the input.
         index: which of several inputs it is.
     """
@@ -125,6 +126,19 @@ class Embedded:
     vector: tuple[float, ...]
     num_prompt_tokens: int
     index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How well a document answers a query.
+
+    Attributes:
+        value: higher is better; its range is the model's, often 0 to 1.
+        num_tokens: that were read for it.
+    """
+
+    value: float
+    num_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,11 +201,14 @@ class EngineInfo:
         created: Unix time, in seconds, the model was loaded at.
         owned_by: who made or serves the model.
         description: one sentence for people.
-        capabilities: words such as ``chat``, ``completions``.
+        capabilities: words such as ``chat``, ``completions``, ``embeddings``, ``rerank``.
         num_parameters: weights of the model; 0 where unknown.
         device: ``cpu``, ``cuda:0``, or empty where the model is not on this machine.
         dtype: of weights and KV cache, or empty.
         defaults: sampling parameters the model's makers recommend, used where a request says nothing.
+        embedding_size: numbers in a vector of an embedding model; 0 for other models.
+        embedding_sizes: lengths that such a vector can be cut to; empty where it can't, or to any.
+        prompts: names of the texts that an embedding model may have put before an input.
     """
 
     id: str
@@ -204,6 +221,9 @@ class EngineInfo:
     device: str = ""
     dtype: str = ""
     defaults: Mapping[str, float] = field(default_factory=dict)
+    embedding_size: int = 0
+    embedding_sizes: tuple[int, ...] = ()
+    prompts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ PUBLIC = [
     "doctor",
     "launch",
     "load",
+    "load_embeddings",
     "machine",
     "run",
     "serve_engine",

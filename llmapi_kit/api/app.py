@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from llmapi_kit.api import compat, docs, errors, health, invitations, keys, metrics, page, status, usage
 from llmapi_kit.api.anthropic import messages
 from llmapi_kit.api.cors import CorsMiddleware
-from llmapi_kit.api.openai import chat, completions, embeddings, images, models, stored, tokens
+from llmapi_kit.api.openai import chat, completions, embeddings, images, models, rerank, stored, tokens
 from llmapi_kit.api.openapi import document
 from llmapi_kit.api.request_context import RequestContext
 from llmapi_kit.api.responses import create
@@ -48,9 +48,9 @@ def create_app(state: ApiState) -> ASGIApp:
     app.state.api = state
     app.state.response_runs = ResponseRuns()
     errors.install(app)
-    answering = (chat.router, stored.router, completions.router, embeddings.router, images.router, models.router)
+    answering = (chat.router, stored.router, completions.router, embeddings.router, rerank.router)
     telling = (usage.router, keys.router, status.router, health.public, health.keyed, metrics.router, docs.router)
-    for router in (*answering, tokens.router, invitations.router, *telling):
+    for router in (*answering, images.router, models.router, tokens.router, invitations.router, *telling):
         app.router.routes.extend(router.routes)  # as they are: include_router wraps or copies them, by version
     app.router.routes.extend(page.router.routes)
     app.router.routes.append(LocalRoute("/openapi.json", openapi, include_in_schema=False))

@@ -94,9 +94,12 @@ class HubModel:
         return self.matching((*MODEL_FILES, *TOKENIZER_FILES))
 
     def matching(self, patterns: tuple[str, ...]) -> list[HubFile]:
-        """Files whose names fit one of several patterns, of the top folder."""
-        top = [file for file in self.files if "/" not in file.name]
-        return [file for file in top if any(fnmatch(file.name, pattern) for pattern in patterns)]
+        """Files whose names fit one of several patterns; of the top folder, unless a pattern has a folder in it."""
+
+        def fits(name: str, pattern: str) -> bool:
+            return name.count("/") == pattern.count("/") and fnmatch(name, pattern)
+
+        return [file for file in self.files if any(fits(file.name, pattern) for pattern in patterns)]
 
 
 def look_up(name: str) -> HubModel:

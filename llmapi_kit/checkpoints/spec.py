@@ -18,6 +18,7 @@ from llmapi_kit.did_you_mean import did_you_mean
 from llmapi_kit.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
 
 POCKET_DIR = Path(__file__).parent / "pocket"
+POCKET_EMBED_DIR = Path(__file__).parent / "pocket_embed"
 UPSTREAM = re.compile(r"(?P<provider>[a-z][a-z0-9_-]*)(?:\+(?P<scheme>https?))?:(?P<rest>.*)", re.DOTALL)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 GGUF_OF_HUB = re.compile(rf"hf:(?P<repository>{HUB_ID.pattern})(?:[/:](?P<file>[^:\\\s]+))?")
@@ -84,9 +85,9 @@ def parse_spec(name: str | os.PathLike[str]) -> ModelSpec:
     """Understand a model's name.
 
     Args:
-        name: ``pocket``, ``mock``, a folder with a model in it, a GGUF file, ``owner/name`` of the Hugging Face
-            hub, a GGUF file of it (``hf:owner/name/file.gguf``, ``hf:owner/name:Q4_K_M``), or a provider's model:
-            ``openai:gpt-…``, ``ollama:llama3.2``, ``vllm:http://host:port/v1#model``,
+        name: ``pocket``, ``pocket-embed``, ``mock``, a folder with a model in it, a GGUF file, ``owner/name`` of the
+            Hugging Face hub, a GGUF file of it (``hf:owner/name/file.gguf``, ``hf:owner/name:Q4_K_M``), or a
+            provider's model: ``openai:gpt-…``, ``ollama:llama3.2``, ``vllm:http://host:port/v1#model``,
             ``openai+https://host/base/v1#model`` for any server with OpenAI's API; or ``plugin:model``, for a back end
             that another package brings. A `pathlib.Path` is a folder or a file, never another name.
 
@@ -98,6 +99,8 @@ def parse_spec(name: str | os.PathLike[str]) -> ModelSpec:
     name = name_of(name)
     if name == "pocket":
         return ModelSpec(name, "pocket", "folder", POCKET_DIR)
+    if name == "pocket-embed":
+        return ModelSpec(name, name, "folder", POCKET_EMBED_DIR)
     if name == "mock":
         return ModelSpec(name, "mock", "mock")
     if name.startswith("hf:"):
@@ -197,6 +200,8 @@ def _check_folder(path: Path) -> None:
             f"{path} has an adapter_config.json: it is a LoRA adapter. Load its base model and pass "
             f"lora={str(path)!r}; where its weights are whole, remove that file."
         )
+    if (path / "modules.json").is_file():  # of sentence-transformers, which may have its weights in a folder within
+        return
     if not os.path.lexists(path / "config.json"):  # what else is wrong with it is told when it is read
         files = sorted(path.glob("*.gguf"))
         if files:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from llmapi_kit.errors import InvalidRequestError
 from llmapi_kit.ids import random_hex
 from llmapi_kit.sampling.parameters import SamplingParams
-from llmapi_kit.types import Embedded, EngineInfo, EngineStats, Event, GeneratedImage, ImageRequest, Readiness
+from llmapi_kit.types import Embedded, EngineInfo, EngineStats, Event, GeneratedImage, ImageRequest, Readiness, Score
 
 # Variables of chat templates that switch thinking on and off, and efforts that a model which doesn't think makes.
 THINKING_SWITCHES = ("enable_thinking", "thinking")
@@ -132,6 +132,55 @@ class GenerationRequest:
                 )
 
 
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """What to do with an input that is too long: cut it, in place of refusing it.
+
+    Attributes:
+        num_tokens: what is left at most, special tokens included; None for as many as the model reads.
+        side: where it is cut.
+    """
+
+    num_tokens: int | None = None
+    side: Literal["start", "end"] = "end"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingRequest:
+    """What to embed, and how.
+
+    Attributes:
+        inputs: texts or token ids.
+        prompt_name: which of the model's prompts stands before each text; empty for none, None for the model's own.
+        truncation: None refuses what is too long.
+        key_id: the id of the key that it came with: where requests wait, keys have shares.
+    """
+
+    inputs: Sequence[str | Sequence[int]]
+    prompt_name: str | None = None
+    truncation: Truncation | None = None
+    key_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRequest:
+    """Pairs of texts, to be told how well the second one answers the first.
+
+    Attributes:
+        pairs: query and document.
+        truncation: see `EmbeddingRequest`; of a pair, the longer text is cut first.
+        max_document_tokens: documents are cut to so many tokens before; None for no such limit.
+        param: the field that the documents came in.
+        key_id: see `EmbeddingRequest`.
+    """
+
+    pairs: Sequence[tuple[str, str]]
+    truncation: Truncation | None = None
+    max_document_tokens: int | None = None
+    param: str = "documents"
+    key_id: str = ""
+
+
 def switches_thinking_off(name: str, value: object) -> bool:
     """Whether a variable of the chat template asks for nothing where the model doesn't think anyway."""
     return name in THINKING_SWITCHES and value is False
@@ -225,5 +274,26 @@ class ImageEngine(Protocol):
 
         Raises:
             RequestError: they can't be made.
+        """
+        ...
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """What an engine with the capability ``rerank`` has besides: embedding models and rerankers."""
+
+    async def embed_request(self, request: EmbeddingRequest) -> list[Embedded]:
+        """As `Engine.embed`, with a prompt and with long inputs cut; cancelling the task stops the work.
+
+        Raises:
+            RequestError: an input can't be taken, or it failed.
+        """
+        ...
+
+    async def score(self, request: ScoreRequest) -> list[Score]:
+        """A score for each pair, in their order; cancelling the task stops the work.
+
+        Raises:
+            RequestError: a pair can't be taken, or it failed.
         """
         ...

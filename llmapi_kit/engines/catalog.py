@@ -64,17 +64,47 @@ class Catalog:
         """Other names, each with the model that it stands for."""
         return self._visible()[1]
 
-    async def find(self, model: str | None) -> Engine:
-        """The engine of a name, ready to tell what it can do; None for the default. May wait until it is loaded.
+    async def find(self, model: str | None, capability: str = "") -> Engine:
+        """The engine of a name, ready to tell what it can do. May wait until it is loaded.
+
+        Args:
+            model: its name; None for the default, but for what `capability` says.
+            capability: where no model is named: the first one that was made for this, and writes no text, goes before
+                the default; where the default can't do it, the first one that can.
 
         Raises:
             NotFoundError: nobody answers to that name.
             EngineUnavailableError: it can't be loaded, or not in time.
         """
-        engine = self.get(model)
+        engine = self._default(capability) if model is None and capability else self.get(model)
         if isinstance(engine, DeferredEngine) and engine.readiness().state != "loaded":
             await self._load(engine)
         return engine
+
+    def made_for(self, capability: str) -> Engine | None:
+        """The first engine with a capability that writes no text, such as an embedding model; None for none."""
+        writing = {"chat", "completions"}
+        return next(
+            (
+                each
+                for each in self.all()
+                if capability in each.info.capabilities and not writing & {*each.info.capabilities}
+            ),
+            None,
+        )
+
+    def _default(self, capability: str) -> Engine:
+        """Who does something where no model is named.
+
+        Raises:
+            NotFoundError: there is no model at all.
+        """
+        default = self.get(None)
+        if (special := self.made_for(capability)) is not None:
+            return special
+        if capability in default.info.capabilities or not default.info.capabilities:  # the latter is not loaded yet
+            return default
+        return next((engine for engine in self.all() if capability in engine.info.capabilities), default)
 
     def stop_waiting(self) -> None:
         """End every `find` that waits for a model in an error that says the server stopped. On its event loop only."""

@@ -43,6 +43,9 @@ def find_problems(engine: object) -> Iterator[str]:
     info = getattr(engine, "info", None)
     if "images" in getattr(info, "capabilities", ()) and not callable(getattr(engine, "generate_images", None)):
         yield "generate_images(request) is missing, and info.capabilities has 'images'"
+    for name in ("embed_request", "score") if "rerank" in getattr(info, "capabilities", ()) else ():
+        if not inspect.iscoroutinefunction(getattr(engine, name, None)):
+            yield f"{name}(request) is missing or no coroutine, and info.capabilities has 'rerank'"
     for name, kind in {"readiness": Readiness, "stats": EngineStats}.items():
         method = getattr(engine, name, None)
         if not callable(method):

@@ -12,7 +12,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from dataclasses import replace
 from typing import TypeVar
 
-from llmapi_kit.engines.base import Engine, GenerationRequest, ImageEngine
+from llmapi_kit.engines.base import EmbeddingRequest, Engine, GenerationRequest, ImageEngine, ScoreRequest
+from llmapi_kit.engines.embedder import embedder_of
 from llmapi_kit.errors import ConfigError, EngineUnavailableError, RequestError, RequestTimeoutError
 from llmapi_kit.types import (
     Embedded,
@@ -23,6 +24,7 @@ from llmapi_kit.types import (
     GeneratedImage,
     ImageRequest,
     Readiness,
+    Score,
 )
 
 logger = logging.getLogger(__name__)
@@ -78,6 +80,14 @@ class FallbackEngine:
     async def embed(self, inputs: Sequence[str | Sequence[int]], *, cache_salt: str = "") -> list[Embedded]:
         """See `Engine.embed`. Vectors of different models don't compare: let only the same model stand in."""
         return await self._ask(lambda engine: engine.embed(inputs, cache_salt=cache_salt))
+
+    async def embed_request(self, request: EmbeddingRequest) -> list[Embedded]:
+        """See `llmapi_kit.engines.base.Embedder`; as with `embed`, let only the same model stand in."""
+        return await self._ask(lambda engine: embedder_of(engine).embed_request(request))
+
+    async def score(self, request: ScoreRequest) -> list[Score]:
+        """See `llmapi_kit.engines.base.Embedder`."""
+        return await self._ask(lambda engine: embedder_of(engine).score(request))
 
     async def generate_images(self, request: ImageRequest) -> list[GeneratedImage]:
         """See `llmapi_kit.engines.base.ImageEngine`."""

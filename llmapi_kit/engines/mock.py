@@ -11,7 +11,14 @@ import math
 import time
 from collections.abc import AsyncGenerator, Sequence
 
-from llmapi_kit.engines.base import LEAST_EFFORTS, GenerationRequest, switches_thinking_off
+from llmapi_kit.engines.base import (
+    LEAST_EFFORTS,
+    EmbeddingRequest,
+    GenerationRequest,
+    ScoreRequest,
+    Truncation,
+    switches_thinking_off,
+)
 from llmapi_kit.engines.image_parts import image_parts, refusal
 from llmapi_kit.engines.mock_picture import draw
 from llmapi_kit.errors import ContextLengthError, EngineUnavailableError, InvalidRequestError, UnsupportedFieldError
@@ -29,6 +36,7 @@ from llmapi_kit.types import (
     GeneratedImage,
     ImageRequest,
     Readiness,
+    Score,
 )
 
 DEFAULT_SIZE, MAX_SIDE = "64x64", 2048
@@ -59,7 +67,7 @@ class MockEngine:
             context_length=context_length,
             created=int(time.time()),
             description="A stand-in that repeats the question. It has no model.",
-            capabilities=("chat", "completions", "embeddings", "dimensions", "images"),
+            capabilities=("chat", "completions", "embeddings", "dimensions", "rerank", "images"),
         )
         self._reply = reply
         self._delay_s = delay_s
@@ -111,6 +119,26 @@ class MockEngine:
         if self._is_closed:
             raise EngineUnavailableError("The mock engine is closed.")
         return [Embedded(_vector(each), len(_words(each)), index) for index, each in enumerate(inputs)]
+
+    async def embed_request(self, request: EmbeddingRequest) -> list[Embedded]:
+        """See `llmapi_kit.engines.base.Embedder`."""
+        if request.prompt_name:
+            raise UnsupportedFieldError("The mock engine has no prompts; leave prompt_name out.", param="prompt_name")
+        inputs = [_cut(each, request.truncation, self.info.context_length) for each in request.inputs]
+        return await self.embed(inputs)
+
+    async def score(self, request: ScoreRequest) -> list[Score]:
+        """See `llmapi_kit.engines.base.Embedder`: the share of words that both texts have."""
+        if self._is_closed:
+            raise EngineUnavailableError("The mock engine is closed.")
+        scores = []
+        for query, document in request.pairs:
+            a = _words(query)
+            shortened = " ".join(_words(document)[: request.max_document_tokens])
+            b = _words(_cut(shortened, request.truncation, self.info.context_length))
+            union = {*a, *b}
+            scores.append(Score(len({*a} & {*b}) / len(union) if union else 0.0, len(a) + len(b)))
+        return scores
 
     async def generate_images(self, request: ImageRequest) -> list[GeneratedImage]:
         """See `llmapi_kit.engines.base.ImageEngine`: pictures that only the prompt decides."""
@@ -225,6 +253,14 @@ def _prompt_words(request: GenerationRequest) -> tuple[list[str], str]:
 
 def _words(text: str | Sequence[int]) -> list[str]:
     return text.split() if isinstance(text, str) else [str(token_id) for token_id in text]
+
+
+def _cut(text: str | Sequence[int], truncation: Truncation | None, most: int) -> str | Sequence[int]:
+    """What is left of an input."""
+    if truncation is None:
+        return text
+    words, num = _words(text), truncation.num_tokens or most
+    return " ".join(words[-num:] if truncation.side == "start" else words[:num])
 
 
 def _vector(text: str | Sequence[int], size: int = 8) -> tuple[float, ...]:

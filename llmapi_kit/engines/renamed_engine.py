@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
-from llmapi_kit.engines.base import Engine, GenerationRequest, ImageEngine
+from llmapi_kit.engines.base import EmbeddingRequest, Engine, GenerationRequest, ImageEngine, ScoreRequest
+from llmapi_kit.engines.embedder import embedder_of
 from llmapi_kit.errors import UnsupportedFieldError
-from llmapi_kit.types import Embedded, EngineInfo, EngineStats, Event, GeneratedImage, ImageRequest, Readiness
+from llmapi_kit.types import Embedded, EngineInfo, EngineStats, Event, GeneratedImage, ImageRequest, Readiness, Score
 
 
 def renamed(engine: Engine, name: str) -> Engine:
@@ -34,6 +35,14 @@ class RenamedEngine:
     async def embed(self, inputs: Sequence[str | Sequence[int]], *, cache_salt: str = "") -> list[Embedded]:
         """See `Engine.embed`."""
         return await self._engine.embed(inputs, cache_salt=cache_salt)
+
+    async def embed_request(self, request: EmbeddingRequest) -> list[Embedded]:
+        """See `Embedder.embed_request`."""
+        return await embedder_of(self._engine).embed_request(request)
+
+    async def score(self, request: ScoreRequest) -> list[Score]:
+        """See `Embedder.score`."""
+        return await embedder_of(self._engine).score(request)
 
     async def generate_images(self, request: ImageRequest) -> list[GeneratedImage]:
         """See `ImageEngine.generate_images`."""

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
-from llmapi_kit.engines.base import Engine, GenerationRequest, ImageEngine
+from llmapi_kit.engines.base import EmbeddingRequest, Engine, GenerationRequest, ImageEngine, ScoreRequest
+from llmapi_kit.engines.embedder import embedder_of
 from llmapi_kit.engines.prefix_affinity import PrefixAffinity, block_keys
 from llmapi_kit.errors import ConfigError, EngineUnavailableError, QueueFullError, RequestError, UnsupportedFieldError
 from llmapi_kit.types import (
@@ -95,6 +96,14 @@ class ReplicatedEngine:
     async def embed(self, inputs: Sequence[str | Sequence[int]], *, cache_salt: str = "") -> list[Embedded]:
         """See `Engine.embed`."""
         return await self._ask(lambda engine: engine.embed(inputs, cache_salt=cache_salt))
+
+    async def embed_request(self, request: EmbeddingRequest) -> list[Embedded]:
+        """See `Embedder.embed_request`."""
+        return await self._ask(lambda engine: embedder_of(engine).embed_request(request))
+
+    async def score(self, request: ScoreRequest) -> list[Score]:
+        """See `Embedder.score`."""
+        return await self._ask(lambda engine: embedder_of(engine).score(request))
 
     async def generate_images(self, request: ImageRequest) -> list[GeneratedImage]:
         """See `ImageEngine.generate_images`."""

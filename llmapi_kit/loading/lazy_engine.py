@@ -11,10 +11,11 @@ from contextlib import aclosing, asynccontextmanager
 from functools import partial
 
 from llmapi_kit.config import Settings
-from llmapi_kit.engines.base import Engine, GenerationRequest, ImageEngine
+from llmapi_kit.engines.base import EmbeddingRequest, Engine, GenerationRequest, ImageEngine, ScoreRequest
+from llmapi_kit.engines.embedder import embedder_of
 from llmapi_kit.errors import UnsupportedFieldError
 from llmapi_kit.loading.lazy_model import LazyModel
-from llmapi_kit.types import Embedded, EngineInfo, EngineStats, Event, GeneratedImage, ImageRequest, Readiness
+from llmapi_kit.types import Embedded, EngineInfo, EngineStats, Event, GeneratedImage, ImageRequest, Readiness, Score
 
 
 class LazyEngine:
@@ -42,6 +43,16 @@ class LazyEngine:
         """See `Engine.embed`; waits for the model first."""
         async with self._loaded() as engine:
             return await engine.embed(inputs, cache_salt=cache_salt)
+
+    async def embed_request(self, request: EmbeddingRequest) -> list[Embedded]:
+        """See `Embedder.embed_request`; waits for the model first."""
+        async with self._loaded() as engine:
+            return await embedder_of(engine).embed_request(request)
+
+    async def score(self, request: ScoreRequest) -> list[Score]:
+        """See `Embedder.score`; waits for the model first."""
+        async with self._loaded() as engine:
+            return await embedder_of(engine).score(request)
 
     async def generate_images(self, request: ImageRequest) -> list[GeneratedImage]:
         """See `ImageEngine.generate_images`; waits for the model first."""

@@ -20,11 +20,12 @@ from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.fallback import FallbackEngine
 from llmapi_kit.engines.renamed_engine import renamed
 from llmapi_kit.errors import ConfigError
+from llmapi_kit.loading.embedding_source import EmbeddingSource
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.loading.options import unknown_load_option
 from llmapi_kit.loading.placement import HERE, Placement, read_placement
 from llmapi_kit.loading.placement import OPTIONS as PLACES
-from llmapi_kit.loading.sources import SOURCES, LoaderSource, Source
+from llmapi_kit.loading.sources import LoaderSource, Source, source_of
 
 PATHS = ("lora", "tokenizer")  # options that may be paths
 FALLBACK = "fallback"
@@ -67,6 +68,10 @@ class LoadRequest:
             engine = _with_fallback(engine, self.fallback, self.settings)
         return renamed(engine, self.spec.id or engine.info.id)
 
+    def capabilities(self) -> tuple[str, ...]:
+        """What the engine will be able to do; empty where that is not known before it is loaded."""
+        return self.source.capabilities(self.spec, self.options) if isinstance(self.source, EmbeddingSource) else ()
+
     def need(self) -> MemoryNeed:
         """What memory that takes, as far as that can be told before."""
         return self.placement.need(self.source.memory_need(self.spec, self.settings, self.options))
@@ -77,6 +82,8 @@ def resolve(
     served_name: str | None = None,
     given: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
+    *,
+    is_embedding: bool = False,
 ) -> LoadRequest:
     """What a call of `load` asks for, checked as far as that can be done without loading anything.
 
@@ -85,6 +92,7 @@ def resolve(
         served_name: what clients pass as ``model``; None for the model's own name.
         given: options and settings; None as a value means not given.
         defaults: settings, of which those count that the model goes by and that are not given.
+        is_embedding: whether it is to make vectors or scores; else its files say so, where they can mean nothing else.
 
     Raises:
         ModelError: there is no such model, or it can't be served.
@@ -92,12 +100,13 @@ def resolve(
         MissingDependencyError: it needs an extra that is not installed.
     """
     if isinstance(model, Choice):
-        return resolve(model.name, served_name, {**model.options, **(given or {})}, defaults)
+        options = {**model.options, **(given or {})}
+        return resolve(model.name, served_name, options, defaults, is_embedding=is_embedding)
     if not isinstance(model, str | os.PathLike | ModelLoader):
         raise ConfigError(f"load() takes a model's name, a path or a ModelLoader, not {type(model).__name__}.")
     loader = model if isinstance(model, ModelLoader) else None
     spec = model.spec if isinstance(model, ModelLoader) else parse_spec(model)
-    source = SOURCES[spec.kind] if loader is None else LoaderSource(loader)
+    source = source_of(spec, is_embedding=is_embedding) if loader is None else LoaderSource(loader)
     values = {name: value for name, value in (defaults or {}).items() if name in source.settings}
     values |= loader.options if loader is not None else {}
     values |= {name: value for name, value in (given or {}).items() if value is not None}
@@ -114,7 +123,7 @@ def resolve(
     fallback = _fallbacks(values.get(FALLBACK))
     # A digest, as options may hold a key
     rest = hashlib.sha256(repr((served_name, sorted(values.items()))).encode()).hexdigest()
-    who = spec.name if loader is None else (type(loader), loader.identity)
+    who = (type(source), spec.name) if loader is None else (type(loader), loader.identity)
     return LoadRequest(spec, source, settings, options, fallback, (who, rest), placement)
 
 
@@ -131,7 +140,7 @@ def make_engine(spec: ModelSpec, settings: Settings, *, fallback: Fallback | Non
     Raises:
         LlmApiKitError: see `Source.make_engine`.
     """
-    return LoadRequest(spec, SOURCES[spec.kind], settings, options, _fallbacks(fallback), (spec.name, "")).make()
+    return LoadRequest(spec, source_of(spec), settings, options, _fallbacks(fallback), (spec.name, "")).make()
 
 
 def _check_names(values: Mapping[str, Any], source: Source, spec: ModelSpec) -> None:
@@ -153,7 +162,7 @@ def _fallbacks(given: Any) -> list[Any]:
     for each in found:
         if isinstance(each, str | os.PathLike):
             spec = parse_spec(each)
-            SOURCES[spec.kind].check(spec, {})
+            source_of(spec).check(spec, {})
         elif _engine_of(each) is None:
             raise ConfigError(f"fallback has {type(each).__name__}; it takes names of models, and engines.")
     return found

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 from llmapi_kit.config import Settings, load_settings
 from llmapi_kit.engines.base import Engine
@@ -105,7 +106,9 @@ class LoadedModels:
             return Model(request.make(), time.perf_counter() - started)
 
     def _lazy(self, request: LoadRequest, settings: Settings) -> Model:
-        return Model(LazyEngine(LazyModel(request.spec, request.make, request.need, self.model_memory, settings)))
+        lazy = LazyModel(request.spec, request.make, request.need, self.model_memory, settings)
+        lazy.info = replace(lazy.info, capabilities=request.capabilities())
+        return Model(LazyEngine(lazy))
 
 
 def _is_busy(engine: Engine) -> bool:

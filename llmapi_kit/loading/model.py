@@ -10,15 +10,42 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, overload
 
-from llmapi_kit.engines.base import DeferredEngine, Engine, GenerationRequest, Message
-from llmapi_kit.errors import ConfigError
+from llmapi_kit.engines.base import (
+    DeferredEngine,
+    EmbeddingRequest,
+    Engine,
+    GenerationRequest,
+    Message,
+    ScoreRequest,
+    Truncation,
+)
+from llmapi_kit.engines.embedder import embedder_of
+from llmapi_kit.errors import ConfigError, UnsupportedFieldError
 from llmapi_kit.images.attach import with_images
 from llmapi_kit.loading.memory_release import release_memory
 from llmapi_kit.sampling.parameters import SamplingParams, with_off_values
-from llmapi_kit.types import Delta, EngineInfo, EngineStats, Event, Failed
+from llmapi_kit.types import Delta, EngineInfo, EngineStats, Failed
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A text that was compared with a query.
+
+    Attributes:
+        index: its place among the texts that were given.
+        score: higher is better; its range is the model's.
+        text: itself.
+    """
+
+    index: int
+    score: float
+    text: str
 
 
 class Model:
@@ -75,8 +102,7 @@ class Model:
             'Hello'
             ' there!'
         """
-        if isinstance(self.engine, DeferredEngine):
-            self.engine.load()  # only then is it known what it can do
+        self._load()
         params = SamplingParams(**with_off_values({**self.info.defaults, **sampling}))
         if images:
             if not isinstance(prompt, str):
@@ -101,6 +127,84 @@ class Model:
             'Hello'
         """
         return "".join(self.stream(prompt, images=images, **sampling))
+
+    @overload
+    def embed(self, texts: str, *, prompt_name: str | None = None, truncate: bool = False) -> list[float]: ...
+    @overload
+    def embed(
+        self, texts: list[str] | tuple[str, ...], *, prompt_name: str | None = None, truncate: bool = False
+    ) -> list[list[float]]: ...
+    def embed(
+        self, texts: str | list[str] | tuple[str, ...], *, prompt_name: str | None = None, truncate: bool = False
+    ) -> list[float] | list[list[float]]:
+        """The vector of a text, or a list of those of several.
+
+        Args:
+            texts: one, or several.
+            prompt_name: which of the model's prompts stands before each; its own default unless given.
+            truncate: cut texts that are too long, in place of an error.
+
+        Raises:
+            RequestError: the model makes none, or can't take a text.
+            ModelError: it had to be loaded first, and that failed.
+
+        Examples:
+            >>> model = kit.load("pocket-embed")
+            >>> len(model.embed("The dog runs."))
+            128
+        """
+        self._load()
+        inputs = [texts] if isinstance(texts, str) else list(texts)
+        if "embeddings" not in self.info.capabilities:
+            raise UnsupportedFieldError(
+                f"The model {self.name!r} makes no embeddings. Load one that does, such as "
+                'kit.load_embeddings("pocket-embed").',
+                param="model",
+            )
+        if prompt_name is None and not truncate:
+            embedded = _wait(self.engine.embed(inputs))
+        else:
+            request = EmbeddingRequest(
+                inputs=inputs, prompt_name=prompt_name, truncation=Truncation() if truncate else None
+            )
+            embedded = _wait(embedder_of(self.engine).embed_request(request))
+        vectors = [list(each.vector) for each in embedded]
+        return vectors[0] if isinstance(texts, str) else vectors
+
+    def rerank(
+        self, query: str, documents: Sequence[str], *, top_n: int | None = None, truncate: bool = False
+    ) -> list[Ranked]:
+        """Texts by how well they answer a query, the best first.
+
+        A reranker reads query and text together; of an embedding model the vectors are compared.
+
+        Args:
+            query: what they are to answer.
+            documents: the texts.
+            top_n: how many to give back; all unless given.
+            truncate: cut texts that are too long, in place of an error.
+
+        Raises:
+            RequestError: the model scores no texts, or can't take one.
+            ModelError: it had to be loaded first, and that failed.
+
+        Examples:
+            >>> model = kit.load("pocket-embed")
+            >>> model.rerank("The doctor treated the patient", ["the team won", "a nurse in the hospital"])[0].text
+            'a nurse in the hospital'
+        """
+        self._load()
+        request = ScoreRequest(
+            pairs=[(query, text) for text in documents], truncation=Truncation() if truncate else None
+        )
+        scores = _wait(embedder_of(self.engine).score(request))
+        ranked = [Ranked(index, each.value, documents[index]) for index, each in enumerate(scores)]
+        return sorted(ranked, key=lambda each: -each.score)[:top_n]
+
+    def _load(self) -> None:
+        """Only when it is loaded is it known what a model can do."""
+        if isinstance(self.engine, DeferredEngine):
+            self.engine.load()
 
     def stats(self) -> EngineStats:
         """A snapshot of its counters.
@@ -141,12 +245,22 @@ class Model:
         return f"Model {info.id!r}: {size}{where}{context}{info.description}"
 
 
-def iterate(events: AsyncGenerator[Event, None]) -> Iterator[Event]:
+def _wait(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on a loop of its own, in a thread, as a cell's thread has a loop already."""
+
+    async def once() -> AsyncGenerator[T, None]:
+        yield await work
+
+    (result,) = iterate(once())
+    return result
+
+
+def iterate(events: AsyncGenerator[T, None]) -> Iterator[T]:
     """Run an engine's events on a loop of their own thread, and yield them here.
 
     Leaving the loop early, or an interrupt, stops the generation.
     """
-    pieces: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+    pieces: queue.SimpleQueue[T | BaseException | None] = queue.SimpleQueue()
     loop = asyncio.new_event_loop()
 
     async def pump() -> None:

@@ -50,7 +50,29 @@ class _ProviderSettings(TypedDict, total=False):
     upstream_retry_s: float | None
 
 
-class LoadOptions(_ModelSettings, _ProviderSettings, total=False):
+class _VectorOptions(TypedDict, total=False):
+    """How an embedding model makes vectors, in place of what its folder says."""
+
+    pooling: Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"] | None
+    normalize: bool | None
+    prompts: Mapping[str, str] | None
+    default_prompt_name: str | None
+    matryoshka_dimensions: Sequence[int] | None
+
+
+class EmbeddingOptions(_VectorOptions, total=False):
+    """What `kit.load_embeddings` takes besides the name; the docstring there says what each is."""
+
+    device: str | None
+    dtype: Literal["float32", "bfloat16", "float16"] | None
+    context_length: int | None
+    num_threads: int | None
+    max_queue: int | None
+    download_stall_s: float | None
+    fallback: Any
+
+
+class LoadOptions(_ModelSettings, _ProviderSettings, _VectorOptions, total=False):
     """What `kit.load` takes besides the name; the docstring there says what each is."""
 
     device: str | None

@@ -19,6 +19,7 @@ from llmapi_kit.checkpoints.spec import ModelSpec
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.errors import ConfigError, InvalidRequestError, LlmApiKitError, MissingDependencyError, ModelError
+from llmapi_kit.loading.embedding_source import EmbeddingSource, is_embedding_model
 from llmapi_kit.loading.gguf_source import GgufSource
 from llmapi_kit.loading.load_failure import load_error
 from llmapi_kit.loading.loader import ModelLoader
@@ -253,7 +254,18 @@ SOURCES: Mapping[str, Source] = {
     "folder": _LOCAL,
     "hub": _LOCAL,
     "gguf": GgufSource(),
+    "embedding": EmbeddingSource(),  # folders and models of the hub that are nothing else
 }
+
+
+def source_of(spec: ModelSpec, *, is_embedding: bool = False) -> Source:
+    """Where a model's engine comes from.
+
+    Args:
+        spec: which model.
+        is_embedding: whether it is to make vectors or scores, also where its files do not say so.
+    """
+    return SOURCES["embedding" if is_embedding or is_embedding_model(spec) else spec.kind]
 
 
 def check_sampling(defaults: Any, *, is_local: bool = False) -> None:

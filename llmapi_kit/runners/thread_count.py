@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,22 @@ def best_num_threads(weights_bytes: int) -> int:
     parameter model made 68 tokens a second with two threads and 1,210 with one.
     """
     return 1 if weights_bytes < SMALL_MODEL_BYTES else torch.get_num_threads()
+
+
+_lock = threading.Lock()
+
+
+def keep_num_threads(num_threads: int) -> None:
+    """Let torch take so many threads in this thread for good, and as many as before in threads that begin later.
+
+    torch's own call sets both at once, so another thread, which has no use for it itself, sets the latter back.
+    """
+    with _lock:
+        before = torch.get_num_threads()
+        torch.set_num_threads(num_threads)
+        restoring = threading.Thread(target=torch.set_num_threads, args=(before,))
+        restoring.start()
+        restoring.join()
 
 
 @contextmanager

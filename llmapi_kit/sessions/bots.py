@@ -1,8 +1,8 @@
 """Bot types: names that older clients know, and which model of this server answers for each.
 
-Without a setting a bot goes to the server's default model where that can do what the bot needs, else to the first
-model that can; no other model than the default is loaded to find that out. The setting `bots` maps bot types, known
-ones and new ones, to models.
+Without a setting a bot goes to a model that was made for nothing else, such as an embedding model; then to the
+server's default model where that can do what the bot needs, else to the first model that can; no other model than the
+default is loaded to find that out. The setting `bots` maps bot types, known ones and new ones, to models.
 """
 
 from __future__ import annotations
@@ -121,6 +121,8 @@ async def engine_of(bot: Bot, model: str, catalog: Catalog) -> Engine:
         if capability not in engine.info.capabilities:
             raise BotUnavailableError(f"{_cannot(bot, engine)} The setting bots maps it there.")
         return engine
+    if not bot.family and (special := catalog.made_for(capability)) is not None:
+        return await catalog.find(special.info.id)
     if not catalog.get(None).info.capabilities:  # the default, not loaded yet
         await catalog.find(None)
     for candidate in catalog.all():

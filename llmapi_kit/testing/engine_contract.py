@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from llmapi_kit.engines.base import Engine, GenerationRequest, ImageEngine
+from llmapi_kit.engines.base import Embedder, Engine, GenerationRequest, ImageEngine, ScoreRequest
 from llmapi_kit.engines.engine_check import find_problems
 from llmapi_kit.errors import (
     ContextLengthError,
@@ -264,6 +264,19 @@ class EngineContract:
         assert vectors[0].vector == pytest.approx(vectors[-1].vector, abs=1e-4)
         assert len({embedded.vector for embedded in vectors}) > 1, "every text has the same vector"
         assert len({len(embedded.vector) for embedded in vectors}) == 1
+
+    def test_pairs_of_texts_are_scored_by_an_engine_that_says_so(self, engine: Engine) -> None:
+        if "rerank" not in engine.info.capabilities:
+            return  # nobody asks an engine that does not say it can
+        assert isinstance(engine, Embedder)
+        pairs = [("one two", "one two"), ("one two", "three"), ("four", "three")]
+        scores = self.run(engine.score(ScoreRequest(pairs=pairs)))
+        assert len(scores) == len(pairs)
+        assert scores[0].value > scores[1].value, "the same text is no better than another"
+        assert all(score.num_tokens >= 0 for score in scores)
+        engine.close()
+        with pytest.raises(EngineUnavailableError):
+            self.run(engine.score(ScoreRequest(pairs=pairs)))
 
     def test_as_many_pictures_are_made_as_were_asked_for(self, engine: Engine) -> None:
         if "images" not in engine.info.capabilities:

@@ -72,6 +72,8 @@ SENSIBLE = {
     "/v1/messages": {**SAID, "max_tokens": 4, "stop_sequences": None, "metadata": None},
     "/v1/messages/count_tokens": SAID,
     "/v1/embeddings": {"input": ["one", "two"]},
+    "/v1/rerank": {"query": "one two", "documents": ["one", {"text": "two"}], "top_n": 1},
+    "/v1/score": {"text_1": "one two", "text_2": ["one", "two"]},
     "/v1/images/generations": {"model": "mock", "prompt": "one two", "size": "64x64", "quality": None, "style": None},
     "/tokenize": {"prompt": "one two three", "messages": None},
     "/detokenize": {"tokens": [0, 1, 2]},
@@ -87,6 +89,7 @@ FEWER = {
     "/v1/messages/count_tokens": 15,
     "/tokenize": 30,
     "/v1/images/generations": 15,
+    "/v1/score": 30,
 }
 EVENTS = "/chat-sse"
 SESSIONS = {("post", f"/v1/chat/{call}") for call in ("start", "ask", "end")}  # in test_session_openapi.py

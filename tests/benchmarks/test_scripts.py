@@ -21,6 +21,7 @@ MODULES = [
     "busy_kernel",
     "conversation",
     "engine_process",
+    "embeddings",
     "environments",
     "fair_share",
     "gpu",

@@ -142,7 +142,6 @@ KINDS = {
     for model_type, name, words, values in (
         ("bert", "BertForMaskedLM", "fills in masked words", {}),
         ("roberta", "RobertaForCausalLM", "encoder unless is_decoder", {}),
-        ("bert", "BertModel", "without an output layer", {}),
         ("t5", "T5ForConditionalGeneration", "encoder-decoder", {"is_encoder_decoder": True}),
         ("bart", "BartForConditionalGeneration", "encoder-decoder", {"is_encoder_decoder": True}),
         ("mamba", "MambaForCausalLM", "recurrent", {"hidden_size": 16, "num_hidden_layers": 2}),

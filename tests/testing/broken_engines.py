@@ -291,6 +291,12 @@ class VectorsInAnyOrder(Broken):
         return (await super().embed(inputs))[::-1]
 
 
+@breaks("test_pairs_of_texts_are_scored_by_an_engine_that_says_so")
+class ScoresTheOtherWayRound(Broken):
+    async def score(self, request):
+        return [replace(each, value=-each.value) for each in await super().score(request)]
+
+
 @breaks("test_as_many_pictures_are_made_as_were_asked_for")
 class MakesOnePicture(Broken):
     async def generate_images(self, request):

@@ -83,10 +83,10 @@ async def glm_chat_stream(body: GlmStreamBody, request: Request) -> Response:
     openapi_extra=examples(Two_texts={"prompt": ["The sun", "The moon"]}),
 )
 async def glm_embedding(body: GlmEmbeddingBody, request: Request) -> Response:
-    """Turn each text into a vector of length 1."""
+    """Turn each text into a vector."""
     state = state_of(request)
     body.refuse_unsupported()
-    engine = await state.catalog.find(body.model)
+    engine = await state.catalog.find(body.model, "embeddings")
     texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     if not 1 <= len(texts) <= MAX_INPUTS:
         raise InvalidRequestError(f"prompt has {len(texts)} texts; 1 to {MAX_INPUTS} are allowed.", param="prompt")

@@ -17,14 +17,15 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from llmapi_kit.api.openai.request_body import RequestBody
 from llmapi_kit.api.openai.response_schemas import EmbeddingList
+from llmapi_kit.api.openai.truncation import TruncatingBody
 from llmapi_kit.api.openapi import answers, examples
 from llmapi_kit.api.routes import KeyedRoute
 from llmapi_kit.api.sse import while_connected
 from llmapi_kit.api.state import ApiState, state_of
 from llmapi_kit.api.token_estimate import prompt_tokens
-from llmapi_kit.engines.base import Engine
+from llmapi_kit.engines.base import EmbeddingRequest, Engine
+from llmapi_kit.engines.embedder import embedder_of
 from llmapi_kit.errors import InvalidRequestError, RequestTimeoutError, UnsupportedFieldError
 from llmapi_kit.types import Embedded
 
@@ -33,7 +34,7 @@ MAX_INPUTS = 2048
 router = APIRouter(route_class=KeyedRoute, tags=["embeddings"])
 
 
-class EmbeddingBody(RequestBody):
+class EmbeddingBody(TruncatingBody):
     """Body of POST /v1/embeddings."""
 
     input: str | list[str] | list[int] | list[list[int]] = Field(
@@ -42,6 +43,12 @@ class EmbeddingBody(RequestBody):
     encoding_format: Literal["float", "base64"] | None = Field(None, description="float if left out.")
     dimensions: int | None = Field(
         None, description="Shorten the vectors; for models trained for it.", json_schema_extra={"minimum": 1}
+    )
+
+    prompt_name: str | None = Field(
+        None,
+        description="Which of the model's prompts stands before each text, by a name of its card; empty for none, and "
+        "the model's own default if left out.",
     )
 
     def inputs(self) -> list[str | list[int]]:
@@ -64,6 +71,17 @@ class EmbeddingBody(RequestBody):
             )
         return several
 
+    def request(self, key_id: str) -> EmbeddingRequest:
+        """What the engine is asked.
+
+        Raises:
+            InvalidRequestError: a value is out of range.
+        """
+        inputs = self.inputs()
+        return EmbeddingRequest(
+            inputs=inputs, prompt_name=self.prompt_name, truncation=self.truncation(), key_id=key_id
+        )
+
 
 @router.post(
     "/v1/embeddings",
@@ -73,15 +91,17 @@ class EmbeddingBody(RequestBody):
     openapi_extra=examples(Two_texts={"input": ["The sun", "The moon"]}),
 )
 async def create_embedding(body: EmbeddingBody, request: Request) -> Response:
-    """Turn each input into a vector of length 1: the mean of the model's last hidden states over its tokens."""
+    """Turn each input into a vector: an embedding model's own, or the mean of a chat model's last hidden states."""
     state = state_of(request)
     body.refuse_unsupported()
-    engine = await state.catalog.find(body.model)
+    ask = body.request(state.key_check.key_id)
+    engine = await state.catalog.find(body.model, "embeddings")
     if body.dimensions is not None and "dimensions" not in engine.info.capabilities:
         raise UnsupportedFieldError(
             f"The vectors of {engine.info.id!r} can't be shortened; leave dimensions out.", param="dimensions"
         )
-    embedded = await while_connected(request.receive, embed(state, engine, body.inputs()))
+    _check_size(engine, body.dimensions)
+    embedded = await while_connected(request.receive, embed_request(state, engine, ask))
     vectors = [_shorten(each.vector, body.dimensions) for each in embedded]
     encode = _base64 if body.encoding_format == "base64" else list
     num_tokens = sum(each.num_prompt_tokens for each in embedded)
@@ -91,21 +111,48 @@ async def create_embedding(body: EmbeddingBody, request: Request) -> Response:
 
 
 async def embed(state: ApiState, engine: Engine, inputs: Sequence[str | list[int]]) -> list[Embedded]:
+    """The vectors of inputs, as the model makes them; see `embed_request`."""
+    return await embed_request(state, engine, EmbeddingRequest(inputs=inputs, key_id=state.key_check.key_id))
+
+
+async def embed_request(state: ApiState, engine: Engine, ask: EmbeddingRequest) -> list[Embedded]:
     """The vectors, within the time that a request may take.
 
     Raises:
         RequestError: the engine makes none, or it failed.
     """
     if "embeddings" not in engine.info.capabilities:
-        raise UnsupportedFieldError(f"The model {engine.info.id!r} makes no embeddings.", param="model")
+        hint = " It reranks: use POST /v1/rerank or /v1/score." if "rerank" in engine.info.capabilities else ""
+        raise UnsupportedFieldError(f"The model {engine.info.id!r} makes no embeddings.{hint}", param="model")
     limit_s = state.settings.total_timeout_s
-    with state.counting(engine.info.id, lambda: sum(map(prompt_tokens, inputs))) as counts:
+    with state.counting(engine.info.id, lambda: sum(map(prompt_tokens, ask.inputs))) as counts:
         try:
-            embedded = await asyncio.wait_for(engine.embed(inputs, cache_salt=state.key_check.key_id), limit_s)
+            embedded = await asyncio.wait_for(_ask(engine, ask), limit_s)
         except asyncio.TimeoutError as exc:
             raise RequestTimeoutError(f"The request was not complete within {limit_s:g} s, so it was stopped.") from exc
         counts.embedding_tokens = sum(each.num_prompt_tokens for each in embedded)
         return embedded
+
+
+async def _ask(engine: Engine, ask: EmbeddingRequest) -> list[Embedded]:
+    """Ask an engine, which may be one that knows whole inputs only."""
+    if "rerank" in engine.info.capabilities:
+        return await embedder_of(engine).embed_request(ask)
+    for param, is_asked in {"prompt_name": ask.prompt_name, "truncate_prompt_tokens": ask.truncation}.items():
+        if is_asked:
+            raise UnsupportedFieldError(
+                f"The model {engine.info.id!r} embeds whole inputs as they are; leave {param} out.", param=param
+            )
+    return await engine.embed(ask.inputs, cache_salt=ask.key_id)
+
+
+def _check_size(engine: Engine, dimensions: int | None) -> None:
+    sizes = engine.info.embedding_sizes
+    if dimensions is not None and sizes and dimensions not in sizes:
+        raise InvalidRequestError(
+            f"dimensions is {dimensions}; the vectors of {engine.info.id!r} can have {', '.join(map(str, sizes))}.",
+            param="dimensions",
+        )
 
 
 def _shorten(vector: Sequence[float], dimensions: int | None) -> Sequence[float]:

@@ -47,6 +47,8 @@ def _describe(engine: Engine, alias: str | None = None) -> dict[str, Any]:
             "device": info.device,
             "dtype": info.dtype,
             "defaults": dict(info.defaults),
+            "embedding_size": info.embedding_size,
+            "prompts": list(info.prompts),
             "state": engine.readiness().state,
             "alias_of": info.id if alias else None,
         },

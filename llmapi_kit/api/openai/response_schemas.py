@@ -234,6 +234,53 @@ class EmbeddingList(Sent):
     usage: EmbeddingUsage
 
 
+class DocumentText(Sent):
+    """A document that was sent."""
+
+    text: str
+
+
+class RerankedDocument(Sent):
+    """A document with its score."""
+
+    index: int = Field(description="Its place among the documents that were sent.")
+    relevance_score: float = Field(description="Higher is better; the range is the model's.")
+    document: DocumentText | None = Field(None, description="Not with return_documents=false.")
+
+
+class Scored(Sent):
+    """What scores have in common."""
+
+    id: str
+    model: str
+    method: Literal["cross-encoder", "cosine"] = Field(
+        description="Whether a reranker read both texts together, or the vectors of an embedding model were compared."
+    )
+    usage: EmbeddingUsage
+
+
+class Reranked(Scored):
+    """Documents, the best first."""
+
+    results: list[RerankedDocument]
+
+
+class PairScore(Sent):
+    """The score of a pair."""
+
+    object: Literal["score"]
+    index: int
+    score: float = Field(description="Higher is better; the range is the model's.")
+
+
+class Scores(Scored):
+    """A score for each pair."""
+
+    object: Literal["list"]
+    created: int = Field(description=CREATED)
+    data: list[PairScore]
+
+
 class Image(Sent):
     """A picture; one of the first two is null."""
 
@@ -253,12 +300,14 @@ class ModelDetails(Sent):
     """What OpenAI's model object has no room for."""
 
     context_length: int = Field(description="Prompt and answer together, in tokens; 0 where there is no fixed limit.")
-    capabilities: list[str] = Field(description="Words such as chat, completions, embeddings.")
+    capabilities: list[str] = Field(description="Words such as chat, completions, embeddings, rerank.")
     description: str
     num_parameters: int = Field(description="0 where unknown.")
     device: str
     dtype: str
     defaults: dict[str, float] = Field(description="Sampling parameters used where a request says nothing.")
+    embedding_size: int = Field(description="Numbers in a vector of an embedding model; 0 for other models.")
+    prompts: list[str] = Field(description="Names that prompt_name may have.")
     state: LoadState = Field(description="Whether it is in memory; one that is not is loaded by the first request.")
     alias_of: str | None = Field(description="The model that this name stands for; null for a model's own name.")
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from llmapi_kit.engines.base import Engine, GenerationRequest
+from llmapi_kit.engines.base import EmbeddingRequest, Engine, GenerationRequest, ScoreRequest
 from llmapi_kit.engines.channel import Channel, Ended, deliver
 from llmapi_kit.engines.process.child import Child
 from llmapi_kit.engines.process.wire import (
@@ -51,6 +51,7 @@ from llmapi_kit.types import (
     GeneratedImage,
     ImageRequest,
     Readiness,
+    Score,
 )
 
 STATUS_TIMEOUT_S = 0.5
@@ -139,6 +140,16 @@ class ProcessEngine:
         """See `Engine.embed`."""
         embedded: list[Embedded] = await self._call("embed", list(inputs), cache_salt=cache_salt)
         return embedded
+
+    async def embed_request(self, request: EmbeddingRequest) -> list[Embedded]:
+        """See `Embedder.embed_request`."""
+        embedded: list[Embedded] = await self._call("embed_request", request)
+        return embedded
+
+    async def score(self, request: ScoreRequest) -> list[Score]:
+        """See `Embedder.score`."""
+        scores: list[Score] = await self._call("score", request)
+        return scores
 
     async def generate_images(self, request: ImageRequest) -> list[GeneratedImage]:
         """See `ImageEngine.generate_images`."""

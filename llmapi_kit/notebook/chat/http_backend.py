@@ -48,7 +48,7 @@ class HttpBackend:
         """See `Backend.models`."""
         try:
             with self._remote().client(**self._options(MODELS_TIMEOUT_S)) as client:
-                return [ModelChoice(model.id, _sees(model)) for model in client.models.list()]
+                return [ModelChoice(model.id, _sees(model)) for model in client.models.list() if _writes(model)]
         except LlmApiKitError:
             raise
         except Exception as exc:
@@ -76,10 +76,21 @@ class HttpBackend:
 
 
 def _sees(model: openai.types.Model) -> bool | None:
+    told = _capabilities(model)
+    return None if told is None else can_see(told)
+
+
+def _writes(model: openai.types.Model) -> bool:
+    """Whether it may answer: one that only embeds or reranks does not."""
+    told = _capabilities(model)
+    return not told or "chat" in told or "completions" in told
+
+
+def _capabilities(model: openai.types.Model) -> list[str] | None:
     """Servers of the kit say what a model can; nobody else does."""
     details = (model.model_extra or {}).get("llmapi_kit")
     told = details.get("capabilities") if isinstance(details, dict) else None
-    return can_see(told) if isinstance(told, list) else None
+    return told if isinstance(told, list) else None
 
 
 class _ChunkReader:
