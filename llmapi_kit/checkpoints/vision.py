@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from PIL import Image
 
 from llmapi_kit.errors import InvalidRequestError, UnsupportedModelError
 from llmapi_kit.images.decode import Picture
@@ -26,6 +27,15 @@ from llmapi_kit.images.decode import Picture
 LOW_SIDE = 512
 # Options of image processors that cut a picture into tiles
 TILING = ("do_image_splitting", "crop_to_patches", "do_pan_and_scan")
+
+# By the kind of model. For another kind, what a runner makes of a picture is compared with what the model makes of it
+TRIED = frozenset(
+    (
+        *("gemma3", "idefics3", "internvl", "llava", "llava_next", "llava_onevision", "mistral3"),
+        *("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm"),
+    )
+)
+TRIAL_SIZE = (64, 48)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +74,21 @@ class Seen:
     advance: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A prompt with a picture, and what the model makes of it by itself.
+
+    Attributes:
+        ids: with `Eye.vector_token_id` for each vector.
+        seen: the picture.
+        logits: (1, vocab) after the prompt.
+    """
+
+    ids: list[int]
+    seen: Seen
+    logits: torch.Tensor
+
+
 class Eye:
     """Looks at pictures, as one model does.
 
@@ -77,6 +102,7 @@ class Eye:
         vector_token_id: its id.
         is_two_way: whether the vectors of a run attend to each other both ways.
         is_spatial: whether positions have three dimensions.
+        trial: for a family that is not `TRIED`: what a runner has to compute, too, before it is used.
 
     Raises:
         UnsupportedModelError: the model has no vectors that stand for pictures among tokens.
@@ -102,6 +128,7 @@ class Eye:
         self._tiling = [name for name in TILING if hasattr(processor.image_processor, name)]
         self._written: list[str] = []
         self._note_what_is_written()
+        self.trial = None if model.config.model_type in TRIED else self._try_out()
 
     def prepare(self, picture: Picture, param: str, *, is_low: bool = False) -> Prepared:
         """What stands for a picture in a prompt, and what the model will be given.
@@ -128,9 +155,7 @@ class Eye:
                 raise InvalidRequestError(
                     f"{param} has {width:,} x {height:,} pixels, which this model can't take: {exc}.", param=param
                 ) from exc
-            written = self._written[0] if self._written else self._decode(inputs["input_ids"][0])
-        runs = tuple(len(run.group()) // len(self.vector_token) for run in self._run.finditer(written))
-        return Prepared(self._run.sub(lambda _: self.vector_token, written), runs, inputs)
+            return self._prepared(inputs)
 
     @torch.inference_mode()
     def look(self, prepared: Prepared) -> Seen:
@@ -161,6 +186,24 @@ class Eye:
             positions,
             advance,
         )
+
+    @torch.inference_mode()
+    def _try_out(self) -> Trial:
+        """A small picture between some words, through the whole model."""
+        pixels = Image.effect_noise(TRIAL_SIZE, 90).convert("RGB")
+        inputs = self._process(f"one {self.image_token} two three", pixels)
+        prepared = self._prepared(inputs)
+        seen = self.look(prepared)
+        taken = {*inspect.signature(self._model.forward).parameters, *self._inputs}
+        given = {name: _to(value, self._model.device) for name, value in inputs.items() if name in taken}
+        given["pixel_values"] = given["pixel_values"].to(self._model.dtype)
+        logits = self._model(**given, use_cache=False).logits[:, -1]
+        return Trial(inputs["input_ids"][0].tolist(), seen, logits.clone())
+
+    def _prepared(self, inputs: dict[str, Any]) -> Prepared:
+        written = self._written[0] if self._written else self._decode(inputs["input_ids"][0])
+        runs = tuple(len(run.group()) // len(self.vector_token) for run in self._run.finditer(written))
+        return Prepared(self._run.sub(lambda _: self.vector_token, written), runs, inputs)
 
     def _process(self, text: str, pixels: Any, **options: Any) -> dict[str, Any]:
         self._written.clear()

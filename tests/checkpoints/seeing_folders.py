@@ -280,6 +280,12 @@ def make_seeing(folder, family, dtype=torch.float32):
     """Write a random model of a family."""
     torch.manual_seed(0)
     model, processor = FAMILIES[family]()
+    with torch.no_grad():  # as they come, random weights attend to everything alike, and no mistake would be seen
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1 and not weight.any():
+                weight.normal_(std=0.1)
+            elif weight.ndim > 1 and "embed_tokens" not in name:
+                weight.mul_(6)
     model = model.to(dtype)
     model.generation_config = transformers.GenerationConfig(eos_token_id=2, pad_token_id=0)
     model.save_pretrained(folder)
