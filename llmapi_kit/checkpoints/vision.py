@@ -35,6 +35,7 @@ TRIED = frozenset(
         *("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm"),
     )
 )
+REFUSED = {"paligemma": "all tokens of its prompt attend to each other both ways, text too"}
 TRIAL_SIZE = (64, 48)
 
 
@@ -110,13 +111,16 @@ class Eye:
 
     def __init__(self, model: Any, processor: Any) -> None:
         kind = type(model).__name__
-        if not hasattr(model, "get_image_features"):
+        if _method(model, "get_image_features") is None:
             raise UnsupportedModelError(
                 f"{kind} can't be served: what it sees does not stand among its tokens; its layers attend to it apart."
             )
+        if reason := REFUSED.get(model.config.model_type):
+            raise UnsupportedModelError(f"{kind} can't be served: {reason}.")
         self._model = model
         self._processor = processor
         self._lock = threading.Lock()
+        self._image_features = _method(model, "get_image_features")
         self._inputs = _parameters(model, "get_image_features")
         self._rope_index = _method(model, "get_rope_index")
         self.is_spatial = self._rope_index is not None
@@ -169,7 +173,7 @@ class Eye:
             moved = {name: _to(value, self._model.device) for name, value in inputs.items()}
             if isinstance(pixels := moved.get("pixel_values"), torch.Tensor):
                 moved["pixel_values"] = pixels.to(self._model.dtype)
-            found = self._model.get_image_features(**moved, return_dict=True)
+            found = self._image_features(**moved, return_dict=True)
         features = _joined(found.pooler_output)
         if sum(prepared.runs) != len(features):
             raise UnsupportedModelError(
@@ -187,10 +191,21 @@ class Eye:
             advance,
         )
 
-    @torch.inference_mode()
     def _try_out(self) -> Trial:
+        try:
+            return self._make_trial()
+        except UnsupportedModelError:
+            raise
+        except Exception as exc:  # whatever a family that nobody tried makes of it
+            raise UnsupportedModelError(
+                f"{type(self._model).__name__} can't be served: a first picture failed: {type(exc).__name__}: {exc}"
+            ) from exc
+
+    @torch.inference_mode()
+    def _make_trial(self) -> Trial:
         """A small picture between some words, through the whole model."""
         pixels = Image.effect_noise(TRIAL_SIZE, 90).convert("RGB")
+        self._check_text(f"{self.image_token}what{self.image_token}{self.image_token}\n", pixels)
         inputs = self._process(f"one {self.image_token} two three", pixels)
         prepared = self._prepared(inputs)
         seen = self.look(prepared)
@@ -200,15 +215,27 @@ class Eye:
         logits = self._model(**given, use_cache=False).logits[:, -1]
         return Trial(inputs["input_ids"][0].tolist(), seen, logits.clone())
 
+    def _check_text(self, text: str, pixels: Any) -> None:
+        """Raise unless what the processor writes for a picture is the same wherever it stands."""
+        whole = self._process(text, *[pixels] * text.count(self.image_token))
+        self._process(self.image_token, pixels)
+        written = text.replace(self.image_token, self._written[0] if self._written else self.image_token)
+        ids = self._processor.tokenizer(written, add_special_tokens=False)["input_ids"]
+        if whole["input_ids"][0].tolist() != ids:
+            raise UnsupportedModelError(
+                f"{type(self._model).__name__} can't be served: what its processor writes for a picture depends on "
+                "the text beside it."
+            )
+
     def _prepared(self, inputs: dict[str, Any]) -> Prepared:
         written = self._written[0] if self._written else self._decode(inputs["input_ids"][0])
         runs = tuple(len(run.group()) // len(self.vector_token) for run in self._run.finditer(written))
         return Prepared(self._run.sub(lambda _: self.vector_token, written), runs, inputs)
 
-    def _process(self, text: str, pixels: Any, **options: Any) -> dict[str, Any]:
+    def _process(self, text: str, *pictures: Any, **options: Any) -> dict[str, Any]:
         self._written.clear()
-        made = self._processor(text=[text], images=[pixels], add_special_tokens=False, return_tensors="pt", **options)
-        return dict(made)
+        options |= {"add_special_tokens": False, "return_tensors": "pt"}
+        return dict(self._processor(text=[text], images=list(pictures), **options))
 
     def _note_what_is_written(self) -> None:
         """Have the processor tell what it writes for a picture: tokenized beside other text, it may be other tokens."""

@@ -203,7 +203,8 @@ def qwen_vl(kind, eye, **text):
     shrinking = images(
         "qwen2_vl", "Qwen2VL", patch_size=PATCH, size={"shortest_edge": 256, "longest_edge": 64 * 64}
     )
-    processor = pictures_only(getattr(transformers, f"{kind}Processor"))(
+    made = getattr(transformers, f"{kind}Processor", transformers.Qwen3VLProcessor)
+    processor = pictures_only(made)(
         shrinking, words, chat_template=template(QWEN_MARK)
     )
     return getattr(transformers, f"{kind}ForConditionalGeneration")(config), processor
