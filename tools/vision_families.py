@@ -255,7 +255,13 @@ def cohere2_vision():
 
 def gemma4():
     words = tokenizer(
-        "<|video|>", boi_token="<|image>", eoi_token="<image|>", image_token="<|image|>", audio_token="<|audio|>"
+        "<|video|>",
+        boi_token="<|image>",
+        eoi_token="<image|>",
+        image_token="<|image|>",
+        audio_token="<|audio|>",
+        boa_token="<|audio>",
+        eoa_token="<audio|>",
     )
     config = transformers.Gemma4Config(
         text_config=text_config(

@@ -128,7 +128,10 @@ class Eye:
         self.vector_token_id = int(model.config.image_token_id)
         self.vector_token = str(processor.tokenizer.convert_ids_to_tokens(self.vector_token_id))
         self._run = re.compile(f"(?:{re.escape(self.vector_token)})+")
-        self.is_two_way = "token_type_ids" in inspect.signature(model.forward).parameters
+        self.is_two_way = (
+            "token_type_ids" in inspect.signature(model.forward).parameters
+            or getattr(model.config.get_text_config(), "use_bidirectional_attention", None) == "vision"
+        )
         self._tiling = [name for name in TILING if hasattr(processor.image_processor, name)]
         self._written: list[str] = []
         self._note_what_is_written()
