@@ -239,20 +239,6 @@ def deepseek_vl():
     return transformers.DeepseekVLForConditionalGeneration(config), processor
 
 
-def cohere2_vision():
-    words = tokenizer("<|img|>", boi_token="<|start|>", eoi_token="<|end|>", image_token="<|img_patch|>")
-    words.boi_token, words.eoi_token, words.img_line_break_token = "<|start|>", "<|end|>", "<|line|>"
-    config = transformers.Cohere2VisionConfig(
-        text_config=text_config("Cohere2", words, layer_types=["full_attention"] * 2),
-        vision_config=SIGLIP,
-        alignment_intermediate_size=64,
-        image_token_id=words.image_token_id,
-    )
-    cutting = images("cohere2_vision", "Cohere2Vision", size=SQUARE)
-    processor = transformers.Cohere2VisionProcessor(cutting, words, chat_template=template("<|img_patch|>"))
-    return transformers.Cohere2VisionForConditionalGeneration(config), processor
-
-
 def gemma4():
     words = tokenizer(
         "<|video|>",
@@ -301,6 +287,6 @@ MORE = {
     made.__name__: made
     for made in (
         *(aya_vision, vipllava, idefics2, aria, glm4v, qwen3_vl_moe, qwen3_5, paligemma, ovis2, lighton_ocr),
-        *(paddleocr_vl, video_llama_3, deepseek_vl, cohere2_vision, gemma4),
+        *(paddleocr_vl, video_llama_3, deepseek_vl, gemma4),
     )
 }

@@ -121,7 +121,7 @@ def stands_in_the_way(name: str) -> Row:
     """What is known of a family without a model of it."""
     mapping = transformers.models.auto.modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     config_class = transformers.models.auto.configuration_auto.CONFIG_MAPPING[name]
-    model_class: Any = mapping.get(config_class)
+    model_class: Any = mapping.get(config_class, None)
     try:
         config = config_class()
         text = config.get_text_config()
