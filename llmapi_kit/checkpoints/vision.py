@@ -242,7 +242,7 @@ class Eye:
 
     def _note_what_is_written(self) -> None:
         """Have the processor tell what it writes for a picture: tokenized beside other text, it may be other tokens."""
-        write = getattr(self._processor, "get_text_with_replacements", None)
+        write: Any = getattr(self._processor, "get_text_with_replacements", None)
 
         def noting(text: Any, images_replacements: Sequence[str] = (), *others: Any, **named: Any) -> Any:
             self._written[:] = images_replacements
@@ -267,7 +267,12 @@ class Eye:
         ids = torch.full((1, count + 2), self.vector_token_id)
         ids[0, 0] = ids[0, -1] = 0 if self.vector_token_id else 1
         kinds = (ids == self.vector_token_id).int()
-        given = {**prepared.inputs, "input_ids": ids, "mm_token_type_ids": kinds, "attention_mask": torch.ones_like(ids)}
+        given = {
+            **prepared.inputs,
+            "input_ids": ids,
+            "mm_token_type_ids": kinds,
+            "attention_mask": torch.ones_like(ids),
+        }
         found = self._rope_index(**{name: value for name, value in given.items() if name in taken})[0][:, 0]
         first = found[0, 0] + 1
         return (found[:, 1:-1] - first).contiguous(), int(found[0, -1] - first)

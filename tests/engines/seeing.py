@@ -56,6 +56,7 @@ class Seeing:
         self.model = kit.load(folder, max_slots=4, context_length=512, step_tokens=48)
         self.engine = self.model.engine
         self.reference = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
+        self.reference.generation_config.eos_token_id = None  # both go on after a token that ends an answer
         self.processor = load_processor(str(folder), "reference")
 
     def request(self, messages, **sampling):
@@ -83,7 +84,7 @@ class Seeing:
             plain.append({**each, "content": marked})
         text = self.processor.tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
         inputs = self.processor(text=[text], images=pictures or None, add_special_tokens=False, return_tensors="pt")
-        made = self.reference.generate(**inputs, max_new_tokens=NUM_NEW, min_new_tokens=NUM_NEW, do_sample=False)
+        made = self.reference.generate(**inputs, max_new_tokens=NUM_NEW, do_sample=False)
         num_prompt = inputs["input_ids"].shape[1]
         return self.processor.tokenizer.decode(made[0, num_prompt:], skip_special_tokens=True), num_prompt
 

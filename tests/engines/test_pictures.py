@@ -20,6 +20,7 @@ from .seeing import NUM_NEW, PICTURES, Seeing, message, url_of
 # One of each way in which pictures enter a prompt; `make vision-table` tries all families
 FAMILIES = ("gemma3", "idefics3", "llava", "llava_next", "qwen3_vl")
 
+
 @functools.cache
 def _loaded(folder, family):
     return Seeing(make_seeing(folder / family, family))
@@ -82,6 +83,39 @@ def test_the_vision_tower_looks_once_at_a_picture_that_comes_again(llava, monkey
     for _ in range(3):
         llava.ask([{"role": "user", "content": content}])
     assert looked == [(16,)]
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen3_vl"])
+def test_chunks_and_prefixes_keep_a_pictures_positions_and_its_attention(home, family):
+    seeing = _loaded(home, family)
+    long = "a text of some length " * 6
+    seeing.check([message(long, 0, long, 1, "?")], [message(1, long, "?")])
+    first = [message(long, 2, long)]
+    ((text, num_prompt, _),) = seeing.ask(first)
+    assert seeing.check([*first, {"role": "assistant", "content": text}, message("and ", 1, "?")])[0] > num_prompt // 2
+    assert seeing.check([message(long, 2, "another end")])[0] > num_prompt // 4
+
+
+def test_a_picture_that_does_not_fit_is_refused_before_it_is_looked_at(home, monkeypatch):
+    seeing = _loaded(home, "idefics3")
+    sight = seeing.engine._prompts._sight
+    monkeypatch.setattr(sight, "_max_length", 19)
+    monkeypatch.setattr(sight._eye, "look", None)
+    error = refused(seeing, [message("and ", 0, "?")], ContextLengthError)
+    assert error.param == "messages.0.content.1.image_url"
+    assert "context is 19 tokens" in str(error)
+
+
+def test_little_detail_is_another_picture_to_the_cache(llava):
+    url = url_of(Image.effect_noise((900, 700), 90))
+    memory = llava.engine._prompts._sight._memory
+    added = []
+    for detail in ("auto", "low", "high", "low"):
+        before = memory.num_bytes
+        content = [{"type": "image_url", "image_url": {"url": url, "detail": detail}}]
+        llava.ask([{"role": "user", "content": content}])
+        added.append(memory.num_bytes > before)
+    assert added == [True, True, False, False]
 
 
 def test_penalties_see_the_texts_tokens_and_not_the_pictures(llava):

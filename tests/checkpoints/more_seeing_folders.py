@@ -174,9 +174,7 @@ def ovis2():
 
 
 def lighton_ocr():
-    words = tokenizer(
-        image_token="<|image_pad|>", image_break_token="<|vision_pad|>", image_end_token="<|vision_end|>"
-    )
+    words = tokenizer(image_token="<|image_pad|>", image_break_token="<|vision_pad|>", image_end_token="<|vision_end|>")
     config = transformers.LightOnOcrConfig(
         text_config={**seeing.TEXT, "model_type": "qwen3", "vocab_size": len(words), "head_dim": 16},
         vision_config={**EYE, "model_type": "pixtral", "image_size": 64},
@@ -279,7 +277,13 @@ def gemma4():
     )
     shrinking = images("gemma4", "Gemma4", patch_size=8, pooling_kernel_size=2, max_soft_tokens=70)
     made = pictures_only(transformers.Gemma4Processor)
-    processor = made(transformers.Gemma4AudioFeatureExtractor(), shrinking, words, image_seq_length=70, chat_template=template("<|image|>"))
+    processor = made(
+        transformers.Gemma4AudioFeatureExtractor(),
+        shrinking,
+        words,
+        image_seq_length=70,
+        chat_template=template("<|image|>"),
+    )
     return transformers.Gemma4ForConditionalGeneration(config), processor
 
 
