@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from PIL import Image
 
 from llmapi_kit.errors import InvalidRequestError, UnsupportedModelError
 from llmapi_kit.images.decode import Picture
@@ -207,6 +206,8 @@ class Eye:
     @torch.inference_mode()
     def _make_trial(self) -> Trial:
         """A small picture between some words, through the whole model."""
+        from PIL import Image
+
         pixels = Image.effect_noise(TRIAL_SIZE, 90).convert("RGB")
         self._check_text(f"{self.image_token}what{self.image_token}{self.image_token}\n", pixels)
         inputs = self._process(f"one {self.image_token} two three", pixels)

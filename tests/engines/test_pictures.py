@@ -47,6 +47,11 @@ def test_a_picture_with_a_question_is_answered_as_by_transformers(seeing):
     seeing.check([message("first ", 1, " second ", 2, " which?")])
 
 
+@pytest.mark.parametrize(("family", "kind"), [("llava", "native"), ("gemma3", "modules"), ("qwen3_vl", "modules")])
+def test_decoders_that_are_known_in_c_run_in_it_with_pictures_too(home, family, kind):
+    assert _loaded(home, family).engine._loop._runner.kind == kind
+
+
 def test_pictures_and_texts_are_answered_in_one_batch_as_each_alone(seeing):
     seeing.check(
         [message(0, "what?")],
