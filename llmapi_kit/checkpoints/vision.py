@@ -114,6 +114,8 @@ class Eye:
             raise UnsupportedModelError(
                 f"{kind} can't be served: what it sees does not stand among its tokens; its layers attend to it apart."
             )
+        if getattr(model.config, "image_token_id", None) is None:
+            raise UnsupportedModelError(f"{kind} can't be served: it has no token that stands for a part of a picture.")
         if reason := REFUSED.get(model.config.model_type):
             raise UnsupportedModelError(f"{kind} can't be served: {reason}.")
         self._model = model
