@@ -144,7 +144,7 @@ class Eye:
         Args:
             picture: any.
             param: where it stands in the request, for messages.
-            is_low: without tiles, and of at most `LOW_SIDE` pixels on each side.
+            is_low: of at most `LOW_SIDE` pixels on each side, and without tiles where the processor can do without.
 
         Raises:
             InvalidRequestError: the model can't take a picture of this shape.
