@@ -38,7 +38,8 @@ Every family of models for pictures and text in transformers {version}. *Equal* 
 saved to a folder, loaded, and gave the same greedy answers as its own `generate`: to one picture and to several, beside
 texts in one batch, in chunks, and after a prefix that was cached; without torchvision. {summary}
 
-A family that was not tried is loaded all the same where nothing stands in its way: a small picture is then sent through
+Idefics2, PaliGemma and Qwen3.5 were tried and refused; of other families, what is said follows from their classes. One
+that was not tried is loaded all the same where nothing stands in its way: a small picture is then sent through
 the model and through the steps of the kit when it is loaded, and a model that answers differently is refused.
 """
 SOUND = ("audio_config", "audio_encoder_config", "sound_config")
