@@ -27,6 +27,7 @@ from llmapi_kit.types import (
     GeneratedImage,
     ImageRequest,
     Readiness,
+    Score,
 )
 
 logger = logging.getLogger(__name__)

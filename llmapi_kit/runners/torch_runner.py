@@ -35,8 +35,10 @@ from llmapi_kit.runners.native.compiler import NativeUnavailableError
 from llmapi_kit.runners.native.decoder import NativeDecoder
 from llmapi_kit.runners.self_check import check_ids, check_steps
 from llmapi_kit.runners.slot_attention import KVMemory, attend, slot_attention
+from llmapi_kit.runners.spatial_positions import SpatialPositions
 from llmapi_kit.runners.step_layout import StepLayout
 from llmapi_kit.runners.thread_count import best_num_threads, num_threads_set
+from llmapi_kit.runners.two_way import blocks
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ class TorchRunner:
         lean: use `LeanDecoder` where it knows the model's family; False always goes through the model's modules.
         native: with `lean`: use `NativeDecoder`, compiled C, where it knows the family and there is a compiler.
         is_compiled: with `lean`: decode through `torch.compile`, not `native`; on a CPU it needs a C++ compiler.
-        images: vectors of pictures, whose ids may stand among the tokens; steps run in torch then, not `native`.
+        images: vectors of pictures, whose ids may stand among the tokens.
 
     Raises:
         UnsupportedModelError: the model can't be run this way; the message says why.
@@ -84,9 +86,14 @@ class TorchRunner:
         self.max_length = max_length
         self._model = model
         self._device = model.device
-        can_be_lean = lean and LeanDecoder.can_run(model)
+        is_special = images is not None and (images.is_spatial or images.is_two_way)
+        can_be_lean = lean and not is_special and LeanDecoder.can_run(model)
         self._images = images
-        is_native = native and can_be_lean and not is_compiled and images is None and _can_be_native(model, dtype)
+        self._rows = (lambda ids: images.rows(ids)[0]) if images is not None else None
+        self._spatial: SpatialPositions | None = None
+        if images is not None and images.is_spatial:
+            self._spatial = SpatialPositions(images, num_slots, max_length)
+        is_native = native and can_be_lean and not is_compiled and _can_be_native(model, dtype)
         if dtype is not None and not is_native:
             _widen(model, dtype)
         expected = self._reference_logits()
@@ -132,25 +139,24 @@ class TorchRunner:
     def step(self, items: Sequence[StepItem]) -> torch.Tensor:
         """See `Runner.step`."""
         if self._native is not None:
-            answer, states, pooled = self._native.step(items)
+            answer, states, pooled = self._native.step(items, self._rows)
             self._means.add(pooled, states)
             return answer
         if self._bucketed is not None and BucketedDecoder.can_run(items):
             return self._bucketed.step(items)
         layout = StepLayout(items, self._device)
+        if self._images is not None and self._images.is_two_way:
+            found = {at: blocks(item.tokens, self._device) for item, at in layout.chunks}
+            layout.blocks = {at: each for at, each in found.items() if each is not None}
         if self._lean is not None:
             over_slots = functools.partial(attend, layout, self._memory)
-            embedded = self._embedded(layout.input_ids[0], self._lean.embed)
+            embedded, _ = self._embedded(layout, self._lean.embed)
             states = self._lean.hidden_states(embedded, layout.positions, over_slots)
             self._means.add(layout.pooled, states)
             # All decodes is the common case, and then the row is the answer already
             return self._lean.logits(states if layout.wants_all else states[layout.wanted])
-        tokens: dict[str, torch.Tensor] = {"input_ids": layout.input_ids}
-        if self._images is not None:
-            tokens = {"inputs_embeds": self._embedded(layout.input_ids, self._model.get_input_embeddings())}
         output = self._model(
-            **tokens,
-            position_ids=layout.position_ids,
+            **self._model_inputs(layout),
             use_cache=False,
             logits_to_keep=layout.wanted,
             slot_layout=layout,
@@ -162,13 +168,30 @@ class TorchRunner:
         logits: torch.Tensor = output.logits[0]
         return logits
 
-    def _embedded(self, ids: torch.Tensor, embed: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """Tokens embedded, and vectors of pictures where their ids stand."""
+    def _model_inputs(self, layout: StepLayout) -> dict[str, Any]:
+        """Tokens and positions, as the model's modules take them."""
+        if self._images is None:
+            return {"input_ids": layout.input_ids, "position_ids": layout.position_ids}
+        embedded, deeper = self._embedded(layout, self._model.get_input_embeddings())
+        positions = layout.position_ids if self._spatial is None else self._spatial.of(layout).to(self._device)
+        inputs: dict[str, Any] = {"inputs_embeds": embedded[None], "position_ids": positions}
+        if deeper is not None:
+            # Source: "DeepStack", https://arxiv.org/abs/2406.04334; the names are Qwen3-VL's
+            inputs["visual_pos_masks"] = layout.input_ids >= FIRST_IMAGE_ID
+            inputs["deepstack_visual_embeds"] = list(deeper)
+        return inputs
+
+    def _embedded(
+        self, layout: StepLayout, embed: Callable[[torch.Tensor], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Tokens embedded, with vectors of pictures where their ids stand; and what of these is added deeper in."""
+        ids = layout.input_ids[0]
         if self._images is None or not bool((is_image := ids >= FIRST_IMAGE_ID).any()):
-            return embed(ids)
+            return embed(ids), None
         embedded = embed(ids.masked_fill(is_image, 0))
-        embedded[is_image] = self._images.rows(ids[is_image]).to(embedded)
-        return embedded
+        features, deeper = self._images.rows(ids[is_image].tolist())
+        embedded[is_image] = features.to(embedded)
+        return embedded, deeper
 
     def recover(self, error: Exception) -> None:
         """See `Runner.recover`: after running out of GPU memory, give what is cached back to the device."""
@@ -179,6 +202,8 @@ class TorchRunner:
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """See `Runner.copy_prefix`."""
         (self._native or self._memory).copy_prefix(source, target, length)
+        if self._spatial is not None:
+            self._spatial.copy_prefix(source, target, length)
 
     def free(self, slot: int) -> None:
         """See `Runner.free`. KV memory is preallocated and stays as it is."""

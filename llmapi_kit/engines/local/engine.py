@@ -131,7 +131,8 @@ class LocalEngine:
                         num_left -= 1
                         if isinstance(event, Delta):  # the answer needs no more
                             self._loop.abort(candidates[read.index])
-                            read = replace(read, num_prompt_tokens=len(prompt.ids))
+                            num_images = prompt.num_image_tokens
+                            read = replace(read, num_prompt_tokens=len(prompt.ids), num_image_tokens=num_images)
                     yield read
                 if isinstance(event, Failed):
                     return
@@ -250,6 +251,8 @@ class LocalEngine:
                 context_ids=context,
                 echo=prompt.echo,
                 keeps=prompt.pictures,
+                whole=prompt.whole,
+                num_image_tokens=prompt.num_image_tokens,
                 scores_prompt=request.echo and request.prompt is not None and sampling.logprobs is not None,
                 beams=beams,
                 detokenizers=[detokenizer() for _ in range(request.n)] if beams else (),
