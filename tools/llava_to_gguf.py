@@ -1,7 +1,10 @@
 """Write a LLaVA model of transformers as two GGUF files: the model, and its image part, the mmproj file.
 
-Knows a CLIP vision tower, LLaVA's projector of two layers, and decoders that `benchmarks.gguf_file` knows, with a
+Knows a SigLIP vision tower, LLaVA's projector of two layers, and decoders that `benchmarks.gguf_file` knows, with a
 byte-level BPE tokenizer. ``python -m tools.llava_to_gguf FOLDER OUT`` writes OUT and, beside it, mmproj-OUT.
+
+CLIP's towers are not written: they have a class token, which llama.cpp puts behind the patches and not in front of
+them, so that it gives every patch the position of its neighbour and leaves the first one out (seen with b11549).
 
 Source: names and keys of llama.cpp's tools/mtmd, and of the package gguf.
 """
@@ -60,8 +63,10 @@ def write_mmproj(model: Any, image_processor: Any, path: Path) -> None:
         ValueError: it takes features in a way that is not known here.
     """
     config = model.config
-    if isinstance(config.vision_feature_layer, list) or config.vision_feature_select_strategy != "default":
-        raise ValueError("Only models that take the features of one layer, without the class token's, can be written.")
+    if config.vision_config.model_type != "siglip_vision_model" or config.vision_feature_select_strategy != "full":
+        raise ValueError("Only a SigLIP tower all of whose features are taken can be written; see this module.")
+    if isinstance(config.vision_feature_layer, list):
+        raise ValueError("Only models that take the features of one layer can be written.")
     num_layers = config.vision_feature_layer % (config.vision_config.num_hidden_layers + 1)
     writer = gguf.GGUFWriter(path, "clip")
     _add_shape(writer, config, num_layers)
@@ -93,8 +98,7 @@ def _add_shape(writer: gguf.GGUFWriter, config: Any, num_layers: int) -> None:
     writer.add_array("clip.vision.feature_layer", [num_layers])
     writer.add_vision_head_count(tower.num_attention_heads)
     writer.add_vision_attention_layernorm_eps(tower.layer_norm_eps)
-    writer.add_vision_use_gelu(tower.hidden_act == "gelu")  # neither of them is CLIP's own quick_gelu
-    writer.add_vision_use_silu(tower.hidden_act == "silu")
+    writer.add_vision_use_gelu(True)
 
 
 def _stored_name(name: str, names: Any, num_layers: int) -> str | None:
@@ -102,9 +106,9 @@ def _stored_name(name: str, names: Any, num_layers: int) -> str | None:
     stem, suffix = name.rsplit(".", 1)
     if name.startswith("multi_modal_projector."):
         return f"{PROJECTOR[stem.rpartition('.')[2]]}.{suffix}"
-    if not name.startswith(TOWER) or "post_layernorm" in name or name.endswith("position_ids"):
-        return None
     inner = name.removeprefix(TOWER).removeprefix("vision_model.")
+    if not name.startswith(TOWER) or inner.startswith(("post_layernorm.", "head.")):
+        return None
     if inner.startswith("encoder.layers.") and int(inner.split(".")[2]) >= num_layers:
         return None
     stored: str | None = names.get_name(f"{TOWER}vision_model.{inner}", try_suffixes=(".weight", ".bias"))
