@@ -39,6 +39,8 @@ class Request:
         echo: text of the prompt, to be given out before the answer; None for no echo.
         scores_prompt: with an echo, whether the prompt's tokens get log-probabilities; it is computed anew for it.
         keeps: what has to live as long as the request, such as the pictures in its prompt.
+        whole: (start, end) of parts of the prompt that have to be computed in one step, in order.
+        num_image_tokens: how many tokens of the prompt are pictures'.
         is_embedding: the prompt is embedded, nothing is generated.
         matcher: what the answer must match; this answer's own.
         beams: the beam search it leads or belongs to.
@@ -69,6 +71,8 @@ class Request:
     echo: str | None = None
     scores_prompt: bool = False
     keeps: object = None
+    whole: Sequence[tuple[int, int]] = ()
+    num_image_tokens: int = 0
     is_embedding: bool = False
     matcher: Matcher | None = None
     beams: BeamSearch[Request] | None = None
@@ -102,6 +106,14 @@ class Request:
     def num_uncomputed_prompt(self) -> int:
         """Prompt tokens that still need a forward pass; 0 once it decodes."""
         return max(0, len(self.prompt_ids) - self.num_computed)
+
+    def chunk_size(self, size: int) -> int:
+        """How many more tokens of the prompt to compute where `size` would be: parts that have to be are left whole."""
+        end = self.num_computed + size
+        for first, last in self.whole:
+            if first < end < last:
+                return (first if first > self.num_computed else last) - self.num_computed
+        return size
 
     @property
     def leader(self) -> Request:

@@ -136,6 +136,7 @@ class Scheduler:
                 break
             remaining = request.num_uncomputed_prompt
             size = min(remaining, max(budget, 1), MAX_SCORED_CHUNK if request.scores_prompt else remaining)
+            size = request.chunk_size(size)
             chunk = request.prompt_ids[request.num_computed : request.num_computed + size]
             plan.append((request, _prefill(request, chunk, is_last=size == remaining)))
             budget -= size

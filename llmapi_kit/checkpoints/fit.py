@@ -156,7 +156,7 @@ def check_folder(
     kept = stored if dtype is None or (keeps_bfloat16 and stored == "bfloat16") else dtype
     weights = int(weights * BYTES.get(kept, 4) / BYTES.get(stored, 4))
     num_added = max(0, num_rows - config.vocab_size)
-    num_matrices = 1 if config.tie_word_embeddings else 2
+    num_matrices = 1 if getattr(config, "tie_word_embeddings", False) else 2
     weights += num_added * num_matrices * config.hidden_size * BYTES.get(kept, 4)
     per_token = kv_bytes_per_token(config, stored if dtype in (None, "int8") else dtype)
     context = context_limit(config)

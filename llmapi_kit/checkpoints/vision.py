@@ -1,39 +1,67 @@
-"""The eye of a model that sees: from a picture to tokens and vectors, and the decoder behind it taken apart.
+"""The eye of a model that sees: from a picture to what stands for it in a prompt.
 
 A model for pictures and text is a vision tower, a projector and a decoder. The decoder becomes a causal language model
-of its own, which every runner knows; the rest stays here. Blocking: pictures are looked at in worker threads, one at
-a time.
+of its own, see `llmapi_kit.checkpoints.vision_decoder`; the rest stays here. Blocking: pictures are looked at in worker
+threads, one at a time.
 
-Source: transformers' `get_image_features` and processors, https://huggingface.co/docs/transformers/main/en/tasks/image_text_to_text.
+Source: transformers' `get_image_features`, `get_rope_index` and processors,
+https://huggingface.co/docs/transformers/main/en/tasks/image_text_to_text.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 import threading
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import transformers
 
-from llmapi_kit.errors import InvalidRequestError, ModelLoadError, UnsupportedModelError
+from llmapi_kit.errors import InvalidRequestError, UnsupportedModelError
 from llmapi_kit.images.decode import Picture
 
-DECODERS = ("language_model", "text_model")
+# What a picture is at most on each side where little detail is asked for, as OpenAI has it
+LOW_SIDE = 512
+# Options of image processors that cut a picture into tiles
+TILING = ("do_image_splitting", "crop_to_patches", "do_pan_and_scan")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A picture that was not looked at yet.
+
+    Attributes:
+        text: what stands for it in a prompt, with `Eye.vector_token` once for each run of vectors.
+        runs: how many vectors each run has.
+        inputs: of the model, by name.
+    """
+
+    text: str
+    runs: tuple[int, ...]
+    inputs: dict[str, Any] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A picture as the model takes it.
+    """A picture as the decoder takes it.
 
     Attributes:
-        ids: its tokens in a prompt.
-        features: (n, hidden_size), one for each `Eye.image_token_id` among the ids.
+        text: see `Prepared`.
+        runs: see `Prepared`.
+        features: (n, hidden_size), in place of embeddings.
+        deeper: (layers, n, hidden_size), added to the states after each of the first layers; None where nothing is.
+        positions: (3, n) where positions have three dimensions, counted from the position of the first; else None.
+        advance: how much further the position of what follows is than that of the first vector; with `positions`.
     """
 
-    ids: list[int]
+    text: str
+    runs: tuple[int, ...]
     features: torch.Tensor
+    deeper: torch.Tensor | None = None
+    positions: torch.Tensor | None = None
+    advance: int = 0
 
 
 class Eye:
@@ -45,107 +73,148 @@ class Eye:
 
     Attributes:
         image_token: what the chat template writes for a picture.
-        image_token_id: the token that stands for one vector of a picture.
+        vector_token: what stands for one vector in the text that takes its place.
+        vector_token_id: its id.
+        is_two_way: whether the vectors of a run attend to each other both ways.
+        is_spatial: whether positions have three dimensions.
+
+    Raises:
+        UnsupportedModelError: the model has no vectors that stand for pictures among tokens.
     """
 
     def __init__(self, model: Any, processor: Any) -> None:
+        kind = type(model).__name__
+        if not hasattr(model, "get_image_features"):
+            raise UnsupportedModelError(
+                f"{kind} can't be served: what it sees does not stand among its tokens; its layers attend to it apart."
+            )
         self._model = model
         self._processor = processor
         self._lock = threading.Lock()
-        self._inputs = frozenset(inspect.signature(model.get_image_features).parameters)
+        self._inputs = _parameters(model, "get_image_features")
+        self._rope_index = _method(model, "get_rope_index")
+        self.is_spatial = self._rope_index is not None
         self.image_token = str(processor.image_token)
-        self.image_token_id = int(model.config.image_token_id)
+        self.vector_token_id = int(model.config.image_token_id)
+        self.vector_token = str(processor.tokenizer.convert_ids_to_tokens(self.vector_token_id))
+        self._run = re.compile(f"(?:{re.escape(self.vector_token)})+")
+        self.is_two_way = "token_type_ids" in inspect.signature(model.forward).parameters
+        self._tiling = [name for name in TILING if hasattr(processor.image_processor, name)]
+        self._written: list[str] = []
+        self._note_what_is_written()
 
-    @torch.inference_mode()
-    def look(self, picture: Picture, param: str) -> Seen:
-        """Tokens and vectors of a picture.
+    def prepare(self, picture: Picture, param: str, *, is_low: bool = False) -> Prepared:
+        """What stands for a picture in a prompt, and what the model will be given.
+
+        Args:
+            picture: any.
+            param: where it stands in the request, for messages.
+            is_low: without tiles, and of at most `LOW_SIDE` pixels on each side.
 
         Raises:
             InvalidRequestError: the model can't take a picture of this shape.
         """
+        pixels = picture.pixels
+        options: dict[str, Any] = {}
+        if is_low:
+            pixels = pixels.copy()
+            pixels.thumbnail((LOW_SIDE, LOW_SIDE))
+            options = dict.fromkeys(self._tiling, False)
         with self._lock:
             try:
-                prepared = self._processor(
-                    text=[self.image_token], images=[picture.pixels], add_special_tokens=False, return_tensors="pt"
-                )
+                inputs = self._process(self.image_token, pixels, **options)
             except (ValueError, ZeroDivisionError, RuntimeError) as exc:
                 width, height = picture.size
                 raise InvalidRequestError(
                     f"{param} has {width:,} x {height:,} pixels, which this model can't take: {exc}.", param=param
                 ) from exc
-            inputs = {name: value.to(self._model.device) for name, value in prepared.items() if name in self._inputs}
-            inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
-            found = self._model.get_image_features(**inputs, return_dict=True).pooler_output
-        parts = [found] if isinstance(found, torch.Tensor) else list(found)
-        features = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
-        ids = prepared["input_ids"][0].tolist()
-        if ids.count(self.image_token_id) != len(features):
+            written = self._written[0] if self._written else self._decode(inputs["input_ids"][0])
+        runs = tuple(len(run.group()) // len(self.vector_token) for run in self._run.finditer(written))
+        return Prepared(self._run.sub(lambda _: self.vector_token, written), runs, inputs)
+
+    @torch.inference_mode()
+    def look(self, prepared: Prepared) -> Seen:
+        """The vectors of a picture.
+
+        Raises:
+            UnsupportedModelError: they are not as many as the tokens that stand for them.
+        """
+        inputs = {name: value for name, value in prepared.inputs.items() if name in self._inputs}
+        with self._lock:
+            moved = {name: _to(value, self._model.device) for name, value in inputs.items()}
+            if isinstance(pixels := moved.get("pixel_values"), torch.Tensor):
+                moved["pixel_values"] = pixels.to(self._model.dtype)
+            found = self._model.get_image_features(**moved, return_dict=True)
+        features = _joined(found.pooler_output)
+        if sum(prepared.runs) != len(features):
             raise UnsupportedModelError(
                 f"{type(self._model).__name__} makes {len(features)} vectors of a picture and writes "
-                f"{ids.count(self.image_token_id)} tokens for them, so they can't be placed."
+                f"{sum(prepared.runs)} tokens for them, so they can't be placed."
             )
-        return Seen(ids, features)
-
-
-def take_apart(model: Any, name: str) -> Any:
-    """The decoder of a model for images and text, as a causal language model that shares its weights.
-
-    Args:
-        model: of transformers, with its weights.
-        name: the model's, for messages.
-
-    Raises:
-        UnsupportedModelError: its decoder has no causal language model of its own, or attends to pictures in a way
-            that a causal one does not.
-    """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    kind = type(model).__name__
-    config = model.config.get_text_config()
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UnsupportedModelError(
-            f"{name} can't be served: the decoder of {kind} ({type(config).__name__}) is none that stands by itself, "
-            "such as one with positions in three dimensions."
+        deeper = getattr(found, "deepstack_features", None)
+        positions, advance = self._positions(prepared)
+        return Seen(
+            prepared.text,
+            prepared.runs,
+            features,
+            None if deeper is None else torch.stack([_joined(layer) for layer in deeper]),
+            positions,
+            advance,
         )
-    if (
-        getattr(config, "use_bidirectional_attention", None)
-        or "token_type_ids" in inspect.signature(model.forward).parameters
-    ):
-        raise UnsupportedModelError(
-            f"{name} can't be served: in {kind} the parts of a picture attend to each other both ways, which is not "
-            "possible here."
-        )
-    inner = next((getattr(model.model, part) for part in DECODERS if hasattr(model.model, part)), None)
-    if inner is None or not hasattr(model, "lm_head"):
-        raise UnsupportedModelError(f"{name} can't be served: {kind} has no decoder that is known here.")
-    cls: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    with torch.device("meta"):
-        decoder = cls(config)
-    setattr(decoder, decoder.base_model_prefix, inner)
-    decoder.lm_head = model.lm_head
-    decoder.config.tie_word_embeddings = model.config.tie_word_embeddings
-    decoder.generation_config = model.generation_config
-    return decoder.eval()
+
+    def _process(self, text: str, pixels: Any, **options: Any) -> dict[str, Any]:
+        self._written.clear()
+        made = self._processor(text=[text], images=[pixels], add_special_tokens=False, return_tensors="pt", **options)
+        return dict(made)
+
+    def _note_what_is_written(self) -> None:
+        """Have the processor tell what it writes for a picture: tokenized beside other text, it may be other tokens."""
+        write = getattr(self._processor, "get_text_with_replacements", None)
+
+        def noting(text: Any, images_replacements: Sequence[str] = (), *others: Any, **named: Any) -> Any:
+            self._written[:] = images_replacements
+            return write(text, images_replacements, *others, **named)
+
+        if write is not None:
+            self._processor.get_text_with_replacements = noting
+
+    def _decode(self, ids: Any) -> str:
+        return str(self._processor.tokenizer.decode(ids, skip_special_tokens=False))
+
+    def _positions(self, prepared: Prepared) -> tuple[torch.Tensor | None, int]:
+        """The positions of a picture's vectors where they have three dimensions, as the model counts them."""
+        if self._rope_index is None:
+            return None, 0
+        if len(prepared.runs) != 1:
+            raise UnsupportedModelError(
+                f"{type(self._model).__name__} counts positions in three dimensions, in pictures of several parts."
+            )
+        (count,) = prepared.runs
+        taken = inspect.signature(self._rope_index).parameters
+        ids = torch.full((1, count + 2), self.vector_token_id)
+        ids[0, 0] = ids[0, -1] = 0 if self.vector_token_id else 1
+        kinds = (ids == self.vector_token_id).int()
+        given = {**prepared.inputs, "input_ids": ids, "mm_token_type_ids": kinds, "attention_mask": torch.ones_like(ids)}
+        found = self._rope_index(**{name: value for name, value in given.items() if name in taken})[0][:, 0]
+        first = found[0, 0] + 1
+        return (found[:, 1:-1] - first).contiguous(), int(found[0, -1] - first)
 
 
-def load_processor(source: str, name: str) -> Any:
-    """The processor in a folder; no code that comes with it is run.
+def _method(model: Any, name: str) -> Any:
+    return getattr(model, name, None) or getattr(getattr(model, "model", None), name, None)
 
-    Raises:
-        ModelLoadError: it has none, or a damaged one.
-    """
-    try:
-        processor: Any = transformers.AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-            source, trust_remote_code=False, backend="pil"
-        )
-        image_token = processor.image_token
-    except Exception as exc:  # whatever its files make transformers raise
-        needed = (
-            " It needs torchvision, of the version that goes with torch." if "torchvision" in str(exc).lower() else ""
-        )
-        raise ModelLoadError(
-            f"The image processor of {name} could not be loaded: {type(exc).__name__}: {exc}{needed}"
-        ) from exc
-    if not image_token:
-        raise ModelLoadError(f"The processor of {name} does not say which token stands for a picture.")
-    return processor
+
+def _parameters(model: Any, name: str) -> frozenset[str]:
+    """What a method takes, of the model or of the one in it, to which the outer one may pass all on."""
+    owners = [owner for owner in (model, getattr(model, "model", None)) if hasattr(owner, name)]
+    return frozenset(each for owner in owners for each in inspect.signature(getattr(owner, name)).parameters)
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+def _joined(found: Any) -> torch.Tensor:
+    """(n, hidden_size) of a tensor, or of one for each part of the picture."""
+    parts = [found] if isinstance(found, torch.Tensor) else list(found)
+    return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])

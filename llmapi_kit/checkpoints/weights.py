@@ -27,7 +27,9 @@ from llmapi_kit.checkpoints.load_options import check_device, check_dtype, check
 from llmapi_kit.checkpoints.model_files import check_files
 from llmapi_kit.checkpoints.reported_bar import reported_bars
 from llmapi_kit.checkpoints.spec import ModelSpec
-from llmapi_kit.checkpoints.vision import Eye, load_processor, take_apart
+from llmapi_kit.checkpoints.vision import Eye
+from llmapi_kit.checkpoints.vision_decoder import take_apart
+from llmapi_kit.checkpoints.vision_processor import load_processor
 from llmapi_kit.checkpoints.vocabulary import fit_embeddings, load_other_tokenizer, load_tokenizer
 from llmapi_kit.errors import (
     ConfigError,

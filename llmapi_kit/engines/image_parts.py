@@ -21,10 +21,12 @@ class ImagePart:
     Attributes:
         url: a ``data:`` URL, or where it is to be fetched from.
         param: where it stands in the request.
+        is_low: whether little detail is asked for.
     """
 
     url: str
     param: str
+    is_low: bool = False
 
 
 def image_parts(messages: Sequence[Mapping[str, Any]]) -> list[ImagePart]:
@@ -34,7 +36,8 @@ def image_parts(messages: Sequence[Mapping[str, Any]]) -> list[ImagePart]:
         content = message.get("content")
         for at, part in enumerate(content if isinstance(content, list) else ()):
             if part.get("type") == "image_url":
-                found.append(ImagePart(part["image_url"]["url"], f"messages.{index}.content.{at}.image_url"))
+                image, param = part["image_url"], f"messages.{index}.content.{at}.image_url"
+                found.append(ImagePart(image["url"], param, is_low=image.get("detail") == "low"))
     return found
 
 

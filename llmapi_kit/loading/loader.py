@@ -128,7 +128,8 @@ class ModelLoader:
         plan = plan_slots(per_token, loaded.context_length, free_memory(loaded.device), on_gpu, settings)
         num_parameters = loaded.model.num_parameters()  # the runner takes weights over
         architecture = architecture_of(loaded)
-        images = ImageMemory() if loaded.eye is not None else None
+        eye = loaded.eye
+        images = ImageMemory(is_spatial=eye.is_spatial, is_two_way=eye.is_two_way) if eye is not None else None
         runner = make_runner(loaded, plan, settings, images)
         dialect = _dialect(their_tokenizer)
         tokenizer = ModelTokenizer(their_tokenizer, loaded.eos_ids, markers=dialect.markers)
@@ -137,7 +138,7 @@ class ModelLoader:
             context_length=plan.max_length,
             created=int(time.time()),
             description=_describe(self.spec, architecture),
-            capabilities=_capabilities(tokenizer, dialect, sees=loaded.eye is not None),
+            capabilities=_capabilities(tokenizer, dialect, sees=eye is not None),
             num_parameters=num_parameters,
             device=loaded.device,
             dtype=loaded.dtype,
@@ -156,7 +157,7 @@ class ModelLoader:
             grammars=grammars,
             max_queue=settings.max_queue or min(128, 4 * plan.num_slots),
             settings=settings,
-            sight=Sight(loaded.eye, images, tokenizer, settings) if loaded.eye and images is not None else None,
+            sight=Sight(eye, images, tokenizer, settings, plan.max_length) if eye and images is not None else None,
             prepare_messages=None if _is_inherited(self.prepare_messages) else self.prepare_messages,
         )
 

@@ -168,7 +168,8 @@ def attend(
         else:
             length = item.start + len(item.tokens)
             past_key, past_value = keys[item.slot, None, :, :length], values[item.slot, None, :, :length]
-        chunk = _chunk(query[at:end].transpose(0, 1)[None], past_key, past_value, item.start, window, scaling)
+        chunk_query, blocks = query[at:end].transpose(0, 1)[None], layout.blocks.get(at)
+        chunk = _chunk(chunk_query, past_key, past_value, item.start, window, scaling, blocks)
         output[at:end] = chunk[0].transpose(0, 1)
     return output
 
@@ -188,18 +189,26 @@ def _decode(
 
 
 def _chunk(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, start: int, window: int, scaling: float | None
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    start: int,
+    window: int,
+    scaling: float | None,
+    blocks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Consecutive tokens of one slot: query (1, heads, c, d) at positions start…, keys (1, kv_heads, start + c, d)."""
     is_grouped = query.shape[1] != keys.shape[1]
     length = keys.shape[2]
-    if start == 0 and (not window or length <= window):
+    if start == 0 and (not window or length <= window) and blocks is None:
         return functional.scaled_dot_product_attention(
             query, keys, values, is_causal=True, scale=scaling, enable_gqa=is_grouped
         )
     rows = torch.arange(length - query.shape[2], length, device=query.device)[:, None]
     columns = torch.arange(length, device=query.device)[None]
     mask = columns <= rows
+    if blocks is not None:
+        mask[:, start:] |= blocks
     if window:
         mask &= columns > rows - window
     if is_grouped and query.device.type == "cuda":

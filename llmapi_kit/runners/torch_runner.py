@@ -35,8 +35,10 @@ from llmapi_kit.runners.native.compiler import NativeUnavailableError
 from llmapi_kit.runners.native.decoder import NativeDecoder
 from llmapi_kit.runners.self_check import check_ids, check_steps
 from llmapi_kit.runners.slot_attention import KVMemory, attend, slot_attention
+from llmapi_kit.runners.spatial_positions import SpatialPositions
 from llmapi_kit.runners.step_layout import StepLayout
 from llmapi_kit.runners.thread_count import best_num_threads, num_threads_set
+from llmapi_kit.runners.two_way import blocks
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +88,9 @@ class TorchRunner:
         self._device = model.device
         can_be_lean = lean and LeanDecoder.can_run(model)
         self._images = images
+        self._spatial: SpatialPositions | None = None
+        if images is not None and images.is_spatial:
+            self._spatial = SpatialPositions(images, num_slots, max_length)
         is_native = native and can_be_lean and not is_compiled and images is None and _can_be_native(model, dtype)
         if dtype is not None and not is_native:
             _widen(model, dtype)
@@ -138,19 +143,18 @@ class TorchRunner:
         if self._bucketed is not None and BucketedDecoder.can_run(items):
             return self._bucketed.step(items)
         layout = StepLayout(items, self._device)
+        if self._images is not None and self._images.is_two_way:
+            found = {at: blocks(item.tokens, self._device) for item, at in layout.chunks}
+            layout.blocks = {at: each for at, each in found.items() if each is not None}
         if self._lean is not None:
             over_slots = functools.partial(attend, layout, self._memory)
-            embedded = self._embedded(layout.input_ids[0], self._lean.embed)
+            embedded, _ = self._embedded(layout, self._lean.embed)
             states = self._lean.hidden_states(embedded, layout.positions, over_slots)
             self._means.add(layout.pooled, states)
             # All decodes is the common case, and then the row is the answer already
             return self._lean.logits(states if layout.wants_all else states[layout.wanted])
-        tokens: dict[str, torch.Tensor] = {"input_ids": layout.input_ids}
-        if self._images is not None:
-            tokens = {"inputs_embeds": self._embedded(layout.input_ids, self._model.get_input_embeddings())}
         output = self._model(
-            **tokens,
-            position_ids=layout.position_ids,
+            **self._model_inputs(layout),
             use_cache=False,
             logits_to_keep=layout.wanted,
             slot_layout=layout,
@@ -162,13 +166,30 @@ class TorchRunner:
         logits: torch.Tensor = output.logits[0]
         return logits
 
-    def _embedded(self, ids: torch.Tensor, embed: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """Tokens embedded, and vectors of pictures where their ids stand."""
+    def _model_inputs(self, layout: StepLayout) -> dict[str, Any]:
+        """Tokens and positions, as the model's modules take them."""
+        if self._images is None:
+            return {"input_ids": layout.input_ids, "position_ids": layout.position_ids}
+        embedded, deeper = self._embedded(layout, self._model.get_input_embeddings())
+        positions = layout.position_ids if self._spatial is None else self._spatial.of(layout).to(self._device)
+        inputs: dict[str, Any] = {"inputs_embeds": embedded[None], "position_ids": positions}
+        if deeper is not None:
+            # Source: "DeepStack", https://arxiv.org/abs/2406.04334; the names are Qwen3-VL's
+            inputs["visual_pos_masks"] = layout.input_ids >= FIRST_IMAGE_ID
+            inputs["deepstack_visual_embeds"] = list(deeper)
+        return inputs
+
+    def _embedded(
+        self, layout: StepLayout, embed: Callable[[torch.Tensor], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Tokens embedded, with vectors of pictures where their ids stand; and what of these is added deeper in."""
+        ids = layout.input_ids[0]
         if self._images is None or not bool((is_image := ids >= FIRST_IMAGE_ID).any()):
-            return embed(ids)
+            return embed(ids), None
         embedded = embed(ids.masked_fill(is_image, 0))
-        embedded[is_image] = self._images.rows(ids[is_image]).to(embedded)
-        return embedded
+        features, deeper = self._images.rows(ids[is_image].tolist())
+        embedded[is_image] = features.to(embedded)
+        return embedded, deeper
 
     def recover(self, error: Exception) -> None:
         """See `Runner.recover`: after running out of GPU memory, give what is cached back to the device."""
@@ -179,6 +200,8 @@ class TorchRunner:
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """See `Runner.copy_prefix`."""
         (self._native or self._memory).copy_prefix(source, target, length)
+        if self._spatial is not None:
+            self._spatial.copy_prefix(source, target, length)
 
     def free(self, slot: int) -> None:
         """See `Runner.free`. KV memory is preallocated and stays as it is."""

@@ -158,12 +158,12 @@ def test_the_vision_tower_looks_once_at_a_picture_that_comes_again(llava, monkey
     looked = []
     eye = llava.engine._prompts._sight._eye
     real = eye.look
-    monkeypatch.setattr(eye, "look", lambda picture, param: looked.append(param) or real(picture, param))
+    monkeypatch.setattr(eye, "look", lambda prepared: looked.append(prepared.runs) or real(prepared))
     picture = Image.new("RGB", (40, 40), (1, 2, 3))
     content = [{"type": "image_url", "image_url": {"url": url_of(picture)}}, {"type": "text", "text": "?"}]
     for _ in range(3):
         llava.ask([{"role": "user", "content": content}])
-    assert looked == ["messages.0.content.0.image_url"]
+    assert looked == [(16,)]
 
 
 def test_penalties_see_the_texts_tokens_and_not_the_pictures(llava):

@@ -250,6 +250,8 @@ class LocalEngine:
                 context_ids=context,
                 echo=prompt.echo,
                 keeps=prompt.pictures,
+                whole=prompt.whole,
+                num_image_tokens=prompt.num_image_tokens,
                 scores_prompt=request.echo and request.prompt is not None and sampling.logprobs is not None,
                 beams=beams,
                 detokenizers=[detokenizer() for _ in range(request.n)] if beams else (),

@@ -6,7 +6,7 @@ Knows nothing of queues or slots. Runs in worker threads, and on the event loop 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llmapi_kit.dialects import Dialect, ReplyParser, messages_for_template
@@ -63,6 +63,8 @@ class Prompt:
         parsers: one an answer, for reasoning and tool calls; empty where the text is the answer.
         constraint: what the answer must match, tool calls and reasoning considered; None for what the request says.
         pictures: keeps the pictures in it.
+        num_image_tokens: how many of the ids are pictures'.
+        whole: (start, end) of ids that have to be computed in one step.
     """
 
     ids: list[int]
@@ -70,6 +72,8 @@ class Prompt:
     parsers: Sequence[ReplyParser] = ()
     constraint: Constraint | None = None
     pictures: Pins | None = None
+    num_image_tokens: int = 0
+    whole: Sequence[tuple[int, int]] = ()
 
 
 class PromptBuilder:
@@ -144,14 +148,23 @@ class PromptBuilder:
         elif images:
             raise refusal(images[0].param)
         text = self._codec.render_chat(messages, options)
-        ids = self._encodings.encode(text, request.cache_salt if self._is_cache_per_key else "")
-        pictures = None
-        if self._sight is not None and images:
-            ids, pictures = self._sight.place(ids, images)
+        salt = request.cache_salt if self._is_cache_per_key else ""
+        if self._sight is None or not images:
+            return self._answered(request, Prompt(self._encodings.encode(text, salt)), text)
+        placed = self._sight.look(text, images)
+        ids = self._sight.place(self._encodings.encode(placed.text, salt), placed)
+        num_image_tokens = sum(sum(image.seen.runs) for image in placed.images)
+        prompt = Prompt(
+            ids, pictures=placed.pins, num_image_tokens=num_image_tokens, whole=self._sight.whole(ids)
+        )
+        return self._answered(request, prompt, text)
+
+    def _answered(self, request: GenerationRequest, prompt: Prompt, text: str) -> Prompt:
+        """A prompt with how its answer is read."""
         echo = _last_text(request) if request.echo else None
         tools = request.tools
         if self._dialect.reasoning is None and tools is None:
-            return Prompt(ids, echo, pictures=pictures)
+            return replace(prompt, echo=echo)
         starts_in_reasoning = self._dialect.starts_in_reasoning(text)
         parsers = [
             self._dialect.parser(
@@ -162,7 +175,7 @@ class PromptBuilder:
             for _ in range(request.n)
         ]
         constraint = self._constraint(tools, request.sampling.constraint, starts_in_reasoning)
-        return Prompt(ids, echo, parsers, constraint, pictures)
+        return replace(prompt, echo=echo, parsers=parsers, constraint=constraint)
 
     def _encode(self, text: str) -> list[int]:
         return self._codec.encode(text, add_special_tokens=False)

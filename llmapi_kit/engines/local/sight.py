@@ -6,17 +6,20 @@ Runs in worker threads.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmapi_kit.checkpoints.vision import Eye
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.image_parts import ImagePart
 from llmapi_kit.engines.local.text_codec import TextCodec
-from llmapi_kit.errors import InvalidRequestError
-from llmapi_kit.images.decode import decode_picture
+from llmapi_kit.errors import ContextLengthError, InvalidRequestError
+from llmapi_kit.images.decode import Picture, decode_picture
 from llmapi_kit.images.fetch import read_image_url
-from llmapi_kit.runners.image_memory import ImageMemory
+from llmapi_kit.runners.image_memory import ImageMemory, PlacedImage
+from llmapi_kit.runners.two_way import whole_runs
 
 PROBE = "probe"
 
@@ -39,6 +42,21 @@ class Pins:
         self._memory.unpin(self.digests)
 
 
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The pictures of a prompt.
+
+    Attributes:
+        text: of the prompt, with what stands for each of them.
+        images: as they are known, in order.
+        pins: keeps them.
+    """
+
+    text: str
+    images: list[PlacedImage]
+    pins: Pins
+
+
 class Sight:
     """What a local engine needs to take pictures.
 
@@ -47,14 +65,17 @@ class Sight:
         memory: keeps what it saw.
         codec: of the model.
         settings: which hosts pictures may be fetched from, and how large they may be.
+        max_length: tokens of a prompt.
     """
 
-    def __init__(self, eye: Eye, memory: ImageMemory, codec: TextCodec, settings: Settings) -> None:
+    def __init__(self, eye: Eye, memory: ImageMemory, codec: TextCodec, settings: Settings, max_length: int) -> None:
         self._eye = eye
         self._memory = memory
         self._codec = codec
         self._settings = settings
-        self._mark = codec.encode(eye.image_token, add_special_tokens=False)
+        self._max_length = max_length
+        # A decoded picture takes up to 100 MB for a moment, and its pixels are worked on one after the other anyway
+        self._decoding = threading.Semaphore(2)
 
     @functools.cached_property
     def _needs_parts(self) -> bool:
@@ -65,50 +86,95 @@ class Sight:
         """The messages with a mark for each picture, in the form that the template takes."""
         return [{**message, "content": self._content(message.get("content"))} for message in messages]
 
-    def place(self, ids: Sequence[int], images: Sequence[ImagePart]) -> tuple[list[int], Pins]:
-        """The ids of a prompt with pictures, and what keeps these.
+    def look(self, text: str, images: Sequence[ImagePart]) -> Placed:
+        """Look at the pictures of a prompt.
 
         Args:
-            ids: with a mark where each picture belongs.
+            text: of the prompt, with a mark where each of them belongs.
             images: in their order.
 
         Raises:
             InvalidRequestError: a picture can't be read, or the marks are not as many.
+            QueueFullError: there is no memory for them just now.
         """
         limit = self._settings.max_images
         if len(images) > limit:
             raise InvalidRequestError(
                 f"The request has {len(images)} pictures; at most {limit} are taken.", param=images[limit].param
             )
-        num_marks = ids.count(self._mark[0]) if len(self._mark) == 1 else -1
-        if num_marks != len(images):
+        parts = text.split(self._eye.image_token)
+        if len(parts) != len(images) + 1:
             raise InvalidRequestError(
                 f"The messages have {len(images)} pictures, and the prompt that the model's template makes of them has "
-                f"{max(num_marks, 0)} places for them. A text may not contain {self._eye.image_token!r}, which "
+                f"{len(parts) - 1} places for them. A text may not contain {self._eye.image_token!r}, which "
                 "stands for one.",
                 param="messages",
             )
-        pins = Pins(self._memory)
-        placed: list[int] = []
-        left = iter(images)
+        placed = Placed("", [], Pins(self._memory))
+        num_vectors = 0
+        for image in images:
+            known = self._see(image, placed.pins, self._max_length - num_vectors)
+            num_vectors += sum(known.seen.runs)
+            placed.images.append(known)
+        texts = [known.seen.text for known in placed.images]
+        return replace(placed, text="".join(f"{part}{each}" for part, each in zip(parts, [*texts, ""], strict=True)))
+
+    def place(self, ids: Sequence[int], placed: Placed) -> list[int]:
+        """The ids of a prompt with those of its pictures.
+
+        Args:
+            ids: of the text, with one mark for each run of a picture's vectors.
+            placed: the pictures.
+
+        Raises:
+            InvalidRequestError: the marks are not as many.
+        """
+        runs = [run for image in placed.images for run in image.runs()]
+        num_marks = ids.count(self._eye.vector_token_id)
+        if num_marks != len(runs):
+            raise InvalidRequestError(
+                f"A text may not contain {self._eye.vector_token!r} beside pictures, as it stands for a part of one.",
+                param="messages",
+            )
+        left = iter(runs)
+        full: list[int] = []
         for token_id in ids:
-            if token_id == self._mark[0]:
-                placed += self._see(next(left), pins)
+            if token_id == self._eye.vector_token_id:
+                full += next(left)
             else:
-                placed.append(token_id)
-        return placed, pins
+                full.append(token_id)
+        return full
+
+    def whole(self, ids: Sequence[int]) -> list[tuple[int, int]]:
+        """(start, end) of what has to be computed in one step."""
+        return whole_runs(ids) if self._eye.is_two_way else []
 
     def _content(self, content: Any) -> Any:
         if isinstance(content, list):
             return [{"type": "image"} if part["type"] == "image_url" else part for part in content]
         return [{"type": "text", "text": content}] if self._needs_parts and isinstance(content, str) else content
 
-    def _see(self, image: ImagePart, pins: Pins) -> Sequence[int]:
+    def _see(self, image: ImagePart, pins: Pins, num_left: int) -> PlacedImage:
         data = read_image_url(image.url, image.param, hosts=self._settings.image_hosts)
-        picture = decode_picture(data, image.param, max_pixels=self._settings.max_image_pixels)
-        known = self._memory.pin(picture.digest)
-        if known is None:
-            seen = self._eye.look(picture, image.param)
-            known = self._memory.add(picture.digest, seen.ids, self._eye.image_token_id, seen.features)
-        pins.digests.append(picture.digest)
-        return known.ids
+        with self._decoding:
+            picture = decode_picture(data, image.param, max_pixels=self._settings.max_image_pixels)
+            name = f"{picture.digest} low" if image.is_low else picture.digest
+            known = self._memory.pin(name)
+            if known is None:
+                prepared = self._eye.prepare(picture, image.param, is_low=image.is_low)
+                self._check_length(image, picture, sum(prepared.runs), num_left)
+                known = self._memory.add(name, self._eye.look(prepared), pins.digests)
+        pins.digests.append(name)
+        return known
+
+    def _check_length(self, image: ImagePart, picture: Picture, num_vectors: int, num_left: int) -> None:
+        """Raise before a picture is looked at that would not fit into the context."""
+        if num_vectors <= num_left:
+            return
+        width, height = picture.size
+        raise ContextLengthError(
+            f"This model's context is {self._max_length:,} tokens; {image.param}, with {width:,} x {height:,} pixels, "
+            f"takes {num_vectors:,}, and {max(num_left, 0):,} are left. Make it smaller, send fewer, or ask for "
+            "detail 'low'.",
+            param=image.param,
+        )
