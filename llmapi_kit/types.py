@@ -101,6 +101,7 @@ class Finished:
         index: which of several answers it is.
         num_discarded_tokens: tokens of other candidates, made for this request and not sent.
         stop_string: the stop string that ended it; empty where none did, or an upstream does not say.
+        num_image_tokens: prompt tokens that stand for pictures.
     """
 
     reason: FinishReason
@@ -110,6 +111,7 @@ class Finished:
     index: int = 0
     num_discarded_tokens: int = 0
     stop_string: str = ""
+    num_image_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

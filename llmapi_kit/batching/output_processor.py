@@ -84,19 +84,29 @@ class OutputProcessor:
     def finished(self, request: Request, reason: FinishReason) -> Finished:
         """The end of an answer."""
         num_prompt, num_made = len(request.prompt_ids), len(request.output_ids)
-        return Finished(reason, num_prompt, num_made, request.num_cached, request.index, stop_string=request.stops.met)
+        return Finished(
+            reason,
+            num_prompt,
+            num_made,
+            request.num_cached,
+            request.index,
+            stop_string=request.stops.met,
+            num_image_tokens=request.num_image_tokens,
+        )
 
     def hypotheses(self, request: Request, beams: BeamSearch[Request]) -> list[Event]:
         """All events of a beam search that is over; the answers come whole."""
         events: list[Event] = []
-        num_prompt = len(request.prompt_ids)
+        num_prompt, num_images = len(request.prompt_ids), request.num_image_tokens
         for index, (best, detokenizer) in enumerate(zip(beams.answers(), request.detokenizers, strict=True)):
             text = self._text(best, detokenizer)
             num_shown = len(best.token_ids) - best.is_ended
             reason: FinishReason = "stop" if best.is_ended else "length"
             events += [
                 Delta(text, num_shown, (), index),
-                Finished(reason, num_prompt, len(best.token_ids), request.num_cached, index),
+                Finished(
+                    reason, num_prompt, len(best.token_ids), request.num_cached, index, num_image_tokens=num_images
+                ),
             ]
         return events
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from PIL import Image
 
 from llmapi_kit.errors import InvalidRequestError, UnsupportedModelError
 from llmapi_kit.images.decode import Picture
@@ -26,6 +27,16 @@ from llmapi_kit.images.decode import Picture
 LOW_SIDE = 512
 # Options of image processors that cut a picture into tiles
 TILING = ("do_image_splitting", "crop_to_patches", "do_pan_and_scan")
+
+# By the kind of model. For another kind, what a runner makes of a picture is compared with what the model makes of it
+TRIED = frozenset(
+    (
+        *("gemma3", "idefics3", "internvl", "llava", "llava_next", "llava_onevision", "mistral3"),
+        *("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm"),
+    )
+)
+REFUSED = {"paligemma": "all tokens of its prompt attend to each other both ways, text too"}
+TRIAL_SIZE = (64, 48)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +75,21 @@ class Seen:
     advance: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A prompt with a picture, and what the model makes of it by itself.
+
+    Attributes:
+        ids: with `Eye.vector_token_id` for each vector.
+        seen: the picture.
+        logits: (1, vocab) after the prompt.
+    """
+
+    ids: list[int]
+    seen: Seen
+    logits: torch.Tensor
+
+
 class Eye:
     """Looks at pictures, as one model does.
 
@@ -77,6 +103,7 @@ class Eye:
         vector_token_id: its id.
         is_two_way: whether the vectors of a run attend to each other both ways.
         is_spatial: whether positions have three dimensions.
+        trial: for a family that is not `TRIED`: what a runner has to compute, too, before it is used.
 
     Raises:
         UnsupportedModelError: the model has no vectors that stand for pictures among tokens.
@@ -84,13 +111,16 @@ class Eye:
 
     def __init__(self, model: Any, processor: Any) -> None:
         kind = type(model).__name__
-        if not hasattr(model, "get_image_features"):
+        if _method(model, "get_image_features") is None:
             raise UnsupportedModelError(
                 f"{kind} can't be served: what it sees does not stand among its tokens; its layers attend to it apart."
             )
+        if reason := REFUSED.get(model.config.model_type):
+            raise UnsupportedModelError(f"{kind} can't be served: {reason}.")
         self._model = model
         self._processor = processor
         self._lock = threading.Lock()
+        self._image_features = _method(model, "get_image_features")
         self._inputs = _parameters(model, "get_image_features")
         self._rope_index = _method(model, "get_rope_index")
         self.is_spatial = self._rope_index is not None
@@ -102,6 +132,7 @@ class Eye:
         self._tiling = [name for name in TILING if hasattr(processor.image_processor, name)]
         self._written: list[str] = []
         self._note_what_is_written()
+        self.trial = None if model.config.model_type in TRIED else self._try_out()
 
     def prepare(self, picture: Picture, param: str, *, is_low: bool = False) -> Prepared:
         """What stands for a picture in a prompt, and what the model will be given.
@@ -128,9 +159,7 @@ class Eye:
                 raise InvalidRequestError(
                     f"{param} has {width:,} x {height:,} pixels, which this model can't take: {exc}.", param=param
                 ) from exc
-            written = self._written[0] if self._written else self._decode(inputs["input_ids"][0])
-        runs = tuple(len(run.group()) // len(self.vector_token) for run in self._run.finditer(written))
-        return Prepared(self._run.sub(lambda _: self.vector_token, written), runs, inputs)
+            return self._prepared(inputs)
 
     @torch.inference_mode()
     def look(self, prepared: Prepared) -> Seen:
@@ -144,7 +173,7 @@ class Eye:
             moved = {name: _to(value, self._model.device) for name, value in inputs.items()}
             if isinstance(pixels := moved.get("pixel_values"), torch.Tensor):
                 moved["pixel_values"] = pixels.to(self._model.dtype)
-            found = self._model.get_image_features(**moved, return_dict=True)
+            found = self._image_features(**moved, return_dict=True)
         features = _joined(found.pooler_output)
         if sum(prepared.runs) != len(features):
             raise UnsupportedModelError(
@@ -162,10 +191,51 @@ class Eye:
             advance,
         )
 
-    def _process(self, text: str, pixels: Any, **options: Any) -> dict[str, Any]:
+    def _try_out(self) -> Trial:
+        try:
+            return self._make_trial()
+        except UnsupportedModelError:
+            raise
+        except Exception as exc:  # whatever a family that nobody tried makes of it
+            raise UnsupportedModelError(
+                f"{type(self._model).__name__} can't be served: a first picture failed: {type(exc).__name__}: {exc}"
+            ) from exc
+
+    @torch.inference_mode()
+    def _make_trial(self) -> Trial:
+        """A small picture between some words, through the whole model."""
+        pixels = Image.effect_noise(TRIAL_SIZE, 90).convert("RGB")
+        self._check_text(f"{self.image_token}what{self.image_token}{self.image_token}\n", pixels)
+        inputs = self._process(f"one {self.image_token} two three", pixels)
+        prepared = self._prepared(inputs)
+        seen = self.look(prepared)
+        taken = {*inspect.signature(self._model.forward).parameters, *self._inputs}
+        given = {name: _to(value, self._model.device) for name, value in inputs.items() if name in taken}
+        given["pixel_values"] = given["pixel_values"].to(self._model.dtype)
+        logits = self._model(**given, use_cache=False).logits[:, -1]
+        return Trial(inputs["input_ids"][0].tolist(), seen, logits.clone())
+
+    def _check_text(self, text: str, pixels: Any) -> None:
+        """Raise unless what the processor writes for a picture is the same wherever it stands."""
+        whole = self._process(text, *[pixels] * text.count(self.image_token))
+        self._process(self.image_token, pixels)
+        written = text.replace(self.image_token, self._written[0] if self._written else self.image_token)
+        ids = self._processor.tokenizer(written, add_special_tokens=False)["input_ids"]
+        if whole["input_ids"][0].tolist() != ids:
+            raise UnsupportedModelError(
+                f"{type(self._model).__name__} can't be served: what its processor writes for a picture depends on "
+                "the text beside it."
+            )
+
+    def _prepared(self, inputs: dict[str, Any]) -> Prepared:
+        written = self._written[0] if self._written else self._decode(inputs["input_ids"][0])
+        runs = tuple(len(run.group()) // len(self.vector_token) for run in self._run.finditer(written))
+        return Prepared(self._run.sub(lambda _: self.vector_token, written), runs, inputs)
+
+    def _process(self, text: str, *pictures: Any, **options: Any) -> dict[str, Any]:
         self._written.clear()
-        made = self._processor(text=[text], images=[pixels], add_special_tokens=False, return_tensors="pt", **options)
-        return dict(made)
+        options |= {"add_special_tokens": False, "return_tensors": "pt"}
+        return dict(self._processor(text=[text], images=list(pictures), **options))
 
     def _note_what_is_written(self) -> None:
         """Have the processor tell what it writes for a picture: tokenized beside other text, it may be other tokens."""

@@ -8,6 +8,7 @@ import torch
 import transformers
 from transformers.modeling_outputs import CausalLMOutput
 
+from llmapi_kit.checkpoints.architecture import RECURRENT_LAYERS
 from llmapi_kit.errors import UnsupportedModelError
 
 DECODERS = ("language_model", "text_model")
@@ -37,6 +38,10 @@ class SeeingDecoder(transformers.PreTrainedModel):
         super().__init__(config)
         self.model = decoder
         self.lm_head = head
+
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        return True  # transformers would look for experts in this file
 
     def get_output_embeddings(self) -> Any:
         """The output layer."""
@@ -73,6 +78,10 @@ def take_apart(model: Any, name: str) -> Any:
     if inner is None or not hasattr(model, "lm_head"):
         raise UnsupportedModelError(f"{name} can't be served: {kind} has no decoder that is known here.")
     config = model.config.get_text_config()
+    if RECURRENT_LAYERS & set(getattr(config, "layer_types", None) or ()):
+        raise UnsupportedModelError(
+            f"{name} can't be served: {kind} is recurrent: it keeps a state in place of keys and values of each token."
+        )
     plain = getattr(transformers, PLAIN.get(config.model_type, ""), None)
     if plain is None:
         decoder = SeeingDecoder(config, inner, model.lm_head)

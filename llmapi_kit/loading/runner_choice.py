@@ -15,6 +15,7 @@ from llmapi_kit.config import Settings
 from llmapi_kit.runners.base import Runner
 from llmapi_kit.runners.image_memory import ImageMemory
 from llmapi_kit.runners.native.runner import NativeRunner
+from llmapi_kit.runners.picture_check import check_picture
 
 
 def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings, images: ImageMemory | None = None) -> Runner:
@@ -40,7 +41,7 @@ def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings, images:
     import_heavy(MODEL_CLASSES)
     from llmapi_kit.runners.torch_runner import TorchRunner
 
-    return TorchRunner(
+    runner = TorchRunner(
         loaded.model,
         num_slots=plan.num_slots,
         max_length=plan.max_length,
@@ -50,6 +51,9 @@ def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings, images:
         is_compiled=settings.compile,
         images=images,
     )
+    if loaded.eye is not None and loaded.eye.trial is not None and images is not None:
+        check_picture(runner, images, loaded.eye.trial, loaded.eye.vector_token_id, architecture_of(loaded))
+    return runner
 
 
 def architecture_of(loaded: LoadedModel) -> str:

@@ -203,7 +203,8 @@ def qwen_vl(kind, eye, **text):
     shrinking = images(
         "qwen2_vl", "Qwen2VL", patch_size=PATCH, size={"shortest_edge": 256, "longest_edge": 64 * 64}
     )
-    processor = pictures_only(getattr(transformers, f"{kind}Processor"))(
+    made = getattr(transformers, f"{kind}Processor", transformers.Qwen3VLProcessor)
+    processor = pictures_only(made)(
         shrinking, words, chat_template=template(QWEN_MARK)
     )
     return getattr(transformers, f"{kind}ForConditionalGeneration")(config), processor
@@ -280,6 +281,12 @@ def make_seeing(folder, family, dtype=torch.float32):
     """Write a random model of a family."""
     torch.manual_seed(0)
     model, processor = FAMILIES[family]()
+    with torch.no_grad():  # as they come, random weights attend to everything alike, and no mistake would be seen
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1 and not weight.any():
+                weight.normal_(std=0.1)
+            elif weight.ndim > 1 and "embed_tokens" not in name:
+                weight.mul_(6)
     model = model.to(dtype)
     model.generation_config = transformers.GenerationConfig(eos_token_id=2, pad_token_id=0)
     model.save_pretrained(folder)

@@ -29,7 +29,7 @@ class ImageUrl(StrictModel):
     url: str = Field(description="A data: URL, or one of a host that the server's owner has listed in image_hosts.")
     detail: str | None = Field(
         None,
-        description="auto, low, high or original. Models here look at a picture in one way, whatever is asked for.",
+        description="low: at most 512 pixels on each side, and no tiles; auto, high and original: as it is.",
         json_schema_extra={"enum": [*DETAILS, None]},
     )
 

@@ -24,9 +24,9 @@ def text_part(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def image_part(url: str) -> dict[str, Any]:
+def image_part(url: str, detail: str | None = None) -> dict[str, Any]:
     """A part that is a picture."""
-    return {"type": "image_url", "image_url": {"url": url}}
+    return {"type": "image_url", "image_url": {"url": url} if detail is None else {"url": url, "detail": detail}}
 
 
 class ConversationBuilder:

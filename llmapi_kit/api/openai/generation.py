@@ -209,11 +209,14 @@ class Generation:
         num_made = sum(each.num_completion_tokens + each.num_discarded_tokens for each in self._finished)
         # of several answers, the first is the one whose prompt had to be computed
         num_cached = sum(min(answer.num_cached_tokens for answer in answers) for answers in by_prompt.values())
+        details = {"cached_tokens": num_cached}
+        if num_images := sum(answers[0].num_image_tokens for answers in by_prompt.values()):
+            details["image_tokens"] = num_images
         usage: dict[str, Any] = {
             "prompt_tokens": num_prompt,
             "completion_tokens": num_made,
             "total_tokens": num_prompt + num_made,
-            "prompt_tokens_details": {"cached_tokens": num_cached},
+            "prompt_tokens_details": details,
         }
         if self._num_reasoning_tokens:
             usage["completion_tokens_details"] = {"reasoning_tokens": self._num_reasoning_tokens}

@@ -48,7 +48,7 @@ class ItemPart(StrictModel):
         None, description="Of a part of type input_image, for models that see: a data: URL, or one of a listed host."
     )
     detail: Literal["auto", "low", "high", "original"] | None = Field(
-        None, description="Of a picture; models here look at one in one way, whatever is asked for."
+        None, description="Of a picture; low: at most 512 pixels on each side, and no tiles; else as it is."
     )
 
 
@@ -136,7 +136,7 @@ def _content(content: str | Sequence[ItemPart] | None) -> Content:
         return content or ""
     return content_of(
         [
-            image_part(part.image_url) if part.image_url else text_part(part.text or part.refusal or "")
+            image_part(part.image_url, part.detail) if part.image_url else text_part(part.text or part.refusal or "")
             for part in content
         ]
     )

@@ -148,10 +148,7 @@ def response_usage(usage: Mapping[str, Any]) -> dict[str, Any]:
     """The usage of a chat completion, in this API's words."""
     return {
         "input_tokens": usage["prompt_tokens"],
-        "input_tokens_details": {
-            "cached_tokens": usage["prompt_tokens_details"]["cached_tokens"],
-            "cache_write_tokens": 0,
-        },
+        "input_tokens_details": {**usage["prompt_tokens_details"], "cache_write_tokens": 0},
         "output_tokens": usage["completion_tokens"],
         "output_tokens_details": {
             "reasoning_tokens": usage.get("completion_tokens_details", {}).get("reasoning_tokens", 0)

@@ -47,6 +47,7 @@ class InputTokensDetails(Sent):
 
     cached_tokens: int = Field(description="That need not be computed again.")
     cache_write_tokens: int = Field(description="Always 0; nothing is charged for.")
+    image_tokens: int | None = Field(default=None, description="Those that stand for pictures, where there are any.")
 
 
 class OutputTokensDetails(Sent):

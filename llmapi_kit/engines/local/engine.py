@@ -131,7 +131,11 @@ class LocalEngine:
                         num_left -= 1
                         if isinstance(event, Delta):  # the answer needs no more
                             self._loop.abort(candidates[read.index])
-                            read = replace(read, num_prompt_tokens=len(prompt.ids))
+                            counts = {
+                                "num_prompt_tokens": len(prompt.ids),
+                                "num_image_tokens": prompt.num_image_tokens,
+                            }
+                            read = replace(read, **counts)
                     yield read
                 if isinstance(event, Failed):
                     return

@@ -127,12 +127,14 @@ class AnswerReader:
         """
         usage = self._usage
         num_cached = min(usage.prompt_tokens, usage.cached_tokens)
+        num_images = min(usage.prompt_tokens, usage.image_tokens)
         tokens = self._shares()
         finished = []
         for index, answer in enumerate(self._answers):
             if answer.reason is None:
                 raise IncompleteError("the stream ended before the answer was complete")
-            finished.append(Finished(answer.reason, usage.prompt_tokens, tokens[index], num_cached, index))
+            counts = usage.prompt_tokens, tokens[index], num_cached, index
+            finished.append(Finished(answer.reason, *counts, num_image_tokens=num_images))
         return finished
 
     def uncounted(self) -> list[Delta]:
@@ -211,11 +213,13 @@ class _Usage:
     Attributes:
         prompt_tokens: of the prompt.
         cached_tokens: of those, from a cache.
+        image_tokens: of those, for pictures.
         completion_tokens: of all answers together; None if it did not say.
     """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    image_tokens: int = 0
     completion_tokens: int | None = None
 
     def read(self, usage: object) -> None:
@@ -223,9 +227,11 @@ class _Usage:
         if not isinstance(usage, Mapping):
             return
         details = usage.get("prompt_tokens_details")
-        cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
+        details = details if isinstance(details, Mapping) else {}
+        cached, images = details.get("cached_tokens"), details.get("image_tokens")
         self.prompt_tokens = max(self.prompt_tokens, _count(usage, "prompt_tokens", "input_tokens") or 0)
         self.cached_tokens = max(self.cached_tokens, fields.count(cached) or 0)
+        self.image_tokens = max(self.image_tokens, fields.count(images) or 0)
         completion = _count(usage, "completion_tokens", "output_tokens")
         if completion is not None:
             self.completion_tokens = max(self.completion_tokens or 0, completion)
