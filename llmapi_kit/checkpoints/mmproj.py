@@ -87,6 +87,13 @@ def usual_first(names: Iterable[str]) -> list[str]:
     return sorted((name for name in names if is_mmproj(name)), key=lambda name: (place(name), name))
 
 
+def mmproj_bytes(header: GgufHeader) -> int:
+    """Of all tensors, and of what a look at a picture takes: attention over all patches, and what is beside it."""
+    weights = sum(tensor.size_bytes for tensor in header.tensors.values())
+    patches = math.ceil(header.one("clip.vision.image_size") / header.one("clip.vision.patch_size")) ** 2
+    return weights + 16 * patches * header.one("clip.vision.embedding_length") * 4
+
+
 def _check_sizes(header: GgufHeader) -> None:
     for key in ("image_size", "patch_size", "embedding_length", "attention.head_count", "block_count"):
         value: Any = header.one(f"clip.vision.{key}")
@@ -112,10 +119,3 @@ def _fits(header: GgufHeader, width: int) -> bool:
     if header.one("clip.vision.projection_dim") == width:
         return True
     return any(width in tensor.shape for name, tensor in header.tensors.items() if not name.startswith("v."))
-
-
-def mmproj_bytes(header: GgufHeader) -> int:
-    """Of all tensors, and of what a look at a picture takes: attention over all patches, and what is beside it."""
-    weights = sum(tensor.size_bytes for tensor in header.tensors.values())
-    patches = math.ceil(header.one("clip.vision.image_size") / header.one("clip.vision.patch_size")) ** 2
-    return weights + 16 * patches * header.one("clip.vision.embedding_length") * 4

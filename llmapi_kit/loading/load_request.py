@@ -23,7 +23,7 @@ from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.loading.options import unknown_load_option
 from llmapi_kit.loading.sources import SOURCES, LoaderSource, Source
 
-PATHS = ("lora", "tokenizer")  # options that may be paths
+PATHS = ("lora", "tokenizer", "mmproj")  # options that may be paths
 FALLBACK = "fallback"
 
 Name = str | os.PathLike[str]

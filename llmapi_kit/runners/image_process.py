@@ -94,6 +94,8 @@ class ImageProcess:
                 return self._look(pixels, size)
             except errors.InvalidRequestError as exc:
                 raise errors.InvalidRequestError(f"{param} {exc}", param=param) from exc
+            except errors.ModelError as exc:  # the files changed since they were loaded
+                raise errors.EngineUnavailableError(str(exc)) from exc
             except RuntimeError as exc:
                 width, height = size
                 raise errors.InvalidRequestError(

@@ -132,21 +132,21 @@ class SeeingSteps:
             first_id: the id.
             limit: ids that there are from it on.
         """
-        image, placed = self._images.find(first_id), self._placed[slot]
-        span, row = _span_at(image.layout, first_id - image.first_id)
+        image, placed = self._images.at(first_id), self._placed[slot]
+        vectors = image.seen.features.numpy()
+        span, row = _span_at(image.seen.spans, first_id - image.first_id)
         offset = first_id - image.first_id - row
         num = min(limit, span.num_vectors - offset)
         if not span.is_whole:
             start = _position(placed, at)
-            rows = image.features.numpy()[row + offset : row + offset + num]
-            return num, VectorItem(slot, start, start + num, rows)
+            return num, VectorItem(slot, start, start + num, vectors[row + offset : row + offset + num])
         if offset + num < span.num_vectors:
             return num, None
         begin = at - offset
         start = _position(placed, begin)
         placed.append(_Placed(begin, begin + span.num_vectors, span.num_positions))
-        rows = image.features.numpy()[row : row + span.num_vectors]
-        return num, VectorItem(slot, start, start + span.num_positions, rows, span.positions(start), span.is_causal)
+        end, rows = start + span.num_positions, vectors[row : row + span.num_vectors]
+        return num, VectorItem(slot, start, end, rows, span.positions(start), span.is_causal)
 
 
 def _text(tokens: Sequence[int], begin: int) -> Sequence[int]:
@@ -167,10 +167,10 @@ def _position(placed: Sequence[_Placed], index: int) -> int:
     return index - saved
 
 
-def _span_at(layout: Sequence[ImageSpan], row: int) -> tuple[ImageSpan, int]:
+def _span_at(spans: Sequence[ImageSpan], row: int) -> tuple[ImageSpan, int]:
     """The span that has a row of a picture's vectors, and its first row."""
     first = 0
-    for span in layout:
+    for span in spans:
         if row < first + span.num_vectors:
             return span, first
         first += span.num_vectors

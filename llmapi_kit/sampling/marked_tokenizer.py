@@ -27,7 +27,7 @@ class MarkedTokenizer(LlamaTokenizer):
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of a text, and `MARK_ID` for each mark."""
         first, *others = text.split(self.mark)
-        ids = super().encode(first, add_special_tokens=add_special_tokens) if first or not others else []
+        ids = super().encode(first, add_special_tokens=add_special_tokens)
         for part in others:
             ids.append(MARK_ID)
             if part:
