@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from benchmarks.gguf_file import write_gguf
-from llmapi_kit.checkpoints.vision import take_apart
+from llmapi_kit.checkpoints.vision_decoder import take_apart
 
 PROJECTOR = {"linear_1": "mm.0", "linear_2": "mm.2"}
 TOWER = "vision_tower."

@@ -90,8 +90,10 @@ def usual_first(names: Iterable[str]) -> list[str]:
 def mmproj_bytes(header: GgufHeader) -> int:
     """Of all tensors, and of what a look at a picture takes: attention over all patches, and what is beside it."""
     weights = sum(tensor.size_bytes for tensor in header.tensors.values())
-    patches = math.ceil(header.one("clip.vision.image_size") / header.one("clip.vision.patch_size")) ** 2
-    return weights + 16 * patches * header.one("clip.vision.embedding_length") * 4
+    side, patch, width = (
+        int(header.one(f"clip.vision.{key}")) for key in ("image_size", "patch_size", "embedding_length")
+    )
+    return weights + 64 * math.ceil(side / patch) ** 2 * width
 
 
 def _check_sizes(header: GgufHeader) -> None:
@@ -109,8 +111,8 @@ def _check_colours(header: GgufHeader) -> None:
     """The library reads three numbers, however many there are."""
     for key in ("image_mean", "image_std"):
         value = header.metadata.get(f"clip.vision.{key}")
-        is_array = isinstance(value, np.ndarray) and value.dtype == np.float32 and value.size == COLOURS
-        if not is_array or not np.isfinite(value).all() or (key == "image_std" and not value.all()):
+        is_known = isinstance(value, np.ndarray) and value.dtype == np.float32 and value.size == COLOURS
+        if value is None or not is_known or not np.isfinite(value).all() or (key == "image_std" and not value.all()):
             raise ModelLoadError(f"{header.path.name}: clip.vision.{key} must be three numbers, one for each colour.")
 
 

@@ -95,7 +95,7 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
         report("preparing the engine")
         dialect = _dialect(file)
         # After the steps: whatever the vocabulary does to the library, it did in another process first
-        kind = LlamaTokenizer if pictures is None else MarkedTokenizer
+        kind: type[LlamaTokenizer] = LlamaTokenizer if pictures is None else MarkedTokenizer
         tokenizer = kind(LlamaVocabulary(file.path), template, markers=dialect.markers)
         grammars = GrammarCompiler(tokenizer, steps.vocab_size, tokenizer.eos_ids)
         with contextlib.suppress(RequestError, MissingDependencyError):  # the request that needs it will say so
@@ -124,7 +124,9 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
         grammars=grammars,
         max_queue=settings.max_queue or min(128, 4 * plan.num_slots),
         settings=settings,
-        sight=pictures.sight(tokenizer, plan.max_length) if pictures is not None else None,
+        sight=pictures.sight(tokenizer, plan.max_length)
+        if isinstance(tokenizer, MarkedTokenizer) and pictures
+        else None,
     )
 
 

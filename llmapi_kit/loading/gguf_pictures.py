@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmapi_kit.checkpoints.gguf_file import GgufFile
 from llmapi_kit.checkpoints.gguf_header import GgufHeader
@@ -73,7 +73,8 @@ class PictureSetup:
         """What puts pictures into prompts of up to so many tokens."""
         from llmapi_kit.engines.local.gguf_sight import GgufEye, GgufSight
 
-        return GgufSight(GgufEye(self._process, tokenizer), self._images, tokenizer, self._settings, max_length)
+        eye: Any = GgufEye(self._process, tokenizer)  # as `Sight` uses it, the same as an `Eye`
+        return GgufSight(eye, self._images, tokenizer, self._settings, max_length)
 
     def close(self) -> None:
         """End the process."""

@@ -16,7 +16,6 @@ from llmapi_kit.errors import InvalidRequestError, ModelLoadError, UnsupportedMo
 from llmapi_kit.runners import libllama, libmtmd
 from llmapi_kit.runners.image_chunk import EncodedImage, ImageSpan
 
-MARK = libmtmd.DEFAULTS["media_marker"]
 PROBE_SIDE = 64
 
 
@@ -72,7 +71,7 @@ class ImageEncoder:
         bitmap = ctypes.c_void_p(mtmd.mtmd_bitmap_init(*size, pixels))
         chunks = mtmd.mtmd_input_chunks_init()
         try:
-            text = libmtmd.InputText(MARK, len(MARK), False, True)
+            text = libmtmd.InputText(libmtmd.MARKER, len(libmtmd.MARKER), False, True)
             libllama.take_errors()
             if mtmd.mtmd_tokenize(self._context, chunks, ctypes.byref(text), ctypes.byref(bitmap), 1):
                 width, height = size

@@ -26,7 +26,15 @@ from llmapi_kit.runners.libllama import VARIABLE
 MAX_LOAD_S = 300.0
 MAX_LOOK_S = 300.0
 MAX_END_S = 5.0
-_INHERITED = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT", "CUDA_VISIBLE_DEVICES", VARIABLE)
+_INHERITED = (
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "PYTHONHOME",
+    "SYSTEMROOT",
+    "CUDA_VISIBLE_DEVICES",
+    VARIABLE,
+)
 _PROGRAM = "from llmapi_kit.runners.image_program import main; main()"
 
 

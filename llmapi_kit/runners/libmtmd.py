@@ -57,12 +57,13 @@ class DecoderPosition(ctypes.Structure):
     _fields_ = (("t", c_uint32), ("x", c_uint32), ("y", c_uint32), ("z", c_uint32))
 
 
+MARKER = b"<__media__>"  # stands for a picture in a text that is tokenized
 # What the library fills in; whatever is not here is 0, false or null
 DEFAULTS = {
     "use_gpu": True,
     "print_timings": True,
     "n_threads": 4,
-    "media_marker": b"<__media__>",
+    "media_marker": MARKER,
     "flash_attn_type": -1,
     "warmup": True,
     "image_min_tokens": -1,

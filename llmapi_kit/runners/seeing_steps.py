@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -95,8 +95,8 @@ class SeeingSteps:
         heads = [(at, queue.popleft()) for at, queue in enumerate(queues) if queue and isinstance(queue[0], kind)]
         if not heads:
             return
-        compute = self._steps.step if kind is StepItem else self._steps.read_vectors
-        logits = compute([item for _, item in heads])  # type: ignore[arg-type]
+        compute: Callable[[list[Any]], Floats] = self._steps.step if kind is StepItem else self._steps.read_vectors
+        logits = compute([item for _, item in heads])
         row = 0
         for at, item in heads:
             count = _num_rows(item)
@@ -157,7 +157,7 @@ def _text(tokens: Sequence[int], begin: int) -> Sequence[int]:
 
 
 def _position(placed: Sequence[_Placed], index: int) -> int:
-    """Where an id stands: fewer than there are ids before it, where pictures take less. In a picture, where it begins."""
+    """Where an id stands, which is earlier where pictures take less; in a picture, where that begins."""
     saved = 0
     for each in placed:
         if each.end <= index:
