@@ -95,7 +95,7 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
         report("preparing the engine")
         dialect = _dialect(file)
         # After the steps: whatever the vocabulary does to the library, it did in another process first
-        kind: type[LlamaTokenizer] = LlamaTokenizer if pictures is None else MarkedTokenizer
+        kind: Any = LlamaTokenizer if pictures is None else MarkedTokenizer
         tokenizer = kind(LlamaVocabulary(file.path), template, markers=dialect.markers)
         grammars = GrammarCompiler(tokenizer, steps.vocab_size, tokenizer.eos_ids)
         with contextlib.suppress(RequestError, MissingDependencyError):  # the request that needs it will say so
@@ -162,7 +162,7 @@ def _plan(spec: ModelSpec, file: GgufFile, settings: Settings, options: GgufOpti
 def _make_steps(
     file: GgufFile, plan: SlotPlan, settings: Settings, options: GgufOptions, pictures: PictureSetup | None
 ) -> tuple[Steps, int]:
-    """Load the weights, here or in a process of their own, and what looks at pictures; with the number of parameters."""
+    """Load the weights, here or in a process of their own, to be used with pictures; and the number of parameters."""
     if pictures is None:
         return _make_own_steps(file, plan, settings, options)
     try:

@@ -1,4 +1,4 @@
-"""What a GGUF model needs to see, put together: its mmproj file, the process that looks, and the memory of what it saw."""
+"""What a GGUF model needs to see: its mmproj file, the process that looks, and the memory of what it saw."""
 
 from __future__ import annotations
 

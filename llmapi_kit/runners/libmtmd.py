@@ -1,4 +1,4 @@
-"""The seam to llama.cpp's part for pictures: finds libmtmd, checks that it is a known one, declares what is called of it.
+"""The seam to llama.cpp's part for pictures: finds libmtmd, checks that it is known, declares what is called of it.
 
 It is inside the package xllamacpp, in the library that has libllama; where ``LLMAPI_KIT_LIBLLAMA`` names another build,
 it is the file libmtmd beside that one. As `llmapi_kit.runners.libllama` does, this compares what the library fills in

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import shutil
@@ -16,7 +17,7 @@ from PIL import Image
 
 import llmapi_kit as kit
 from llmapi_kit.engines.base import GenerationRequest
-from llmapi_kit.errors import ConfigError, InvalidRequestError, LlmApiKitError, ModelLoadError, UnsupportedModelError
+from llmapi_kit.errors import ConfigError, InvalidRequestError, ModelError, ModelLoadError, UnsupportedModelError
 from llmapi_kit.images.attach import image_url
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Finished
@@ -178,7 +179,5 @@ def test_files_with_bytes_changed_load_or_are_refused(files, tmp_path):
             data[rng.randrange(24, 1500)] = rng.randrange(256)
         path = tmp_path / "changed.gguf"
         path.write_bytes(data)
-        try:
+        with contextlib.suppress(ModelError):
             kit.load(files[1], mmproj=path, max_slots=1).close()
-        except LlmApiKitError as exc:
-            assert str(exc)
