@@ -21,7 +21,7 @@ from llmapi_kit.errors import ConfigError, InvalidRequestError, ModelError, Mode
 from llmapi_kit.images.attach import image_url
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Finished
-from tests.checkpoints.seeing_gguf import SIDE, make_pair, rewrite
+from tests.checkpoints.seeing_gguf import SIDE, make_pair, make_qwen2_vl, rewrite
 
 from .conftest import collect
 
@@ -181,3 +181,18 @@ def test_files_with_bytes_changed_load_or_are_refused(files, tmp_path):
         path.write_bytes(data)
         with contextlib.suppress(ModelError):
             kit.load(files[1], mmproj=path, max_slots=1).close()
+
+
+def test_positions_of_several_dimensions_are_those_of_torch(tmp_path):
+    folder, path, _ = make_qwen2_vl(tmp_path)
+    models = [kit.load(path, step_tokens=20, **EXACT), kit.load(folder, max_slots=4, context_length=512)]
+    shapes = [(48, 64), (64, 48), (48, 48)]  # libmtmd makes smaller ones larger
+    rngs = [np.random.default_rng(i) for i in range(len(shapes))]
+    pictures = [
+        Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)) for rng, size in zip(rngs, shapes, strict=True)
+    ]
+    for some in ([pictures[0]], pictures[:2], [pictures[1], pictures[0], pictures[1]], [pictures[2]] * 2):
+        first, second = (each.ask("what is it?", images=some, temperature=0, max_tokens=3) for each in models)
+        assert first == second
+    for each in models:
+        each.close()
