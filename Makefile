@@ -9,7 +9,7 @@ PROCESSES ?= 2
 TESTS = $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab serve test test-fast test-clients check docs notebooks pictures bench gpu-check format clean
+.PHONY: help demo lab serve test test-fast test-clients check docs notebooks pictures bench gpu-check format clean vision-table
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ docs: $(VENV)/.installed ## Build the documentation into build/site
 
 notebooks: $(VENV)/.installed ## Run every notebook in a real kernel, twice
 	$(BIN)/python -m pytest tests/notebooks
+
+vision-table: $(VENV)/.installed ## Try every model family that sees and write docs/vision_families.md
+	$(BIN)/python -m tools.vision_table
 
 pictures: $(VENV)/.installed $(VENV)/.programs ## Take the documentation's pictures, in a real JupyterLab
 	$(BIN)/python tools/pictures.py

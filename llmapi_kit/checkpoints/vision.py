@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from PIL import Image
 
 from llmapi_kit.errors import InvalidRequestError, UnsupportedModelError
 from llmapi_kit.images.decode import Picture
@@ -117,6 +116,8 @@ class Eye:
             raise UnsupportedModelError(
                 f"{kind} can't be served: what it sees does not stand among its tokens; its layers attend to it apart."
             )
+        if getattr(model.config, "image_token_id", None) is None:
+            raise UnsupportedModelError(f"{kind} can't be served: it has no token that stands for a part of a picture.")
         if reason := REFUSED.get(model.config.model_type):
             raise UnsupportedModelError(f"{kind} can't be served: {reason}.")
         self._model = model
@@ -130,7 +131,10 @@ class Eye:
         self.vector_token_id = int(model.config.image_token_id)
         self.vector_token = str(processor.tokenizer.convert_ids_to_tokens(self.vector_token_id))
         self._run = re.compile(f"(?:{re.escape(self.vector_token)})+")
-        self.is_two_way = "token_type_ids" in inspect.signature(model.forward).parameters
+        self.is_two_way = (
+            "token_type_ids" in inspect.signature(model.forward).parameters
+            or getattr(model.config.get_text_config(), "use_bidirectional_attention", None) == "vision"
+        )
         self._tiling = [name for name in TILING if hasattr(processor.image_processor, name)]
         self._written: list[str] = []
         self._note_what_is_written()
@@ -142,7 +146,7 @@ class Eye:
         Args:
             picture: any.
             param: where it stands in the request, for messages.
-            is_low: without tiles, and of at most `LOW_SIDE` pixels on each side.
+            is_low: of at most `LOW_SIDE` pixels on each side, and without tiles where the processor can do without.
 
         Raises:
             InvalidRequestError: the model can't take a picture of this shape.
@@ -206,6 +210,8 @@ class Eye:
     @torch.inference_mode()
     def _make_trial(self) -> Trial:
         """A small picture between some words, through the whole model."""
+        from PIL import Image
+
         pixels = Image.effect_noise(TRIAL_SIZE, 90).convert("RGB")
         self._check_text(f"{self.image_token}what{self.image_token}{self.image_token}\n", pixels)
         inputs = self._process(f"one {self.image_token} two three", pixels)
@@ -241,7 +247,7 @@ class Eye:
 
     def _note_what_is_written(self) -> None:
         """Have the processor tell what it writes for a picture: tokenized beside other text, it may be other tokens."""
-        write = getattr(self._processor, "get_text_with_replacements", None)
+        write: Any = getattr(self._processor, "get_text_with_replacements", None)
 
         def noting(text: Any, images_replacements: Sequence[str] = (), *others: Any, **named: Any) -> Any:
             self._written[:] = images_replacements
@@ -266,7 +272,12 @@ class Eye:
         ids = torch.full((1, count + 2), self.vector_token_id)
         ids[0, 0] = ids[0, -1] = 0 if self.vector_token_id else 1
         kinds = (ids == self.vector_token_id).int()
-        given = {**prepared.inputs, "input_ids": ids, "mm_token_type_ids": kinds, "attention_mask": torch.ones_like(ids)}
+        given = {
+            **prepared.inputs,
+            "input_ids": ids,
+            "mm_token_type_ids": kinds,
+            "attention_mask": torch.ones_like(ids),
+        }
         found = self._rope_index(**{name: value for name, value in given.items() if name in taken})[0][:, 0]
         first = found[0, 0] + 1
         return (found[:, 1:-1] - first).contiguous(), int(found[0, -1] - first)

@@ -21,7 +21,7 @@ PLAIN = {
 }
 
 
-class SeeingDecoder(transformers.PreTrainedModel):
+class SeeingDecoder(transformers.PreTrainedModel):  # type: ignore[no-untyped-call]
     """A decoder and an output layer, for families whose decoder is no causal language model by itself.
 
     Args:
@@ -83,6 +83,7 @@ def take_apart(model: Any, name: str) -> Any:
             f"{name} can't be served: {kind} is recurrent: it keeps a state in place of keys and values of each token."
         )
     plain = getattr(transformers, PLAIN.get(config.model_type, ""), None)
+    decoder: Any
     if plain is None:
         decoder = SeeingDecoder(config, inner, model.lm_head)
     else:

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import transformers
-from transformers.utils import is_torchvision_available
+from transformers.utils.import_utils import is_torchvision_available
 
 from llmapi_kit.errors import ModelLoadError
 
@@ -120,7 +120,7 @@ class _NoVideo(transformers.ProcessorMixin):
 
     def __init__(self, *parts: Any, **options: Any) -> None:
         options.pop(VIDEO, None)
-        super().__init__(*(part for part in parts if part is not None), **options)
+        super().__init__(*(part for part in parts if part is not None), **options)  # type: ignore[no-untyped-call]
 
 
 def _do_without_num2words(cls: Any) -> None:

@@ -28,8 +28,6 @@ from llmapi_kit.checkpoints.model_files import check_files
 from llmapi_kit.checkpoints.reported_bar import reported_bars
 from llmapi_kit.checkpoints.spec import ModelSpec
 from llmapi_kit.checkpoints.vision import Eye
-from llmapi_kit.checkpoints.vision_decoder import take_apart
-from llmapi_kit.checkpoints.vision_processor import load_processor
 from llmapi_kit.checkpoints.vocabulary import fit_embeddings, load_other_tokenizer, load_tokenizer
 from llmapi_kit.errors import (
     ConfigError,
@@ -194,6 +192,10 @@ def load_model(
                     model = model.to(torch_dtype)
         eye = None
         if weights is None and sees(config):
+            # Their classes derive from transformers' own, which take seconds to import
+            from llmapi_kit.checkpoints.vision_decoder import take_apart
+            from llmapi_kit.checkpoints.vision_processor import load_processor
+
             eye = Eye((model if quantization else model.to(device)).eval(), load_processor(source, spec.name))
             model = take_apart(model, spec.name)
         fit_embeddings(model, len(text), num_trained)

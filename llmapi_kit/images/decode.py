@@ -82,6 +82,8 @@ def of_pixels(opened: PilImage) -> Picture:
     from PIL import Image, ImageOps
 
     upright = ImageOps.exif_transpose(opened)
+    if upright.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+        upright = upright.convert("I").point(lambda grey: grey * (1 / 256)).convert("L")
     if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
         layer = upright.convert("RGBA")
         pixels = Image.new("RGB", layer.size, WHITE)

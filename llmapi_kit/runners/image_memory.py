@@ -58,9 +58,7 @@ class ImageMemory:
         is_two_way: whether the vectors of a picture attend to each other both ways.
     """
 
-    def __init__(
-        self, max_bytes: int = DEFAULT_BYTES, *, is_spatial: bool = False, is_two_way: bool = False
-    ) -> None:
+    def __init__(self, max_bytes: int = DEFAULT_BYTES, *, is_spatial: bool = False, is_two_way: bool = False) -> None:
         self.is_spatial = is_spatial
         self.is_two_way = is_two_way
         self._max_bytes = max_bytes

@@ -60,7 +60,7 @@ class TorchRunner:
         lean: use `LeanDecoder` where it knows the model's family; False always goes through the model's modules.
         native: with `lean`: use `NativeDecoder`, compiled C, where it knows the family and there is a compiler.
         is_compiled: with `lean`: decode through `torch.compile`, not `native`; on a CPU it needs a C++ compiler.
-        images: vectors of pictures, whose ids may stand among the tokens; steps run in torch then, not `native`.
+        images: vectors of pictures, whose ids may stand among the tokens.
 
     Raises:
         UnsupportedModelError: the model can't be run this way; the message says why.
@@ -86,12 +86,14 @@ class TorchRunner:
         self.max_length = max_length
         self._model = model
         self._device = model.device
-        can_be_lean = lean and LeanDecoder.can_run(model)
+        is_special = images is not None and (images.is_spatial or images.is_two_way)
+        can_be_lean = lean and not is_special and LeanDecoder.can_run(model)
         self._images = images
+        self._rows = (lambda ids: images.rows(ids)[0]) if images is not None else None
         self._spatial: SpatialPositions | None = None
         if images is not None and images.is_spatial:
             self._spatial = SpatialPositions(images, num_slots, max_length)
-        is_native = native and can_be_lean and not is_compiled and images is None and _can_be_native(model, dtype)
+        is_native = native and can_be_lean and not is_compiled and _can_be_native(model, dtype)
         if dtype is not None and not is_native:
             _widen(model, dtype)
         expected = self._reference_logits()
@@ -137,7 +139,7 @@ class TorchRunner:
     def step(self, items: Sequence[StepItem]) -> torch.Tensor:
         """See `Runner.step`."""
         if self._native is not None:
-            answer, states, pooled = self._native.step(items)
+            answer, states, pooled = self._native.step(items, self._rows)
             self._means.add(pooled, states)
             return answer
         if self._bucketed is not None and BucketedDecoder.can_run(items):

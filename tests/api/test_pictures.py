@@ -58,16 +58,25 @@ def test_the_sdk_gets_the_same_answer_whole_and_streamed(client):
         chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(**options, stream=True)
     )
     assert whole.choices[0].message.content == streamed
-    assert whole.usage.prompt_tokens > 16  # a picture takes as many
+    assert whole.usage.prompt_tokens_details.model_dump()["image_tokens"] == 16
 
 
 @pytest.mark.parametrize("detail", [None, "auto", "low", "high", "original"])
-def test_every_detail_is_taken_as_one_way_of_looking(client, detail):
+def test_every_detail_is_taken_and_none_makes_a_small_picture_larger(client, detail):
     image = {} if detail is None else {"detail": detail}
     answer = client.chat.completions.create(
         model="llava", messages=asking(url_of(), **image), max_tokens=3, temperature=0
     )
     assert answer.usage.prompt_tokens == 28
+
+
+def test_only_a_prompt_with_pictures_has_image_tokens(client, server, http):
+    body = {"model": "llava", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}
+    answer = http(server).post("/v1/chat/completions", json=body).json()
+    assert "image_tokens" not in answer["usage"]["prompt_tokens_details"]
+    body |= {"messages": asking(url_of(), url_of(seed=1)), "stream": True, "stream_options": {"include_usage": True}}
+    chunks = list(client.chat.completions.create(**body))
+    assert chunks[-1].usage.prompt_tokens_details.model_dump()["image_tokens"] == 32
 
 
 def test_the_list_of_models_says_which_sees(client):
@@ -133,6 +142,7 @@ def test_responses_and_messages_take_the_same_pictures(client, server):
     )
     assert response.output_text == chat_answer.choices[0].message.content
     assert response.usage.input_tokens == chat_answer.usage.prompt_tokens
+    assert response.usage.input_tokens_details.model_dump()["image_tokens"] == 16
     assert client.responses.input_items.list(response.id).data[0].content[0].image_url == url
     source = {"type": "base64", "media_type": "image/png", "data": url.partition(",")[2]}
     blocks = [{"type": "image", "source": source}, {"type": "text", "text": "What is it?"}]

@@ -93,7 +93,9 @@ def pixtral():
         vision_feature_layer=-1,
     )
     shrinking = images("pixtral", "Pixtral", patch_size={"height": 8, "width": 8}, size={"longest_edge": 48})
-    processor = pictures_only(transformers.PixtralProcessor)(shrinking, words, patch_size=8, chat_template=template("[IMG]"))
+    processor = pictures_only(transformers.PixtralProcessor)(
+        shrinking, words, patch_size=8, chat_template=template("[IMG]")
+    )
     return transformers.LlavaForConditionalGeneration(config), processor
 
 
@@ -173,9 +175,7 @@ def idefics(kind):
         scale_factor=2,
         pad_token_id=0,
     )
-    cutting = images(
-        kind.lower(), kind, size={"longest_edge": 2 * SIDE}, max_image_size={"longest_edge": SIDE}
-    )
+    cutting = images(kind.lower(), kind, size={"longest_edge": 2 * SIDE}, max_image_size={"longest_edge": SIDE})
     made = pictures_only(getattr(transformers, f"{kind}Processor"))
     processor = made(cutting, words, image_seq_len=4, chat_template=PARTS_ONLY)
     return getattr(transformers, f"{kind}ForConditionalGeneration")(config), processor
@@ -200,13 +200,9 @@ def qwen_vl(kind, eye, **text):
         vision_config={"patch_size": PATCH, "depth": 2, "num_heads": 2, **eye},
         **dict(zip(names, ids, strict=True)),
     )
-    shrinking = images(
-        "qwen2_vl", "Qwen2VL", patch_size=PATCH, size={"shortest_edge": 256, "longest_edge": 64 * 64}
-    )
+    shrinking = images("qwen2_vl", "Qwen2VL", patch_size=PATCH, size={"shortest_edge": 256, "longest_edge": 64 * 64})
     made = getattr(transformers, f"{kind}Processor", transformers.Qwen3VLProcessor)
-    processor = pictures_only(made)(
-        shrinking, words, chat_template=template(QWEN_MARK)
-    )
+    processor = pictures_only(made)(shrinking, words, chat_template=template(QWEN_MARK))
     return getattr(transformers, f"{kind}ForConditionalGeneration")(config), processor
 
 

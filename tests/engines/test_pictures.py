@@ -3,103 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import functools
 import gc
-import io
 
 import numpy as np
 import pytest
-import torch
-import transformers
 from PIL import Image
 
 import llmapi_kit as kit
-from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.errors import ContextLengthError, InvalidRequestError, UnsupportedFieldError
-from llmapi_kit.sampling.parameters import SamplingParams
-from llmapi_kit.types import Finished
-from tests.checkpoints.seeing_folders import FAMILIES, make_seeing
+from tests.checkpoints.seeing_folders import make_seeing
 
-from .conftest import collect, wait_until
+from .conftest import wait_until
+from .seeing import NUM_NEW, PICTURES, Seeing, message, url_of
 
-NUM_NEW = 10
-SIZES = [(60, 40), (33, 64), (48, 48)]
-PICTURES = [
-    Image.fromarray(np.random.default_rng(i).integers(0, 255, (height, width, 3), dtype=np.uint8))
-    for i, (width, height) in enumerate(SIZES)
-]
-
-
-def url_of(picture, kind="PNG"):
-    file = io.BytesIO()
-    picture.save(file, kind)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def message(*parts, role="user"):
-    """A message of texts and numbers of pictures."""
-    return {
-        "role": role,
-        "content": [text_part(part) if isinstance(part, str) else picture_part(part) for part in parts],
-    }
-
-
-def text_part(text):
-    return {"type": "text", "text": text}
-
-
-def picture_part(number):
-    return {"type": "image_url", "image_url": {"url": url_of(PICTURES[number])}}
-
-
-class Seeing:
-    """A model of the kit beside the same one of transformers."""
-
-    def __init__(self, folder):
-        self.model = kit.load(folder, max_slots=4, context_length=512, step_tokens=48)
-        self.engine = self.model.engine
-        self.reference = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
-        self.processor = transformers.AutoProcessor.from_pretrained(folder, backend="pil")
-
-    def request(self, messages, **sampling):
-        params = SamplingParams(temperature=0, max_tokens=NUM_NEW, ignore_eos=True, **sampling)
-        return GenerationRequest(messages=messages, sampling=params)
-
-    def ask(self, *conversations, **sampling):
-        """(text, tokens of the prompt, of which cached) of each, all asked at once."""
-
-        async def gather():
-            answers = [collect(self.engine.generate(self.request(each, **sampling))) for each in conversations]
-            return await asyncio.gather(*answers)
-
-        ends = [(text, next(e for e in events if isinstance(e, Finished))) for text, events in asyncio.run(gather())]
-        return [(text, end.num_prompt_tokens, end.num_cached_tokens) for text, end in ends]
-
-    @torch.inference_mode()
-    def expected(self, messages):
-        """(text, tokens of the prompt) by transformers."""
-        plain, pictures = [], []
-        for each in messages:
-            content = each["content"] if isinstance(each["content"], list) else [text_part(each["content"])]
-            pictures += [self._picture(part) for part in content if part["type"] == "image_url"]
-            marked = [{"type": "image"} if part["type"] == "image_url" else part for part in content]
-            plain.append({**each, "content": marked})
-        text = self.processor.tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
-        inputs = self.processor(text=[text], images=pictures or None, add_special_tokens=False, return_tensors="pt")
-        made = self.reference.generate(**inputs, max_new_tokens=NUM_NEW, min_new_tokens=NUM_NEW, do_sample=False)
-        num_prompt = inputs["input_ids"].shape[1]
-        return self.processor.tokenizer.decode(made[0, num_prompt:], skip_special_tokens=True), num_prompt
-
-    def _picture(self, part):
-        data = part["image_url"]["url"].partition(",")[2]
-        return Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
-
-    def check(self, *conversations):
-        """They are answered together as each is by transformers."""
-        seen = self.ask(*conversations)
-        assert [each[:2] for each in seen] == [self.expected(each) for each in conversations]
-        return [each[2] for each in seen]
+# One of each way in which pictures enter a prompt; `make vision-table` tries all families
+FAMILIES = ("gemma3", "idefics3", "llava", "llava_next", "qwen3_vl")
 
 
 @functools.cache
@@ -112,7 +31,7 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp("seeing")
 
 
-@pytest.fixture(params=sorted(FAMILIES))
+@pytest.fixture(params=FAMILIES)
 def seeing(request, home):
     return _loaded(home, request.param)
 
@@ -126,6 +45,11 @@ def test_a_picture_with_a_question_is_answered_as_by_transformers(seeing):
     assert "vision" in seeing.model.info.capabilities
     seeing.check([message(0, "what is it?")])
     seeing.check([message("first ", 1, " second ", 2, " which?")])
+
+
+@pytest.mark.parametrize(("family", "kind"), [("llava", "native"), ("gemma3", "modules"), ("qwen3_vl", "modules")])
+def test_decoders_that_are_known_in_c_run_in_it_with_pictures_too(home, family, kind):
+    assert _loaded(home, family).engine._loop._runner.kind == kind
 
 
 def test_pictures_and_texts_are_answered_in_one_batch_as_each_alone(seeing):
@@ -164,6 +88,39 @@ def test_the_vision_tower_looks_once_at_a_picture_that_comes_again(llava, monkey
     for _ in range(3):
         llava.ask([{"role": "user", "content": content}])
     assert looked == [(16,)]
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen3_vl"])
+def test_chunks_and_prefixes_keep_a_pictures_positions_and_its_attention(home, family):
+    seeing = _loaded(home, family)
+    long = "a text of some length " * 6
+    seeing.check([message(long, 0, long, 1, "?")], [message(1, long, "?")])
+    first = [message(long, 2, long)]
+    ((text, num_prompt, _),) = seeing.ask(first)
+    assert seeing.check([*first, {"role": "assistant", "content": text}, message("and ", 1, "?")])[0] > num_prompt // 2
+    assert seeing.check([message(long, 2, "another end")])[0] > num_prompt // 4
+
+
+def test_a_picture_that_does_not_fit_is_refused_before_it_is_looked_at(home, monkeypatch):
+    seeing = _loaded(home, "idefics3")
+    sight = seeing.engine._prompts._sight
+    monkeypatch.setattr(sight, "_max_length", 19)
+    monkeypatch.setattr(sight._eye, "look", None)
+    error = refused(seeing, [message("and ", 0, "?")], ContextLengthError)
+    assert error.param == "messages.0.content.1.image_url"
+    assert "context is 19 tokens" in str(error)
+
+
+def test_little_detail_is_another_picture_to_the_cache(llava):
+    url = url_of(Image.effect_noise((900, 700), 90))
+    memory = llava.engine._prompts._sight._memory
+    added = []
+    for detail in ("auto", "low", "high", "low"):
+        before = memory.num_bytes
+        content = [{"type": "image_url", "image_url": {"url": url, "detail": detail}}]
+        llava.ask([{"role": "user", "content": content}])
+        added.append(memory.num_bytes > before)
+    assert added == [True, True, False, False]
 
 
 def test_penalties_see_the_texts_tokens_and_not_the_pictures(llava):

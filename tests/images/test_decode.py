@@ -7,6 +7,7 @@ import io
 import struct
 import zlib
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -87,6 +88,12 @@ def test_of_an_animation_the_first_frame_is_taken_and_no_other_is_decoded():
 def test_every_mode_becomes_rgb(mode):
     kind = "JPEG" if mode == "CMYK" else "PNG"
     assert decode_picture(file_of(Image.new(mode, (4, 4)), kind), "p").pixels.mode == "RGB"
+
+
+def test_grey_in_16_bits_keeps_its_shades():
+    shades = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(4, axis=0)
+    pixels = decode_picture(file_of(Image.fromarray(shades)), "p").pixels
+    assert [pixels.getpixel((x, 1)) for x in (0, 128, 255)] == [(0,) * 3, (128,) * 3, (255,) * 3]
 
 
 @pytest.mark.parametrize(("width", "height"), [(50_000, 50_000), (4001, 4000), (2**31 - 1, 3)])

@@ -29,7 +29,7 @@ class ImageUrl(StrictModel):
     url: str = Field(description="A data: URL, or one of a host that the server's owner has listed in image_hosts.")
     detail: str | None = Field(
         None,
-        description="low: at most 512 pixels on each side, and no tiles; auto, high and original: as it is.",
+        description="low: at most 512 pixels a side, and no tiles where the model can do without; else as it is.",
         json_schema_extra={"enum": [*DETAILS, None]},
     )
 

@@ -30,7 +30,9 @@ class PromptDetails(Sent):
     """More about a prompt's tokens."""
 
     cached_tokens: int = Field(description="Prompt tokens that need not be computed again.")
-    image_tokens: int | None = Field(default=None, description="Prompt tokens that stand for pictures, where it has any.")
+    image_tokens: int | None = Field(
+        default=None, description="Prompt tokens that stand for pictures, where it has any."
+    )
 
 
 class CompletionDetails(Sent):

@@ -48,7 +48,7 @@ class ItemPart(StrictModel):
         None, description="Of a part of type input_image, for models that see: a data: URL, or one of a listed host."
     )
     detail: Literal["auto", "low", "high", "original"] | None = Field(
-        None, description="Of a picture; low: at most 512 pixels on each side, and no tiles; else as it is."
+        None, description="Of a picture; low: at most 512 pixels a side, and no tiles where the model can do without."
     )
 
 

@@ -131,11 +131,8 @@ class LocalEngine:
                         num_left -= 1
                         if isinstance(event, Delta):  # the answer needs no more
                             self._loop.abort(candidates[read.index])
-                            counts = {
-                                "num_prompt_tokens": len(prompt.ids),
-                                "num_image_tokens": prompt.num_image_tokens,
-                            }
-                            read = replace(read, **counts)
+                            num_images = prompt.num_image_tokens
+                            read = replace(read, num_prompt_tokens=len(prompt.ids), num_image_tokens=num_images)
                     yield read
                 if isinstance(event, Failed):
                     return

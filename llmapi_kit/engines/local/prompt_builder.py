@@ -154,9 +154,7 @@ class PromptBuilder:
         placed = self._sight.look(text, images)
         ids = self._sight.place(self._encodings.encode(placed.text, salt), placed)
         num_image_tokens = sum(sum(image.seen.runs) for image in placed.images)
-        prompt = Prompt(
-            ids, pictures=placed.pins, num_image_tokens=num_image_tokens, whole=self._sight.whole(ids)
-        )
+        prompt = Prompt(ids, pictures=placed.pins, num_image_tokens=num_image_tokens, whole=self._sight.whole(ids))
         return self._answered(request, prompt, text)
 
     def _answered(self, request: GenerationRequest, prompt: Prompt, text: str) -> Prompt:

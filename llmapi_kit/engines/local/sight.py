@@ -160,10 +160,13 @@ class Sight:
             picture = decode_picture(data, image.param, max_pixels=self._settings.max_image_pixels)
             name = f"{picture.digest} low" if image.is_low else picture.digest
             known = self._memory.pin(name)
-            if known is None:
-                prepared = self._eye.prepare(picture, image.param, is_low=image.is_low)
-                self._check_length(image, picture, sum(prepared.runs), num_left)
-                known = self._memory.add(name, self._eye.look(prepared), pins.digests)
+            if known is not None:
+                pins.digests.append(name)
+                self._check_length(image, picture, sum(known.seen.runs), num_left)
+                return known
+            prepared = self._eye.prepare(picture, image.param, is_low=image.is_low)
+            self._check_length(image, picture, sum(prepared.runs), num_left)
+            known = self._memory.add(name, self._eye.look(prepared), pins.digests)
         pins.digests.append(name)
         return known
 

@@ -423,7 +423,7 @@ static void run(Team *team, int index, void *arguments) {
     float *x = step.x, *h = step.work, *qkv = h + n * w.h, *gate_up = qkv + n * w.qkv;
     float *own = gate_up + n * w.gate_up + index * own_size(model, &w), *sums = own + w.rows * w.scores;
     const Scratch scratch = {own, sums, sums + w.rows * w.sums, w.scores, w.sums};
-    SHARED(team, t, n, 4) embed(model, step.tokens[t], x + t * w.x, w.x);
+    SHARED(team, t, n, 4) if (step.tokens[t] >= 0) embed(model, step.tokens[t], x + t * w.x, w.x);
     barrier(team);
     for (long l = 0; l < model->num_layers; l++) {
         const Layer *layer = model->layers + l;
@@ -495,7 +495,8 @@ static void run(Team *team, int index, void *arguments) {
     multiply(team, step.num_wanted, h, w.h, model->head, model->hidden, logits_width, 0, 0, step.logits, logits_width);
 }
 
-/* Computes `num_tokens` tokens, each at its position of its slot; those of one slot lie one after the other.
+/* Computes `num_tokens` tokens, each at its position of its slot; those of one slot lie one after the other. A token
+   of -1 has its vector in x already, padded with zeros.
    x (num_tokens, padded hidden) gets the normed last hidden states, logits (num_wanted, padded vocab) what follows
    those of the tokens `wanted`. One thread, or all of the team. */
 void step(const Model *model, Team *team, int64_t num_threads, int64_t num_tokens, const int64_t *tokens,

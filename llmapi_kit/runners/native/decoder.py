@@ -13,7 +13,7 @@ import ctypes
 import functools
 import weakref
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from llmapi_kit.checkpoints.decoder_weights import EMBEDDING, HEAD, NORM, DecoderWeights, layer_name
 from llmapi_kit.runners.base import StepItem
+from llmapi_kit.runners.image_memory import FIRST_IMAGE_ID
 from llmapi_kit.runners.lean_decoder import LeanDecoder
 from llmapi_kit.runners.native.compiler import NativeUnavailableError, load_library
 from llmapi_kit.runners.native.packed_weights import PackedWeights, untouched
@@ -45,6 +46,8 @@ MATRICES = (
 )
 _POINTER, _SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _T = TypeVar("_T")
+Rows = Callable[[Sequence[int]], torch.Tensor]
+GIVEN = -1  # in place of a token whose vector is there
 
 
 class _Layer(ctypes.Structure):
@@ -158,8 +161,14 @@ class NativeDecoder:
         """Size of the KV memory, were all of it used."""
         return self._memory.nbytes
 
-    def step(self, items: Sequence[StepItem]) -> tuple[torch.Tensor, torch.Tensor, list[tuple[StepItem, int]]]:
+    def step(
+        self, items: Sequence[StepItem], rows: Rows | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, list[tuple[StepItem, int]]]:
         """Compute items.
+
+        Args:
+            items: of one step.
+            rows: vectors (n, hidden) of ids that stand for pictures, in a model that sees.
 
         Returns:
             Logits (num_wanted, vocab) as `Runner.step` says and the normed last hidden states (T, hidden) of all tokens
@@ -181,11 +190,22 @@ class NativeDecoder:
         num_tokens, num_wanted, num_seen = len(tokens), len(wanted), sum(positions)
         num_prompts = sum(len(item.tokens) > 1 for item in items)
         work = num_tokens * self._num_weights + num_seen * self._width
+        image_ids: dict[int, int] = {}  # by their index in the row
+        if rows is not None and max(tokens) >= FIRST_IMAGE_ID:
+            image_ids = {i: token for i, token in enumerate(tokens) if token >= FIRST_IMAGE_ID}
+            for index in image_ids:
+                tokens[index] = GIVEN
+        least = GIVEN if image_ids else 0
         # C would read and write beyond its memory
-        if not (0 <= min(tokens) <= max(tokens) < self.vocab_size and max(positions) < self._model.max_length):
+        if not (least <= min(tokens) <= max(tokens) < self.vocab_size and max(positions) < self._model.max_length):
             raise IndexError(f"a token is not below {self.vocab_size} or a position not below {self._model.max_length}")
         if num_tokens > self._capacity:
             self._reserve(num_tokens)
+        if rows is not None and image_ids:
+            places = list(image_ids)
+            self._states[places] = functional.pad(
+                rows(list(image_ids.values())).float(), (0, self._states.shape[1] - self._hidden)
+            )
         logits = self._logits
         if num_wanted > len(logits):  # scored prompts
             logits = torch.empty(num_wanted, logits.shape[1])

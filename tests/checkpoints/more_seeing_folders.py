@@ -174,9 +174,7 @@ def ovis2():
 
 
 def lighton_ocr():
-    words = tokenizer(
-        image_token="<|image_pad|>", image_break_token="<|vision_pad|>", image_end_token="<|vision_end|>"
-    )
+    words = tokenizer(image_token="<|image_pad|>", image_break_token="<|vision_pad|>", image_end_token="<|vision_end|>")
     config = transformers.LightOnOcrConfig(
         text_config={**seeing.TEXT, "model_type": "qwen3", "vocab_size": len(words), "head_dim": 16},
         vision_config={**EYE, "model_type": "pixtral", "image_size": 64},
@@ -239,23 +237,15 @@ def deepseek_vl():
     return transformers.DeepseekVLForConditionalGeneration(config), processor
 
 
-def cohere2_vision():
-    words = tokenizer("<|img|>", boi_token="<|start|>", eoi_token="<|end|>", image_token="<|img_patch|>")
-    words.boi_token, words.eoi_token, words.img_line_break_token = "<|start|>", "<|end|>", "<|line|>"
-    config = transformers.Cohere2VisionConfig(
-        text_config=text_config("Cohere2", words, layer_types=["full_attention"] * 2),
-        vision_config=SIGLIP,
-        alignment_intermediate_size=64,
-        image_token_id=words.image_token_id,
-    )
-    cutting = images("cohere2_vision", "Cohere2Vision", size=SQUARE)
-    processor = transformers.Cohere2VisionProcessor(cutting, words, chat_template=template("<|img_patch|>"))
-    return transformers.Cohere2VisionForConditionalGeneration(config), processor
-
-
 def gemma4():
     words = tokenizer(
-        "<|video|>", boi_token="<|image>", eoi_token="<image|>", image_token="<|image|>", audio_token="<|audio|>"
+        "<|video|>",
+        boi_token="<|image>",
+        eoi_token="<image|>",
+        image_token="<|image|>",
+        audio_token="<|audio|>",
+        boa_token="<|audio>",
+        eoa_token="<audio|>",
     )
     config = transformers.Gemma4Config(
         text_config=text_config(
@@ -287,7 +277,13 @@ def gemma4():
     )
     shrinking = images("gemma4", "Gemma4", patch_size=8, pooling_kernel_size=2, max_soft_tokens=70)
     made = pictures_only(transformers.Gemma4Processor)
-    processor = made(transformers.Gemma4AudioFeatureExtractor(), shrinking, words, image_seq_length=70, chat_template=template("<|image|>"))
+    processor = made(
+        transformers.Gemma4AudioFeatureExtractor(),
+        shrinking,
+        words,
+        image_seq_length=70,
+        chat_template=template("<|image|>"),
+    )
     return transformers.Gemma4ForConditionalGeneration(config), processor
 
 
@@ -295,6 +291,6 @@ MORE = {
     made.__name__: made
     for made in (
         *(aya_vision, vipllava, idefics2, aria, glm4v, qwen3_vl_moe, qwen3_5, paligemma, ovis2, lighton_ocr),
-        *(paddleocr_vl, video_llama_3, deepseek_vl, cohere2_vision, gemma4),
+        *(paddleocr_vl, video_llama_3, deepseek_vl, gemma4),
     )
 }
