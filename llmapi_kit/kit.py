@@ -115,7 +115,8 @@ def load(
             ``default_max_tokens``, ``max_queue``, ``prefix_cache``, ``download_stall_s``. For a GGUF file, in place of
             ``dtype``, ``quantize`` and ``tokenizer``: ``n_gpu_layers``, ``flash_attn``, ``kv_cache_dtype`` (such as
             ``q8_0``), ``use_mmap``, ``use_mlock``, ``rope_scaling``, ``rope_freq_base``, ``rope_freq_scale``,
-            ``isolate`` (compute in a process of its own, as in notebooks it does); ``lora`` is a GGUF file there. For
+            ``mmproj`` (the file for pictures; the one beside the model unless given, and False for none), ``isolate``
+            (compute in a process of its own, as in notebooks it does); ``lora`` is a GGUF file there. For
             an embedding model or a reranker, see `load_embeddings`: ``pooling``, ``normalize``, ``prompts``,
             ``default_prompt_name``, ``matryoshka_dimensions``. For a provider's model:
             ``api_key`` (one or several; its environment variable unless given), ``base_url``, ``sampling``, and

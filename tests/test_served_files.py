@@ -13,15 +13,18 @@ import httpx
 import pytest
 import torch
 import transformers
+from PIL import Image
 
 from benchmarks.gguf_file import write_gguf
 from llmapi_kit import kit
 from llmapi_kit.checkpoints.spec import POCKET_DIR, parse_spec
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ConfigError, ModelLoadError
+from llmapi_kit.images.attach import image_url
 from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.loading.model import Model
 from tests.checkpoints.lora_files import ALL_LINEAR, pocket, save_adapter
+from tests.checkpoints.seeing_gguf import SIDE, make_pair
 
 pytestmark = pytest.mark.slow
 
@@ -100,6 +103,23 @@ def test_the_environment_of_a_gguf_server_serves_its_model(serve, gguf_file):
     assert answer["choices"][0]["message"]["content"] == "The capital of France is Paris."
     refused = client.get("/v1/models", headers={"Authorization": "Bearer wrong"})
     assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+
+
+def test_the_environment_of_a_gguf_server_serves_a_model_that_sees(serve, tmp_path):
+    _, model, mmproj = make_pair(tmp_path)
+    client = serve("--only-cpu", MODEL_TYPE="VL", MODEL_PATH=str(model), MMPROJ_PATH=str(mmproj))
+    content = [
+        {"type": "text", "text": "What is in this picture?"},
+        {"type": "image_url", "image_url": {"url": image_url(Image.new("RGB", (SIDE, SIDE), (200, 30, 30)))}},
+    ]
+    body = {"messages": [{"role": "user", "content": content}], "max_tokens": 8, "temperature": 0, "ignore_eos": True}
+    whole = client.post("/v1/chat/completions", json=body).raise_for_status().json()
+    assert whole["model"] == "default-model"
+    assert whole["usage"]["prompt_tokens_details"]["image_tokens"] == 16
+    lines = client.post("/v1/chat/completions", json={**body, "stream": True}).raise_for_status().text.splitlines()
+    chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    streamed = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks if chunk["choices"])
+    assert streamed == whole["choices"][0]["message"]["content"] != ""
 
 
 def test_several_models_are_served_with_aliases_and_a_default(serve, gguf_file):

@@ -180,7 +180,7 @@ def open_gguf(path: Path) -> GgufFile:
     if not isinstance(architecture, str) or not architecture:
         raise ModelLoadError(f"{name} does not say of what architecture it is.")
     if architecture == "clip":
-        raise UnsupportedModelError(f"{name} is the image part of a model, and images are not supported yet.")
+        raise UnsupportedModelError(f"{name} is the image part of a model: load the model and pass mmproj={name!r}.")
     if header.one("general.type", "model") == "adapter":
         raise UnsupportedModelError(f"{name} is a LoRA adapter: load its base model and pass lora={name!r}.")
     if header.one(f"{architecture}.attention.causal", True) is not True:

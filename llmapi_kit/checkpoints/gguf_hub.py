@@ -15,6 +15,7 @@ from llmapi_kit.checkpoints.download import Download
 from llmapi_kit.checkpoints.gguf_file import PART
 from llmapi_kit.checkpoints.hub import look_up
 from llmapi_kit.checkpoints.hub_cache import ModelCache
+from llmapi_kit.checkpoints.mmproj import is_mmproj, usual_first
 from llmapi_kit.checkpoints.spec import GgufName
 from llmapi_kit.errors import ModelNotFoundError
 from llmapi_kit.progress import report
@@ -23,8 +24,13 @@ USUAL = "Q4_K_M"  # where nothing is said, as for llama.cpp's own -hf
 MAX_LISTED = 12
 
 
-def download_gguf(name: GgufName, stall_s: float) -> Path:
+def download_gguf(name: GgufName, stall_s: float, *, has_mmproj: bool = True) -> Path:
     """A GGUF file of the hub, whole: from the cache, else downloaded. Of one in several parts, the first.
+
+    Args:
+        name: of the file.
+        stall_s: how long the hub may be silent.
+        has_mmproj: whether the file for pictures is fetched with it, where the repository has one.
 
     Raises:
         ModelNotFoundError: there is no such model or file, several are meant, or the hub can't be reached.
@@ -36,7 +42,8 @@ def download_gguf(name: GgufName, stall_s: float) -> Path:
     report(f"asking the hub for {name.repository}")
     model = look_up(name.repository)
     chosen = choose([file.name for file in model.files], name)
-    files = [file for file in model.files if file.name in chosen]
+    mmproj = _mmproj_beside(chosen[0], [file.name for file in model.files]) if has_mmproj else ()
+    files = [file for file in model.files if file.name in {*chosen, *mmproj}]
     download = Download(model, stall_s)
     download.check_disk(files)
     folder = download.fetch(files)
@@ -80,12 +87,22 @@ def choose(names: Iterable[str], wanted: GgufName) -> Sequence[str]:
     return found[0]
 
 
+def _mmproj_beside(model: str, names: Iterable[str]) -> list[str]:
+    """The usual mmproj file in a model's folder of the repository, in a list; empty where there is none."""
+    folder = PurePosixPath(model).parent
+    return [str(folder / name) for name in usual_first(_names_in(folder, names))[:1]]
+
+
+def _names_in(folder: PurePosixPath, names: Iterable[str]) -> list[str]:
+    return [PurePosixPath(name).name for name in names if PurePosixPath(name).parent == folder]
+
+
 def _models(names: Iterable[str]) -> list[list[str]]:
     """Files by the model they belong to; projectors of images, which come beside, are none."""
     groups: dict[str, list[str]] = {}
     for name in sorted(names):
         file = PurePosixPath(name)
-        if file.suffix != ".gguf" or file.name.startswith("mmproj"):
+        if file.suffix != ".gguf" or is_mmproj(file.name):
             continue
         part = PART.fullmatch(file.name)
         groups.setdefault(str(file.parent / part["name"]) if part else name, []).append(name)

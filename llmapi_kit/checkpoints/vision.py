@@ -64,6 +64,7 @@ class Seen:
         deeper: (layers, n, hidden_size), added to the states after each of the first layers; None where nothing is.
         positions: (3, n) where positions have three dimensions, counted from the position of the first; else None.
         advance: how much further the position of what follows is than that of the first vector; with `positions`.
+        spans: what llama.cpp tells of each run, `llmapi_kit.runners.image_chunk.ImageSpan`; empty for other runners.
     """
 
     text: str
@@ -72,6 +73,7 @@ class Seen:
     deeper: torch.Tensor | None = None
     positions: torch.Tensor | None = None
     advance: int = 0
+    spans: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,10 @@ def serve(
     context_length: Annotated[
         int | None, typer.Option(help="Most tokens a request may have.", rich_help_panel=MODEL)
     ] = None,
+    mmproj: Annotated[
+        str | None,
+        typer.Option(help="The file for pictures of a GGUF model. Default: one beside it.", rich_help_panel=MODEL),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(help="'cpu', 'cuda' or 'cuda:1'. Default: a GPU where there is one.", rich_help_panel=PLACE),
@@ -133,7 +137,7 @@ def serve(
     The key is random, that of --api-key-file, or LLMAPI_KIT_API_KEY from the environment; it is written to a file that
     only you can read.
 
-    Without a model, MODEL_PATH, MODEL_NAME and MODEL_TYPE in the environment choose one.
+    Without a model, MODEL_PATH, MODEL_NAME, MODEL_TYPE and MMPROJ_PATH in the environment choose one.
     """
     with _errors_as_lines():
         with uncollected():
@@ -164,6 +168,7 @@ def serve(
             default=default,
             max_slots=max_slots,
             context_length=context_length,
+            mmproj=mmproj,
             api_key=api_key,
             api_key_file=api_key_file,
         )

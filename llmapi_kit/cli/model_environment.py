@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmapi_kit.errors import ConfigError, UnsupportedModelError
+from llmapi_kit.errors import ConfigError
 
 DEFAULT_NAME = "default-model"
 # What that server does where a request does not say; its context, 8192, is the kit's own
@@ -43,7 +43,6 @@ def environment_model(environ: Mapping[str, str] | None = None) -> EnvironmentMo
 
     Raises:
         ConfigError: a variable has a value that can't be used, or one is missing.
-        UnsupportedModelError: it selects a model that reads images.
     """
     environ = os.environ if environ is None else environ
     path, kind = environ.get("MODEL_PATH", ""), environ.get("MODEL_TYPE", "")
@@ -51,18 +50,19 @@ def environment_model(environ: Mapping[str, str] | None = None) -> EnvironmentMo
         return None
     if kind and kind.upper() not in TYPES:
         raise ConfigError(f"MODEL_TYPE is {kind!r} in the environment; it may be {' or '.join(TYPES)}.")
-    if kind.upper() == "VL":
-        raise UnsupportedModelError(
-            "MODEL_TYPE is VL in the environment, but image input is not supported yet. Set MODEL_TYPE=LLM and unset "
-            "MMPROJ_PATH to serve the text part of the model."
-        )
-    if environ.get("MMPROJ_PATH"):
-        raise UnsupportedModelError(
-            "MMPROJ_PATH is set in the environment, but image input is not supported yet. Unset it."
-        )
     if not path:
         raise ConfigError("MODEL_TYPE is set in the environment, but MODEL_PATH is not: name the model's file there.")
+    mmproj = environ.get("MMPROJ_PATH", "")
+    is_seeing = kind.upper() == "VL"
+    if is_seeing and not mmproj:
+        raise ConfigError(
+            "MODEL_TYPE is VL in the environment, but MMPROJ_PATH is not set: name the file for pictures there."
+        )
+    if mmproj and not is_seeing:
+        raise ConfigError("MMPROJ_PATH is set in the environment, and MODEL_TYPE is not VL. Set that, or unset this.")
     options: dict[str, Any] = {"sampling": SAMPLING}
+    if mmproj:
+        options["mmproj"] = mmproj
     if "LLMAPI_KIT_DEFAULT_MAX_TOKENS" not in environ:  # that one would be meant for us
         options["default_max_tokens"] = MAX_TOKENS
     return EnvironmentModel(path, environ.get("MODEL_NAME") or DEFAULT_NAME, options)

@@ -44,6 +44,7 @@ class ServeFlags:
         default: the model that answers where none is named.
         max_slots: requests at once.
         context_length: most tokens of a request.
+        mmproj: file for pictures of a GGUF model.
         api_key: refused, but for what to do instead.
         api_key_file: that holds the key.
     """
@@ -63,6 +64,7 @@ class ServeFlags:
     default: str | None = None
     max_slots: int | None = None
     context_length: int | None = None
+    mmproj: str | None = None
     api_key: str | None = field(default=None, repr=False)
     api_key_file: Path | None = None
 
@@ -93,7 +95,6 @@ def read_flags(flags: ServeFlags, environ: Mapping[str, str] | None = None) -> S
 
     Raises:
         ConfigError: flags that contradict each other, or can't be followed; the message names them.
-        UnsupportedModelError: the environment names a model that reads images.
     """
     if flags.base_model is not None and flags.models:
         raise ConfigError(
@@ -111,10 +112,12 @@ def read_flags(flags: ServeFlags, environ: Mapping[str, str] | None = None) -> S
         "served_name": flags.name,
         "max_slots": flags.max_slots,
         "context_length": flags.context_length,
+        "mmproj": flags.mmproj,
     }
     load = {key: value for key, value in given.items() if value is not None}
     if len(models) > 1:
         single = {"lora": "--lora", "tokenizer": "--tokenizer", "quantize": "--quantize", "served_name": "--name"}
+        single["mmproj"] = "--mmproj"
         for key, flag in single.items():
             if key in load:
                 raise ConfigError(f"{flag} goes with one model, and {len(models)} are named: {', '.join(models)}.")

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 from llmapi_kit.checkpoints.fit import Fit, SlotPlan, check_sizes, plan_slots
 from llmapi_kit.checkpoints.gguf_file import GgufFile, open_gguf
 from llmapi_kit.checkpoints.gguf_header import read_header
+from llmapi_kit.checkpoints.mmproj import mmproj_bytes
 from llmapi_kit.checkpoints.spec import ModelSpec
 from llmapi_kit.config import Settings
 from llmapi_kit.dialects import Dialect, dialect_of
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.errors import ConfigError, MissingDependencyError, ModelTooLargeError, RequestError
 from llmapi_kit.loading.gguf_options import GgufOptions
+from llmapi_kit.loading.gguf_pictures import PictureSetup, mmproj_of
 from llmapi_kit.progress import report
 from llmapi_kit.runners.libllama import load_libllama
 from llmapi_kit.runners.llama_context import MAX_SLOTS, ContextOptions
@@ -27,6 +29,7 @@ from llmapi_kit.types import EngineInfo
 
 if TYPE_CHECKING:
     from llmapi_kit.runners.llama_cpp_runner import Steps
+    from llmapi_kit.runners.seeing_steps import VectorSteps
 
 # What llama.cpp takes beside weights, keys and values: buffers of a step, and rows of logits
 BUFFER_BYTES = 64 * 2**20
@@ -42,6 +45,8 @@ def gguf_fit(file: GgufFile, settings: Settings, options: GgufOptions) -> Fit:
         options: checked.
     """
     added = options.adapter.stat().st_size if options.adapter is not None else 0
+    if (mmproj := mmproj_of(file, options)) is not None:
+        added += mmproj_bytes(mmproj)
     buffers = BUFFER_BYTES + 4 * (NUM_LOGITS * file.vocab_size + NUM_STATES * file.hidden_size)
     states = file.state_bytes() * min(settings.max_slots, MAX_SLOTS)
     per_token = file.kv_bytes_per_token(options.kv_cache_dtype or "f16")
@@ -72,6 +77,7 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
     from llmapi_kit.runners.llama_vocabulary import LlamaVocabulary
     from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
     from llmapi_kit.sampling.llama_tokenizer import LlamaTokenizer
+    from llmapi_kit.sampling.marked_tokenizer import MarkedTokenizer
     from llmapi_kit.sampling.recommended import honoured
     from llmapi_kit.sampling.tokenizer import check_template
 
@@ -82,12 +88,15 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
     check_template(template, spec.name)
     has_gpu = _has_gpu(options)
     plan = _plan(spec, file, settings, options)
-    steps, num_parameters = _make_steps(file, plan, settings, options)
+    mmproj = mmproj_of(file, options)
+    pictures = PictureSetup(file, mmproj, settings, has_gpu=has_gpu) if mmproj is not None else None
+    steps, num_parameters = _make_steps(file, plan, settings, options, pictures)
     try:
         report("preparing the engine")
         dialect = _dialect(file)
         # After the steps: whatever the vocabulary does to the library, it did in another process first
-        tokenizer = LlamaTokenizer(LlamaVocabulary(file.path), template, markers=dialect.markers)
+        kind: Any = LlamaTokenizer if pictures is None else MarkedTokenizer
+        tokenizer = kind(LlamaVocabulary(file.path), template, markers=dialect.markers)
         grammars = GrammarCompiler(tokenizer, steps.vocab_size, tokenizer.eos_ids)
         with contextlib.suppress(RequestError, MissingDependencyError):  # the request that needs it will say so
             grammars.prepare()
@@ -96,7 +105,7 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
             context_length=plan.max_length,
             created=int(time.time()),
             description=f"{file.architecture} from {spec.name}, through llama.cpp",
-            capabilities=_capabilities(tokenizer, dialect),
+            capabilities=_capabilities(tokenizer, dialect, sees=pictures is not None),
             num_parameters=num_parameters,
             device="cuda" if has_gpu else "cpu",
             dtype=file.dtype,
@@ -115,6 +124,9 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
         grammars=grammars,
         max_queue=settings.max_queue or min(128, 4 * plan.num_slots),
         settings=settings,
+        sight=pictures.sight(tokenizer, plan.max_length)
+        if isinstance(tokenizer, MarkedTokenizer) and pictures
+        else None,
     )
 
 
@@ -147,8 +159,24 @@ def _plan(spec: ModelSpec, file: GgufFile, settings: Settings, options: GgufOpti
     return plan_slots(max(1, fit.kv_bytes_per_token), fit.context_length, left, False, slots)
 
 
-def _make_steps(file: GgufFile, plan: SlotPlan, settings: Settings, options: GgufOptions) -> tuple[Steps, int]:
-    """Load the weights, here or in a process of their own; with the number of parameters."""
+def _make_steps(
+    file: GgufFile, plan: SlotPlan, settings: Settings, options: GgufOptions, pictures: PictureSetup | None
+) -> tuple[Steps, int]:
+    """Load the weights, here or in a process of their own, to be used with pictures; and the number of parameters."""
+    if pictures is None:
+        return _make_own_steps(file, plan, settings, options)
+    try:
+        steps, num_parameters = _make_own_steps(file, plan, settings, options, n_ubatch=pictures.n_ubatch)
+    except BaseException:
+        pictures.close()
+        raise
+    return pictures.seeing(steps), num_parameters
+
+
+def _make_own_steps(
+    file: GgufFile, plan: SlotPlan, settings: Settings, options: GgufOptions, **context_options: int
+) -> tuple[VectorSteps, int]:
+    """The same without pictures."""
     from llmapi_kit.runners.llama_cpp_runner import best_num_threads
     from llmapi_kit.runners.llama_model import LlamaModel
     from llmapi_kit.runners.llama_process import LlamaProcess, StepsSetup
@@ -161,6 +189,7 @@ def _make_steps(file: GgufFile, plan: SlotPlan, settings: Settings, options: Ggu
         rope_scaling=options.rope_scaling,
         rope_freq_base=options.rope_freq_base,
         rope_freq_scale=options.rope_freq_scale,
+        **context_options,
     )
     adapters = [options.adapter] if options.adapter is not None else []
     num_threads = settings.num_threads or best_num_threads(file.weights_bytes)
@@ -209,7 +238,7 @@ def _dialect(file: GgufFile) -> Dialect:
     return dialect_of(template, None, file.added_tokens)
 
 
-def _capabilities(tokenizer: Any, dialect: Dialect) -> tuple[str, ...]:
+def _capabilities(tokenizer: Any, dialect: Dialect, *, sees: bool) -> tuple[str, ...]:
     variables = tokenizer.template_variables
     has = {
         "chat": bool(variables),
@@ -217,5 +246,6 @@ def _capabilities(tokenizer: Any, dialect: Dialect) -> tuple[str, ...]:
         "embeddings": True,
         "tools": "tools" in variables and dialect.has_calls,
         "reasoning": dialect.reasoning is not None,
+        "vision": sees,
     }
     return tuple(name for name, is_there in has.items() if is_there)

@@ -35,6 +35,7 @@ class GgufOptions:
         rope_freq_base: of the rotary embedding, in place of the file's own.
         rope_freq_scale: factor of positions, in place of the file's own: 0.5 doubles the context.
         lora: a LoRA adapter as a GGUF file.
+        mmproj: the file for pictures that goes with the model; None for the one beside it, False for none.
         isolate: compute in a process of its own; None for whether this is a notebook's kernel.
         sampling: what holds where a request does not say.
     """
@@ -49,6 +50,7 @@ class GgufOptions:
     rope_freq_base: float | None = None
     rope_freq_scale: float | None = None
     lora: str | None = None
+    mmproj: str | bool | None = None
     isolate: bool | None = None
     sampling: Mapping[str, Any] | None = None
 
@@ -100,6 +102,7 @@ def parse_options(given: Mapping[str, Any]) -> GgufOptions:
         raise ConfigError(f"kv_cache_dtype={options.kv_cache_dtype!r} needs flash attention; leave flash_attn out.")
     check_sampling_names(options.sampling)
     _check_adapter(options)
+    _check_mmproj(options.mmproj)
     return options
 
 
@@ -124,6 +127,19 @@ def _check_adapter(options: GgufOptions) -> None:
         )
     if not path.is_file():
         raise ModelNotFoundError(f"There is no LoRA adapter {options.lora!r}.")
+    from llmapi_kit.checkpoints.gguf_header import check_gguf_begin  # which needs numpy
+
+    check_gguf_begin(path)
+
+
+def _check_mmproj(mmproj: Any) -> None:
+    if mmproj is None or mmproj is False:
+        return
+    if not isinstance(mmproj, str):
+        raise ConfigError(f"mmproj={mmproj!r} is not known. Use the path of a GGUF file, or False to take no pictures.")
+    path = Path(mmproj).expanduser()
+    if not path.is_file():
+        raise ModelNotFoundError(f"There is no mmproj file {mmproj!r}.")
     from llmapi_kit.checkpoints.gguf_header import check_gguf_begin  # which needs numpy
 
     check_gguf_begin(path)

@@ -71,7 +71,7 @@ class GgufSource:
         from llmapi_kit.loading.gguf_loader import load_gguf
 
         try:
-            return load_gguf(spec, _path(spec, settings), settings, parsed)
+            return load_gguf(spec, _path(spec, settings, has_mmproj=parsed.mmproj is None), settings, parsed)
         except LlmApiKitError:
             raise
         except Exception as exc:  # whatever a file makes of the libraries that read it
@@ -87,7 +87,7 @@ def _path_here(spec: ModelSpec) -> Path | None:
     return cached_gguf(spec.gguf)
 
 
-def _path(spec: ModelSpec, settings: Settings) -> Path:
+def _path(spec: ModelSpec, settings: Settings, *, has_mmproj: bool) -> Path:
     """Where the file is, downloaded if it has to be."""
     path = _path_here(spec)
     if path is not None:
@@ -96,4 +96,4 @@ def _path(spec: ModelSpec, settings: Settings) -> Path:
         raise ModelNotFoundError(f"{spec.name} is no GGUF file on this machine.")
     from llmapi_kit.checkpoints.gguf_hub import download_gguf
 
-    return download_gguf(spec.gguf, settings.download_stall_s)
+    return download_gguf(spec.gguf, settings.download_stall_s, has_mmproj=has_mmproj)

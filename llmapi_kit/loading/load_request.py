@@ -27,7 +27,7 @@ from llmapi_kit.loading.placement import HERE, Placement, read_placement
 from llmapi_kit.loading.placement import OPTIONS as PLACES
 from llmapi_kit.loading.sources import LoaderSource, Source, source_of
 
-PATHS = ("lora", "tokenizer")  # options that may be paths
+PATHS = ("lora", "tokenizer", "mmproj")  # options that may be paths
 FALLBACK = "fallback"
 
 Name = str | os.PathLike[str]

@@ -89,6 +89,7 @@ class LoadOptions(_ModelSettings, _ProviderSettings, _VectorOptions, total=False
     rope_scaling: Literal["none", "linear", "yarn"] | None
     rope_freq_base: float | None
     rope_freq_scale: float | None
+    mmproj: PathLike | Literal[False] | None
     isolate: bool | None
     process: bool | None
     replicas: int | None
@@ -197,6 +198,8 @@ LOAD_HABITS = {
     "quantization": 'It is quantize="8bit" here.',
     "adapter": "It is lora here.",
     "lora_path": "It is lora here.",
+    "clip_model_path": "It is mmproj here, for GGUF files.",
+    "mmproj_path": "It is mmproj here, for GGUF files.",
     "temperature": _SAMPLING,
     "top_p": _SAMPLING,
     "top_k": _SAMPLING,

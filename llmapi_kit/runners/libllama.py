@@ -95,13 +95,13 @@ CONTEXT_DEFAULTS = {
 }
 MMAP, MMAP_MLOCK, MLOCK, NO_MMAP = 1, 3, 2, 0  # load_mode
 
-_LOG = ctypes.CFUNCTYPE(None, c_int32, c_char_p, c_void_p)
+LOG = ctypes.CFUNCTYPE(None, c_int32, c_char_p, c_void_p)
 PROGRESS = ctypes.CFUNCTYPE(c_bool, c_float, c_void_p)
 # Each function: what it returns, and what it takes
 FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_version": (c_char_p, ()),
     "llama_backend_init": (None, ()),
-    "llama_log_set": (None, (_LOG, c_void_p)),
+    "llama_log_set": (None, (LOG, c_void_p)),
     "llama_model_default_params": (ModelParams, ()),
     "llama_context_default_params": (ContextParams, ()),
     "llama_supports_gpu_offload": (c_bool, ()),
@@ -111,6 +111,7 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_model_get_vocab": (c_void_p, (c_void_p,)),
     "llama_model_n_ctx_train": (c_int32, (c_void_p,)),
     "llama_model_n_embd": (c_int32, (c_void_p,)),
+    "llama_model_n_embd_inp": (c_int32, (c_void_p,)),
     "llama_model_n_params": (c_uint64, (c_void_p,)),
     "llama_model_size": (c_uint64, (c_void_p,)),
     "llama_model_has_encoder": (c_bool, (c_void_p,)),
@@ -124,6 +125,7 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_free": (None, (c_void_p,)),
     "llama_n_ctx_seq": (c_uint32, (c_void_p,)),
     "llama_set_embeddings": (None, (c_void_p, c_bool)),
+    "llama_set_causal_attn": (None, (c_void_p, c_bool)),
     "llama_batch_get_one": (Batch, (c_void_p, c_int32)),
     "llama_decode": (c_int32, (c_void_p, Batch)),
     "llama_get_logits": (c_void_p, (c_void_p,)),
@@ -158,7 +160,7 @@ def _keep_errors(level: int, text: bytes, _data: int | None) -> None:
         _errors.append(line)
 
 
-_log = _LOG(_keep_errors)  # the library holds on to it
+log = LOG(_keep_errors)  # the library holds on to it
 
 
 def take_errors() -> str:
@@ -212,25 +214,26 @@ def _load(path: Path) -> Any:
         try:
             function = getattr(library, name)
         except AttributeError as exc:
-            raise ConfigError(_unknown(path, f"it has no function {name}")) from exc
+            raise ConfigError(unknown(path, f"it has no function {name}")) from exc
         function.restype, function.argtypes = returned, taken
-    _check(path, library, library.llama_model_default_params(), MODEL_DEFAULTS)
-    _check(path, library, library.llama_context_default_params(), CONTEXT_DEFAULTS)
-    library.llama_log_set(_log, None)
+    check_defaults(path, library, library.llama_model_default_params(), MODEL_DEFAULTS)
+    check_defaults(path, library, library.llama_context_default_params(), CONTEXT_DEFAULTS)
+    library.llama_log_set(log, None)
     library.llama_backend_init()
     return library
 
 
-def _check(path: Path, library: Any, params: ctypes.Structure, defaults: dict[str, Any]) -> None:
+def check_defaults(path: Path, library: Any, params: ctypes.Structure, defaults: dict[str, Any]) -> None:
     """Raise `ConfigError` unless a structure holds what the library of a known version puts there."""
     for name, *_ in params._fields_:
         value = getattr(params, name)
         if name != "spare" and (value or 0) != defaults.get(name, 0):
             version = library.llama_version().decode(errors="replace")
             what = f"its version is {version}, and {type(params).__name__}.{name} is {value}"
-            raise ConfigError(_unknown(path, f"{what} where {defaults.get(name, 0)} is expected"))
+            raise ConfigError(unknown(path, f"{what} where {defaults.get(name, 0)} is expected"))
 
 
-def _unknown(path: Path, why: str) -> str:
+def unknown(path: Path, why: str) -> str:
+    """The message for a library that is not a known one."""
     hint = f"Name another build in {VARIABLE}, or unset it." if os.environ.get(VARIABLE) else "Update llmapi-kit."
     return f"{path} is not a libllama that this version works with: {why}. It knows releases b11548 to b11739. {hint}"

@@ -26,6 +26,7 @@ class ContextOptions:
         rope_scaling: ``none``, ``linear`` or ``yarn``; None for what the file says, as for the two below.
         rope_freq_base: of the rotary embedding.
         rope_freq_scale: factor of positions: 0.5 doubles the context.
+        n_ubatch: tokens that are computed together at most; all those of a picture whose parts see each other.
     """
 
     flash_attn: bool | None = None
@@ -33,6 +34,7 @@ class ContextOptions:
     rope_scaling: str | None = None
     rope_freq_base: float | None = None
     rope_freq_scale: float | None = None
+    n_ubatch: int = MICRO_BATCH_TOKENS
 
 
 class LlamaContext:
@@ -72,7 +74,7 @@ class LlamaContext:
         params.n_seq_max = num_slots
         params.n_ctx = num_slots * stream_length(max_length)
         params.n_batch = min(BATCH_TOKENS, params.n_ctx)
-        params.n_ubatch = MICRO_BATCH_TOKENS
+        params.n_ubatch = options.n_ubatch
         params.n_outputs_max = params.n_outputs_max_per_seq = num_outputs
         params.n_threads = params.n_threads_batch = num_threads
         params.pooling_type = libllama.NO_POOLING

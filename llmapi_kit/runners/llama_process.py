@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from llmapi_kit import errors
 from llmapi_kit.runners.base import StepItem
+from llmapi_kit.runners.image_chunk import VectorItem
 from llmapi_kit.runners.libllama import VARIABLE
 from llmapi_kit.runners.llama_context import ContextOptions
 
@@ -90,9 +91,7 @@ class LlamaProcess:
         Raises:
             RuntimeError: the process died, or what an item goes on after went with one before.
         """
-        for item in items:
-            if item.start and item.slot not in self._held:
-                raise RuntimeError("llama.cpp's process was started anew, and what this request had computed is lost")
+        self._check_held(items)
         parts = [part for part in _parts(items) if part]
         rows = [self._logits[: self._ask("step", part)["rows"]] for part in parts[:1]]
         for part in parts[1:]:
@@ -100,6 +99,23 @@ class LlamaProcess:
             rows.append(self._logits[: self._ask("step", part)["rows"]])
         self._held.update(item.slot for item in items)
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+    def read_vectors(self, items: Sequence[VectorItem]) -> npt.NDArray[np.float32]:
+        """See `seeing_steps.VectorSteps.read_vectors`. The vectors lie where the logits of the answer will.
+
+        Raises:
+            RuntimeError: as of `step`.
+        """
+        self._check_held(items)
+        memory = self._logits.reshape(-1)
+        rows = []
+        for item in items:
+            memory[: item.vectors.size] = item.vectors.reshape(-1)
+            positions = item.positions.tolist() if item.positions is not None else None
+            told = [item.slot, item.start, item.end, item.vectors.shape, positions, item.is_causal, item.wants_logits]
+            rows.append(self._logits[: self._ask("read_vectors", told)["rows"]].copy())
+            self._held.add(item.slot)
+        return np.concatenate(rows)
 
     def restart(self) -> bool:
         """See `llama_cpp_runner.Steps.restart`.
@@ -134,6 +150,12 @@ class LlamaProcess:
         self._end()
         self._process = None
         self._close_files()
+
+    def _check_held(self, items: Sequence[StepItem | VectorItem]) -> None:
+        """Raise where an item goes on after what is lost."""
+        for item in items:
+            if item.start and item.slot not in self._held:
+                raise RuntimeError("llama.cpp's process was started anew, and what this request had computed is lost")
 
     def _start(self) -> dict[str, Any]:
         """Start the process and wait until it has loaded."""

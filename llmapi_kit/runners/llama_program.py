@@ -19,6 +19,7 @@ import numpy as np
 
 from llmapi_kit.errors import LlmApiKitError
 from llmapi_kit.runners.base import StepItem
+from llmapi_kit.runners.image_chunk import VectorItem
 from llmapi_kit.runners.llama_context import ContextOptions
 from llmapi_kit.runners.llama_model import LlamaModel
 from llmapi_kit.runners.llama_steps import LlamaSteps
@@ -61,6 +62,23 @@ class Program:
     def step(self, *items: list[Any]) -> dict[str, Any]:
         """Compute, and leave the logits in the file."""
         rows = self._loaded.step([StepItem(*item) for item in items])
+        self._logits[: len(rows)] = rows
+        return {"rows": len(rows)}
+
+    def read_vectors(
+        self,
+        slot: int,
+        start: int,
+        end: int,
+        shape: tuple[int, int],
+        positions: list[list[int]] | None,
+        is_causal: bool,
+        wants_logits: bool,
+    ) -> dict[str, Any]:
+        """Compute vectors, which are in the file, and leave the logits there."""
+        vectors = self._logits.reshape(-1)[: shape[0] * shape[1]].reshape(shape).copy()
+        grid = np.array(positions, np.int32) if positions is not None else None
+        rows = self._loaded.read_vectors([VectorItem(slot, start, end, vectors, grid, is_causal, wants_logits)])
         self._logits[: len(rows)] = rows
         return {"rows": len(rows)}
 

@@ -17,8 +17,10 @@ import numpy.typing as npt
 from llmapi_kit.errors import ModelLoadError, UnsupportedModelError
 from llmapi_kit.runners import libllama
 from llmapi_kit.runners.base import StepItem
+from llmapi_kit.runners.image_chunk import VectorItem
 from llmapi_kit.runners.llama_context import BATCH_TOKENS, MAX_SLOTS, ContextOptions, LlamaContext
 from llmapi_kit.runners.llama_model import LlamaModel
+from llmapi_kit.runners.llama_vectors import VectorBatch, batches_of
 
 # Rows of logits that one call may give. The library reserves memory for them, each as wide as the vocabulary.
 MIN_OUTPUTS = 64
@@ -125,6 +127,25 @@ class LlamaSteps:
                 answer[list(targets)] = logits[list(sources)]
         return np.empty((0, self.vocab_size), np.float32) if answer is None else answer
 
+    def read_vectors(self, items: Sequence[VectorItem]) -> Floats:
+        """See `llmapi_kit.runners.seeing_steps.VectorSteps.read_vectors`."""
+        for item in items:
+            self._rewind(item.slot, item.start)
+            self._held[item.slot] = item.end
+        rows = [np.empty((0, self.vocab_size), np.float32)]
+        for part in batches_of(items, BATCH_TOKENS):
+            batch = VectorBatch(part)
+            self._library.llama_set_embeddings(self._context, False)
+            self._library.llama_set_causal_attn(self._context, part[0].is_causal)
+            try:
+                self._run(batch.batch)
+            finally:
+                self._library.llama_set_causal_attn(self._context, True)
+            if batch.num_outputs:
+                address = self._library.llama_get_logits(self._context)
+                rows.append(_rows_at(address, batch.num_outputs, self.vocab_size).copy())
+        return np.concatenate(rows)
+
     def restart(self) -> bool:
         """See `llama_cpp_runner.Steps.restart`: what a failed step wrote is removed by the next one."""
         return False
@@ -184,16 +205,19 @@ class LlamaSteps:
         for item in (piece.item for piece in part):
             self._held[item.slot] = max(self._held[item.slot], item.start + len(item.tokens))
         self._library.llama_set_embeddings(self._context, has_states)
-        libllama.take_errors()
-        code = self._library.llama_decode(self._context, batch)
-        if code:
-            raise RuntimeError(f"llama.cpp could not compute the step (code {code}): {libllama.take_errors()}")
+        self._run(batch)
         num_rows = sum(piece.num_outputs for piece in part)
         if not num_rows:
             return np.empty((0, self.vocab_size), np.float32)
         if has_states:
             self._pool(part, _rows_at(self._library.llama_get_embeddings(self._context), num_rows, self._state_size))
         return _rows_at(self._library.llama_get_logits(self._context), num_rows, self.vocab_size)
+
+    def _run(self, batch: libllama.Batch) -> None:
+        libllama.take_errors()
+        code = self._library.llama_decode(self._context, batch)
+        if code:
+            raise RuntimeError(f"llama.cpp could not compute the step (code {code}): {libllama.take_errors()}")
 
     def _pool(self, part: Sequence[_Piece], states: Floats) -> None:
         """Sum up hidden states for the means, one sum a piece, so that a repeated one replaces itself."""

@@ -36,7 +36,7 @@ def drop(key):
 
 WORDS = [f"w{i}" for i in range(199)]
 REFUSED = {
-    "images": (put("general.architecture", "clip", STRING), "images are not supported"),
+    "images": (put("general.architecture", "clip", STRING), "load the model and pass mmproj="),
     "no architecture": (drop("general.architecture"), "what architecture"),
     "an architecture that is a number": (put("general.architecture", 3), "what architecture"),
     "an architecture that is a list": (put("general.architecture", ["llama"]), "is a list"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmapi_kit.checkpoints.gguf_hub import choose
+from llmapi_kit.checkpoints.gguf_hub import choose, download_gguf
 from llmapi_kit.checkpoints.spec import GgufName, parse_spec
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ModelNotFoundError
@@ -83,3 +83,11 @@ def test_a_file_of_the_hub_is_downloaded_once_and_answers(hub, pocket_gguf):
         model.close()
     assert sum(path.endswith("m-F32.gguf") for _, path, *_ in hub.asked) == 1
     assert SOURCES["gguf"].memory_need(spec, Settings(), {}).least_bytes > pocket_gguf.stat().st_size
+
+
+def test_the_file_for_pictures_comes_along_in_the_usual_format_unless_it_is_not_wanted(hub):
+    files = {name: name.encode() for name in ("m.gguf", "mmproj-BF16.gguf", "mmproj-F16.gguf", "mmproj-F32.gguf")}
+    for repository, has_mmproj, expected in (("o/n", False, []), ("o/two", True, ["mmproj-F16.gguf"])):
+        hub.repositories[repository] = Repository(files)
+        folder = download_gguf(GgufName(repository, "m.gguf"), 5, has_mmproj=has_mmproj).parent
+        assert [path.name for path in folder.glob("*mmproj*")] == expected

@@ -9,7 +9,7 @@ import pytest
 
 from llmapi_kit.cli.model_environment import environment_model
 from llmapi_kit.cli.serve_flags import ServeFlags, read_flags
-from llmapi_kit.errors import ConfigError, UnsupportedModelError
+from llmapi_kit.errors import ConfigError
 
 COMMAND = [sys.executable, "-m", "llmapi_kit", "serve"]
 
@@ -98,6 +98,12 @@ def test_the_environment_names_model_and_name_with_that_servers_defaults():
     assert environment_model({"MODEL_PATH": "/m", "MODEL_TYPE": "llm", "MODEL_NAME": ""}).served_name == "default-model"
 
 
+def test_the_environment_names_the_file_for_pictures():
+    found = environment_model({"MODEL_TYPE": "VL", "MODEL_PATH": "/m.gguf", "MMPROJ_PATH": "/p.gguf"})
+    assert found.options["mmproj"] == "/p.gguf"
+    assert understood(models=["/m.gguf"], mmproj="/other.gguf").load["mmproj"] == "/other.gguf"
+
+
 def test_our_own_variable_goes_before_that_servers_default():
     found = environment_model({"MODEL_PATH": "/m", "LLMAPI_KIT_DEFAULT_MAX_TOKENS": "5"})
     assert "default_max_tokens" not in found.options
@@ -111,9 +117,9 @@ def test_an_environment_without_a_path_selects_nothing(environ):
 @pytest.mark.parametrize(
     ("environ", "error", "match"),
     [
-        ({"MODEL_TYPE": "VL", "MODEL_PATH": "/m", "MMPROJ_PATH": "/p"}, UnsupportedModelError, "MODEL_TYPE is VL"),
-        ({"MODEL_TYPE": "VL"}, UnsupportedModelError, "image input is not supported"),
-        ({"MODEL_PATH": "/m", "MMPROJ_PATH": "/p"}, UnsupportedModelError, "MMPROJ_PATH"),
+        ({"MODEL_TYPE": "VL", "MODEL_PATH": "/m"}, ConfigError, "MMPROJ_PATH is not set"),
+        ({"MODEL_TYPE": "VL", "MMPROJ_PATH": "/p"}, ConfigError, "MODEL_PATH is not"),
+        ({"MODEL_PATH": "/m", "MMPROJ_PATH": "/p"}, ConfigError, "MODEL_TYPE is not VL"),
         ({"MODEL_TYPE": "GPT", "MODEL_PATH": "/m"}, ConfigError, "'GPT'.*LLM or VL"),
         ({"MODEL_TYPE": "LLM"}, ConfigError, "MODEL_PATH"),
     ],

@@ -41,6 +41,7 @@ WRONG = {
     "rope_freq_base": [(0, "above 0"), (float("nan"), "above 0"), ("x", "above 0")],
     "rope_freq_scale": [(-1, "above 0")],
     "lora": [("./nowhere", "no LoRA adapter './nowhere'"), (5, "lora=5")],
+    "mmproj": [("./nowhere", "no mmproj file './nowhere'"), (True, "mmproj=True"), (5, "mmproj=5")],
     "sampling": [({"heat": 1}, "heat"), (0.7, "dictionary")],
     "dtype": [("float32", "no argument 'dtype'.*models of another kind")],
     "quantize": [("8bit", "no argument 'quantize'")],
