@@ -91,9 +91,8 @@ class LeanDecoder:
             type(model).__name__ in FAMILIES
             and rope.get("rope_type", "default") in ("default", "linear", "llama3")
             and config.hidden_act in ("silu", "swish")
-            and not getattr(config, "mlp_bias", False)
-            and model.model.layers[0].self_attn.o_proj.bias is None
             and model.lm_head.bias is None
+            and all(_has_known_biases(layer) for layer in model.model.layers)
             and not hasattr(model, "hf_quantizer")
             and all(p.dtype == model.dtype for p in model.parameters())
         )
@@ -134,6 +133,14 @@ class LeanDecoder:
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """Logits (n, vocab) of hidden states (n, hidden)."""
         return functional.linear(states, self._head)
+
+
+def _has_known_biases(layer: Any) -> bool:
+    """Whether all of query, key and value have a bias, or none, and nothing else has one."""
+    attention, mlp = layer.self_attn, layer.mlp
+    fused = {part.bias is None for part in (attention.q_proj, attention.k_proj, attention.v_proj)}
+    others = (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+    return len(fused) == 1 and all(part.bias is None for part in others)
 
 
 def _take_over(layer: Any, window: int | None) -> _Layer:
