@@ -28,7 +28,9 @@ CONFIG_NAME, WEIGHTS_NAME, PICKLE_NAME = "adapter_config.json", "adapter_model.s
 MAX_CONFIG_BYTES = 1_000_000
 PREFIX = "base_model.model."
 # Tensors that PEFT puts beside a module's own; the others take the place of some
-LORA_WEIGHT = re.compile(r"(.+)\.(?:lora_[AB]\.weight|lora_B\.bias|lora_embedding_[AB]|lora_magnitude_vector(?:\.weight)?)")
+LORA_WEIGHT = re.compile(
+    r"(.+)\.(?:lora_[AB]\.weight|lora_B\.bias|lora_embedding_[AB]|lora_magnitude_vector(?:\.weight)?)"
+)
 PLAIN_NAME = re.compile(r"\^?[\w.]+")
 # How the adapter was trained, or what its weights tell by themselves
 UNUSED = {

@@ -10,7 +10,6 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-
 from llmapi_kit.checkpoints.decoder_config import DecoderConfig
 from llmapi_kit.checkpoints.low_rank import LowRank
 from llmapi_kit.runners.adapter_places import PRODUCTS, check_places, fused_places
@@ -102,5 +101,3 @@ def _sizes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
 def address_of(addresses: array[int] | None) -> int | None:
     """Where a list of addresses is; None where there is none."""
     return None if addresses is None else addresses.buffer_info()[0]
-
-

@@ -21,8 +21,8 @@ import torch
 from torch.nn import functional
 
 from llmapi_kit.checkpoints.decoder_weights import EMBEDDING, HEAD, NORM, DecoderWeights, layer_name
-from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.adapter_places import PRODUCTS
+from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.lean_decoder import LeanDecoder
 from llmapi_kit.runners.native.adapter_tables import AdapterTables, address_of
 from llmapi_kit.runners.native.compiler import NativeUnavailableError, load_library
