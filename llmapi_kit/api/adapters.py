@@ -6,6 +6,7 @@ For the server's own key, and never through a tunnel: what is loaded are folders
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from fastapi import APIRouter
 from pydantic import Field
@@ -28,7 +29,7 @@ from llmapi_kit.errors import (
 )
 
 router = APIRouter(route_class=OwnerLocalRoute, tags=["adapters"])
-SENTENCE = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+SENTENCE: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 
 class LoadAdapterBody(RequestBody):
@@ -43,7 +44,6 @@ class UnloadAdapterBody(RequestBody):
     """Body of POST /v1/unload_lora_adapter."""
 
     lora_name: str = Field(description="Of the adapter, or model:lora_name.")
-    lora_int_id: int | None = Field(None, description="Not looked at; adapters are known by name.")
 
 
 @router.post(
@@ -60,9 +60,7 @@ async def load_adapter(body: LoadAdapterBody, request: Request) -> PlainTextResp
     name = _bare_name(body.lora_name, engine)
     try:
         check_adapter_name(name)
-        if body.load_inplace and any(each.name == name for each in adapters.infos()):
-            adapters.remove(name)
-        await asyncio.to_thread(adapters.add, body.lora_path, name)
+        await asyncio.to_thread(adapters.add, body.lora_path, name, is_replacing=bool(body.load_inplace))
     except RequestError:
         raise
     except ConfigError as exc:

@@ -22,7 +22,7 @@ from llmapi_kit.errors import ConfigError
 from llmapi_kit.loading.adapters import adapter_sources
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.loading.options import unknown_load_option
-from llmapi_kit.loading.sources import SOURCES, LoaderSource, Source
+from llmapi_kit.loading.sources import SOURCES, LoaderSource, LocalSource, Source
 
 PATHS = ("lora", "tokenizer")  # options that may be paths
 FALLBACK = "fallback"
@@ -50,6 +50,12 @@ class LoadRequest:
     options: Mapping[str, Any]
     fallback: Sequence[Any]
     key: tuple[object, str]
+
+    @property
+    def adapters(self) -> dict[str, str] | None:
+        """Sources of the adapters to serve beside it, by name, which may change between loads; None where none can."""
+        lora = self.options.get("lora")
+        return lora if isinstance(lora, dict) else None
 
     def make(self) -> Engine:
         """Load it.
@@ -106,6 +112,8 @@ def resolve(
         values["lora"] = adapter_sources(values["lora"])
     settings = load_settings(**{name: value for name, value in values.items() if name in source.settings})
     options = {name: value for name, value in values.items() if name not in (*source.settings, FALLBACK)}
+    if isinstance(source, LocalSource):
+        options.setdefault("lora", {})
     source.check(spec, options)
     fallback = _fallbacks(values.get(FALLBACK))
     # A digest, as options may hold a key

@@ -105,7 +105,8 @@ class LoadedModels:
             return Model(request.make(), time.perf_counter() - started)
 
     def _lazy(self, request: LoadRequest, settings: Settings) -> Model:
-        return Model(LazyEngine(LazyModel(request.spec, request.make, request.need, self.model_memory, settings)))
+        lazy = LazyModel(request.spec, request.make, request.need, self.model_memory, settings)
+        return Model(LazyEngine(lazy, request.adapters))
 
 
 def _is_busy(engine: Engine) -> bool:
