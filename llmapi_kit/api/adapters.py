@@ -13,7 +13,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
-from llmapi_kit.api.openai.request_body import RequestBody
+from llmapi_kit.api.openai.request_body import StrictModel
 from llmapi_kit.api.openapi import examples
 from llmapi_kit.api.routes import OwnerLocalRoute
 from llmapi_kit.api.state import state_of
@@ -32,7 +32,13 @@ router = APIRouter(route_class=OwnerLocalRoute, tags=["adapters"])
 SENTENCE: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 
-class LoadAdapterBody(RequestBody):
+class AdapterBody(StrictModel):
+    """What both bodies have."""
+
+    model: str | None = Field(None, description="That the adapter goes with; left out, the server's default.")
+
+
+class LoadAdapterBody(AdapterBody):
     """Body of POST /v1/load_lora_adapter."""
 
     lora_name: str = Field(description="Of the adapter; requests name it as model:lora_name.")
@@ -40,7 +46,7 @@ class LoadAdapterBody(RequestBody):
     load_inplace: bool | None = Field(None, description="Take the place of an adapter of that name.")
 
 
-class UnloadAdapterBody(RequestBody):
+class UnloadAdapterBody(AdapterBody):
     """Body of POST /v1/unload_lora_adapter."""
 
     lora_name: str = Field(description="Of the adapter, or model:lora_name.")
@@ -49,7 +55,7 @@ class UnloadAdapterBody(RequestBody):
 @router.post(
     "/v1/load_lora_adapter",
     summary="Load a LoRA adapter",
-    response_model=None,
+    response_class=PlainTextResponse,
     responses=SENTENCE,
     openapi_extra=examples(A_folder={"lora_name": "sql", "lora_path": "./sql-lora"}),
 )
@@ -76,7 +82,7 @@ async def load_adapter(body: LoadAdapterBody, request: Request) -> PlainTextResp
 @router.post(
     "/v1/unload_lora_adapter",
     summary="Unload a LoRA adapter",
-    response_model=None,
+    response_class=PlainTextResponse,
     responses=SENTENCE,
     openapi_extra=examples(By_name={"lora_name": "sql"}),
 )

@@ -57,6 +57,12 @@ class LoadRequest:
         lora = self.options.get("lora")
         return lora if isinstance(lora, dict) else None
 
+    def with_room_for_adapters(self) -> LoadRequest:
+        """The same, where adapters may be added later and are to be there when it is loaded again."""
+        if "lora" in self.options or not isinstance(self.source, LocalSource):
+            return self
+        return replace(self, options={**self.options, "lora": {}})
+
     def make(self) -> Engine:
         """Load it.
 
@@ -112,8 +118,6 @@ def resolve(
         values["lora"] = adapter_sources(values["lora"])
     settings = load_settings(**{name: value for name, value in values.items() if name in source.settings})
     options = {name: value for name, value in values.items() if name not in (*source.settings, FALLBACK)}
-    if isinstance(source, LocalSource):
-        options.setdefault("lora", {})
     source.check(spec, options)
     fallback = _fallbacks(values.get(FALLBACK))
     # A digest, as options may hold a key

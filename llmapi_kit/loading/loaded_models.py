@@ -105,6 +105,7 @@ class LoadedModels:
             return Model(request.make(), time.perf_counter() - started)
 
     def _lazy(self, request: LoadRequest, settings: Settings) -> Model:
+        request = request.with_room_for_adapters()
         lazy = LazyModel(request.spec, request.make, request.need, self.model_memory, settings)
         return Model(LazyEngine(lazy, request.adapters))
 
