@@ -103,9 +103,9 @@ def load(
             another than the merged adapter's or the model's), ``quantize`` (``8bit``, on a GPU), ``sampling`` (such as
             ``{"temperature": 0.7}``, where a request does not say) and settings of the engine: ``max_slots``,
             ``context_length``, ``kv_memory``, ``num_threads``, ``native``, ``compile``, ``step_tokens``,
-            ``default_max_tokens``, ``max_queue``, ``prefix_cache``, ``download_stall_s``. For a GGUF file, in place of
-            ``dtype``, ``quantize`` and ``tokenizer``: ``n_gpu_layers``, ``flash_attn``, ``kv_cache_dtype`` (such as
-            ``q8_0``), ``use_mmap``, ``use_mlock``, ``rope_scaling``, ``rope_freq_base``, ``rope_freq_scale``,
+            ``default_max_tokens``, ``max_queue``, ``prefix_cache``, ``draft``, ``download_stall_s``. For a GGUF file,
+            in place of ``dtype``, ``quantize`` and ``tokenizer``: ``n_gpu_layers``, ``flash_attn``, ``kv_cache_dtype``
+            (such as ``q8_0``), ``use_mmap``, ``use_mlock``, ``rope_scaling``, ``rope_freq_base``, ``rope_freq_scale``,
             ``isolate`` (compute in a process of its own, as in notebooks it does); ``lora`` is a GGUF file there. For a
             provider's model:
             ``api_key`` (one or several; its environment variable unless given), ``base_url``, ``sampling``, and

@@ -284,6 +284,8 @@ class EngineStats:
         num_prompt_tokens: prompt tokens computed or reused.
         num_cached_tokens: those that were reused.
         num_completion_tokens: tokens made.
+        num_guessed_tokens: tokens that were guessed and computed, with the setting ``draft``.
+        num_right_guesses: those that were what the model chose.
         tokens_per_s: tokens made a second over the last ten seconds or so.
         ttft: from a request's arrival to its first token.
         inter_token: between two tokens of a request.
@@ -303,6 +305,8 @@ class EngineStats:
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
     num_completion_tokens: int = 0
+    num_guessed_tokens: int = 0
+    num_right_guesses: int = 0
     tokens_per_s: float = 0.0
     ttft: Latencies = field(default_factory=Latencies)
     inter_token: Latencies = field(default_factory=Latencies)

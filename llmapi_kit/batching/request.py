@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from llmapi_kit.batching.beam_search import BeamSearch
+from llmapi_kit.batching.prompt_lookup import PromptLookup
 from llmapi_kit.sampling.detokenize import Detokenizer
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.sampling.sampler import Sampled, SamplerRow
@@ -40,6 +41,7 @@ class Request:
         scores_prompt: with an echo, whether the prompt's tokens get log-probabilities; it is computed anew for it.
         keeps: what has to live as long as the request, such as the pictures in its prompt.
         adapter: which the runner computes it with; 0 for none. `cache_salt` tells those of different ones apart.
+        lookup: guesses what the answer goes on with; None for no guesses.
         is_embedding: the prompt is embedded, nothing is generated.
         matcher: what the answer must match; this answer's own.
         beams: the beam search it leads or belongs to.
@@ -71,6 +73,7 @@ class Request:
     scores_prompt: bool = False
     keeps: object = None
     adapter: int = 0
+    lookup: PromptLookup | None = None
     is_embedding: bool = False
     matcher: Matcher | None = None
     beams: BeamSearch[Request] | None = None

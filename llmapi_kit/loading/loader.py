@@ -184,6 +184,7 @@ class ModelLoader:
             sight=sight,
             prepare_messages=None if _is_inherited(self.prepare_messages) else self.prepare_messages,
             read_adapter=reader if self._shared_adapters is not None else None,
+            has_lookup=settings.draft == "prompt-lookup",
         )
         _add_adapters(engine, self._shared_adapters or {})
         return engine

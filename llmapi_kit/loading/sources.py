@@ -38,6 +38,7 @@ LOCAL_SETTINGS = (
     "default_max_tokens",
     "max_queue",
     "prefix_cache",
+    "draft",
     "download_stall_s",
 )
 UPSTREAM_SETTINGS = (

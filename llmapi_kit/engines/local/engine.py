@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from llmapi_kit.batching.beam_search import BeamSearch
 from llmapi_kit.batching.loop import BatchingLoop, Outbox
+from llmapi_kit.batching.prompt_lookup import PromptLookup
 from llmapi_kit.batching.request import Request
 from llmapi_kit.config import Settings
 from llmapi_kit.dialects import PLAIN, Dialect
@@ -59,6 +60,7 @@ class LocalEngine:
         settings: step size, queue timeout and prefix cache.
         prepare_messages: what is done to the messages of a request first, in worker threads.
         sight: of a model that sees.
+        has_lookup: whether to guess what answers go on with, see `PromptLookup`; for a runner whose slots can go back.
         read_adapter: reads a LoRA adapter, for a runner that takes them; None where it takes none.
 
     Attributes:
@@ -79,6 +81,7 @@ class LocalEngine:
         prepare_messages: Callable[[Sequence[Message]], Sequence[Message]] | None = None,
         sight: Sight | None = None,
         read_adapter: Callable[[str], AdapterFiles] | None = None,
+        has_lookup: bool = False,
     ) -> None:
         settings = settings or Settings()
         self.info = info
@@ -96,6 +99,7 @@ class LocalEngine:
         self._max_length = runner.max_length
         self._default_max_tokens = settings.default_max_tokens
         self._num_slots = runner.num_slots
+        self._has_lookup = has_lookup
         self._loop = BatchingLoop(
             runner,
             self._deliver,
@@ -293,6 +297,7 @@ class LocalEngine:
                 keeps=prompt.pictures,
                 scores_prompt=request.echo and request.prompt is not None and sampling.logprobs is not None,
                 beams=beams,
+                lookup=PromptLookup(prompt.ids) if self._has_lookup and beams is None else None,
                 detokenizers=[detokenizer() for _ in range(request.n)] if beams else (),
             )
             for index in range(1 if beams else max(request.n, request.best_of))
