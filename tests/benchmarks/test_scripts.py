@@ -10,7 +10,7 @@ import sys
 import psutil
 import pytest
 
-from benchmarks import adapters, conversation, gpu, overhead, serving
+from benchmarks import adapters, conversation, draft, gpu, overhead, serving
 from benchmarks.processes import ServerFailedError, ServerProcess, free_port
 from benchmarks.serving_report import Failure, Run, Sample, to_markdown
 
@@ -20,6 +20,7 @@ MODULES = [
     "adapters",
     "bare_loop",
     "conversation",
+    "draft",
     "environments",
     "fair_share",
     "gpu",
@@ -59,6 +60,15 @@ def test_adapters_are_measured_beside_none(work, tmp_path):
     samples = {(each["step"], each["who"]): len(each["tokens_per_s"]) for each in report["samples"]}
     assert samples == {(step, who): 1 for step in ("C", "torch") for who in ("none", "adapters")}
     assert "| torch | 3 |" in (tmp_path / "adapters.md").read_text()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_guesses_are_measured_beside_none(work, tmp_path):
+    assert draft.main(["--streams", "2", "--model", "tiny", *options(work, tmp_path)]) == 0
+    report = json.loads((tmp_path / "draft.json").read_text())
+    samples = [(each["text"], each["draft"]) for each in report["samples"]]
+    assert samples == [(text, way) for text in ("repetitive", "free") for way in ("off", "prompt-lookup")]
+    assert "| free | 2 |" in (tmp_path / "draft.md").read_text()
 
 
 @pytest.mark.usefixtures("tiny")
