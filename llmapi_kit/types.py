@@ -211,6 +211,8 @@ class EngineInfo:
         embedding_size: numbers in a vector of an embedding model; 0 for other models.
         embedding_sizes: lengths that such a vector can be cut to; empty where it can't, or to any.
         prompts: names of the texts that an embedding model may have put before an input.
+        parent: of an adapter: the model that it is one of; empty for a model.
+        root: of an adapter: what it was loaded from, without the folders above it; empty for a model.
     """
 
     id: str
@@ -226,6 +228,8 @@ class EngineInfo:
     embedding_size: int = 0
     embedding_sizes: tuple[int, ...] = ()
     prompts: tuple[str, ...] = ()
+    parent: str = ""
+    root: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +306,8 @@ class EngineStats:
         num_prompt_tokens: prompt tokens computed or reused.
         num_cached_tokens: those that were reused.
         num_completion_tokens: tokens made.
+        num_guessed_tokens: tokens that were guessed and computed, with the setting ``draft``.
+        num_right_guesses: those that were what the model chose.
         tokens_per_s: tokens made a second over the last ten seconds or so.
         ttft: from a request's arrival to its first token.
         inter_token: between two tokens of a request.
@@ -321,6 +327,8 @@ class EngineStats:
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
     num_completion_tokens: int = 0
+    num_guessed_tokens: int = 0
+    num_right_guesses: int = 0
     tokens_per_s: float = 0.0
     ttft: Latencies = field(default_factory=Latencies)
     inter_token: Latencies = field(default_factory=Latencies)

@@ -42,6 +42,8 @@ COUNTERS: dict[str, tuple[str, Value]] = {
     "prompt_tokens": ("Prompt tokens computed or reused.", lambda s: s.num_prompt_tokens),
     "cached_prompt_tokens": ("Prompt tokens reused from the prefix cache.", lambda s: s.num_cached_tokens),
     "completion_tokens": ("Tokens made.", lambda s: s.num_completion_tokens),
+    "guessed_tokens": ("Tokens that were guessed and computed.", lambda s: s.num_guessed_tokens),
+    "right_guesses": ("Guessed tokens that were what the model chose.", lambda s: s.num_right_guesses),
     "model_loads": ("Times that the model was loaded when it was asked for.", lambda s: s.num_loads),
     "model_load_failures": ("Times that loading it failed.", lambda s: s.num_failed_loads),
     "model_unloads": ("Times that it was unloaded, idle or to make room.", lambda s: s.num_unloads),

@@ -39,6 +39,8 @@ class ModelStatus(Sent):
     num_prompt_tokens: int
     num_cached_tokens: int = Field(description="Of these, not computed again.")
     num_completion_tokens: int
+    num_guessed_tokens: int = Field(description="Guessed and computed, with the setting draft.")
+    num_right_guesses: int
     tokens_per_s: float = Field(description="Made a second, lately.")
     num_loads: int = Field(description="How often it was loaded when it was asked for.")
     num_failed_loads: int

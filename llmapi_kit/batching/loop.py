@@ -16,12 +16,13 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 
 from llmapi_kit.batching.beam_search import BeamSearch, Candidate
 from llmapi_kit.batching.output_processor import OutputProcessor, TokenBytes
 from llmapi_kit.batching.request import Request
-from llmapi_kit.batching.scheduler import Scheduler
+from llmapi_kit.batching.scheduler import Scheduler, is_guess
 from llmapi_kit.errors import EngineUnavailableError, GenerationError, QueueFullError, RequestError, RequestTimeoutError
 from llmapi_kit.runners.base import Logits, Runner, StepItem
 from llmapi_kit.sampling.logprobs import best_continuations, score
@@ -83,6 +84,8 @@ class BatchingLoop:
         )
         self._wake = threading.Condition()
         self._inbox: deque[Request] = deque()
+        self._calls: deque[tuple[Callable[[], None], Future[None]]] = deque()
+        self._due_calls: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._outbox: Outbox = []
         self._closed_because: RequestError | None = None
         self._step_started: float | None = None
@@ -132,6 +135,17 @@ class BatchingLoop:
             request.is_cancelled = True
             self._wake.notify()
 
+    def call(self, work: Callable[[], None]) -> Future[None]:
+        """Have something done on the loop's thread, between two steps; returns at once."""
+        done: Future[None] = Future()
+        with self._wake:
+            if self._closed_because is not None:
+                done.set_exception(self._closed_because)
+            else:
+                self._calls.append((work, done))
+                self._wake.notify()
+        return done
+
     def close(self, timeout_s: float = 10.0) -> bool:
         """End the thread; requests still there fail with `EngineUnavailableError`. Safe to call twice.
 
@@ -180,7 +194,9 @@ class BatchingLoop:
         try:
             self._runner.start()
             while self._drain_inbox():
-                self._step()
+                self._answer_calls()
+                if self._scheduler.running or self._scheduler.waiting:
+                    self._step()
         except BaseException as exc:
             logger.exception("The engine's thread died")
             with self._wake:
@@ -203,10 +219,22 @@ class BatchingLoop:
                 for request in [r for r in (*self._scheduler.running, *self._scheduler.waiting) if r.is_cancelled]:
                     self._retire(request)
                     self._stats.num_cancelled += 1
-                if self._scheduler.running or self._scheduler.waiting:
+                # Only now: what a call takes away is used no more by requests that were cancelled before it
+                self._due_calls, self._calls = self._calls, deque()
+                if self._due_calls or self._scheduler.running or self._scheduler.waiting:
                     return True
                 self._flush()
                 self._wake.wait()
+
+    def _answer_calls(self) -> None:
+        while self._due_calls:
+            work, done = self._due_calls.popleft()
+            try:
+                work()
+            except Exception as exc:
+                done.set_exception(exc)
+            else:
+                done.set_result(None)
 
     def _step(self) -> None:
         self._expire_waiting()
@@ -247,6 +275,7 @@ class BatchingLoop:
             logits = self._runner.step([item for _, item in plan])
         finally:
             masks = job.wait()
+        all_logits = logits
         searching: dict[BeamSearch[Request], list[Candidate]] = {}
         if len(wanting) != len(logits):
             logits, searching = self._split_logits(plan, logits)
@@ -267,6 +296,8 @@ class BatchingLoop:
                     self._emit(request, event)
             except Exception as exc:
                 self._fail(request, exc)
+        has_guesses = any(request.lookup is not None for request, _ in plan)
+        num_right = self._follow_guesses(plan, all_logits) if has_guesses else 0
         for beams, candidates in searching.items():
             self._observe(beams.members[0], now)
             try:
@@ -279,8 +310,62 @@ class BatchingLoop:
                     self._end_without_answer(request)
                 except Exception as exc:
                     self._fail(request, exc)
-        if num_made := len(sampled) + sum(beams.num_beams for beams in searching):
+        if num_made := len(sampled) + num_right + sum(beams.num_beams for beams in searching):
             self._count(num_made)
+
+    def _follow_guesses(self, plan: Sequence[tuple[Request, StepItem]], logits: Logits) -> int:
+        """Go on with requests whose next tokens were computed already, as they were guessed; how many that gave.
+
+        Each token is chosen as always, from the logits after what stands before it. So the answers are the same, or as
+        likely, as without guesses; a guess that is not what was chosen only ends this.
+        """
+        following: list[tuple[Request, int, Sequence[int]]] = []
+        end = 0
+        for request, item in plan:
+            start, end = end, end + (len(item.tokens) if item.wants_every else 1 if item.wants_logits else 0)
+            if request.lookup is not None and _samples(request, item):
+                request.lookup.extend(request.output_ids[-1:])
+            if is_guess(request, item):
+                following.append((request, start, item.tokens[1:]))
+        num_made, depth = 0, 0
+        while following:
+            going = [each for each in following if _is_right(each[0], each[2], depth)]
+            for request, _, guessed in (each for each in following if each not in going):
+                self._learn(request, len(guessed), depth)
+            for request, _, guessed in going:
+                self._scheduler.confirm(request, guessed[depth])
+            depth += 1
+            if going:
+                num_made += len(going)
+                self._choose(going, logits, depth)
+            following = going
+        return num_made
+
+    def _choose(self, going: Sequence[tuple[Request, int, Sequence[int]]], logits: Logits, depth: int) -> None:
+        """Choose the next token of requests from the logits `depth` rows after their first."""
+        requests = [request for request, _, _ in going]
+        try:
+            sampled = sample(logits[[first + depth for _, first, _ in going]], [request.row for request in requests])
+        except Exception as exc:
+            for request in requests:
+                self._fail(request, exc)
+            return
+        now = time.monotonic()
+        for request, choice in zip(requests, sampled, strict=True):
+            self._observe(request, now)
+            try:
+                for event in self._writer.advance(request, choice):
+                    self._emit(request, event)
+            except Exception as exc:
+                self._fail(request, exc)
+            if request.lookup is not None:
+                request.lookup.extend(request.output_ids[-1:])
+
+    def _learn(self, request: Request, num_guessed: int, num_right: int) -> None:
+        self._stats.num_guessed_tokens += num_guessed
+        self._stats.num_right_guesses += num_right
+        if request.lookup is not None:
+            request.lookup.learn(num_guessed, num_right)
 
     def _split_logits(
         self, plan: Sequence[tuple[Request, StepItem]], logits: Logits
@@ -293,6 +378,9 @@ class BatchingLoop:
             if not item.wants_logits:
                 continue
             start, end = end, end + (len(item.tokens) if item.wants_every else 1)
+            if is_guess(request, item):
+                rows.append(start)
+                continue
             if item.wants_every:  # the logits after a token are about the next one
                 targets = request.prompt_ids[item.start + 1 : item.start + 1 + len(item.tokens)]
                 scored = score(logits[start : start + len(targets)], targets, request.params.logprobs or 0)
@@ -395,6 +483,9 @@ class BatchingLoop:
             self._scheduler.waiting.extend(self._inbox)
             left.extend(self._inbox)
             self._inbox.clear()
+            calls, self._calls = (*self._due_calls, *self._calls), deque()
+        for _, done in calls:
+            done.set_exception(error)
         for request in left:
             if not request.leader.is_cancelled:
                 self._emit(request.leader, Failed(error))
@@ -410,6 +501,11 @@ class BatchingLoop:
             self._throughput.append((now, num_tokens))
             while now - self._throughput[0][0] > 10:
                 self._throughput.popleft()
+
+
+def _is_right(request: Request, guessed: Sequence[int], depth: int) -> bool:
+    """Whether a request goes on, and its latest token is the guess at `depth`."""
+    return not request.is_done and depth < len(guessed) and request.output_ids[-1] == guessed[depth]
 
 
 def _samples(request: Request, item: StepItem) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from llmapi_kit.batching.beam_search import BeamSearch
+from llmapi_kit.batching.prompt_lookup import PromptLookup
 from llmapi_kit.sampling.detokenize import Detokenizer
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.sampling.sampler import Sampled, SamplerRow
@@ -41,6 +42,8 @@ class Request:
         keeps: what has to live as long as the request, such as the pictures in its prompt.
         whole: (start, end) of parts of the prompt that have to be computed in one step, in order.
         num_image_tokens: how many tokens of the prompt are pictures'.
+        adapter: which the runner computes it with; 0 for none. `cache_salt` tells those of different ones apart.
+        lookup: guesses what the answer goes on with; None for no guesses.
         is_embedding: the prompt is embedded, nothing is generated.
         matcher: what the answer must match; this answer's own.
         beams: the beam search it leads or belongs to.
@@ -73,6 +76,8 @@ class Request:
     keeps: object = None
     whole: Sequence[tuple[int, int]] = ()
     num_image_tokens: int = 0
+    adapter: int = 0
+    lookup: PromptLookup | None = None
     is_embedding: bool = False
     matcher: Matcher | None = None
     beams: BeamSearch[Request] | None = None

@@ -24,6 +24,8 @@ MIN_CHUNK = 16
 SHARED_STEP = 256
 # Logits of every token of a chunk are as wide as the vocabulary.
 MAX_SCORED_CHUNK = 64
+# Guessed tokens in a step, of all its requests: each is computed like a token of a prompt.
+MAX_GUESSED_IN_STEP = 32
 
 
 class Scheduler:
@@ -126,8 +128,7 @@ class Scheduler:
             if request.num_computed < len(request.prompt_ids):
                 prefilling.append(request)
             else:
-                item = StepItem(_slot(request), request.num_computed, request.output_ids[-1:], True)
-                plan.append((request, item))
+                plan.append((request, self._decode(request)))
         budget = self._prefill_budget(len(plan)) if plan else self.step_tokens
         if len(prefilling) > 1:
             budget = min(budget, SHARED_STEP)
@@ -142,6 +143,16 @@ class Scheduler:
             budget -= size
         return plan
 
+    def _decode(self, request: Request) -> StepItem:
+        """A request's latest token, and after it what is guessed of the next ones."""
+        guessed: list[int] = []
+        if request.lookup is not None and request.matcher is None:
+            left = request.max_new_tokens - len(request.output_ids) - 1
+            guessed = request.lookup.guess(min(left, MAX_GUESSED_IN_STEP // len(self.running)))
+        tokens = [*request.output_ids[-1:], *guessed]
+        slot, adapter = _slot(request), request.adapter
+        return StepItem(slot, request.num_computed, tokens, True, bool(guessed), False, adapter)
+
     def record_step(self, num_tokens: int, seconds: float) -> None:
         """A step of so many tokens took so long. Short steps tell nothing of prefill."""
         if num_tokens >= MIN_CHUNK:
@@ -154,9 +165,15 @@ class Scheduler:
         return min(self.step_tokens - num_decodes, max(MIN_CHUNK, in_time))
 
     def computed(self, request: Request, item: StepItem) -> None:
-        """An item of the plan was computed."""
-        request.num_computed = item.start + len(item.tokens)
-        self.cache.extend(item.slot, item.tokens)
+        """An item of the plan was computed; of guesses it is not known yet whether they are right."""
+        tokens = item.tokens[:1] if is_guess(request, item) else item.tokens
+        request.num_computed = item.start + len(tokens)
+        self.cache.extend(item.slot, tokens)
+
+    def confirm(self, request: Request, token_id: int) -> None:
+        """A guess that was computed is right, so what was computed for it counts."""
+        request.num_computed += 1
+        self.cache.extend(_slot(request), (token_id,))
 
     def _is_worth_waiting(self, request: Request) -> bool:
         """Whether a running request is computing a prefix that this one shares, and is not there yet."""
@@ -174,6 +191,11 @@ class Scheduler:
         return False
 
 
+def is_guess(request: Request, item: StepItem) -> bool:
+    """Whether an item has guesses after its first token."""
+    return item.wants_every and item.start >= len(request.prompt_ids)
+
+
 def _prefill(request: Request, tokens: Sequence[int], *, is_last: bool) -> StepItem:
     return StepItem(
         _slot(request),
@@ -182,6 +204,7 @@ def _prefill(request: Request, tokens: Sequence[int], *, is_last: bool) -> StepI
         wants_logits=(is_last and not request.is_embedding) or request.scores_prompt,
         wants_every=request.scores_prompt,
         wants_mean=request.is_embedding,
+        adapter=request.adapter,
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from dataclasses import replace
 from typing import TypeVar
 
+from llmapi_kit.engines.adapters import Adapters, adapters_of
 from llmapi_kit.engines.base import EmbeddingRequest, Engine, GenerationRequest, ImageEngine, ScoreRequest
 from llmapi_kit.engines.embedder import embedder_of
 from llmapi_kit.errors import ConfigError, EngineUnavailableError, RequestError, RequestTimeoutError
@@ -122,6 +123,11 @@ class FallbackEngine:
     def stats(self) -> EngineStats:
         """See `Engine.stats`: of all of them together."""
         return EngineStats.together([engine.stats() for engine in self._engines])
+
+    @property
+    def adapters(self) -> Adapters | None:
+        """The first engine's, which answer without a fallback: another model is none of its adapters."""
+        return adapters_of(self._engines[0])
 
     def close(self) -> None:
         """See `Engine.close`."""

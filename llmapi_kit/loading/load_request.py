@@ -20,12 +20,13 @@ from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.fallback import FallbackEngine
 from llmapi_kit.engines.renamed_engine import renamed
 from llmapi_kit.errors import ConfigError
+from llmapi_kit.loading.adapters import adapter_sources
 from llmapi_kit.loading.embedding_source import EmbeddingSource
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.loading.options import unknown_load_option
 from llmapi_kit.loading.placement import HERE, Placement, read_placement
 from llmapi_kit.loading.placement import OPTIONS as PLACES
-from llmapi_kit.loading.sources import LoaderSource, Source, source_of
+from llmapi_kit.loading.sources import LoaderSource, LocalSource, Source, source_of
 
 PATHS = ("lora", "tokenizer", "mmproj")  # options that may be paths
 FALLBACK = "fallback"
@@ -55,6 +56,18 @@ class LoadRequest:
     fallback: Sequence[Any]
     key: tuple[object, str]
     placement: Placement = HERE
+
+    @property
+    def adapters(self) -> dict[str, str] | None:
+        """Sources of the adapters to serve beside it, by name, which may change between loads; None where none can."""
+        lora = self.options.get("lora")
+        return lora if isinstance(lora, dict) else None
+
+    def with_room_for_adapters(self) -> LoadRequest:
+        """The same, where adapters may be added later and are to be there when it is loaded again."""
+        if "lora" in self.options or not isinstance(self.source, LocalSource):
+            return self
+        return replace(self, options={**self.options, "lora": {}})
 
     def make(self) -> Engine:
         """Load it.
@@ -116,6 +129,8 @@ def resolve(
             raise ConfigError(f"served_name is {served_name!r}; it must be a name that clients can write.")
         spec = replace(spec, id=served_name)
     values |= {name: name_of(values[name]) for name in PATHS if isinstance(values.get(name), os.PathLike)}
+    if "lora" in values:
+        values["lora"] = adapter_sources(values["lora"])
     settings = load_settings(**{name: value for name, value in values.items() if name in source.settings})
     options = {name: value for name, value in values.items() if name not in (*source.settings, FALLBACK, *PLACES)}
     source.check(spec, options)

@@ -106,9 +106,10 @@ class LoadedModels:
             return Model(request.make(), time.perf_counter() - started)
 
     def _lazy(self, request: LoadRequest, settings: Settings) -> Model:
+        request = request.with_room_for_adapters()
         lazy = LazyModel(request.spec, request.make, request.need, self.model_memory, settings)
         lazy.info = replace(lazy.info, capabilities=request.capabilities())
-        return Model(LazyEngine(lazy))
+        return Model(LazyEngine(lazy, request.adapters))
 
 
 def _is_busy(engine: Engine) -> bool:

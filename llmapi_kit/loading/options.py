@@ -20,6 +20,7 @@ from llmapi_kit.errors import ConfigError
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 PrefixCache = Literal["per_key", "shared", "off"]
+Draft = Literal["off", "prompt-lookup"]
 PathLike = str | os.PathLike[str]
 
 
@@ -36,6 +37,7 @@ class _ModelSettings(TypedDict, total=False):
     default_max_tokens: int | None
     max_queue: int | None
     prefix_cache: PrefixCache | None
+    draft: Draft | None
     download_stall_s: float | None
 
 
@@ -77,7 +79,7 @@ class LoadOptions(_ModelSettings, _ProviderSettings, _VectorOptions, total=False
 
     device: str | None
     dtype: Literal["float32", "bfloat16", "float16"] | None
-    lora: PathLike | None
+    lora: PathLike | Sequence[PathLike] | Mapping[str, PathLike] | None
     tokenizer: PathLike | None
     quantize: Literal["8bit"] | None
     sampling: Mapping[str, Any] | None

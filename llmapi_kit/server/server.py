@@ -234,8 +234,8 @@ class Server(PublicServer, SharedServer):
 
     @property
     def models(self) -> list[str]:
-        """Names of its models, the default first; `aliases` has those it answers to besides."""
-        return [engine.info.id for engine in self.engines]
+        """Names of its models, the default first, each with its adapters; `aliases` has those it answers to besides."""
+        return [engine.info.id for engine in self._state.catalog.listed()]
 
     @property
     def aliases(self) -> dict[str, str]:
@@ -520,7 +520,7 @@ class Server(PublicServer, SharedServer):
             self._state_in_words(),
             self.url,
             self.api_key,
-            self.engines,
+            self._state.catalog.listed(),
             aliases=self.aliases,
             replaced=self.replaced,
             tunnel=self.tunnel_status(),
