@@ -145,6 +145,6 @@ def test_the_report_has_medians_ratios_and_failures():
     run.failures.append(Failure("tiny", "llama.cpp", "start", "cannot open file"))
     text = to_markdown(run)
     assert "| 8 | llmapi_kit | 100 | 90.0 to 500 | 10.0 ms |" in text
-    assert "| short | 8 | 4.00 (transformers) | 0.25 (transformers) |" in text
+    assert "| short | 8 | llmapi_kit | 4.00 (transformers) | 0.25 (transformers) |" in text
     assert "| 8 | llama.cpp | failed |" in text
     assert "cannot open file" in text
