@@ -192,6 +192,8 @@ class EngineInfo:
         device: ``cpu``, ``cuda:0``, or empty where the model is not on this machine.
         dtype: of weights and KV cache, or empty.
         defaults: sampling parameters the model's makers recommend, used where a request says nothing.
+        parent: of an adapter: the model that it is one of; empty for a model.
+        root: of an adapter: what it was loaded from, without the folders above it; empty for a model.
     """
 
     id: str
@@ -204,6 +206,8 @@ class EngineInfo:
     device: str = ""
     dtype: str = ""
     defaults: Mapping[str, float] = field(default_factory=dict)
+    parent: str = ""
+    root: str = ""
 
 
 @dataclass(frozen=True, slots=True)

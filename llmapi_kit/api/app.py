@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from llmapi_kit.api import compat, docs, errors, health, invitations, keys, metrics, page, status, usage
+from llmapi_kit.api import adapters, compat, docs, errors, health, invitations, keys, metrics, page, status, usage
 from llmapi_kit.api.anthropic import messages
 from llmapi_kit.api.cors import CorsMiddleware
 from llmapi_kit.api.openai import chat, completions, embeddings, images, models, stored, tokens
@@ -50,7 +50,7 @@ def create_app(state: ApiState) -> ASGIApp:
     errors.install(app)
     answering = (chat.router, stored.router, completions.router, embeddings.router, images.router, models.router)
     telling = (usage.router, keys.router, status.router, health.public, health.keyed, metrics.router, docs.router)
-    for router in (*answering, tokens.router, invitations.router, *telling):
+    for router in (*answering, tokens.router, adapters.router, invitations.router, *telling):
         app.router.routes.extend(router.routes)  # as they are: include_router wraps or copies them, by version
     app.router.routes.extend(page.router.routes)
     app.router.routes.append(LocalRoute("/openapi.json", openapi, include_in_schema=False))

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 
 from llmapi_kit.batching.beam_search import BeamSearch, Candidate
@@ -83,6 +84,7 @@ class BatchingLoop:
         )
         self._wake = threading.Condition()
         self._inbox: deque[Request] = deque()
+        self._calls: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._outbox: Outbox = []
         self._closed_because: RequestError | None = None
         self._step_started: float | None = None
@@ -132,6 +134,17 @@ class BatchingLoop:
             request.is_cancelled = True
             self._wake.notify()
 
+    def call(self, work: Callable[[], None]) -> Future[None]:
+        """Have something done on the loop's thread, between two steps; returns at once."""
+        done: Future[None] = Future()
+        with self._wake:
+            if self._closed_because is not None:
+                done.set_exception(self._closed_because)
+            else:
+                self._calls.append((work, done))
+                self._wake.notify()
+        return done
+
     def close(self, timeout_s: float = 10.0) -> bool:
         """End the thread; requests still there fail with `EngineUnavailableError`. Safe to call twice.
 
@@ -180,7 +193,9 @@ class BatchingLoop:
         try:
             self._runner.start()
             while self._drain_inbox():
-                self._step()
+                self._answer_calls()
+                if self._scheduler.running or self._scheduler.waiting:
+                    self._step()
         except BaseException as exc:
             logger.exception("The engine's thread died")
             with self._wake:
@@ -203,10 +218,20 @@ class BatchingLoop:
                 for request in [r for r in (*self._scheduler.running, *self._scheduler.waiting) if r.is_cancelled]:
                     self._retire(request)
                     self._stats.num_cancelled += 1
-                if self._scheduler.running or self._scheduler.waiting:
+                if self._calls or self._scheduler.running or self._scheduler.waiting:
                     return True
                 self._flush()
                 self._wake.wait()
+
+    def _answer_calls(self) -> None:
+        while self._calls:
+            work, done = self._calls.popleft()
+            try:
+                work()
+            except Exception as exc:
+                done.set_exception(exc)
+            else:
+                done.set_result(None)
 
     def _step(self) -> None:
         self._expire_waiting()
@@ -395,6 +420,9 @@ class BatchingLoop:
             self._scheduler.waiting.extend(self._inbox)
             left.extend(self._inbox)
             self._inbox.clear()
+            calls, self._calls = self._calls, deque()
+        for _, done in calls:
+            done.set_exception(error)
         for request in left:
             if not request.leader.is_cancelled:
                 self._emit(request.leader, Failed(error))

@@ -39,6 +39,7 @@ class Request:
         echo: text of the prompt, to be given out before the answer; None for no echo.
         scores_prompt: with an echo, whether the prompt's tokens get log-probabilities; it is computed anew for it.
         keeps: what has to live as long as the request, such as the pictures in its prompt.
+        adapter: which the runner computes it with; 0 for none. `cache_salt` tells those of different ones apart.
         is_embedding: the prompt is embedded, nothing is generated.
         matcher: what the answer must match; this answer's own.
         beams: the beam search it leads or belongs to.
@@ -69,6 +70,7 @@ class Request:
     echo: str | None = None
     scores_prompt: bool = False
     keeps: object = None
+    adapter: int = 0
     is_embedding: bool = False
     matcher: Matcher | None = None
     beams: BeamSearch[Request] | None = None

@@ -126,7 +126,8 @@ class Scheduler:
             if request.num_computed < len(request.prompt_ids):
                 prefilling.append(request)
             else:
-                item = StepItem(_slot(request), request.num_computed, request.output_ids[-1:], True)
+                last = request.output_ids[-1:]
+                item = StepItem(_slot(request), request.num_computed, last, True, False, False, request.adapter)
                 plan.append((request, item))
         budget = self._prefill_budget(len(plan)) if plan else self.step_tokens
         if len(prefilling) > 1:
@@ -181,6 +182,7 @@ def _prefill(request: Request, tokens: Sequence[int], *, is_last: bool) -> StepI
         wants_logits=(is_last and not request.is_embedding) or request.scores_prompt,
         wants_every=request.scores_prompt,
         wants_mean=request.is_embedding,
+        adapter=request.adapter,
     )
 
 

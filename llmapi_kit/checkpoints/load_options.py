@@ -35,9 +35,11 @@ def check_load_options(spec: ModelSpec, options: Mapping[str, Any]) -> None:
     check_dtype(options.get("dtype"))
     check_quantize(options.get("quantize"), options.get("device"), spec)
     check_sampling_names(options.get("sampling"))
-    folder = _place(options.get("lora"), "lora", "LoRA adapter")
-    if folder is not None and not (folder / ADAPTER_CONFIG).is_file():
-        raise ModelNotFoundError(f"{folder} has no {ADAPTER_CONFIG}, so it is not a LoRA adapter in PEFT's format.")
+    lora = options.get("lora")
+    for adapter in lora.values() if isinstance(lora, Mapping) else (lora,):
+        folder = _place(adapter, "lora", "LoRA adapter")
+        if folder is not None and not (folder / ADAPTER_CONFIG).is_file():
+            raise ModelNotFoundError(f"{folder} has no {ADAPTER_CONFIG}, so it is not a LoRA adapter in PEFT's format.")
     if options.get("tokenizer") != "pocket":
         _place(options.get("tokenizer"), "tokenizer", "tokenizer")
 

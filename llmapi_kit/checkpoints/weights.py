@@ -6,6 +6,7 @@ Only safetensors weights are read, and no code that comes with a model or an ada
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,7 +41,7 @@ from llmapi_kit.errors import (
 from llmapi_kit.progress import report
 
 if TYPE_CHECKING:
-    from llmapi_kit.checkpoints.adapters import Adapter
+    from llmapi_kit.checkpoints.adapter_files import Adapter
 
 # Whether there is a step in C for weights of one type and arithmetic in another
 HasNative = Callable[[torch.dtype, torch.dtype], bool]
@@ -275,13 +276,11 @@ def _name(dtype: torch.dtype | str) -> str:
 def _find_adapter(lora: str | None, stall_s: float) -> Adapter | None:
     if lora is None:
         return None
+    if importlib.util.find_spec("peft") is None:
+        raise MissingDependencyError("peft", "torch", f"Merging the adapter {lora}")
     import_heavy(ADAPTERS)
-    try:
-        from llmapi_kit.checkpoints.adapters import find_adapter
-    except ModuleNotFoundError as exc:
-        if (exc.name or "").split(".")[0] != "peft":
-            raise
-        raise MissingDependencyError("peft", "torch", f"Loading the adapter {lora}") from exc
+    from llmapi_kit.checkpoints.adapter_files import find_adapter
+
     return find_adapter(lora, stall_s)
 
 

@@ -1,4 +1,4 @@
-"""The engines one server answers with, by model name, and other names that lead to them.
+"""The engines one server answers with, by model name, their adapters, and other names that lead to them.
 
 A request may be one that not every model answers: the others are not there for it. Thread-safe: the server's event
 loop reads it while a cell replaces an engine.
@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 
+from llmapi_kit.engines.adapters import adapters_of
 from llmapi_kit.engines.base import DeferredEngine, Engine
 from llmapi_kit.errors import ConfigError, EngineUnavailableError, NotFoundError
 
@@ -33,6 +34,7 @@ class Catalog:
         self._lock = threading.Lock()
         self._engines: dict[str, Engine] = {}
         self._aliases: dict[str, str] = {}
+        self._default: str | None = None
         self._waiting: set[asyncio.Future[None]] = set()  # touched on the server's event loop only
         self.replace(engines, aliases, default)
 
@@ -46,22 +48,26 @@ class Catalog:
         """
         given = list(engines)
         other_names = dict(aliases or {})
-        check_names([engine.info.id for engine in given], other_names, default)
+        check_names([name for engine in given for name in (engine.info.id, *_adapters(engine))], other_names, default)
         new = {engine.info.id: engine for engine in given}
-        if default is not None:
-            first = other_names.get(default, default)
+        first = None if default is None else other_names.get(default, default)
+        if first in new:
             new = {first: new[first], **new}
         with self._lock:
-            old, self._engines, self._aliases = self._engines, new, other_names
+            old, self._engines, self._aliases, self._default = self._engines, new, other_names, first
         kept = {id(engine) for engine in new.values()}
         return [engine for engine in old.values() if id(engine) not in kept]
 
     def all(self) -> list[Engine]:
-        """Every engine, the default first."""
+        """Every engine, the default first; adapters answer through their model's."""
+        return [engine for engine in self._visible()[0].values() if not engine.info.parent]
+
+    def listed(self) -> list[Engine]:
+        """Who answers to each name that is no alias: every engine, and after it its adapters."""
         return list(self._visible()[0].values())
 
     def aliases(self) -> dict[str, str]:
-        """Other names, each with the model that it stands for."""
+        """Other names, each with the model that it stands for; none of an adapter that was removed."""
         return self._visible()[1]
 
     async def find(self, model: str | None) -> Engine:
@@ -100,7 +106,10 @@ class Catalog:
             NotFoundError: nobody answers to that name.
         """
         engines, aliases = self._visible()
-        engine = next(iter(engines.values()), None) if model is None else engines.get(aliases.get(model, model))
+        if model is None:
+            engine = engines.get(self._default or "") or next(iter(engines.values()), None)
+        else:
+            engine = engines.get(aliases.get(model, model))
         if engine is not None:
             return engine
         names = ", ".join((*engines, *aliases)) or "none"
@@ -117,10 +126,19 @@ class Catalog:
         visible = visible_models.get()
         with self._lock:
             engines, aliases = dict(self._engines), dict(self._aliases)
-        if visible is None:
-            return engines, aliases
-        engines = {name: engine for name, engine in engines.items() if name in visible}
-        return engines, {alias: model for alias, model in aliases.items() if model in engines}
+        named: dict[str, Engine] = {}
+        for name, engine in engines.items():
+            named[name] = engine
+            named |= {each: adapter for each, adapter in _adapters(engine).items() if each not in engines}
+        if visible is not None:
+            named = {name: engine for name, engine in named.items() if name in visible}
+        return named, {alias: model for alias, model in aliases.items() if model in named}
+
+
+def _adapters(engine: Engine) -> Mapping[str, Engine]:
+    """Who answers with each of a model's adapters, by name."""
+    adapters = adapters_of(engine)
+    return {} if adapters is None else adapters.engines()
 
 
 def check_names(models: Sequence[str], aliases: Mapping[str, str], default: str | None) -> None:

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from dataclasses import replace
 from typing import TypeVar
 
+from llmapi_kit.engines.adapters import Adapters, adapters_of
 from llmapi_kit.engines.base import Engine, GenerationRequest, ImageEngine
 from llmapi_kit.errors import ConfigError, EngineUnavailableError, RequestError, RequestTimeoutError
 from llmapi_kit.types import (
@@ -124,6 +125,11 @@ class FallbackEngine:
                 tokens_per_s=together.tokens_per_s + other.tokens_per_s,
             )
         return together
+
+    @property
+    def adapters(self) -> Adapters | None:
+        """The first engine's, which answer without a fallback: another model is none of its adapters."""
+        return adapters_of(self._engines[0])
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -19,6 +19,7 @@ from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.fallback import FallbackEngine
 from llmapi_kit.engines.renamed_engine import renamed
 from llmapi_kit.errors import ConfigError
+from llmapi_kit.loading.adapters import adapter_sources
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.loading.options import unknown_load_option
 from llmapi_kit.loading.sources import SOURCES, LoaderSource, Source
@@ -101,6 +102,8 @@ def resolve(
             raise ConfigError(f"served_name is {served_name!r}; it must be a name that clients can write.")
         spec = replace(spec, id=served_name)
     values |= {name: name_of(values[name]) for name in PATHS if isinstance(values.get(name), os.PathLike)}
+    if "lora" in values:
+        values["lora"] = adapter_sources(values["lora"])
     settings = load_settings(**{name: value for name, value in values.items() if name in source.settings})
     options = {name: value for name, value in values.items() if name not in (*source.settings, FALLBACK)}
     source.check(spec, options)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from llmapi_kit.checkpoints.spec import ModelSpec, parse_spec
 from llmapi_kit.config import Settings
 from llmapi_kit.dialects import Dialect, dialect_of
+from llmapi_kit.engines.adapters import adapters_of
 from llmapi_kit.engines.base import Engine, Message
 from llmapi_kit.errors import MissingDependencyError, RequestError, UnsupportedModelError
 from llmapi_kit.progress import report
@@ -75,12 +76,19 @@ class ModelLoader:
 
         settings = self.settings
         may_be_native = settings.native and not settings.compile and _is_inherited(self.load_weights)
+        merged = None if self._shared_adapters is not None else self.options.get("lora")
         return load_model(
             self.spec,
             download_stall_s=settings.download_stall_s,
             has_native=NativeDecoder.is_available if may_be_native else None,
-            **self.options,
+            **{**self.options, "lora": merged},
         )
+
+    @property
+    def _shared_adapters(self) -> Mapping[str, str] | None:
+        """Adapters to serve beside the model, by name; None where one is to be merged."""
+        lora = self.options.get("lora")
+        return lora if isinstance(lora, Mapping) else {} if lora is None else None
 
     def load_tokenizer(self, loaded: LoadedModel) -> Any:
         """The tokenizer, with its chat template; the one that came with the weights."""
@@ -108,7 +116,9 @@ class ModelLoader:
         try:
             from llmapi_kit.checkpoints.fit import free_memory, kv_bytes_per_token, plan_slots
             from llmapi_kit.engines.local.engine import LocalEngine
+            from llmapi_kit.engines.local.prompt_builder import PromptBuilder
             from llmapi_kit.engines.local.sight import Sight
+            from llmapi_kit.loading.adapter_reader import AdapterReader
             from llmapi_kit.loading.runner_choice import architecture_of, make_runner
             from llmapi_kit.runners.image_memory import ImageMemory
             from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
@@ -148,7 +158,22 @@ class ModelLoader:
         # vocabulary
         with contextlib.suppress(RequestError, MissingDependencyError):  # the request that needs it will say so
             grammars.prepare()
-        return LocalEngine(
+        sight = Sight(loaded.eye, images, tokenizer, settings) if loaded.eye and images is not None else None
+
+        def make_prompts(theirs: Any) -> tuple[ModelTokenizer, PromptBuilder]:
+            own = _dialect(theirs)
+            codec = ModelTokenizer(theirs, loaded.eos_ids, markers=own.markers)
+            is_per_key = settings.prefix_cache == "per_key"
+            return codec, PromptBuilder(codec, own, runner.vocab_size, is_cache_per_key=is_per_key, sight=sight)
+
+        reader = AdapterReader(
+            their_tokenizer,
+            device=loaded.device,
+            stall_s=settings.download_stall_s,
+            eos_ids=tokenizer.eos_ids,
+            make_prompts=make_prompts,
+        )
+        engine = LocalEngine(
             info,
             runner,
             tokenizer,
@@ -156,9 +181,12 @@ class ModelLoader:
             grammars=grammars,
             max_queue=settings.max_queue or min(128, 4 * plan.num_slots),
             settings=settings,
-            sight=Sight(loaded.eye, images, tokenizer, settings) if loaded.eye and images is not None else None,
+            sight=sight,
             prepare_messages=None if _is_inherited(self.prepare_messages) else self.prepare_messages,
+            read_adapter=reader if self._shared_adapters is not None else None,
         )
+        _add_adapters(engine, self._shared_adapters or {})
+        return engine
 
     @classmethod
     def of(cls, spec: ModelSpec, settings: Settings, options: Mapping[str, Any]) -> ModelLoader:
@@ -182,6 +210,20 @@ class ModelLoader:
 def _is_inherited(step: Any) -> bool:
     """Whether a loader's step is `ModelLoader`'s own, not one of a subclass or set on the loader."""
     return getattr(step, "__func__", None) is getattr(ModelLoader, step.__name__)
+
+
+def _add_adapters(engine: Engine, sources: Mapping[str, str]) -> None:
+    """Serve a model's adapters from the start; where one can't be, nothing is."""
+    adapters = adapters_of(engine)
+    try:
+        for name, source in sources.items():
+            if adapters is None:
+                raise UnsupportedModelError(f"The model {engine.info.id!r} takes no adapters; lora names {name!r}.")
+            report(f"reading the adapter {name}")
+            adapters.add(source, name)
+    except BaseException:
+        engine.close()
+        raise
 
 
 def _dialect(tokenizer: Any) -> Dialect:

@@ -16,6 +16,7 @@ from typing import Any
 from llmapi_kit.engines.base import DeferredEngine, Engine, GenerationRequest, Message
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.images.attach import with_images
+from llmapi_kit.loading.adapters import ModelAdapters
 from llmapi_kit.loading.memory_release import release_memory
 from llmapi_kit.sampling.parameters import SamplingParams, with_off_values
 from llmapi_kit.types import Delta, EngineInfo, EngineStats, Event, Failed
@@ -47,6 +48,14 @@ class Model:
     def info(self) -> EngineInfo:
         """Context length, size, device and so on."""
         return self.engine.info
+
+    @property
+    def adapters(self) -> ModelAdapters:
+        """Its LoRA adapters, which are added, removed and listed here; a table in a cell.
+
+        Each answers to a name of its own, ``base:name``, beside the model and in the same steps.
+        """
+        return ModelAdapters(self.engine)
 
     @property
     def is_closed(self) -> bool:

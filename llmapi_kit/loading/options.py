@@ -55,7 +55,7 @@ class LoadOptions(_ModelSettings, _ProviderSettings, total=False):
 
     device: str | None
     dtype: Literal["float32", "bfloat16", "float16"] | None
-    lora: PathLike | None
+    lora: PathLike | Sequence[PathLike] | Mapping[str, PathLike] | None
     tokenizer: PathLike | None
     quantize: Literal["8bit"] | None
     sampling: Mapping[str, Any] | None

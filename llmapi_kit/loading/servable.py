@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmapi_kit.checkpoints.choice import Choice
+from llmapi_kit.engines.adapters import adapters_of, served_name
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.catalog import check_names
 from llmapi_kit.errors import ConfigError
@@ -49,7 +50,7 @@ def resolve_all(
     for name in settings:
         if name in LOCAL_SETTINGS and name not in taken:
             raise ConfigError(f"{name} is a setting of models that are loaded here: pass it to kit.load().")
-    check_names([_name_of(each) for each in found], aliases or {}, default)
+    check_names([name for each in found for name in _names_of(each)], aliases or {}, default)
     return found
 
 
@@ -66,7 +67,12 @@ def _resolve(each: object, options: Mapping[str, Any], settings: Mapping[str, An
     return each
 
 
-def _name_of(each: Servable) -> str:
+def _names_of(each: Servable) -> list[str]:
+    """What it answers to: its own name, and those of its adapters."""
     if isinstance(each, LoadRequest):
-        return each.spec.id
-    return each.name if isinstance(each, Model) else each.info.id
+        lora = each.options.get("lora")
+        names = lora if isinstance(lora, Mapping) else ()
+        return [each.spec.id, *(served_name(each.spec.id, name) for name in names)]
+    engine = each.engine if isinstance(each, Model) else each
+    adapters = adapters_of(engine)
+    return [engine.info.id, *(adapters.engines() if adapters is not None else ())]

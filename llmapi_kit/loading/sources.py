@@ -187,7 +187,7 @@ class LocalSource:
         check_load_options(spec, options)
         if spec.kind == "folder" and spec.path is not None:
             check_architecture(read_json(spec.path / CONFIG), spec.name)
-            is_own = options.get("tokenizer") is None and options.get("lora") is None
+            is_own = options.get("tokenizer") is None and not isinstance(options.get("lora"), str)
             check_files(spec.path, has_tokenizer=is_own)
 
     def memory_need(self, spec: ModelSpec, settings: Settings, options: Options) -> MemoryNeed:

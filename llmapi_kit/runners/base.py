@@ -10,7 +10,7 @@ holds what; the runner only stores keys and values by (slot, position).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +32,7 @@ class StepItem(NamedTuple):
         wants_logits: whether the logits after the last of these tokens are needed.
         wants_every: with `wants_logits`: after each of these tokens, to score a prompt.
         wants_mean: whether the last hidden states of these tokens go into the slot's mean, see `Runner.mean_state`.
+        adapter: which the tokens go through, see `AdapterRunner`; 0 for none.
     """
 
     slot: int
@@ -40,6 +41,7 @@ class StepItem(NamedTuple):
     wants_logits: bool
     wants_every: bool = False
     wants_mean: bool = False
+    adapter: int = 0
 
 
 class Runner(Protocol):
@@ -98,4 +100,28 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Give the memory back. The runner is not used after it."""
+        ...
+
+
+@runtime_checkable
+class AdapterRunner(Protocol):
+    """What a runner has besides whose steps may go through adapters, each item through its own or none.
+
+    Called between steps, on the thread of the steps.
+    """
+
+    def add_adapter(self, adapter: int, weights: Any) -> None:
+        """Take an adapter in.
+
+        Args:
+            adapter: what items name it by; above 0.
+            weights: of a kind that the runner and whoever reads files agree on.
+
+        Raises:
+            ModelError: it can't be used with this model; nothing has changed.
+        """
+        ...
+
+    def remove_adapter(self, adapter: int) -> None:
+        """Let go of an adapter that no item names any more."""
         ...

@@ -22,6 +22,9 @@ from llmapi_kit.checkpoints.mapped_files import drop_pages
 # Attention of a layer over what it stores: layer, query, key, value, window, scaling -> (T, heads, head_dim)
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, int, float], torch.Tensor]
 
+# What adapters add to a product, known by layer and index in `PRODUCTS`: product, inputs, outputs -> outputs
+Change = Callable[[tuple[int, int], torch.Tensor, torch.Tensor], torch.Tensor]
+
 # Families whose layer is: norm, attention with rotary embedding, norm, gated feed-forward; nothing else. Qwen3 norms
 # each head's queries and keys as well.
 FAMILIES = {
@@ -30,6 +33,11 @@ FAMILIES = {
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
 }
+
+
+def unchanged(product: tuple[int, int], inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+    """Where there are no adapters."""
+    return outputs
 
 
 @dataclass(slots=True)
@@ -91,9 +99,8 @@ class LeanDecoder:
             type(model).__name__ in FAMILIES
             and rope.get("rope_type", "default") in ("default", "linear", "llama3")
             and config.hidden_act in ("silu", "swish")
-            and not getattr(config, "mlp_bias", False)
-            and model.model.layers[0].self_attn.o_proj.bias is None
             and model.lm_head.bias is None
+            and all(_has_known_biases(layer) for layer in model.model.layers)
             and not hasattr(model, "hf_quantizer")
             and all(p.dtype == model.dtype for p in model.parameters())
         )
@@ -103,7 +110,9 @@ class LeanDecoder:
         embedded: torch.Tensor = self._embedding[input_ids]
         return embedded
 
-    def hidden_states(self, embedded: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
+    def hidden_states(
+        self, embedded: torch.Tensor, positions: torch.Tensor, attend: Attend, change: Change = unchanged
+    ) -> torch.Tensor:
         """Normed last hidden states (T, hidden) of tokens, embedded as (T, hidden), at positions (T,)."""
         cos, sin = self._cos[positions], self._sin[positions]  # (T, 1, head_dim)
         x = embedded
@@ -111,7 +120,8 @@ class LeanDecoder:
         rotated = self._heads + self._kv_heads
         for index, layer in enumerate(self._layers):
             h = functional.rms_norm(x, (width,), layer.input_norm, self._eps)
-            qkv = functional.linear(h, layer.qkv, layer.qkv_bias).view(num_tokens, -1, self.head_dim)
+            qkv = change((index, 0), h, functional.linear(h, layer.qkv, layer.qkv_bias))
+            qkv = qkv.view(num_tokens, -1, self.head_dim)
             qk = qkv[:, :rotated]
             if layer.q_norm is not None and layer.k_norm is not None:
                 size = (self.head_dim,)
@@ -124,16 +134,25 @@ class LeanDecoder:
                 )
             qk = torch.addcmul(qk * cos, qk.roll(self.head_dim // 2, -1), sin)
             query, key, value = qk[:, : self._heads], qk[:, self._heads :], qkv[:, rotated:]
-            attended = attend(index, query, key, value, layer.window, layer.scaling)
-            x = torch.addmm(x, attended.reshape(num_tokens, -1), layer.output)
+            attended = attend(index, query, key, value, layer.window, layer.scaling).reshape(num_tokens, -1)
+            x = change((index, 1), attended, torch.addmm(x, attended, layer.output))
             h = functional.rms_norm(x, (width,), layer.post_norm, self._eps)
-            gate, up = functional.linear(h, layer.gate_up).chunk(2, -1)
-            x = torch.addmm(x, functional.silu(gate).mul_(up), layer.down)
+            gate, up = change((index, 2), h, functional.linear(h, layer.gate_up)).chunk(2, -1)
+            inner = functional.silu(gate).mul_(up)
+            x = change((index, 3), inner, torch.addmm(x, inner, layer.down))
         return functional.rms_norm(x, (width,), self._norm, self._eps)
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """Logits (n, vocab) of hidden states (n, hidden)."""
         return functional.linear(states, self._head)
+
+
+def _has_known_biases(layer: Any) -> bool:
+    """Whether all of query, key and value have a bias, or none, and nothing else has one."""
+    attention, mlp = layer.self_attn, layer.mlp
+    fused = {part.bias is None for part in (attention.q_proj, attention.k_proj, attention.v_proj)}
+    others = (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+    return len(fused) == 1 and all(part.bias is None for part in others)
 
 
 def _take_over(layer: Any, window: int | None) -> _Layer:

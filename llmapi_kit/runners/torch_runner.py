@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -24,12 +24,13 @@ from transformers import AttentionInterface
 
 from llmapi_kit.checkpoints.decoder_weights import weights_of_model
 from llmapi_kit.checkpoints.fit import free_memory
+from llmapi_kit.checkpoints.low_rank import LowRank
 from llmapi_kit.checkpoints.mapped_files import dropping_pages
 from llmapi_kit.errors import LlmApiKitError, ModelLoadError, ModelTooLargeError, UnsupportedModelError
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.bucketed_decoder import PAGE, BucketedDecoder
 from llmapi_kit.runners.image_memory import FIRST_IMAGE_ID, ImageMemory
-from llmapi_kit.runners.lean_decoder import LeanDecoder
+from llmapi_kit.runners.lean_decoder import Change, LeanDecoder, unchanged
 from llmapi_kit.runners.mean_states import MeanStates
 from llmapi_kit.runners.native.compiler import NativeUnavailableError
 from llmapi_kit.runners.native.decoder import NativeDecoder
@@ -37,6 +38,7 @@ from llmapi_kit.runners.self_check import check_ids, check_steps
 from llmapi_kit.runners.slot_attention import KVMemory, attend, slot_attention
 from llmapi_kit.runners.step_layout import StepLayout
 from llmapi_kit.runners.thread_count import best_num_threads, num_threads_set
+from llmapi_kit.runners.torch_adapters import TorchAdapters
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +110,7 @@ class TorchRunner:
             if is_native
             else None
         )
+        self._adapters = TorchAdapters(model, is_fused=can_be_lean) if self._native is None else self._native.adapters
         self._lean = LeanDecoder(model, max_length) if can_be_lean and self._native is None else None
         self._bucketed: BucketedDecoder | None = None
         self._self_check(expected)
@@ -135,13 +138,20 @@ class TorchRunner:
             answer, states, pooled = self._native.step(items)
             self._means.add(pooled, states)
             return answer
-        if self._bucketed is not None and BucketedDecoder.can_run(items):
+        has_adapters = any(item.adapter for item in items)
+        if self._bucketed is not None and not has_adapters and BucketedDecoder.can_run(items):
             return self._bucketed.step(items)
         layout = StepLayout(items, self._device)
+        if not has_adapters or not isinstance(self._adapters, TorchAdapters):
+            return self._compute(layout)
+        with self._adapters.step(items, layout.slots):
+            return self._compute(layout, self._adapters.change)
+
+    def _compute(self, layout: StepLayout, change: Change = unchanged) -> torch.Tensor:
         if self._lean is not None:
             over_slots = functools.partial(attend, layout, self._memory)
             embedded = self._embedded(layout.input_ids[0], self._lean.embed)
-            states = self._lean.hidden_states(embedded, layout.positions, over_slots)
+            states = self._lean.hidden_states(embedded, layout.positions, over_slots, change)
             self._means.add(layout.pooled, states)
             # All decodes is the common case, and then the row is the answer already
             return self._lean.logits(states if layout.wants_all else states[layout.wanted])
@@ -170,6 +180,14 @@ class TorchRunner:
         embedded[is_image] = self._images.rows(ids[is_image]).to(embedded)
         return embedded
 
+    def add_adapter(self, adapter: int, weights: Mapping[str, LowRank]) -> None:
+        """See `AdapterRunner.add_adapter`."""
+        self._adapters.add(adapter, weights)
+
+    def remove_adapter(self, adapter: int) -> None:
+        """See `AdapterRunner.remove_adapter`."""
+        self._adapters.remove(adapter)
+
     def recover(self, error: Exception) -> None:
         """See `Runner.recover`: after running out of GPU memory, give what is cached back to the device."""
         if isinstance(error, torch.OutOfMemoryError) and self._device.type == "cuda":
@@ -195,6 +213,7 @@ class TorchRunner:
             self._native.close()
         self._memory.clear()
         self._means.clear()
+        del self._adapters
         self._model = self._lean = self._native = self._bucketed = None
 
     def _choose_bucketed(self, lean: LeanDecoder, is_compiled: bool, expected: torch.Tensor) -> None:

@@ -234,8 +234,8 @@ class Server(PublicServer, SharedServer):
 
     @property
     def models(self) -> list[str]:
-        """Names of its models, the default first; `aliases` has those it answers to besides."""
-        return [engine.info.id for engine in self.engines]
+        """Names of its models, the default first, each with its adapters; `aliases` has those it answers to besides."""
+        return [engine.info.id for engine in self._state.catalog.listed()]
 
     @property
     def aliases(self) -> dict[str, str]:

@@ -123,12 +123,12 @@ async def engine_of(bot: Bot, model: str, catalog: Catalog) -> Engine:
         return engine
     if not catalog.get(None).info.capabilities:  # the default, not loaded yet
         await catalog.find(None)
-    for candidate in catalog.all():
+    for candidate in catalog.listed():
         info = candidate.info
         if bot.family in f"{info.id} {info.owned_by}".lower() and capability in info.capabilities:
             return await catalog.find(info.id)
     needed = f"of {bot.family!r} that can do" if bot.family else "that can do"
-    unknown = [candidate.info.id for candidate in catalog.all() if not candidate.info.capabilities]
+    unknown = [candidate.info.id for candidate in catalog.listed() if not candidate.info.capabilities]
     hint = f" What these can do is known once they are loaded: {', '.join(unknown)}." if unknown else ""
     raise BotUnavailableError(f"The bot {bot.type!r} needs a model {needed} {capability!r}. {configure}{hint}")
 

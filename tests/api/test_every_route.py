@@ -36,6 +36,8 @@ BODIES = {
     "/v1/messages": {"messages": [{"role": "user", "content": TEXT}], "max_tokens": 9},
     "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": TEXT}]},
     "/v1/images/generations": {"prompt": TEXT, "size": "64x64"},
+    "/v1/load_lora_adapter": {"lora_name": "a", "lora_path": TEXT},
+    "/v1/unload_lora_adapter": {"lora_name": TEXT},
     "/tokenize": {"prompt": TEXT},
     "/detokenize": {"tokens": [0, 1, 2]},
     "/chat": {"prompt": TEXT, "history": []},

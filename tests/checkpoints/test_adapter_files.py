@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llmapi_kit.checkpoints.adapters import apply_adapter, find_adapter
+from llmapi_kit.checkpoints.adapter_files import find_adapter
+from llmapi_kit.checkpoints.adapters import apply_adapter
 from llmapi_kit.checkpoints.spec import parse_spec
 from llmapi_kit.checkpoints.weights import load_model
 from llmapi_kit.errors import ModelError, ModelLoadError, ModelNotFoundError, UnsupportedModelError

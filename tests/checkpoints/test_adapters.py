@@ -9,7 +9,8 @@ import torch
 import transformers
 
 from llmapi_kit.checkpoints import fit
-from llmapi_kit.checkpoints.adapters import apply_adapter, find_adapter
+from llmapi_kit.checkpoints.adapter_files import find_adapter
+from llmapi_kit.checkpoints.adapters import apply_adapter
 from llmapi_kit.checkpoints.fit import check_folder
 from llmapi_kit.checkpoints.spec import POCKET_DIR, parse_spec
 from llmapi_kit.checkpoints.vocabulary import fit_embeddings
@@ -34,6 +35,7 @@ VARIANTS = {
         "rank_pattern": {"v_proj": 2},
         "alpha_pattern": {"v_proj": 32},
     },
+    "biases of its own": {"target_modules": ["q_proj", "o_proj"], "lora_bias": True},
     "embedding": {"target_modules": ["embed_tokens", "q_proj"]},
     "output layer trained whole": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
     "norms trained whole": {"target_modules": ["q_proj"], "modules_to_save": ["input_layernorm", "norm"]},

@@ -18,9 +18,9 @@ router = APIRouter(route_class=KeyedRoute, prefix="/v1/models", tags=["models"])
 
 @router.get("", summary="List models", response_model=None, responses=answers(ModelList))
 async def list_models(request: Request) -> dict[str, Any]:
-    """Every model, the default one first; then the aliases, as clients look a name up here before they use it."""
+    """Every model with its adapters, the default one first; then the aliases, as clients look a name up here before they use it."""
     catalog = state_of(request).catalog
-    models = [_describe(engine) for engine in catalog.all()]
+    models = [_describe(engine) for engine in catalog.listed()]
     aliases = [_describe(catalog.get(model), alias) for alias, model in catalog.aliases().items()]
     return {"object": "list", "data": [*models, *aliases]}
 
@@ -39,6 +39,8 @@ def _describe(engine: Engine, alias: str | None = None) -> dict[str, Any]:
         "object": "model",
         "created": info.created,
         "owned_by": info.owned_by,
+        "root": info.root or info.id,
+        "parent": info.parent or None,
         "llmapi_kit": {
             "context_length": info.context_length,
             "capabilities": list(info.capabilities),

@@ -270,6 +270,8 @@ class ModelCard(Sent):
     object: Literal["model"]
     created: int = Field(description=CREATED)
     owned_by: str
+    root: str = Field(description="Of an adapter, what it was loaded from; else the id.")
+    parent: str | None = Field(description="Of an adapter, the model that it goes with.")
     llmapi_kit: ModelDetails
 
 

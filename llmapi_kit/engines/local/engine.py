@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,13 +20,15 @@ from llmapi_kit.batching.request import Request
 from llmapi_kit.config import Settings
 from llmapi_kit.dialects import PLAIN, Dialect
 from llmapi_kit.engines.base import GenerationRequest, Message
+from llmapi_kit.engines.local.adapter_set import LocalAdapters
 from llmapi_kit.engines.local.best_of import choose_best
 from llmapi_kit.engines.local.channel import Channel, deliver
+from llmapi_kit.engines.local.loaded_adapter import AdapterFiles, LoadedAdapter
 from llmapi_kit.engines.local.prompt_builder import Prompt, PromptBuilder
 from llmapi_kit.engines.local.reply_reader import ReplyReader
 from llmapi_kit.engines.local.text_codec import TextCodec
 from llmapi_kit.errors import ContextLengthError, InvalidRequestError, UnsupportedFieldError
-from llmapi_kit.runners.base import Runner
+from llmapi_kit.runners.base import AdapterRunner, Runner
 from llmapi_kit.sampling.constraints import Constraint
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Accepted, Delta, Embedded, EngineInfo, EngineStats, Event, Failed, Finished, Readiness
@@ -55,6 +58,12 @@ class LocalEngine:
         max_queue: requests that may wait for a slot.
         settings: step size, queue timeout and prefix cache.
         prepare_messages: what is done to the messages of a request first, in worker threads.
+        sight: of a model that sees.
+        read_adapter: reads a LoRA adapter, for a runner that takes them; None where it takes none.
+
+    Attributes:
+        info: as given.
+        adapters: which it answers with besides; None where it takes none.
     """
 
     def __init__(
@@ -69,6 +78,7 @@ class LocalEngine:
         settings: Settings | None = None,
         prepare_messages: Callable[[Sequence[Message]], Sequence[Message]] | None = None,
         sight: Sight | None = None,
+        read_adapter: Callable[[str], AdapterFiles] | None = None,
     ) -> None:
         settings = settings or Settings()
         self.info = info
@@ -98,52 +108,79 @@ class LocalEngine:
             has_prefix_cache=settings.prefix_cache != "off",
             name=f"llmapi_kit engine {info.id}",
         )
+        self.adapters = self._adapters(runner, read_adapter)
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        """See `Engine.generate`."""
-        if self._is_quick(request):
-            prompt, candidates = self._prepare(request)
-        else:
-            prompt, candidates = await asyncio.to_thread(self._prepare, request)
-        if (constraint := prompt.constraint or request.sampling.constraint) is not None:
-            if request.sampling.min_tokens:
-                raise InvalidRequestError(
-                    f"min_tokens does not go with {constraint.param}, which says when the answer is complete.",
-                    param="min_tokens",
-                )
-            matcher = await self._compile(constraint)
-            for candidate in candidates:
-                candidate.matcher = matcher.clone()
-        channel = Channel()
-        for candidate in candidates:
-            candidate.channel = channel
-        self._loop.submit(*candidates)
-        is_parallel = request.tools is None or request.tools.is_parallel
-        reply = ReplyReader(prompt.parsers, is_parallel=is_parallel) if prompt.parsers else None
-        num_left = request.n
-        try:
-            yield Accepted(len(prompt.ids))
-            best = await choose_best(channel, request) if request.best_of > request.n else []
-            while num_left:
-                event = best.pop(0) if best else await channel.receive()
-                for read in reply.read(event) if reply else (event,):
-                    if isinstance(read, Finished):
-                        num_left -= 1
-                        if isinstance(event, Delta):  # the answer needs no more
-                            self._loop.abort(candidates[read.index])
-                            read = replace(read, num_prompt_tokens=len(prompt.ids))
-                    yield read
-                if isinstance(event, Failed):
-                    return
-        finally:
-            for candidate in candidates:
-                if not candidate.is_done:
-                    self._loop.abort(candidate)
+    def _adapters(self, runner: Runner, read: Callable[[str], AdapterFiles] | None) -> LocalAdapters | None:
+        if read is None or not isinstance(runner, AdapterRunner):
+            return None
 
-    async def embed(self, inputs: Sequence[str | Sequence[int]], *, cache_salt: str = "") -> list[Embedded]:
+        def install(number: int, weights: object) -> None:
+            self._loop.call(partial(runner.add_adapter, number, weights)).result()
+
+        def uninstall(number: int) -> None:
+            self._loop.call(partial(runner.remove_adapter, number))
+
+        return LocalAdapters(self, read, install, uninstall)
+
+    async def generate(
+        self, request: GenerationRequest, *, adapter: LoadedAdapter | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """See `Engine.generate`. With an adapter, which stays until the answer has ended."""
+        with self._using(adapter):
+            if self._is_quick(request):
+                prompt, candidates = self._prepare(request, adapter)
+            else:
+                prompt, candidates = await asyncio.to_thread(self._prepare, request, adapter)
+            if (constraint := prompt.constraint or request.sampling.constraint) is not None:
+                if request.sampling.min_tokens:
+                    raise InvalidRequestError(
+                        f"min_tokens does not go with {constraint.param}, which says when the answer is complete.",
+                        param="min_tokens",
+                    )
+                matcher = await self._compile(constraint)
+                for candidate in candidates:
+                    candidate.matcher = matcher.clone()
+            channel = Channel()
+            for candidate in candidates:
+                candidate.channel = channel
+            self._loop.submit(*candidates)
+            is_parallel = request.tools is None or request.tools.is_parallel
+            reply = ReplyReader(prompt.parsers, is_parallel=is_parallel) if prompt.parsers else None
+            num_left = request.n
+            try:
+                yield Accepted(len(prompt.ids))
+                best = await choose_best(channel, request) if request.best_of > request.n else []
+                while num_left:
+                    event = best.pop(0) if best else await channel.receive()
+                    for read in reply.read(event) if reply else (event,):
+                        if isinstance(read, Finished):
+                            num_left -= 1
+                            if isinstance(event, Delta):  # the answer needs no more
+                                self._loop.abort(candidates[read.index])
+                                read = replace(read, num_prompt_tokens=len(prompt.ids))
+                        yield read
+                    if isinstance(event, Failed):
+                        return
+            finally:
+                for candidate in candidates:
+                    if not candidate.is_done:
+                        self._loop.abort(candidate)
+
+    async def embed(
+        self,
+        inputs: Sequence[str | Sequence[int]],
+        *,
+        cache_salt: str = "",
+        adapter: LoadedAdapter | None = None,
+    ) -> list[Embedded]:
         """See `Engine.embed`. At most as many inputs as there are slots are queued at once."""
+        with self._using(adapter):
+            return await self._embed(inputs, cache_salt, adapter)
+
+    async def _embed(
+        self, inputs: Sequence[str | Sequence[int]], cache_salt: str, adapter: LoadedAdapter | None
+    ) -> list[Embedded]:
         prompts = await asyncio.to_thread(lambda: [self._embedding_ids(each, i) for i, each in enumerate(inputs)])
-        salt = cache_salt if self._is_cache_per_key else ""
         channel = Channel()
         params = SamplingParams(temperature=0)
         waiting = deque(
@@ -155,8 +192,9 @@ class LocalEngine:
                 detokenizer=self._codec.detokenizer(),
                 index=index,
                 key_id=cache_salt,
-                cache_salt=salt,
+                cache_salt=self._salt(cache_salt, adapter),
                 channel=channel,
+                adapter=_number(adapter),
                 is_embedding=True,
             )
             for index, ids in enumerate(prompts)
@@ -183,9 +221,9 @@ class LocalEngine:
         """See `Engine.tokenize`."""
         return await asyncio.to_thread(self._codec.encode, text, add_special_tokens=add_special_tokens)
 
-    async def tokenize_chat(self, request: GenerationRequest) -> list[int]:
+    async def tokenize_chat(self, request: GenerationRequest, *, adapter: LoadedAdapter | None = None) -> list[int]:
         """See `Engine.tokenize_chat`."""
-        return (await asyncio.to_thread(self._build, request)).ids
+        return (await asyncio.to_thread(self._build, request, adapter)).ids
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """See `Engine.detokenize`."""
@@ -218,13 +256,15 @@ class LocalEngine:
         texts = (request.prompt, request.suffix, *(message.get("content") for message in messages))
         return sum(len(text or "") for text in texts) <= QUICK_LENGTH
 
-    def _prepare(self, request: GenerationRequest) -> tuple[Prompt, list[Request]]:
+    def _prepare(self, request: GenerationRequest, adapter: LoadedAdapter | None) -> tuple[Prompt, list[Request]]:
         """Everything that can be refused or takes long; for a worker thread, but where it is quick."""
-        prompt = self._build(request)
+        prompt = self._build(request, adapter)
         sampling = request.sampling
         max_new_tokens = self._max_new_tokens(request, prompt.ids)
         if request.best_of > request.n and sampling.logprobs is None:
             sampling = replace(sampling, logprobs=0)  # candidates are compared by them
+        if adapter is not None and adapter.files.eos_ids and not sampling.ignore_eos:
+            sampling = replace(sampling, stop_token_ids=(*sampling.stop_token_ids, *adapter.files.eos_ids))
         if request.num_beams > self._num_slots:
             raise InvalidRequestError(
                 f"num_beams is {request.num_beams}; this model has room for {self._num_slots} at once.",
@@ -246,7 +286,8 @@ class LocalEngine:
                 detokenizer=detokenizer(),
                 index=index,
                 key_id=request.key_id,
-                cache_salt=request.cache_salt if self._is_cache_per_key else "",
+                cache_salt=self._salt(request.cache_salt, adapter),
+                adapter=_number(adapter),
                 context_ids=context,
                 echo=prompt.echo,
                 keeps=prompt.pictures,
@@ -258,10 +299,19 @@ class LocalEngine:
         ]
         return prompt, candidates
 
-    def _build(self, request: GenerationRequest) -> Prompt:
+    def _using(self, adapter: LoadedAdapter | None) -> AbstractContextManager[None]:
+        return nullcontext() if adapter is None or self.adapters is None else self.adapters.using(adapter)
+
+    def _salt(self, cache_salt: str, adapter: LoadedAdapter | None) -> str:
+        """Requests with the same one share cached prefixes, which are another adapter's where the adapter is."""
+        salt = cache_salt if self._is_cache_per_key else ""
+        return salt if adapter is None else f"{salt} adapter {adapter.number}"
+
+    def _build(self, request: GenerationRequest, adapter: LoadedAdapter | None = None) -> Prompt:
         if request.messages is not None and self._prepare_messages is not None:
             request = replace(request, messages=self._prepare_messages(request.messages))
-        return self._prompts.build(request)
+        prompts = adapter.files.prompts if adapter is not None else None
+        return (prompts or self._prompts).build(request)
 
     async def _compile(self, constraint: Constraint) -> Matcher:
         """What an answer is held to. Waits without a worker thread: grammars of strangers may take their time."""
@@ -319,3 +369,8 @@ class LocalEngine:
             for request, _ in outbox:
                 if id(request.channel) in unreachable:
                     self._loop.abort(request)
+
+
+def _number(adapter: LoadedAdapter | None) -> int:
+    """What the runner knows an adapter by."""
+    return 0 if adapter is None else adapter.number

@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "panels.h"
+#include "adapters.h"
 
 #define MAX_ROWS 4 /* of attention */
 #define MAX_CHAINS 4
@@ -410,8 +410,17 @@ typedef struct {
     const Model *model;
     long num_tokens, num_wanted;
     const int64_t *tokens, *positions, *slots, *wanted;
+    const Change *const *adapters; /* (num_tokens) of (layer, product), or NULL */
     float *x, *logits, *work;
 } Step;
+
+enum { QKV, OUTPUT, GATE_UP, DOWN, PRODUCTS };
+
+/* What a token's adapter changes of a layer's product; NULL for nothing. */
+static const Change *change_of(const Step *step, long t, long layer, int product) {
+    const Change *changes = step->adapters ? step->adapters[t] : 0;
+    return changes ? changes + layer * PRODUCTS + product : 0;
+}
 
 static void run(Team *team, int index, void *arguments) {
     const Step step = *(Step *)arguments;
@@ -429,13 +438,16 @@ static void run(Team *team, int index, void *arguments) {
         const Layer *layer = model->layers + l;
         stored *memory = model->memory + l * s.layer;
         SHARED(team, t, n, 4) {
+            if (l) adapt(change_of(&step, t, l - 1, DOWN), h + t * w.h, x + t * w.x);
             normalise(x + t * w.x, layer->input_norm, model->hidden, model->epsilon, h + t * w.h);
             round_inputs(h + t * w.h, model->hidden);
         }
         barrier(team);
         multiply(team, n, h, w.h, layer->qkv, model->hidden, w.qkv, layer->qkv_bias, 0, qkv, w.qkv);
-        SHARED(team, t, n, 4)
+        SHARED(team, t, n, 4) {
+            adapt(change_of(&step, t, l, QKV), h + t * w.h, qkv + t * w.qkv);
             place(model, layer, &s, memory + step.slots[t] * s.slot, qkv + t * w.qkv, step.positions[t]);
+        }
         barrier(team);
         /* Tokens alone in their slot: all heads at once, if that leaves enough to share. Neighbours: head after head,
            whose past stays in the cache for all of them. */
@@ -473,19 +485,24 @@ static void run(Team *team, int index, void *arguments) {
         }
         multiply(team, n, h, w.h, layer->output, queries, w.x, 0, 1, x, w.x);
         SHARED(team, t, n, 4) {
+            adapt(change_of(&step, t, l, OUTPUT), h + t * w.h, x + t * w.x);
             normalise(x + t * w.x, layer->post_norm, model->hidden, model->epsilon, h + t * w.h);
             round_inputs(h + t * w.h, model->hidden);
         }
         barrier(team);
         multiply(team, n, h, w.h, layer->gate_up, model->hidden, w.gate_up, 0, 0, gate_up, w.gate_up);
         SHARED(team, t, n, 4) {
+            adapt(change_of(&step, t, l, GATE_UP), h + t * w.h, gate_up + t * w.gate_up);
             activate(gate_up + t * w.gate_up, model->inner, h + t * w.h);
             round_inputs(h + t * w.h, model->inner);
         }
         barrier(team);
         multiply(team, n, h, w.h, layer->down, model->inner, w.x, 0, 1, x, w.x);
     }
-    SHARED(team, t, n, 4) normalise(x + t * w.x, model->norm, model->hidden, model->epsilon, x + t * w.x);
+    SHARED(team, t, n, 4) {
+        adapt(change_of(&step, t, model->num_layers - 1, DOWN), h + t * w.h, x + t * w.x);
+        normalise(x + t * w.x, model->norm, model->hidden, model->epsilon, x + t * w.x);
+    }
     barrier(team);
     SHARED(team, i, step.num_wanted, 4) {
         memcpy(h + i * w.h, x + step.wanted[i] * w.x, model->hidden * sizeof(float));
@@ -497,10 +514,10 @@ static void run(Team *team, int index, void *arguments) {
 
 /* Computes `num_tokens` tokens, each at its position of its slot; those of one slot lie one after the other.
    x (num_tokens, padded hidden) gets the normed last hidden states, logits (num_wanted, padded vocab) what follows
-   those of the tokens `wanted`. One thread, or all of the team. */
+   those of the tokens `wanted`. `adapters` has each token's, if any has one. One thread, or all of the team. */
 void step(const Model *model, Team *team, int64_t num_threads, int64_t num_tokens, const int64_t *tokens,
-          const int64_t *positions, const int64_t *slots, int64_t num_wanted, const int64_t *wanted, float *x,
-          float *logits, float *work) {
-    Step step = {model, num_tokens, num_wanted, tokens, positions, slots, wanted, x, logits, work};
+          const int64_t *positions, const int64_t *slots, const Change *const *adapters, int64_t num_wanted,
+          const int64_t *wanted, float *x, float *logits, float *work) {
+    Step step = {model, num_tokens, num_wanted, tokens, positions, slots, wanted, adapters, x, logits, work};
     team_run(team, num_threads, run, &step);
 }

@@ -21,8 +21,10 @@ import torch
 from torch.nn import functional
 
 from llmapi_kit.checkpoints.decoder_weights import EMBEDDING, HEAD, NORM, DecoderWeights, layer_name
+from llmapi_kit.runners.adapter_places import PRODUCTS
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.lean_decoder import LeanDecoder
+from llmapi_kit.runners.native.adapter_tables import AdapterTables, address_of
 from llmapi_kit.runners.native.compiler import NativeUnavailableError, load_library
 from llmapi_kit.runners.native.packed_weights import PackedWeights, untouched
 
@@ -36,13 +38,6 @@ DEFINES: dict[tuple[torch.dtype, torch.dtype], tuple[str, ...]] = {
 # in it but the first: several come in a burst, while the server's thread needs a core to read the rest
 SHARED_FROM = 200_000_000
 SHARED_PER_PROMPT = 80_000_000
-# A layer's matrices, those in a row that have the same inputs
-MATRICES = (
-    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    ("self_attn.o_proj",),
-    ("mlp.gate_proj", "mlp.up_proj"),
-    ("mlp.down_proj",),
-)
 _POINTER, _SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _T = TypeVar("_T")
 
@@ -79,6 +74,9 @@ class NativeDecoder:
         dtype: of arithmetic, keys and values. With bfloat16, sums are in float32 all the same; products round their
             inputs where the processor has instructions for it. The weights' own type, or float32.
 
+    Attributes:
+        adapters: which the tokens of a step may have.
+
     Raises:
         NativeUnavailableError: the C part can't be compiled here; the weights are as they were.
     """
@@ -93,6 +91,7 @@ class NativeDecoder:
         dtype: torch.dtype | None = None,
     ) -> None:
         dtype, config = dtype or weights.dtype, weights.config
+        self.adapters = AdapterTables(config)
         self._library = _declare(load_library(*DEFINES[weights.dtype, dtype]))
         self._num_threads = num_threads
         self._num_weights = weights.num_parameters()
@@ -186,6 +185,7 @@ class NativeDecoder:
             raise IndexError(f"a token is not below {self.vocab_size} or a position not below {self._model.max_length}")
         if num_tokens > self._capacity:
             self._reserve(num_tokens)
+        adapters = self.adapters.of_tokens(items)
         logits = self._logits
         if num_wanted > len(logits):  # scored prompts
             logits = torch.empty(num_wanted, logits.shape[1])
@@ -197,6 +197,7 @@ class NativeDecoder:
             tokens.buffer_info()[0],
             positions.buffer_info()[0],
             slots.buffer_info()[0],
+            address_of(adapters),
             num_wanted,
             wanted.buffer_info()[0],
             self._states.data_ptr(),
@@ -251,13 +252,13 @@ class NativeDecoder:
         groups = [
             [layer_name(index, f"{part}.weight") for part in group]
             for index in range(len(layers))
-            for group in MATRICES
+            for group in PRODUCTS
         ]
         groups += [[EMBEDDING]] if weights.is_tied else [[HEAD], [EMBEDDING]]
         packed = PackedWeights(self._library, self._team, weights, groups)
         addresses = iter(self._keep(packed, packed.addresses))
         for layer in layers:
-            layer.qkv, layer.output, layer.gate_up, layer.down = (next(addresses) for _ in MATRICES)
+            layer.qkv, layer.output, layer.gate_up, layer.down = (next(addresses) for _ in PRODUCTS)
         self._model.head = next(addresses)
         self._model.embedding = next(addresses, self._model.head)
 
@@ -292,7 +293,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         function.argtypes, function.restype = arguments, _SIZE
     library.step.argtypes = (
         *(model, _POINTER, _SIZE),
-        *(_SIZE, _POINTER, _POINTER, _POINTER),
+        *(_SIZE, _POINTER, _POINTER, _POINTER, _POINTER),
         *(_SIZE, _POINTER, _POINTER, _POINTER, _POINTER),
     )
     library.pack.argtypes = _POINTER, _POINTER, _SIZE, _SIZE, _SIZE, _POINTER

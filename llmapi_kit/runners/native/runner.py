@@ -5,12 +5,13 @@ Knows nothing of requests, sampling or text. Used on the engine thread only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
 
 from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
+from llmapi_kit.checkpoints.low_rank import LowRank
 from llmapi_kit.errors import LlmApiKitError, ModelLoadError, UnsupportedModelError
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.mean_states import MeanStates
@@ -76,6 +77,14 @@ class NativeRunner:
     def start(self) -> None:
         """See `Runner.start`. OpenMP's thread count belongs to the calling thread, so cells keep theirs."""
         torch.set_num_threads(self._num_threads)
+
+    def add_adapter(self, adapter: int, weights: Mapping[str, LowRank]) -> None:
+        """See `AdapterRunner.add_adapter`."""
+        self._decoder.adapters.add(adapter, weights)
+
+    def remove_adapter(self, adapter: int) -> None:
+        """See `AdapterRunner.remove_adapter`."""
+        self._decoder.adapters.remove(adapter)
 
     @torch.inference_mode()
     def step(self, items: Sequence[StepItem]) -> torch.Tensor:

@@ -1,0 +1,97 @@
+"""Where the outputs of a layer that adapters change stand among those of the products that a runner computes.
+
+A runner that computes queries, keys and values in one product has one place for the three. Knows no tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmapi_kit.errors import ModelLoadError
+
+if TYPE_CHECKING:
+    from llmapi_kit.checkpoints.low_rank import LowRank
+
+# A decoder layer's matrices, those in a row that are one product
+PRODUCTS = (
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    ("self_attn.o_proj",),
+    ("mlp.gate_proj", "mlp.up_proj"),
+    ("mlp.down_proj",),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One layer's share of a product.
+
+    Attributes:
+        product: which; the same for all that share it.
+        first: of its outputs.
+        outputs: how many it has.
+        inputs: of the product.
+        width: outputs of the product.
+    """
+
+    product: Hashable
+    first: int
+    outputs: int
+    inputs: int
+    width: int
+
+
+def fused_places(num_layers: int, sizes: Mapping[str, tuple[int, int]]) -> dict[str, Place]:
+    """Places in a decoder whose products are `PRODUCTS`, each known as (layer, index).
+
+    Args:
+        num_layers: of the decoder.
+        sizes: by part of a layer, such as ``mlp.down_proj``: (outputs, inputs).
+    """
+    places: dict[str, Place] = {}
+    for layer in range(num_layers):
+        for index, parts in enumerate(PRODUCTS):
+            width, first = sum(sizes[part][0] for part in parts), 0
+            for part in parts:
+                outputs, inputs = sizes[part]
+                places[f"model.layers.{layer}.{part}"] = Place((layer, index), first, outputs, inputs, width)
+                first += outputs
+    return places
+
+
+def module_places(model: Any) -> dict[str, Place]:
+    """Places in a model of transformers whose modules compute for themselves, each known by its name.
+
+    Only layers that see every token of a step, in its order: no experts, and not the output layer.
+    """
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    places: dict[str, Place] = {}
+    for name, module in model.named_modules():
+        if module is head or "expert" in name:
+            continue
+        if isinstance(module, torch.nn.Linear):
+            places[name] = Place(name, 0, module.out_features, module.in_features, module.out_features)
+        elif isinstance(module, Conv1D):
+            places[name] = Place(name, 0, module.nf, module.nx, module.nf)
+    return places
+
+
+def check_places(changes: Mapping[str, LowRank], places: Mapping[str, Place], model: str) -> None:
+    """Raise `ModelLoadError` unless every layer that an adapter changes is there, and as large as it takes it for."""
+    for name, change in changes.items():
+        place = places.get(name)
+        if place is None:
+            raise ModelLoadError(
+                f"The adapter changes {name}, which {model} does not have among the layers that adapters can share. "
+                "Where it is an adapter of this model, load it merged: kit.load(…, lora='…')."
+            )
+        theirs = change.up.shape[0], change.down.shape[1]
+        if theirs != (place.outputs, place.inputs):
+            raise ModelLoadError(
+                f"The adapter was made for another model: it takes {name} for {theirs[0]} x {theirs[1]}, and in "
+                f"{model} it is {place.outputs} x {place.inputs}."
+            )
