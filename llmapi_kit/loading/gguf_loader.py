@@ -149,11 +149,11 @@ def _plan(spec: ModelSpec, file: GgufFile, settings: Settings, options: GgufOpti
 
 def _make_steps(file: GgufFile, plan: SlotPlan, settings: Settings, options: GgufOptions) -> tuple[Steps, int]:
     """Load the weights, here or in a process of their own; with the number of parameters."""
-    from llmapi_kit.runners.llama_cpp_runner import best_num_threads
     from llmapi_kit.runners.llama_model import LlamaModel
     from llmapi_kit.runners.llama_process import LlamaProcess, StepsSetup
     from llmapi_kit.runners.llama_steps import LlamaSteps
     from llmapi_kit.runners.load_trial import try_to_load
+    from llmapi_kit.runners.thread_count import best_num_threads
 
     context = ContextOptions(
         flash_attn=options.flash_attn,
