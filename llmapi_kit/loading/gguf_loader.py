@@ -41,7 +41,7 @@ def gguf_fit(file: GgufFile, settings: Settings, options: GgufOptions) -> Fit:
         settings: slots; a recurrent model has a state in each.
         options: checked.
     """
-    added = options.adapter.stat().st_size if options.adapter is not None else 0
+    added = sum(adapter.stat().st_size for adapter in options.adapters)
     buffers = BUFFER_BYTES + 4 * (NUM_LOGITS * file.vocab_size + NUM_STATES * file.hidden_size)
     states = file.state_bytes() * min(settings.max_slots, MAX_SLOTS)
     per_token = file.kv_bytes_per_token(options.kv_cache_dtype or "f16")
@@ -68,6 +68,8 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
         MissingDependencyError: it needs an extra that is not installed.
     """
     from llmapi_kit.engines.local.engine import LocalEngine
+    from llmapi_kit.loading.gguf_adapters import GgufAdapterReader, check_adapter
+    from llmapi_kit.loading.loader import add_adapters
     from llmapi_kit.runners.llama_cpp_runner import LlamaCppRunner
     from llmapi_kit.runners.llama_vocabulary import LlamaVocabulary
     from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
@@ -76,13 +78,14 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
     from llmapi_kit.sampling.tokenizer import check_template
 
     file = open_gguf(path)
-    if options.adapter is not None:
-        read_header(options.adapter)
+    if options.merged_adapter is not None:
+        check_adapter(read_header(options.merged_adapter), file.architecture)
     template = file.chat_template
     check_template(template, spec.name)
     has_gpu = _has_gpu(options)
     plan = _plan(spec, file, settings, options)
-    steps, num_parameters = _make_steps(file, plan, settings, options)
+    context = _context_options(options)
+    steps, num_parameters = _make_steps(file, plan, settings, options, context)
     try:
         report("preparing the engine")
         dialect = _dialect(file)
@@ -107,7 +110,7 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
         raise
     if not steps.can_rewind:  # what a slot has read can't be taken over in part
         settings = settings.model_copy(update={"prefix_cache": "off"})
-    return LocalEngine(
+    engine = LocalEngine(
         info,
         LlamaCppRunner(steps),
         tokenizer,
@@ -115,7 +118,10 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
         grammars=grammars,
         max_queue=settings.max_queue or min(128, 4 * plan.num_slots),
         settings=settings,
+        read_adapter=GgufAdapterReader(file, asdict(context)) if options.shared_adapters is not None else None,
     )
+    add_adapters(engine, options.shared_adapters or {})
+    return engine
 
 
 def _has_gpu(options: GgufOptions) -> bool:
@@ -147,7 +153,19 @@ def _plan(spec: ModelSpec, file: GgufFile, settings: Settings, options: GgufOpti
     return plan_slots(max(1, fit.kv_bytes_per_token), fit.context_length, left, False, slots)
 
 
-def _make_steps(file: GgufFile, plan: SlotPlan, settings: Settings, options: GgufOptions) -> tuple[Steps, int]:
+def _context_options(options: GgufOptions) -> ContextOptions:
+    return ContextOptions(
+        flash_attn=options.flash_attn,
+        kv_cache_dtype=options.kv_cache_dtype or "f16",
+        rope_scaling=options.rope_scaling,
+        rope_freq_base=options.rope_freq_base,
+        rope_freq_scale=options.rope_freq_scale,
+    )
+
+
+def _make_steps(
+    file: GgufFile, plan: SlotPlan, settings: Settings, options: GgufOptions, context: ContextOptions
+) -> tuple[Steps, int]:
     """Load the weights, here or in a process of their own; with the number of parameters."""
     from llmapi_kit.runners.llama_model import LlamaModel
     from llmapi_kit.runners.llama_process import LlamaProcess, StepsSetup
@@ -155,14 +173,7 @@ def _make_steps(file: GgufFile, plan: SlotPlan, settings: Settings, options: Ggu
     from llmapi_kit.runners.load_trial import try_to_load
     from llmapi_kit.runners.thread_count import best_num_threads
 
-    context = ContextOptions(
-        flash_attn=options.flash_attn,
-        kv_cache_dtype=options.kv_cache_dtype or "f16",
-        rope_scaling=options.rope_scaling,
-        rope_freq_base=options.rope_freq_base,
-        rope_freq_scale=options.rope_freq_scale,
-    )
-    adapters = [options.adapter] if options.adapter is not None else []
+    adapters = [options.merged_adapter] if options.merged_adapter is not None else []
     num_threads = settings.num_threads or best_num_threads(file.weights_bytes)
     if options.is_isolated:
         report("reading weights")

@@ -179,7 +179,8 @@ class LlamaProcess:
         self._stream = ours.makefile("rwb")
         self._end = weakref.finalize(self, _stop, self._process, ours, self._stream)
         try:
-            return self._ask("load", [asdict(self._setup)])
+            told: dict[str, Any] = self._ask("load", [asdict(self._setup)])
+            return told
         except RuntimeError as exc:
             self.close()
             raise errors.ModelLoadError(
