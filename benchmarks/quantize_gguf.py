@@ -50,7 +50,7 @@ def quantize_gguf(source: Path, target: Path, kind: str) -> Path:
             writer.add_tensor(tensor.name, values)
             continue
         form = Kind[_format(tensor.name, values.shape[-1], kind, num_layers, has_output=has_output)]
-        writer.add_tensor(tensor.name, _quantize(values, form), raw_dtype=form)
+        writer.add_tensor(tensor.name, quantize_rows(values, form), raw_dtype=form)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -76,13 +76,18 @@ def _matters_more(layer: int, num_layers: int) -> bool:
     return layer < eighth or layer >= 7 * num_layers // 8 or (layer - eighth) % 3 == 2
 
 
-def _quantize(values: np.ndarray[Any, Any], form: Kind) -> np.ndarray[Any, Any]:
-    """Rows (rows, width) as bytes (rows, bytes of a row)."""
+def quantize_rows(values: np.ndarray[Any, Any], form: Kind) -> np.ndarray[Any, Any]:
+    """Numbers (…, width) in a format, as bytes (…, bytes of a row); in `F16`, as numbers.
+
+    Args:
+        values: float32, in one piece.
+        form: whose block the width is a multiple of.
+    """
+    if form is Kind.F16:
+        return values.astype(np.float16)
     block, block_bytes = gguf.GGML_QUANT_SIZES[form]
     width = values.shape[-1]
     rows = values.reshape(-1, width)
-    if form is Kind.F16:
-        return values.astype(np.float16)
     raw = np.empty((len(rows), width // block * block_bytes), np.uint8)
     quantize = load_libllama().ggml_quantize_chunk
     quantize.restype = ctypes.c_size_t
