@@ -184,6 +184,7 @@ def _make_steps(
                 max_length=plan.max_length,
                 vocab_size=file.vocab_size,
                 num_threads=num_threads,
+                adapts_threads=not settings.num_threads,
                 n_gpu_layers=options.num_gpu_layers,
                 use_mmap=options.use_mmap,
                 use_mlock=bool(options.use_mlock),
@@ -207,6 +208,7 @@ def _make_steps(
         num_slots=plan.num_slots,
         max_length=plan.max_length,
         num_threads=num_threads,
+        adapts_threads=not settings.num_threads,
         options=context,
     )
     return steps, num_parameters

@@ -124,6 +124,7 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_init_from_model": (c_void_p, (c_void_p, ContextParams)),
     "llama_free": (None, (c_void_p,)),
     "llama_n_ctx_seq": (c_uint32, (c_void_p,)),
+    "llama_set_n_threads": (None, (c_void_p, c_int32, c_int32)),
     "llama_set_embeddings": (None, (c_void_p, c_bool)),
     "llama_batch_get_one": (Batch, (c_void_p, c_int32)),
     "llama_decode": (c_int32, (c_void_p, Batch)),

@@ -47,6 +47,7 @@ class StepsSetup:
     max_length: int
     vocab_size: int
     num_threads: int = 1
+    adapts_threads: bool = False
     n_gpu_layers: int | None = None
     use_mmap: bool | None = None
     use_mlock: bool = False

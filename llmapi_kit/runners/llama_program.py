@@ -55,6 +55,7 @@ class Program:
             num_slots=setup["num_slots"],
             max_length=setup["max_length"],
             num_threads=setup["num_threads"],
+            adapts_threads=setup["adapts_threads"],
             options=ContextOptions(**setup["options"]),
         )
         self._logits = np.frombuffer(self._memory, np.float32).reshape(-1, self._steps.vocab_size)

@@ -8,6 +8,7 @@ so that a process of its own is there at once.
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from llmapi_kit.runners import libllama
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.llama_context import BATCH_TOKENS, MAX_SLOTS, ContextOptions, LlamaContext
 from llmapi_kit.runners.llama_model import LlamaModel
+from llmapi_kit.runners.thread_choice import ThreadChoice
 
 # Rows of logits that one call may give. The library reserves memory for them, each as wide as the vocabulary.
 MIN_OUTPUTS = 64
@@ -56,6 +58,7 @@ class LlamaSteps:
         num_slots: sequences held at once.
         max_length: tokens a slot can hold.
         num_threads: CPU threads of a step.
+        adapts_threads: take one thread where that is sooner, see `ThreadChoice`.
         options: of the computation.
 
     Attributes:
@@ -75,6 +78,7 @@ class LlamaSteps:
         num_slots: int,
         max_length: int,
         num_threads: int = 1,
+        adapts_threads: bool = False,
         options: ContextOptions | None = None,
     ) -> None:
         if num_slots > MAX_SLOTS:
@@ -97,6 +101,8 @@ class LlamaSteps:
         self._context, self._memory = self._llama.handle, self._llama.memory
         self._batch = _BatchArrays(BATCH_TOKENS)
         self._held = [0] * num_slots  # positions from here on are free
+        self._threads = ThreadChoice(num_threads) if adapts_threads else None
+        self._num_threads = num_threads
         self._adapters: dict[int, int] = {}  # number to address
         self._current_adapter = 0
         self._view, self._view_of = np.empty((0, self.vocab_size), np.float32), (0, 0)
@@ -220,8 +226,21 @@ class LlamaSteps:
 
     def _decode_tokens(self, items: Sequence[StepItem]) -> Floats:
         """The same for a token of each item, with a row for each: nearly every step, and in small models it counts."""
-        self._call(items, self._batch.fill_tokens(items), has_states=False)
+        batch = self._batch.fill_tokens(items)
+        if self._threads is None:
+            self._call(items, batch, has_states=False)
+            return self._logits(len(items))
+        self._set_num_threads(self._threads.next(len(items)))
+        started = time.perf_counter()
+        self._call(items, batch, has_states=False)
+        self._threads.took(len(items), time.perf_counter() - started)
+        self._set_num_threads(self._threads.num_threads)
         return self._logits(len(items))
+
+    def _set_num_threads(self, num_threads: int) -> None:
+        if num_threads != self._num_threads:
+            self._library.llama_set_n_threads(self._context, num_threads, num_threads)
+            self._num_threads = num_threads
 
     def _call(self, items: Sequence[StepItem], batch: libllama.Batch, *, has_states: bool) -> None:
         for item in items:
