@@ -17,6 +17,7 @@ from benchmarks.serving_report import Failure, Run, Sample, to_markdown
 pytestmark = pytest.mark.slow
 
 MODULES = [
+    "bare_llama_decode",
     "bare_loop",
     "conversation",
     "environments",
@@ -42,10 +43,10 @@ def options(work, results):
 
 @pytest.mark.usefixtures("tiny")
 def test_serving_measures_this_server(work, tmp_path):
-    chosen = ["--contenders", "llmapi_kit", "--streams", "1,2", "--workloads", "short,shared"]
+    chosen = ["--contenders", "llmapi_kit,llmapi_kit-gguf", "--streams", "1,2", "--workloads", "short,shared"]
     assert serving.main([*chosen, *options(work, tmp_path)]) == 0
     report = json.loads((tmp_path / "serving.json").read_text())
-    assert [sample["result"]["num_tokens"] for sample in report["samples"]] == [8, 16, 8, 16]
+    assert [sample["result"]["num_tokens"] for sample in report["samples"]] == [8, 8, 16, 16] * 2
     assert report["peak_rss_bytes"]["tiny llmapi_kit"] > 0
     assert "| 2 | llmapi_kit |" in (tmp_path / "serving.md").read_text()
     assert (tmp_path / "serving.png").stat().st_size > 1000
