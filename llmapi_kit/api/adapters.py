@@ -6,13 +6,14 @@ For the server's own key, and never through a tunnel: what is loaded are folders
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from fastapi import APIRouter
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
-from llmapi_kit.api.openai.request_body import RequestBody
+from llmapi_kit.api.openai.request_body import StrictModel
 from llmapi_kit.api.openapi import examples
 from llmapi_kit.api.routes import OwnerLocalRoute
 from llmapi_kit.api.state import state_of
@@ -28,10 +29,16 @@ from llmapi_kit.errors import (
 )
 
 router = APIRouter(route_class=OwnerLocalRoute, tags=["adapters"])
-SENTENCE = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+SENTENCE: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 
-class LoadAdapterBody(RequestBody):
+class AdapterBody(StrictModel):
+    """What both bodies have."""
+
+    model: str | None = Field(None, description="That the adapter goes with; left out, the server's default.")
+
+
+class LoadAdapterBody(AdapterBody):
     """Body of POST /v1/load_lora_adapter."""
 
     lora_name: str = Field(description="Of the adapter; requests name it as model:lora_name.")
@@ -39,17 +46,16 @@ class LoadAdapterBody(RequestBody):
     load_inplace: bool | None = Field(None, description="Take the place of an adapter of that name.")
 
 
-class UnloadAdapterBody(RequestBody):
+class UnloadAdapterBody(AdapterBody):
     """Body of POST /v1/unload_lora_adapter."""
 
     lora_name: str = Field(description="Of the adapter, or model:lora_name.")
-    lora_int_id: int | None = Field(None, description="Not looked at; adapters are known by name.")
 
 
 @router.post(
     "/v1/load_lora_adapter",
     summary="Load a LoRA adapter",
-    response_model=None,
+    response_class=PlainTextResponse,
     responses=SENTENCE,
     openapi_extra=examples(A_folder={"lora_name": "sql", "lora_path": "./sql-lora"}),
 )
@@ -60,9 +66,7 @@ async def load_adapter(body: LoadAdapterBody, request: Request) -> PlainTextResp
     name = _bare_name(body.lora_name, engine)
     try:
         check_adapter_name(name)
-        if body.load_inplace and any(each.name == name for each in adapters.infos()):
-            adapters.remove(name)
-        await asyncio.to_thread(adapters.add, body.lora_path, name)
+        await asyncio.to_thread(adapters.add, body.lora_path, name, is_replacing=bool(body.load_inplace))
     except RequestError:
         raise
     except ConfigError as exc:
@@ -78,7 +82,7 @@ async def load_adapter(body: LoadAdapterBody, request: Request) -> PlainTextResp
 @router.post(
     "/v1/unload_lora_adapter",
     summary="Unload a LoRA adapter",
-    response_model=None,
+    response_class=PlainTextResponse,
     responses=SENTENCE,
     openapi_extra=examples(By_name={"lora_name": "sql"}),
 )

@@ -1,8 +1,8 @@
 """How every route begins: who may call it, and how its body is read.
 
 A route is public, keyed, for the owner's key only, opened by a token, or for this machine only with a key, with the
-owner's or without, by its class; `create_app` refuses any other. The key is checked by the route itself and not by the path, before the
-body is read. Bodies are counted as they are received, and parsed strictly.
+owner's or without, by its class; `create_app` refuses any other. The key is checked by the route itself and not by the
+path, before the body is read. Bodies are counted as they are received, and parsed strictly.
 
 Source: per-route checks, because path prefixes can be got around (vLLM CVE-2026-48746).
 """

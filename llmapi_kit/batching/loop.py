@@ -85,6 +85,7 @@ class BatchingLoop:
         self._wake = threading.Condition()
         self._inbox: deque[Request] = deque()
         self._calls: deque[tuple[Callable[[], None], Future[None]]] = deque()
+        self._due_calls: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._outbox: Outbox = []
         self._closed_because: RequestError | None = None
         self._step_started: float | None = None
@@ -218,14 +219,16 @@ class BatchingLoop:
                 for request in [r for r in (*self._scheduler.running, *self._scheduler.waiting) if r.is_cancelled]:
                     self._retire(request)
                     self._stats.num_cancelled += 1
-                if self._calls or self._scheduler.running or self._scheduler.waiting:
+                # Only now: what a call takes away is used no more by requests that were cancelled before it
+                self._due_calls, self._calls = self._calls, deque()
+                if self._due_calls or self._scheduler.running or self._scheduler.waiting:
                     return True
                 self._flush()
                 self._wake.wait()
 
     def _answer_calls(self) -> None:
-        while self._calls:
-            work, done = self._calls.popleft()
+        while self._due_calls:
+            work, done = self._due_calls.popleft()
             try:
                 work()
             except Exception as exc:
@@ -420,7 +423,7 @@ class BatchingLoop:
             self._scheduler.waiting.extend(self._inbox)
             left.extend(self._inbox)
             self._inbox.clear()
-            calls, self._calls = self._calls, deque()
+            calls, self._calls = (*self._due_calls, *self._calls), deque()
         for _, done in calls:
             done.set_exception(error)
         for request in left:

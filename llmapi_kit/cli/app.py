@@ -69,8 +69,13 @@ def serve(
         str | None, typer.Option(help="Another way to name the model.", rich_help_panel=MODEL)
     ] = None,
     lora: Annotated[
-        str | None,
-        typer.Option("--lora", "--lora-model", help="A LoRA adapter: a folder or a hub name.", rich_help_panel=MODEL),
+        list[str] | None,
+        typer.Option(
+            "--lora",
+            "--lora-model",
+            help="A LoRA adapter to merge: a folder or a hub name; or, several times, name=path: served as model:name.",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     tokenizer: Annotated[
         str | None,
@@ -196,7 +201,7 @@ def serve(
         flags = ServeFlags(
             models=models or (),
             base_model=base_model,
-            lora=lora,
+            lora=lora or (),
             tokenizer=tokenizer,
             device=device,
             gpus=gpus,

@@ -31,7 +31,7 @@ class ServeFlags:
     Attributes:
         models: names on the command line.
         base_model: another way to give the name.
-        lora: of an adapter.
+        lora: an adapter to be merged; or several, ``name=path`` each, to be served beside the model.
         tokenizer: in place of the model's.
         device: ``cpu``, ``cuda`` or ``cuda:0``.
         gpus: a GPU's number.
@@ -52,7 +52,7 @@ class ServeFlags:
 
     models: Sequence[str] = ()
     base_model: str | None = None
-    lora: str | None = None
+    lora: Sequence[str] = ()
     tokenizer: str | None = None
     device: str | None = None
     gpus: str | None = None
@@ -109,7 +109,7 @@ def read_flags(flags: ServeFlags, environ: Mapping[str, str] | None = None) -> S
     given = {
         "device": _device(flags),
         "dtype": flags.dtype,
-        "lora": flags.lora,
+        "lora": _lora(flags.lora),
         "tokenizer": flags.tokenizer,
         "quantize": _quantize(flags),
         "served_name": flags.name,
@@ -176,6 +176,24 @@ def _aliases(pairs: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"--alias names {name!r} twice.")
         aliases[name] = model
     return aliases
+
+
+def _lora(values: Sequence[str]) -> str | dict[str, str] | None:
+    """One adapter to merge, or several by name. A path with an equals sign in it that is there is a path."""
+    if not values:
+        return None
+    named = [value for value in values if "=" in value and not Path(value).expanduser().exists()]
+    if not named and len(values) == 1:
+        return values[0]
+    if len(named) < len(values):
+        raise ConfigError(
+            f"--lora is given {len(values)} times; then each must be name=path, such as sql=./sql-lora. One alone, "
+            "without a name, is merged into the model."
+        )
+    adapters = {name: path for name, _, path in (value.partition("=") for value in named)}
+    if len(adapters) < len(values):
+        raise ConfigError("--lora names an adapter twice.")
+    return adapters
 
 
 def _api_key(flags: ServeFlags, environ: Mapping[str, str]) -> str | None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Protocol
 
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.errors import ConfigError
+from llmapi_kit.types import EngineInfo
 
 NAME = re.compile(r"[^\W_][\w.-]{0,63}")
 
@@ -42,8 +44,13 @@ class AdapterInfo:
 class Adapters(Protocol):
     """The adapters of one engine. Thread-safe."""
 
-    def add(self, source: str, name: str) -> None:
+    def add(self, source: str, name: str, *, is_replacing: bool = False) -> None:
         """Read an adapter and answer with it from now on; blocks meanwhile, and holds up no request.
+
+        Args:
+            source: a folder, a file or a hub name.
+            name: of the adapter.
+            is_replacing: take the place of one of that name, if there is one, once this one is there.
 
         Raises:
             ConfigError: the name is taken, or none.
@@ -77,6 +84,19 @@ def adapters_of(engine: object) -> Adapters | None:
 def served_name(base: str, name: str) -> str:
     """What clients pass as ``model`` for an adapter of a model."""
     return f"{base}:{name}"
+
+
+def adapter_info(base: EngineInfo, name: str, source: str) -> EngineInfo:
+    """What an adapter tells of itself, as an engine: as its model, under a name of its own.
+
+    Args:
+        base: of the model.
+        name: of the adapter alone.
+        source: that it came from; clients see its last part.
+    """
+    root = PurePath(source).name or source
+    model = served_name(base.id, name)
+    return replace(base, id=model, description=f"{base.id} with the LoRA adapter {root}", parent=base.id, root=root)
 
 
 def check_adapter_name(name: object) -> str:

@@ -20,9 +20,10 @@ from llmapi_kit.engines.fallback import FallbackEngine
 from llmapi_kit.engines.renamed_engine import renamed
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.loading.adapters import adapter_sources
+from llmapi_kit.loading.gguf_source import GgufSource
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.loading.options import unknown_load_option
-from llmapi_kit.loading.sources import SOURCES, LoaderSource, Source
+from llmapi_kit.loading.sources import SOURCES, LoaderSource, LocalSource, Source
 
 PATHS = ("lora", "tokenizer")  # options that may be paths
 FALLBACK = "fallback"
@@ -50,6 +51,18 @@ class LoadRequest:
     options: Mapping[str, Any]
     fallback: Sequence[Any]
     key: tuple[object, str]
+
+    @property
+    def adapters(self) -> dict[str, str] | None:
+        """Sources of the adapters to serve beside it, by name, which may change between loads; None where none can."""
+        lora = self.options.get("lora")
+        return lora if isinstance(lora, dict) else None
+
+    def with_room_for_adapters(self) -> LoadRequest:
+        """The same, where adapters may be added later and are to be there when it is loaded again."""
+        if "lora" in self.options or not isinstance(self.source, LocalSource):
+            return self
+        return replace(self, options={**self.options, "lora": {}})
 
     def make(self) -> Engine:
         """Load it.

@@ -105,7 +105,9 @@ class LoadedModels:
             return Model(request.make(), time.perf_counter() - started)
 
     def _lazy(self, request: LoadRequest, settings: Settings) -> Model:
-        return Model(LazyEngine(LazyModel(request.spec, request.make, request.need, self.model_memory, settings)))
+        request = request.with_room_for_adapters()
+        lazy = LazyModel(request.spec, request.make, request.need, self.model_memory, settings)
+        return Model(LazyEngine(lazy, request.adapters))
 
 
 def _is_busy(engine: Engine) -> bool:

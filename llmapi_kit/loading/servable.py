@@ -70,9 +70,7 @@ def _resolve(each: object, options: Mapping[str, Any], settings: Mapping[str, An
 def _names_of(each: Servable) -> list[str]:
     """What it answers to: its own name, and those of its adapters."""
     if isinstance(each, LoadRequest):
-        lora = each.options.get("lora")
-        names = lora if isinstance(lora, Mapping) else ()
-        return [each.spec.id, *(served_name(each.spec.id, name) for name in names)]
+        return [each.spec.id, *(served_name(each.spec.id, name) for name in each.adapters or ())]
     engine = each.engine if isinstance(each, Model) else each
     adapters = adapters_of(engine)
     return [engine.info.id, *(adapters.engines() if adapters is not None else ())]

@@ -1,8 +1,8 @@
 """A deterministic runner without a model, for tests of whatever drives one.
 
-After tokens t0 … tn of a slot, the most likely next token is a fixed function of all of them, so a wrong slot, a
-lost position or a stale cache shows as another token. It needs torch for tensors only. Tests can make it slow,
-make it wait, or make it fail on a given token.
+After tokens t0 … tn of a slot, the most likely next token is a fixed function of all of them and of its adapter, so a
+wrong slot, a lost position or a stale cache shows as another token. It needs torch for tensors only. Tests can make it
+slow, make it wait, or make it fail on a given token.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class FakeRunner:
         self.recovered: list[Exception] = []
         self.is_closed = False
         self.stepped = threading.Event()
+        self.adapters: dict[int, object] = {}
+        self._adapter_of: dict[int, int] = {}  # slot to the adapter of its latest tokens
         self._tokens: dict[int, list[int]] = {}
         self._prompt_length: dict[int, int] = {}
 
@@ -70,6 +72,11 @@ class FakeRunner:
             held = self._tokens.setdefault(item.slot, [])
             if item.start > len(held):
                 raise AssertionError(f"slot {item.slot}: position {item.start} follows {len(held)} tokens")
+            if item.adapter and item.adapter not in self.adapters:
+                raise AssertionError(f"slot {item.slot}: there is no adapter {item.adapter}")
+            if item.start and self._adapter_of.get(item.slot, 0) != item.adapter:
+                raise AssertionError(f"slot {item.slot} goes on with another adapter than it began with")
+            self._adapter_of[item.slot] = item.adapter
             del held[item.start :]
             if item.start == 0 or len(item.tokens) > 1:
                 self._prompt_length[item.slot] = item.start + len(item.tokens)
@@ -81,6 +88,16 @@ class FakeRunner:
         self.stepped.set()
         return torch.stack(rows) if rows else torch.empty(0, self.vocab_size)
 
+    def add_adapter(self, adapter: int, weights: object) -> None:
+        """See `AdapterRunner.add_adapter`. Weights that are an exception are raised."""
+        if isinstance(weights, Exception):
+            raise weights
+        self.adapters[adapter] = weights
+
+    def remove_adapter(self, adapter: int) -> None:
+        """See `AdapterRunner.remove_adapter`."""
+        del self.adapters[adapter]
+
     def recover(self, error: Exception) -> None:
         """See `Runner.recover`."""
         self.recovered.append(error)
@@ -88,6 +105,7 @@ class FakeRunner:
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """See `Runner.copy_prefix`."""
         self._tokens[target] = self._tokens[source][:length]
+        self._adapter_of[target] = self._adapter_of.get(source, 0)
 
     def free(self, slot: int) -> None:
         """See `Runner.free`."""
@@ -101,22 +119,22 @@ class FakeRunner:
         """See `Runner.close`."""
         self.is_closed = True
 
-    def expected(self, prompt: Sequence[int], num_tokens: int) -> list[int]:
+    def expected(self, prompt: Sequence[int], num_tokens: int, adapter: int = 0) -> list[int]:
         """The greedy continuation, computed directly."""
         tokens = list(prompt)
         for _ in range(num_tokens):
-            tokens.append(self._next(tokens))
+            tokens.append(self._next(tokens, adapter))
         return tokens[len(prompt) :]
 
-    def _next(self, tokens: Sequence[int]) -> int:
-        mixed = 7
+    def _next(self, tokens: Sequence[int], adapter: int = 0) -> int:
+        mixed = 7 + adapter
         for token in tokens:
             mixed = (mixed * 31 + token + 1) % 1_000_003
         return 1 + mixed % (self.vocab_size - 1)
 
     def _logits(self, slot: int) -> torch.Tensor:
         tokens = self._tokens[slot]
-        best = self._next(tokens)
+        best = self._next(tokens, self._adapter_of.get(slot, 0))
         if (
             self.answer_length is not None
             and len(tokens) - self._prompt_length.get(slot, len(tokens)) >= self.answer_length

@@ -520,7 +520,7 @@ class Server(PublicServer, SharedServer):
             self._state_in_words(),
             self.url,
             self.api_key,
-            self.engines,
+            self._state.catalog.listed(),
             aliases=self.aliases,
             replaced=self.replaced,
             tunnel=self.tunnel_status(),

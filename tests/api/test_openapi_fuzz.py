@@ -258,5 +258,5 @@ def test_no_operation_is_left_out(schema):
     operations = {(method, path) for path, methods in schema.raw_schema["paths"].items() for method in methods}
     posts, gets = {("post", path) for path in SENSIBLE}, {("get", path) for path in ASKED}
     others = {("delete", STORED), ("delete", RESPONSE), ("post", f"{RESPONSE}/cancel"), ("post", f"{EVENTS}/token")}
-    others |= {("post", INVITATIONS)}
+    others |= {("post", INVITATIONS), *(("post", f"/v1/{verb}_lora_adapter") for verb in ("load", "unload"))}
     assert operations - SESSIONS == posts | gets | others

@@ -10,13 +10,14 @@ import sys
 import psutil
 import pytest
 
-from benchmarks import conversation, gpu, overhead, serving
+from benchmarks import adapters, conversation, gpu, overhead, serving
 from benchmarks.processes import ServerFailedError, ServerProcess, free_port
 from benchmarks.serving_report import Failure, Run, Sample, to_markdown
 
 pytestmark = pytest.mark.slow
 
 MODULES = [
+    "adapters",
     "bare_llama_decode",
     "bare_loop",
     "conversation",
@@ -50,6 +51,15 @@ def test_serving_measures_this_server(work, tmp_path):
     assert report["peak_rss_bytes"]["tiny llmapi_kit"] > 0
     assert "| 2 | llmapi_kit |" in (tmp_path / "serving.md").read_text()
     assert (tmp_path / "serving.png").stat().st_size > 1000
+
+
+@pytest.mark.usefixtures("tiny")
+def test_adapters_are_measured_beside_none(work, tmp_path):
+    assert adapters.main(["--streams", "3", "--num", "2", "--model", "tiny", *options(work, tmp_path)]) == 0
+    report = json.loads((tmp_path / "adapters.json").read_text())
+    samples = {(each["step"], each["who"]): len(each["tokens_per_s"]) for each in report["samples"]}
+    assert samples == {(step, who): 1 for step in ("C", "torch") for who in ("none", "adapters")}
+    assert "| torch | 3 |" in (tmp_path / "adapters.md").read_text()
 
 
 @pytest.mark.usefixtures("tiny")

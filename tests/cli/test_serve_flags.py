@@ -31,7 +31,7 @@ def test_nothing_said_is_the_pocket_model():
 def test_flags_become_arguments_of_load_and_launch():
     options = understood(
         models=["./m"],
-        lora="./lora",
+        lora=["./lora"],
         tokenizer="./words",
         device="cuda",
         dtype="bfloat16",
@@ -91,13 +91,22 @@ def test_every_option_of_a_gguf_file_has_a_flag(monkeypatch):
 
 
 def test_the_demos_flags_mean_the_same():
-    options = understood(base_model="./m", lora="./lora", tokenizer="./words", gpus="0", load_in_8bit=True)
+    options = understood(base_model="./m", lora=["./lora"], tokenizer="./words", gpus="0", load_in_8bit=True)
     assert options.models == ["./m"]
     assert options.load == {"device": "cuda:0", "lora": "./lora", "tokenizer": "./words", "quantize": "8bit"}
     assert understood(base_model="./m", only_cpu=True).load == {"device": "cpu"}
     assert understood(models=["m/n"], gpus="1").load == {"device": "cuda:1"}
     assert understood(models=["m/n"], only_cpu=True, device="cpu").load == {"device": "cpu"}
     assert understood(models=["m/n"], load_in_8bit=True, quantize="8bit").load == {"quantize": "8bit"}
+
+
+def test_adapters_with_names_are_served_beside_the_model_and_one_without_is_merged(tmp_path):
+    assert understood(lora=["a=./a", "b=owner/b"]).load["lora"] == {"a": "./a", "b": "owner/b"}
+    assert understood(lora=["owner/b"]).load["lora"] == "owner/b"
+    odd = tmp_path / "r=8"
+    odd.mkdir()
+    assert understood(lora=[str(odd)]).load["lora"] == str(odd)
+    assert understood(lora=[f"x={odd}"]).load["lora"] == {"x": str(odd)}
 
 
 CONFLICTS = {
@@ -112,7 +121,9 @@ CONFLICTS = {
     "CPU and GPU": ({"device": "cuda", "only_cpu": True}, "--device and --only_cpu"),
     "8 bits without a GPU": ({"load_in_8bit": True, "only_cpu": True}, "--load_in_8bit needs a GPU"),
     "8 bits and others": ({"load_in_8bit": True, "quantize": "4bit"}, "--load_in_8bit and --quantize 4bit"),
-    "an adapter for two": ({"models": ["a", "b"], "lora": "c"}, "--lora goes with one model"),
+    "adapters without names": ({"lora": ["./a", "b=./b"]}, "each must be name=path"),
+    "two adapters of one name": ({"lora": ["a=./a", "a=./a"]}, "names an adapter twice"),
+    "an adapter for two": ({"models": ["a", "b"], "lora": ["c"]}, "--lora goes with one model"),
     "a tokenizer for two": ({"models": ["a", "b"], "tokenizer": "c"}, "--tokenizer goes with one"),
     "8 bits for two": ({"models": ["a", "b"], "load_in_8bit": True}, "--quantize goes with one"),
     "one name for two": ({"models": ["a", "b"], "name": "c"}, "--name goes with one model"),

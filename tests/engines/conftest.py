@@ -47,7 +47,7 @@ class WordCodec:
         return ByteDetokenizer(self.token_bytes)
 
 
-def make_local(*, max_queue=128, settings=None, prepare_messages=None, codec=None, **runner_options):
+def make_local(*, max_queue=128, settings=None, prepare_messages=None, codec=None, read_adapter=None, **runner_options):
     """A local engine over the fake runner."""
     from llmapi_kit.engines.local.engine import LocalEngine  # it needs torch, which the kernel tests beside do without
     from llmapi_kit.runners.fake_runner import FakeRunner
@@ -55,6 +55,7 @@ def make_local(*, max_queue=128, settings=None, prepare_messages=None, codec=Non
     runner = FakeRunner(**{"max_length": 200, **runner_options})
     info = EngineInfo(id="fake", context_length=runner.max_length, created=1)
     options = {"max_queue": max_queue, "settings": settings or Settings(), "prepare_messages": prepare_messages}
+    options["read_adapter"] = read_adapter
     engine = LocalEngine(info, runner, codec or WordCodec(), **options)
     engine.test_runner = runner
     return engine

@@ -109,7 +109,7 @@ def test_short_prompts_are_made_on_the_event_loop_and_others_in_a_worker_thread(
     engine = local(max_length=500)
     threads = []
 
-    def build(request):
+    def build(request, adapter):
         threads.append(threading.current_thread())
         raise InvalidRequestError("seen")
 

@@ -18,7 +18,7 @@ router = APIRouter(route_class=KeyedRoute, prefix="/v1/models", tags=["models"])
 
 @router.get("", summary="List models", response_model=None, responses=answers(ModelList))
 async def list_models(request: Request) -> dict[str, Any]:
-    """Every model with its adapters, the default one first; then the aliases, as clients look a name up here before they use it."""
+    """Every model and adapter, the default first; then the aliases, as clients look a name up before they use it."""
     catalog = state_of(request).catalog
     models = [_describe(engine) for engine in catalog.listed()]
     aliases = [_describe(catalog.get(model), alias) for alias, model in catalog.aliases().items()]

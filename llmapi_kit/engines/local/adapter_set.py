@@ -10,14 +10,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import PurePath
 
-from llmapi_kit.engines.adapters import AdapterInfo, check_adapter_name, no_such_adapter, served_name
+from llmapi_kit.engines.adapters import AdapterInfo, adapter_info, check_adapter_name, no_such_adapter, served_name
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.local.adapter_engine import AdapterEngine, Answering
 from llmapi_kit.engines.local.loaded_adapter import AdapterFiles, LoadedAdapter
 from llmapi_kit.errors import ConfigError, NotFoundError
-from llmapi_kit.types import EngineInfo
 
 
 class LocalAdapters:
@@ -45,22 +43,25 @@ class LocalAdapters:
         self._adapters: dict[str, LoadedAdapter] = {}
         self._engines: dict[str, AdapterEngine] = {}
 
-    def add(self, source: str, name: str) -> None:
+    def add(self, source: str, name: str, *, is_replacing: bool = False) -> None:
         """See `Adapters.add`."""
         check_adapter_name(name)
         with self._adding:
-            if name in self._adapters:
+            if name in self._adapters and not is_replacing:
                 raise ConfigError(
-                    f"The model {self._base!r} has an adapter {name!r} already, from "
-                    f"{self._adapters[name].source}. Remove it first, or choose another name."
+                    f"The model {self._base!r} has an adapter {name!r} already, from {self._adapters[name].source}. "
+                    "Remove it first, or choose another name."
                 )
             files = self._read(source)
             self._num_added += 1
             adapter = LoadedAdapter(self._num_added, name, source, files)
             self._install(adapter.number, files.weights)
             with self._lock:
+                old = self._adapters.get(name)
                 self._adapters = {**self._adapters, name: adapter}
                 self._engines = {**self._engines, served_name(self._base, name): self._front(adapter)}
+        if old is not None:
+            self._retire(old)
 
     def remove(self, name: str) -> None:
         """See `Adapters.remove`."""
@@ -71,10 +72,7 @@ class LocalAdapters:
             model = served_name(self._base, name)
             self._adapters = {each: other for each, other in self._adapters.items() if each != name}
             self._engines = {each: other for each, other in self._engines.items() if each != model}
-            adapter.is_removed = True
-            is_unused = adapter.num_running == 0
-        if is_unused:
-            self._uninstall(adapter.number)
+        self._retire(adapter)
 
     def infos(self) -> list[AdapterInfo]:
         """See `Adapters.infos`."""
@@ -119,19 +117,19 @@ class LocalAdapters:
             if is_over:
                 self._uninstall(adapter.number)
 
+    def _retire(self, adapter: LoadedAdapter) -> None:
+        """Let no more requests have an adapter; its weights leave now, or with the last that has it."""
+        with self._lock:
+            adapter.is_removed = True
+            is_unused = adapter.num_running == 0
+        if is_unused:
+            self._uninstall(adapter.number)
+
     @property
     def _base(self) -> str:
         return self._engine.info.id
 
     def _front(self, adapter: LoadedAdapter) -> AdapterEngine:
-        base: EngineInfo = self._engine.info
-        root = PurePath(adapter.source).name or adapter.source
-        info = replace(
-            base,
-            id=served_name(base.id, adapter.name),
-            created=int(adapter.added_at),
-            description=f"{base.id} with the LoRA adapter {root}",
-            parent=base.id,
-            root=root,
-        )
+        info = adapter_info(self._engine.info, adapter.name, adapter.source)
+        info = replace(info, created=int(adapter.added_at))
         return AdapterEngine(self._engine, adapter, info)

@@ -431,20 +431,21 @@ static void run(Team *team, int index, void *arguments) {
     const long group = model->heads / model->kv_heads, logits_width = PADDED(model->vocab, PANEL);
     float *x = step.x, *h = step.work, *qkv = h + n * w.h, *gate_up = qkv + n * w.qkv;
     float *own = gate_up + n * w.gate_up + index * own_size(model, &w), *sums = own + w.rows * w.scores;
+    const long few = step.adapters ? 1 : 4; /* tokens that a thread takes at once: adapters are more work */
     const Scratch scratch = {own, sums, sums + w.rows * w.sums, w.scores, w.sums};
     SHARED(team, t, n, 4) embed(model, step.tokens[t], x + t * w.x, w.x);
     barrier(team);
     for (long l = 0; l < model->num_layers; l++) {
         const Layer *layer = model->layers + l;
         stored *memory = model->memory + l * s.layer;
-        SHARED(team, t, n, 4) {
+        SHARED(team, t, n, few) {
             if (l) adapt(change_of(&step, t, l - 1, DOWN), h + t * w.h, x + t * w.x);
             normalise(x + t * w.x, layer->input_norm, model->hidden, model->epsilon, h + t * w.h);
             round_inputs(h + t * w.h, model->hidden);
         }
         barrier(team);
         multiply(team, n, h, w.h, layer->qkv, model->hidden, w.qkv, layer->qkv_bias, 0, qkv, w.qkv);
-        SHARED(team, t, n, 4) {
+        SHARED(team, t, n, few) {
             adapt(change_of(&step, t, l, QKV), h + t * w.h, qkv + t * w.qkv);
             place(model, layer, &s, memory + step.slots[t] * s.slot, qkv + t * w.qkv, step.positions[t]);
         }
@@ -484,14 +485,14 @@ static void run(Team *team, int index, void *arguments) {
             barrier(team);
         }
         multiply(team, n, h, w.h, layer->output, queries, w.x, 0, 1, x, w.x);
-        SHARED(team, t, n, 4) {
+        SHARED(team, t, n, few) {
             adapt(change_of(&step, t, l, OUTPUT), h + t * w.h, x + t * w.x);
             normalise(x + t * w.x, layer->post_norm, model->hidden, model->epsilon, h + t * w.h);
             round_inputs(h + t * w.h, model->hidden);
         }
         barrier(team);
         multiply(team, n, h, w.h, layer->gate_up, model->hidden, w.gate_up, 0, 0, gate_up, w.gate_up);
-        SHARED(team, t, n, 4) {
+        SHARED(team, t, n, few) {
             adapt(change_of(&step, t, l, GATE_UP), h + t * w.h, gate_up + t * w.gate_up);
             activate(gate_up + t * w.gate_up, model->inner, h + t * w.h);
             round_inputs(h + t * w.h, model->inner);
@@ -499,7 +500,7 @@ static void run(Team *team, int index, void *arguments) {
         barrier(team);
         multiply(team, n, h, w.h, layer->down, model->inner, w.x, 0, 1, x, w.x);
     }
-    SHARED(team, t, n, 4) {
+    SHARED(team, t, n, few) {
         adapt(change_of(&step, t, model->num_layers - 1, DOWN), h + t * w.h, x + t * w.x);
         normalise(x + t * w.x, model->norm, model->hidden, model->epsilon, x + t * w.x);
     }

@@ -38,6 +38,7 @@ DEFINES: dict[tuple[torch.dtype, torch.dtype], tuple[str, ...]] = {
 # in it but the first: several come in a burst, while the server's thread needs a core to read the rest
 SHARED_FROM = 200_000_000
 SHARED_PER_PROMPT = 80_000_000
+MATRICES = PRODUCTS
 _POINTER, _SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _T = TypeVar("_T")
 
@@ -252,13 +253,13 @@ class NativeDecoder:
         groups = [
             [layer_name(index, f"{part}.weight") for part in group]
             for index in range(len(layers))
-            for group in PRODUCTS
+            for group in MATRICES
         ]
         groups += [[EMBEDDING]] if weights.is_tied else [[HEAD], [EMBEDDING]]
         packed = PackedWeights(self._library, self._team, weights, groups)
         addresses = iter(self._keep(packed, packed.addresses))
         for layer in layers:
-            layer.qkv, layer.output, layer.gate_up, layer.down = (next(addresses) for _ in PRODUCTS)
+            layer.qkv, layer.output, layer.gate_up, layer.down = (next(addresses) for _ in MATRICES)
         self._model.head = next(addresses)
         self._model.embedding = next(addresses, self._model.head)
 
