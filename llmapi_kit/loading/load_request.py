@@ -60,7 +60,7 @@ class LoadRequest:
 
     def with_room_for_adapters(self) -> LoadRequest:
         """The same, where adapters may be added later and are to be there when it is loaded again."""
-        if "lora" in self.options or not isinstance(self.source, LocalSource):
+        if "lora" in self.options or not isinstance(self.source, LocalSource | GgufSource):
             return self
         return replace(self, options={**self.options, "lora": {}})
 
