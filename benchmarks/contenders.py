@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,24 @@ from benchmarks.models import BenchModel
 from benchmarks.processes import ServerProcess, free_port
 
 OURS = "llmapi_kit"
+OURS_GGUF = "llmapi_kit-gguf"
+OURS_ISOLATED = "llmapi_kit-isolated"
+OWN = (OURS, OURS_GGUF, OURS_ISOLATED)
 # In the order of the tables, with what each is, for the report
 DESCRIPTIONS = {
     OURS: "`llmapi-kit serve`",
+    OURS_GGUF: "`llmapi-kit serve` of the GGUF file",
+    OURS_ISOLATED: "`llmapi-kit serve --isolate` of the GGUF file",
     "transformers": "`transformers serve`",
     "transformers-cb": "`transformers serve --continuous-batching`",
     "llama.cpp": "`python -m llama_cpp.server --interrupt_requests False --logits_all False`, all cores, GGUF",
+    "xllamacpp": "llama.cpp's own server code in the package xllamacpp, 32 slots, all cores, GGUF",
+    "xllamacpp-1": "the same on one core",
 }
 NAMES = tuple(DESCRIPTIONS)
+GGUF_NAMES = (OURS_GGUF, OURS_ISOLATED, "llama.cpp", "xllamacpp", "xllamacpp-1")
+EVERY_TOKEN = {"ignore_eos": True, "stream_options": {"include_usage": True}}
+PEER_SERVER = Path(__file__).with_name("xllamacpp_server.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +60,13 @@ class Contender:
         return f"{self.server.url}/v1/chat/completions"
 
 
-def make_ours(model: BenchModel, work: Path, **settings: str) -> Contender:
-    """This server; settings go through the environment: ``prefix_cache="off"``."""
-    return _ours(model, work, {f"LLMAPI_KIT_{name.upper()}": value for name, value in settings.items()})
+def make_ours(model: BenchModel, work: Path, *, is_gguf: bool = False, **settings: str) -> Contender:
+    """This server, of the model's folder or its GGUF file.
+
+    Settings go through the environment: ``prefix_cache="off"``.
+    """
+    env = {f"LLMAPI_KIT_{name.upper()}": value for name, value in settings.items()}
+    return _ours_gguf(model, work, env=env) if is_gguf else _ours(model, work, env)
 
 
 def make_contender(name: str, model: BenchModel, work: Path) -> Contender:
@@ -63,22 +78,37 @@ def make_contender(name: str, model: BenchModel, work: Path) -> Contender:
     """
     makers: dict[str, Callable[[BenchModel, Path], Contender]] = {
         OURS: _ours,
+        OURS_GGUF: _ours_gguf,
+        OURS_ISOLATED: partial(_ours_gguf, is_isolated=True),
         "transformers": _transformers,
         "transformers-cb": _transformers_batching,
         "llama.cpp": _llama_cpp,
+        "xllamacpp": _xllamacpp,
+        "xllamacpp-1": partial(_xllamacpp, num_threads=1),
     }
     return makers[name](model, work)
 
 
 def _ours(model: BenchModel, work: Path, settings: Mapping[str, str] | None = None) -> Contender:
+    return _kit(OURS, model, work, model.folder, ["--dtype", model.dtype], settings or {})
+
+
+def _ours_gguf(
+    model: BenchModel, work: Path, *, is_isolated: bool = False, env: Mapping[str, str] | None = None
+) -> Contender:
+    name, flags = (OURS_ISOLATED, ["--isolate"]) if is_isolated else (OURS_GGUF, [])
+    return _kit(name, model, work, model.gguf, flags, env or {})
+
+
+def _kit(
+    name: str, model: BenchModel, work: Path, path: Path, flags: Sequence[str], settings: Mapping[str, str]
+) -> Contender:
     key = secrets.token_urlsafe(32)
     port = free_port()
-    command = [sys.executable, "-m", "llmapi_kit", "serve", str(model.folder), "--port", str(port)]
-    command += ["--dtype", model.dtype]
-    env = {"LLMAPI_KIT_API_KEY": key, "LLMAPI_KIT_HOME": str(work / "home"), "HF_HUB_OFFLINE": "1", **(settings or {})}
-    server = _server(OURS, model, work, command, port, "/readyz", env, key)
-    fields = {"ignore_eos": True, "stream_options": {"include_usage": True}}
-    return Contender(OURS, server, model.folder.name, fields, key)
+    command = [sys.executable, "-m", "llmapi_kit", "serve", str(path), "--port", str(port), *flags]
+    env = {"LLMAPI_KIT_API_KEY": key, "LLMAPI_KIT_HOME": str(work / "home"), "HF_HUB_OFFLINE": "1", **settings}
+    server = _server(name, model, work, command, port, "/readyz", env, key)
+    return Contender(name, server, path.stem, EVERY_TOKEN, key)
 
 
 def _transformers(model: BenchModel, work: Path, *flags: str, name: str = "transformers") -> Contender:
@@ -103,6 +133,16 @@ def _llama_cpp(model: BenchModel, work: Path) -> Contender:
     command += ["--interrupt_requests", "False", "--n_threads", str(os.cpu_count() or 1), "--logits_all", "False"]
     server = _server("llama.cpp", model, work, command, port, "/v1/models", {})
     return Contender("llama.cpp", server, model.name)
+
+
+def _xllamacpp(model: BenchModel, work: Path, *, num_threads: int | None = None) -> Contender:
+    name = "xllamacpp" if num_threads is None else f"xllamacpp-{num_threads}"
+    python = make_environment("xllamacpp", work) / "python"
+    port = free_port()
+    command = [str(python), str(PEER_SERVER), str(model.gguf), "--alias", model.name, "--port", str(port)]
+    command += ["--threads", str(num_threads or os.cpu_count() or 1)]
+    server = _server(name, model, work, command, port, "/health", {})
+    return Contender(name, server, model.name, EVERY_TOKEN)
 
 
 def _server(

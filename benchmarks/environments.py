@@ -28,10 +28,13 @@ def requirements(name: str) -> list[str]:
     Raises:
         KeyError: there is no such environment.
     """
-    torch, transformers = (version(package).split("+")[0] for package in ("torch", "transformers"))
+    torch, transformers, xllamacpp = (
+        version(package).split("+")[0] for package in ("torch", "transformers", "xllamacpp")
+    )
     return {
         "transformers": [f"transformers[serving]=={transformers}", f"torch=={torch}"],
         "llama_cpp": [f"llama-cpp-python[server]=={LLAMA_CPP_PYTHON}"],  # compiles: about 5 minutes on 2 cores
+        "xllamacpp": [f"xllamacpp=={xllamacpp}"],  # the libllama that runs here, so that servers alone differ
     }[name]
 
 
@@ -67,7 +70,7 @@ def _run(command: list[str]) -> None:
 def main() -> None:
     """Make the environments and say where they are."""
     parser = argparse.ArgumentParser(description="Make the environments of the peers.")
-    parser.add_argument("names", nargs="*", default=["transformers", "llama_cpp"])
+    parser.add_argument("names", nargs="*", default=["transformers", "llama_cpp", "xllamacpp"])
     parser.add_argument("--work", type=Path, default=default_work_folder(), help="where they go")
     args = parser.parse_args()
     for name in args.names:

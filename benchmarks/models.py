@@ -14,13 +14,14 @@ import argparse
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
 from benchmarks.gguf_file import write_gguf
+from benchmarks.quantize_gguf import quantize_gguf
 
 POCKET = Path(__file__).resolve().parent.parent / "llmapi_kit" / "checkpoints" / "pocket"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -57,7 +58,9 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 DTYPES = {"tiny": "float32", "pocket": "float32", "qwen": "bfloat16", "7b": "bfloat16"}
 WITHOUT_GGUF = {"7b"}  # 14 GB more, and `benchmarks.gpu` has no use for it
-NAMES = tuple(DTYPES)
+# The GGUF file of another one, in another number format
+QUANTISED = {"tiny-q8_0": ("tiny", "Q8_0"), "qwen-q4_k_m": ("qwen", "Q4_K_M")}
+NAMES = (*DTYPES, *QUANTISED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ class BenchModel:
         name: what it is called here.
         folder: its Hugging Face files.
         gguf: the same weights for llama.cpp, float32 or float16; not there for `WITHOUT_GGUF`.
-        dtype: what Hugging Face servers compute in.
+        dtype: what Hugging Face servers compute in, or the number format of a file that they can't read.
         words: a list of texts (JSON) that are a token each, to make prompts of.
         num_parameters: as counted.
     """
@@ -79,6 +82,11 @@ class BenchModel:
     dtype: str
     words: Path
     num_parameters: int
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether there is a GGUF file only."""
+        return self.name in QUANTISED
 
     @property
     def label(self) -> str:
@@ -101,6 +109,8 @@ def make_model(name: str, work: Path) -> BenchModel:
     """
     if name not in NAMES:
         raise ValueError(f"There is no benchmark model {name!r}; there are {', '.join(NAMES)}.")
+    if name in QUANTISED:
+        return _quantised(name, work)
     folder = work / "models" / name
     stamp = folder / "stamp.json"
     recipe = _recipe(name)
@@ -117,11 +127,21 @@ def make_model(name: str, work: Path) -> BenchModel:
     )
 
 
+def _quantised(name: str, work: Path) -> BenchModel:
+    source, kind = QUANTISED[name]
+    model = make_model(source, work)
+    path = model.folder / f"{name}.gguf"
+    if not path.is_file():
+        print(f"Making the model {name} ...", flush=True)
+        quantize_gguf(model.gguf, path.with_suffix(".part"), kind).rename(path)
+    return replace(model, name=name, gguf=path, dtype=kind.lower())
+
+
 def _recipe(name: str) -> str:
     """Changes when the model would come out otherwise."""
     digest = hashlib.sha256()
     here = Path(__file__).resolve().parent
-    for path in (here / "models.py", here / "gguf_file.py", *sorted(POCKET.iterdir())):
+    for path in (here / "models.py", here / "gguf_file.py", here / "quantize_gguf.py", *sorted(POCKET.iterdir())):
         digest.update(path.read_bytes())
     return f"{name} {digest.hexdigest()}"
 

@@ -2,8 +2,9 @@
 
 First the kit around an engine without a model, in chunks/s, against Starlette sending fixed bytes on the same uvicorn.
 Then the engine over HTTP, in tokens/s, against a bare transformers forward loop over the same weights at the same
-batch. Each in a process of its own, in turns, the others held still. Of a single stream it also says how many bytes/s
-of weights its steps read, beside what this machine's memory gives in the same run.
+batch; of a GGUF file, against llama.cpp's own `llama_decode` in a loop. Each in a process of its own, in turns, the
+others held still. Of a single stream it also says how many bytes/s of weights its steps read, beside what this
+machine's memory gives in the same run.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     steadiness = Steadiness()
     chunks = measure_chunks(args, steadiness) if "chunks" in args.parts else {}
     engines = {}
-    if "engine" in args.parts:
-        engines = {
-            model.label: measure_engine(model, args, steadiness)
-            for model in (make_model(m, args.work) for m in args.models)
-        }
+    for model in (make_model(m, args.work) for m in args.models):
+        if "engine" in args.parts and not model.is_quantised:
+            engines[model.label] = measure_engine(model, args, steadiness)
+        if "gguf" in args.parts:
+            engines[f"{model.label}, GGUF"] = measure_engine(model, args, steadiness, is_gguf=True)
     machine = describe_machine()
     lines = ["# Overhead", "", f"Made by `{command_line('overhead', argv)}`.", "", machine_line(machine), ""]
     if args.quick:
@@ -99,11 +100,14 @@ def measure_chunks(args: argparse.Namespace, steadiness: Steadiness) -> Rates:
     return rates
 
 
-def measure_engine(model: BenchModel, args: argparse.Namespace, steadiness: Steadiness) -> Rates:
+def measure_engine(
+    model: BenchModel, args: argparse.Namespace, steadiness: Steadiness, *, is_gguf: bool = False
+) -> Rates:
     """Tokens/s of the engine over HTTP and of the bare loop."""
     rates: Rates = defaultdict(list)
     max_tokens = 8 if args.quick else MAX_TOKENS
-    ours = make_ours(model, args.work)
+    ours = make_ours(model, args.work, is_gguf=is_gguf)
+    bare_loop = _bare_llama_decode if is_gguf else _bare
     with ours.server:
         ours.server.hold()
         for repeat in range(args.repeats):
@@ -113,10 +117,11 @@ def measure_engine(model: BenchModel, args: argparse.Namespace, steadiness: Stea
                 rates["engine", streams].append(result["tokens_per_s"])
                 _say(f"{model.name}: engine, {streams} streams", repeat, result["tokens_per_s"], "tokens/s")
                 steadiness.probe()
-                bare = _bare(model, streams, result["num_prompt_tokens"], max_tokens, args)
+                bare = bare_loop(model, streams, result["num_prompt_tokens"], max_tokens, args)
                 rates["bare", streams].append(bare["tokens_per_s"])
                 if streams == 1:
-                    weights = sum(file.stat().st_size for file in model.folder.glob("*.safetensors"))
+                    files = [model.gguf] if is_gguf else model.folder.glob("*.safetensors")
+                    weights = sum(file.stat().st_size for file in files)
                     rates["weights", 1].append(weights * result["tokens_per_s"])
                     rates["memory", 1].append(read_bandwidth(1 << 24) if args.quick else read_bandwidth())
                 _say(f"{model.name}: bare loop, batch {streams}", repeat, bare["tokens_per_s"], "tokens/s")
@@ -145,6 +150,18 @@ def _bare(
 ) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.bare_loop", str(model.folder), "--dtype", model.dtype]
     command += ["--batch", str(batch), "--prompt-tokens", str(num_prompt_tokens), "--max-tokens", str(max_tokens)]
+    return _run_bare(command, args)
+
+
+def _bare_llama_decode(
+    model: BenchModel, batch: int, num_prompt_tokens: int, max_tokens: int, args: argparse.Namespace
+) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.bare_llama_decode", str(model.gguf)]
+    command += ["--batch", str(batch), "--prompt-tokens", str(num_prompt_tokens), "--max-tokens", str(max_tokens)]
+    return _run_bare(command, args)
+
+
+def _run_bare(command: list[str], args: argparse.Namespace) -> dict[str, Any]:
     command += ["--min-s", str(0 if args.quick else args.min_s)]
     env = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT, env=env)
@@ -198,7 +215,7 @@ def _say(what: str, repeat: int, rate: float, unit: str) -> None:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--parts", nargs="+", choices=("chunks", "engine"), default=["chunks", "engine"])
+    parser.add_argument("--parts", nargs="+", choices=("chunks", "engine", "gguf"), default=["chunks", "engine"])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["tiny"])
     parser.add_argument("--streams", type=numbers, default="1,8,32", help="of the engine; default: 1,8,32")
     return parser.parse_args(argv)

@@ -9,9 +9,13 @@ from typing import Any
 # Okabe and Ito's colours, which colour-blind people can tell apart: https://jfly.uni-koeln.de/color/
 COLOURS = {
     "llmapi_kit": "#D55E00",
+    "llmapi_kit-gguf": "#E69F00",
+    "llmapi_kit-isolated": "#F0E442",
     "transformers": "#999999",
     "transformers-cb": "#56B4E9",
     "llama.cpp": "#0072B2",
+    "xllamacpp": "#009E73",
+    "xllamacpp-1": "#CC79A7",
 }
 
 

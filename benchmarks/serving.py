@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
-from benchmarks.contenders import NAMES, Contender, make_contender
+from benchmarks.contenders import GGUF_NAMES, NAMES, Contender, make_contender
 from benchmarks.environments import EnvironmentFailedError
 from benchmarks.machine import describe_machine
 from benchmarks.measuring import LoadFailedError, command_line, make_parser, numbers, run_load, write_results
@@ -52,6 +52,8 @@ def measure_model(run: Run, model: BenchModel, args: argparse.Namespace, steadin
     with contextlib.ExitStack() as servers:
         contenders = []
         for name in args.contenders:
+            if model.is_quantised and name not in GGUF_NAMES:
+                continue
             contender = _start(run, name, model, args, servers)
             if contender is not None:
                 contenders.append(contender)

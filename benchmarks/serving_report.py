@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.contenders import DESCRIPTIONS, OURS
+from benchmarks.contenders import DESCRIPTIONS, OWN
 from benchmarks.contenders import NAMES as CONTENDERS
 from benchmarks.figures import best, median, ratio, shown
 from benchmarks.machine import machine_line
@@ -134,25 +134,27 @@ def _ratios(run: Run, model: str) -> list[str]:
     lines = []
     for workload in run.in_order(lambda each: each.workload):
         for streams in run.in_order(lambda each: each.streams):
-            parts = [
-                _ratio(run, model, workload, streams, "tokens_per_s", is_higher_better=True),
-                _ratio(run, model, workload, streams, "ttft_p50_s", is_higher_better=False),
-            ]
-            if all(parts):
-                lines.append(f"| {workload} | {streams} | {' | '.join(part for part in parts if part)} |")
+            for ours in OWN:
+                cell = (run, model, workload, streams, ours)
+                parts = [
+                    _ratio(*cell, "tokens_per_s", is_higher_better=True),
+                    _ratio(*cell, "ttft_p50_s", is_higher_better=False),
+                ]
+                if all(parts):
+                    lines.append(f"| {workload} | {streams} | {ours} | {' | '.join(part for part in parts if part)} |")
     if not lines:
         return []
-    head = ["| workload | streams | tokens/s, times the best other | TTFT p50, share of the best other's |"]
-    return ["### Ours against the best of the others", "", *head, "|---|---:|---:|---:|", *lines, ""]
+    head = ["| workload | streams | server | tokens/s, times the best other | TTFT p50, share of the best other's |"]
+    return ["### Ours against the best of the others", "", *head, "|---|---:|---|---:|---:|", *lines, ""]
 
 
-def _ratio(run: Run, model: str, workload: str, streams: int, figure: str, *, is_higher_better: bool) -> str | None:
-    others = {name: run.value(model, name, workload, streams, figure) for name in CONTENDERS if name != OURS}
+def _ratio(
+    run: Run, model: str, workload: str, streams: int, ours: str, figure: str, *, is_higher_better: bool
+) -> str | None:
+    others = {name: run.value(model, name, workload, streams, figure) for name in CONTENDERS if name not in OWN}
     winner = best(others, is_higher_better=is_higher_better)
-    if winner is None:
-        return None
-    value = ratio(run.value(model, OURS, workload, streams, figure), others[winner])
-    return f"{shown(value)} ({winner})"
+    value = run.value(model, ours, workload, streams, figure)
+    return None if winner is None or value is None else f"{shown(ratio(value, others[winner]))} ({winner})"
 
 
 def _memory(run: Run, model: str) -> list[str]:

@@ -34,7 +34,7 @@ WORKLOADS = {
     "shared": Workload("shared", 16, 900, 32),
 }
 # A 90 times larger model on the same cores: shorter, or a run takes hours
-SHRINK = {"qwen": 8}
+SHRINK = {"qwen": 8, "qwen-q4_k_m": 8}
 
 
 def workload_for(name: str, model: str, *, is_quick: bool) -> Workload:

@@ -51,6 +51,7 @@ TUNNEL_HELP = (
 )
 TUNNEL_OPTION_HELP = "Such as host=user@example.com (ssh) or domain=… (ngrok, cloudflared). May be given again."
 MODEL, PLACE, NAMES, SERVER = "The model", "Where it runs", "Several models, and names", "The server"
+GGUF = "GGUF files"
 
 
 @app.command(context_settings=UNDERSCORES)
@@ -97,11 +98,55 @@ def serve(
     ] = False,
     max_slots: Annotated[int | None, typer.Option(help="Requests answered at once.", rich_help_panel=MODEL)] = None,
     context_length: Annotated[
-        int | None, typer.Option(help="Most tokens a request may have.", rich_help_panel=MODEL)
+        int | None,
+        typer.Option(
+            "--context-length", "--ctx-size", "--n-ctx", help="Most tokens a request may have.", rich_help_panel=MODEL
+        ),
+    ] = None,
+    num_threads: Annotated[
+        int | None,
+        typer.Option("--num-threads", "--threads", help="CPU threads that compute a step.", rich_help_panel=PLACE),
+    ] = None,
+    n_gpu_layers: Annotated[
+        int | None,
+        typer.Option(
+            "--n-gpu-layers", "--gpu-layers", help="Layers on the GPU. Default: all of them.", rich_help_panel=GGUF
+        ),
+    ] = None,
+    kv_cache_dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Number format of keys and values: 'q8_0' takes half of the memory of 'f16', the default.",
+            rich_help_panel=GGUF,
+        ),
+    ] = None,
+    flash_attn: Annotated[
+        bool | None,
+        typer.Option(help="Attention without its matrix. Default: where it can be done.", rich_help_panel=GGUF),
+    ] = None,
+    mmap: Annotated[
+        bool | None,
+        typer.Option(help="Map the file into memory. Default: where it can be done.", rich_help_panel=GGUF),
+    ] = None,
+    mlock: Annotated[
+        bool, typer.Option("--mlock", help="Keep the weights from being swapped out.", rich_help_panel=GGUF)
+    ] = False,
+    rope_scaling: Annotated[
+        str | None, typer.Option(help="'none', 'linear' or 'yarn'. Default: the file's.", rich_help_panel=GGUF)
+    ] = None,
+    rope_freq_base: Annotated[
+        float | None, typer.Option(help="Of the rotary embedding. Default: the file's.", rich_help_panel=GGUF)
+    ] = None,
+    rope_freq_scale: Annotated[
+        float | None, typer.Option(help="Factor of positions: 0.5 doubles the context.", rich_help_panel=GGUF)
+    ] = None,
+    isolate: Annotated[
+        bool | None,
+        typer.Option(help="Compute in a process of its own. Default: in this one.", rich_help_panel=GGUF),
     ] = None,
     mmproj: Annotated[
         str | None,
-        typer.Option(help="The file for pictures of a GGUF model. Default: one beside it.", rich_help_panel=MODEL),
+        typer.Option(help="The file for pictures of a model that sees. Default: one beside it.", rich_help_panel=GGUF),
     ] = None,
     device: Annotated[
         str | None,
@@ -173,7 +218,19 @@ def serve(
             default=default,
             max_slots=max_slots,
             context_length=context_length,
-            mmproj=mmproj,
+            num_threads=num_threads,
+            gguf={
+                "n_gpu_layers": n_gpu_layers,
+                "kv_cache_dtype": kv_cache_dtype,
+                "flash_attn": flash_attn,
+                "use_mmap": mmap,
+                "use_mlock": mlock or None,
+                "rope_scaling": rope_scaling,
+                "rope_freq_base": rope_freq_base,
+                "rope_freq_scale": rope_freq_scale,
+                "isolate": isolate,
+                "mmproj": mmproj,
+            },
             api_key=api_key,
             api_key_file=api_key_file,
         )

@@ -44,7 +44,8 @@ class ServeFlags:
         default: the model that answers where none is named.
         max_slots: requests at once.
         context_length: most tokens of a request.
-        mmproj: file for pictures of a GGUF model.
+        num_threads: CPU threads of a step.
+        gguf: options of `kit.load` for GGUF files; None as a value where nothing was said.
         api_key: refused, but for what to do instead.
         api_key_file: that holds the key.
     """
@@ -64,7 +65,8 @@ class ServeFlags:
     default: str | None = None
     max_slots: int | None = None
     context_length: int | None = None
-    mmproj: str | None = None
+    num_threads: int | None = None
+    gguf: Mapping[str, Any] = field(default_factory=dict)
     api_key: str | None = field(default=None, repr=False)
     api_key_file: Path | None = None
 
@@ -112,7 +114,8 @@ def read_flags(flags: ServeFlags, environ: Mapping[str, str] | None = None) -> S
         "served_name": flags.name,
         "max_slots": flags.max_slots,
         "context_length": flags.context_length,
-        "mmproj": flags.mmproj,
+        "num_threads": flags.num_threads,
+        **flags.gguf,
     }
     load = {key: value for key, value in given.items() if value is not None}
     if len(models) > 1:

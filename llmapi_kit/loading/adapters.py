@@ -129,7 +129,7 @@ def adapter_sources(lora: Any) -> Any:
 
 def default_name(source: str) -> str:
     """The name of an adapter that was given none."""
-    return PurePath(source).name
+    return PurePath(source).name.removesuffix(".gguf")
 
 
 def _source(path: Any) -> str:

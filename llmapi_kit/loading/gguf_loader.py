@@ -44,7 +44,7 @@ def gguf_fit(file: GgufFile, settings: Settings, options: GgufOptions) -> Fit:
         settings: slots; a recurrent model has a state in each.
         options: checked.
     """
-    added = options.adapter.stat().st_size if options.adapter is not None else 0
+    added = sum(adapter.stat().st_size for adapter in options.adapters)
     if (mmproj := mmproj_of(file, options)) is not None:
         added += mmproj_bytes(mmproj)
     buffers = BUFFER_BYTES + 4 * (NUM_LOGITS * file.vocab_size + NUM_STATES * file.hidden_size)
@@ -73,6 +73,8 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
         MissingDependencyError: it needs an extra that is not installed.
     """
     from llmapi_kit.engines.local.engine import LocalEngine
+    from llmapi_kit.loading.gguf_adapters import GgufAdapterReader, check_adapter
+    from llmapi_kit.loading.loader import add_adapters
     from llmapi_kit.runners.llama_cpp_runner import LlamaCppRunner
     from llmapi_kit.runners.llama_vocabulary import LlamaVocabulary
     from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
@@ -82,15 +84,16 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
     from llmapi_kit.sampling.tokenizer import check_template
 
     file = open_gguf(path)
-    if options.adapter is not None:
-        read_header(options.adapter)
+    if options.merged_adapter is not None:
+        check_adapter(read_header(options.merged_adapter), file.architecture)
     template = file.chat_template
     check_template(template, spec.name)
     has_gpu = _has_gpu(options)
     plan = _plan(spec, file, settings, options)
     mmproj = mmproj_of(file, options)
     pictures = PictureSetup(file, mmproj, settings, has_gpu=has_gpu) if mmproj is not None else None
-    steps, num_parameters = _make_steps(file, plan, settings, options, pictures)
+    context = _context_options(options, pictures)
+    steps, num_parameters = _make_steps(file, plan, settings, options, context, pictures)
     try:
         report("preparing the engine")
         dialect = _dialect(file)
@@ -116,7 +119,7 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
         raise
     if not steps.can_rewind:  # what a slot has read can't be taken over in part
         settings = settings.model_copy(update={"prefix_cache": "off"})
-    return LocalEngine(
+    engine = LocalEngine(
         info,
         LlamaCppRunner(steps),
         tokenizer,
@@ -127,7 +130,10 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
         sight=pictures.sight(tokenizer, plan.max_length)
         if isinstance(tokenizer, MarkedTokenizer) and pictures
         else None,
+        read_adapter=GgufAdapterReader(file, asdict(context)) if options.shared_adapters is not None else None,
     )
+    add_adapters(engine, options.shared_adapters or {})
+    return engine
 
 
 def _has_gpu(options: GgufOptions) -> bool:
@@ -159,14 +165,31 @@ def _plan(spec: ModelSpec, file: GgufFile, settings: Settings, options: GgufOpti
     return plan_slots(max(1, fit.kv_bytes_per_token), fit.context_length, left, False, slots)
 
 
+def _context_options(options: GgufOptions, pictures: PictureSetup | None) -> ContextOptions:
+    whole = {"n_ubatch": pictures.n_ubatch} if pictures is not None else {}
+    return ContextOptions(
+        flash_attn=options.flash_attn,
+        kv_cache_dtype=options.kv_cache_dtype or "f16",
+        rope_scaling=options.rope_scaling,
+        rope_freq_base=options.rope_freq_base,
+        rope_freq_scale=options.rope_freq_scale,
+        **whole,
+    )
+
+
 def _make_steps(
-    file: GgufFile, plan: SlotPlan, settings: Settings, options: GgufOptions, pictures: PictureSetup | None
+    file: GgufFile,
+    plan: SlotPlan,
+    settings: Settings,
+    options: GgufOptions,
+    context: ContextOptions,
+    pictures: PictureSetup | None,
 ) -> tuple[Steps, int]:
     """Load the weights, here or in a process of their own, to be used with pictures; and the number of parameters."""
     if pictures is None:
-        return _make_own_steps(file, plan, settings, options)
+        return _make_own_steps(file, plan, settings, options, context)
     try:
-        steps, num_parameters = _make_own_steps(file, plan, settings, options, n_ubatch=pictures.n_ubatch)
+        steps, num_parameters = _make_own_steps(file, plan, settings, options, context)
     except BaseException:
         pictures.close()
         raise
@@ -174,24 +197,16 @@ def _make_steps(
 
 
 def _make_own_steps(
-    file: GgufFile, plan: SlotPlan, settings: Settings, options: GgufOptions, **context_options: int
+    file: GgufFile, plan: SlotPlan, settings: Settings, options: GgufOptions, context: ContextOptions
 ) -> tuple[VectorSteps, int]:
     """The same without pictures."""
-    from llmapi_kit.runners.llama_cpp_runner import best_num_threads
     from llmapi_kit.runners.llama_model import LlamaModel
     from llmapi_kit.runners.llama_process import LlamaProcess, StepsSetup
     from llmapi_kit.runners.llama_steps import LlamaSteps
     from llmapi_kit.runners.load_trial import try_to_load
+    from llmapi_kit.runners.thread_count import best_num_threads
 
-    context = ContextOptions(
-        flash_attn=options.flash_attn,
-        kv_cache_dtype=options.kv_cache_dtype or "f16",
-        rope_scaling=options.rope_scaling,
-        rope_freq_base=options.rope_freq_base,
-        rope_freq_scale=options.rope_freq_scale,
-        **context_options,
-    )
-    adapters = [options.adapter] if options.adapter is not None else []
+    adapters = [options.merged_adapter] if options.merged_adapter is not None else []
     num_threads = settings.num_threads or best_num_threads(file.weights_bytes)
     if options.is_isolated:
         report("reading weights")
@@ -202,6 +217,7 @@ def _make_own_steps(
                 max_length=plan.max_length,
                 vocab_size=file.vocab_size,
                 num_threads=num_threads,
+                adapts_threads=not settings.num_threads,
                 n_gpu_layers=options.num_gpu_layers,
                 use_mmap=options.use_mmap,
                 use_mlock=bool(options.use_mlock),
@@ -225,6 +241,7 @@ def _make_own_steps(
         num_slots=plan.num_slots,
         max_length=plan.max_length,
         num_threads=num_threads,
+        adapts_threads=not settings.num_threads,
         options=context,
     )
     return steps, num_parameters

@@ -34,7 +34,8 @@ class GgufOptions:
         rope_scaling: ``none``, ``linear`` or ``yarn``, in place of the file's own.
         rope_freq_base: of the rotary embedding, in place of the file's own.
         rope_freq_scale: factor of positions, in place of the file's own: 0.5 doubles the context.
-        lora: a LoRA adapter as a GGUF file.
+        lora: a LoRA adapter as a GGUF file, which all answers go through; or several by name, each of which answers to
+            a name of its own.
         mmproj: the file for pictures that goes with the model; None for the one beside it, False for none.
         isolate: compute in a process of its own; None for whether this is a notebook's kernel.
         sampling: what holds where a request does not say.
@@ -49,7 +50,7 @@ class GgufOptions:
     rope_scaling: str | None = None
     rope_freq_base: float | None = None
     rope_freq_scale: float | None = None
-    lora: str | None = None
+    lora: str | Mapping[str, str] | None = None
     mmproj: str | bool | None = None
     isolate: bool | None = None
     sampling: Mapping[str, Any] | None = None
@@ -60,9 +61,20 @@ class GgufOptions:
         return is_jupyter_kernel() and HAS_POSIX if self.isolate is None else self.isolate
 
     @property
-    def adapter(self) -> Path | None:
-        """Where the adapter is."""
-        return Path(self.lora).expanduser() if self.lora is not None else None
+    def merged_adapter(self) -> Path | None:
+        """Where the adapter is that all answers go through."""
+        return Path(self.lora).expanduser() if isinstance(self.lora, str) else None
+
+    @property
+    def shared_adapters(self) -> Mapping[str, str] | None:
+        """Adapters to serve beside the model, by name; None where it takes none, as all answers go through one."""
+        return self.lora if isinstance(self.lora, Mapping) else {} if self.lora is None else None
+
+    @property
+    def adapters(self) -> list[Path]:
+        """Where all of them are."""
+        merged = [self.merged_adapter] if self.merged_adapter is not None else []
+        return [*merged, *(Path(each).expanduser() for each in (self.shared_adapters or {}).values())]
 
     @property
     def num_gpu_layers(self) -> int | None:
@@ -116,20 +128,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_adapter(options: GgufOptions) -> None:
-    if options.lora is not None and not isinstance(options.lora, str):
-        raise ConfigError(f"lora={options.lora!r} is not known. Use a LoRA adapter as a GGUF file.")
-    if (path := options.adapter) is None:
-        return
-    if path.is_dir():
-        raise ConfigError(
-            f"lora={options.lora!r} is a folder. On a GGUF file goes an adapter that is one too: convert it with "
-            "llama.cpp's convert_lora_to_gguf.py."
-        )
-    if not path.is_file():
-        raise ModelNotFoundError(f"There is no LoRA adapter {options.lora!r}.")
     from llmapi_kit.checkpoints.gguf_header import check_gguf_begin  # which needs numpy
 
-    check_gguf_begin(path)
+    lora = options.lora
+    for adapter in lora.values() if isinstance(lora, Mapping) else [] if lora is None else [lora]:
+        check_gguf_begin(adapter_path(adapter))
 
 
 def _check_mmproj(mmproj: Any) -> None:
@@ -143,3 +146,23 @@ def _check_mmproj(mmproj: Any) -> None:
     from llmapi_kit.checkpoints.gguf_header import check_gguf_begin  # which needs numpy
 
     check_gguf_begin(path)
+
+
+def adapter_path(lora: Any) -> Path:
+    """Where an adapter is.
+
+    Raises:
+        ConfigError: it is no file, but something else.
+        ModelNotFoundError: it is not there.
+    """
+    if not isinstance(lora, str):
+        raise ConfigError(f"lora={lora!r} is not known. Use a LoRA adapter as a GGUF file.")
+    path = Path(lora).expanduser()
+    if path.is_dir():
+        raise ConfigError(
+            f"lora={lora!r} is a folder. On a GGUF file goes an adapter that is one too: convert it with llama.cpp's "
+            "convert_lora_to_gguf.py."
+        )
+    if not path.is_file():
+        raise ModelNotFoundError(f"There is no LoRA adapter {lora!r}.")
+    return path

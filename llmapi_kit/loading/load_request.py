@@ -22,6 +22,7 @@ from llmapi_kit.engines.renamed_engine import renamed
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.loading.adapters import adapter_sources
 from llmapi_kit.loading.embedding_source import EmbeddingSource
+from llmapi_kit.loading.gguf_source import GgufSource
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.loading.options import unknown_load_option
 from llmapi_kit.loading.placement import HERE, Placement, read_placement
@@ -65,7 +66,7 @@ class LoadRequest:
 
     def with_room_for_adapters(self) -> LoadRequest:
         """The same, where adapters may be added later and are to be there when it is loaded again."""
-        if "lora" in self.options or not isinstance(self.source, LocalSource):
+        if "lora" in self.options or not isinstance(self.source, LocalSource | GgufSource):
             return self
         return replace(self, options={**self.options, "lora": {}})
 

@@ -187,7 +187,7 @@ class ModelLoader:
             read_adapter=reader if self._shared_adapters is not None else None,
             has_lookup=settings.draft == "prompt-lookup",
         )
-        _add_adapters(engine, self._shared_adapters or {})
+        add_adapters(engine, self._shared_adapters or {})
         return engine
 
     @classmethod
@@ -214,7 +214,7 @@ def _is_inherited(step: Any) -> bool:
     return getattr(step, "__func__", None) is getattr(ModelLoader, step.__name__)
 
 
-def _add_adapters(engine: Engine, sources: Mapping[str, str]) -> None:
+def add_adapters(engine: Engine, sources: Mapping[str, str]) -> None:
     """Serve a model's adapters from the start; where one can't be, nothing is."""
     adapters = adapters_of(engine)
     try:

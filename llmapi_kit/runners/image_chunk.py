@@ -64,6 +64,7 @@ class VectorItem:
         positions: (4, n) where they have several dimensions, else None.
         is_causal: whether each sees only those before it.
         wants_logits: whether the logits after the last one are needed.
+        adapter: as of `StepItem`.
     """
 
     slot: int
@@ -73,3 +74,4 @@ class VectorItem:
     positions: npt.NDArray[np.int32] | None = None
     is_causal: bool = True
     wants_logits: bool = False
+    adapter: int = 0

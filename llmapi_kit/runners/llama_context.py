@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ class ContextOptions:
     """How keys, values and positions are computed.
 
     Attributes:
-        flash_attn: compute attention without its matrix; None where the library can.
+        flash_attn: compute attention without its matrix; None where the library can and that is not slower.
         kv_cache_dtype: number format of keys and values; quantised ones need `flash_attn`.
         rope_scaling: ``none``, ``linear`` or ``yarn``; None for what the file says, as for the two below.
         rope_freq_base: of the rotary embedding.
@@ -35,6 +36,14 @@ class ContextOptions:
     rope_freq_base: float | None = None
     rope_freq_scale: float | None = None
     n_ubatch: int = MICRO_BATCH_TOKENS
+
+    @property
+    def is_flash(self) -> bool | None:
+        """Whether attention goes without its matrix; None for the library's own choice.
+
+        With keys and values in float32 it makes a step of a small model five times as long, on a CPU.
+        """
+        return False if self.flash_attn is None and self.kv_cache_dtype == "f32" else self.flash_attn
 
 
 class LlamaContext:
@@ -69,6 +78,7 @@ class LlamaContext:
         options: ContextOptions,
     ) -> None:
         self._model = model  # which has to be there as long as this
+        self._merged = model.adapters
         library: Any = model.library
         params = library.llama_context_default_params()
         params.n_seq_max = num_slots
@@ -79,8 +89,8 @@ class LlamaContext:
         params.n_threads = params.n_threads_batch = num_threads
         params.pooling_type = libllama.NO_POOLING
         params.kv_unified = False
-        if options.flash_attn is not None:
-            params.flash_attn_type = int(options.flash_attn)
+        if (is_flash := options.is_flash) is not None:
+            params.flash_attn_type = int(is_flash)
         params.type_k = params.type_v = libllama.KV_TYPES[options.kv_cache_dtype]
         if options.rope_scaling is not None:
             params.rope_scaling_type = libllama.ROPE_SCALING[options.rope_scaling]
@@ -103,20 +113,28 @@ class LlamaContext:
         if not self.memory:
             self.close()
             raise UnsupportedModelError(f"{name} has no KV memory, so it can't continue a text.")
-        self._apply(model)
+        if self._merged:
+            self.apply([])
 
     def close(self) -> None:
         """Give the memory back. Safe to call twice."""
         self._free()
 
-    def _apply(self, model: LlamaModel) -> None:
-        """Let the model's adapters work."""
-        if adapters := model.adapters:
-            addresses = (ctypes.c_void_p * len(adapters))(*adapters)
-            scales = (ctypes.c_float * len(adapters))(*[1.0] * len(adapters))
-            if model.library.llama_set_adapters_lora(self.handle, addresses, len(adapters), scales):
-                self.close()
-                raise ModelLoadError(f"llama.cpp can't apply the adapters of {model.path.name}.")
+    def apply(self, adapters: Sequence[int]) -> None:
+        """Compute with some adapters from now on, beside those that the model was loaded with.
+
+        Args:
+            adapters: their addresses.
+
+        Raises:
+            ModelLoadError: that can't be.
+        """
+        all_of_them = [*self._merged, *adapters]
+        addresses = (ctypes.c_void_p * len(all_of_them))(*all_of_them)
+        scales = (ctypes.c_float * len(all_of_them))(*[1.0] * len(all_of_them))
+        if self._model.library.llama_set_adapters_lora(self.handle, addresses, len(all_of_them), scales):
+            self.close()
+            raise ModelLoadError(f"llama.cpp can't apply the adapters of {self._model.path.name}.")
 
 
 def stream_length(max_length: int) -> int:

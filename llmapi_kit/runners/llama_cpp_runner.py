@@ -11,8 +11,6 @@ import torch
 
 from llmapi_kit.runners.base import StepItem
 
-SMALL_MODEL_BYTES = 100_000_000
-
 
 class Steps(Protocol):
     """Who computes: `llama_steps.LlamaSteps`, or `llama_process.LlamaProcess`. See `Runner` for all of it."""
@@ -40,6 +38,14 @@ class Steps(Protocol):
 
     def mean_state(self, slot: int) -> list[float]:
         """See `Runner.mean_state`."""
+        ...
+
+    def add_adapter(self, adapter: int, weights: str) -> None:
+        """See `AdapterRunner.add_adapter`; the weights are a GGUF file."""
+        ...
+
+    def remove_adapter(self, adapter: int) -> None:
+        """See `AdapterRunner.remove_adapter`."""
         ...
 
     def close(self) -> None:
@@ -86,15 +92,14 @@ class LlamaCppRunner:
         """See `Runner.mean_state`."""
         return self._steps.mean_state(slot)
 
+    def add_adapter(self, adapter: int, weights: str) -> None:
+        """See `AdapterRunner.add_adapter`; the weights are a GGUF file. It takes a call of each step for itself."""
+        self._steps.add_adapter(adapter, weights)
+
+    def remove_adapter(self, adapter: int) -> None:
+        """See `AdapterRunner.remove_adapter`."""
+        self._steps.remove_adapter(adapter)
+
     def close(self) -> None:
         """See `Runner.close`."""
         self._steps.close()
-
-
-def best_num_threads(weights_bytes: int) -> int:
-    """One thread for a small model, all that torch would take for others.
-
-    The library's threads wait for each other by spinning, which takes the core from whoever else wants it: on two busy
-    cores, a 4 M parameter model made 50 tokens a second with two threads and 900 with one.
-    """
-    return 1 if weights_bytes < SMALL_MODEL_BYTES else torch.get_num_threads()

@@ -16,7 +16,7 @@ from llmapi_kit.errors import ModelLoadError, UnsupportedModelError
 from llmapi_kit.progress import report
 from llmapi_kit.runners import libllama
 
-_loading = threading.Lock()  # what the library says of errors does not say of which load
+_loading = threading.RLock()  # what the library says of errors does not say of which load
 
 
 class LlamaModel:
@@ -82,7 +82,7 @@ class LlamaModel:
             self._free = weakref.finalize(self, self.library.llama_model_free, self.handle)
             self._free.atexit = False  # the process gives its memory back by itself
             self.vocab = self.library.llama_model_get_vocab(self.handle)
-            self.adapters = [self._load_adapter(each) for each in lora]
+        self.adapters = [self.load_adapter(each) for each in lora]
         if has_weights:
             self._check_kind()
 
@@ -111,11 +111,23 @@ class LlamaModel:
         """Give the memory back. Nothing that was made from it may be used after. Safe to call twice."""
         self._free()
 
-    def _load_adapter(self, path: Path) -> int:
-        handle = self.library.llama_adapter_lora_init(self.handle, str(path).encode())
+    def load_adapter(self, path: Path) -> int:
+        """Load a LoRA adapter for this model; its address. It goes with the model, or by `free_adapter`.
+
+        Raises:
+            ModelLoadError: it is none, or of another model.
+        """
+        with _loading:
+            libllama.take_errors()
+            handle = self.library.llama_adapter_lora_init(self.handle, str(path).encode())
+            why = libllama.take_errors()
         if not handle:
-            raise ModelLoadError(f"The adapter {path.name} does not go on {self.path.name}: {libllama.take_errors()}.")
+            raise ModelLoadError(f"The adapter {path.name} does not go on {self.path.name}: {why}.")
         return int(handle)
+
+    def free_adapter(self, adapter: int) -> None:
+        """Give an adapter's memory back. No context may have it any more."""
+        self.library.llama_adapter_lora_free(adapter)
 
     def _check_kind(self) -> None:
         library, name = self.library, self.path.name

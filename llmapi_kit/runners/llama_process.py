@@ -1,16 +1,19 @@
 """Computes the steps of a GGUF file in a process of its own, so that an abort of llama.cpp ends that one alone.
 
-Questions and answers are lines of JSON through a socket; logits lie in memory that both processes map. The process
-ends with whoever started it, as its standard input ends then. When it dies, the step that was asked for raises, and
-`restart` starts another one, whose slots are empty. Used on one thread, after it was made; POSIX only.
+Questions go through a socket, packed by `marshal`, which only the process that llama.cpp runs in reads; answers come
+back as lines of JSON, and logits lie in memory that both processes map. The process ends with whoever started it, as
+its standard input ends then. When it dies, the step that was asked for raises, and `restart` starts another one, whose
+slots are empty. Used on one thread, after it was made; POSIX only.
 """
 
 from __future__ import annotations
 
 import json
+import marshal
 import mmap
 import os
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -31,6 +34,7 @@ from llmapi_kit.runners.llama_context import ContextOptions
 
 MAX_ROWS = 1024  # of logits, in one question; pages that are never written take no memory
 MAX_END_S = 5.0
+SIZE = struct.Struct("<I")  # before a question, how many bytes it has
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "CUDA_VISIBLE_DEVICES", VARIABLE)
 _PROGRAM = "from llmapi_kit.runners.llama_program import main; main()"
 
@@ -44,6 +48,7 @@ class StepsSetup:
     max_length: int
     vocab_size: int
     num_threads: int = 1
+    adapts_threads: bool = False
     n_gpu_layers: int | None = None
     use_mmap: bool | None = None
     use_mlock: bool = False
@@ -76,6 +81,7 @@ class LlamaProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._end: Callable[[], object] = lambda: None
         self._held: set[int] = set()
+        self._adapters: dict[int, str] = {}
         told = self._start()
         self.can_rewind: bool = told["can_rewind"]
         self.num_parameters: int = told["num_parameters"]
@@ -93,10 +99,10 @@ class LlamaProcess:
         """
         self._check_held(items)
         parts = [part for part in _parts(items) if part]
-        rows = [self._logits[: self._ask("step", part)["rows"]] for part in parts[:1]]
+        rows = [self._compute(part) for part in parts[:1]]
         for part in parts[1:]:
             rows[-1] = rows[-1].copy()  # the next answer lies in the same place
-            rows.append(self._logits[: self._ask("step", part)["rows"]])
+            rows.append(self._compute(part))
         self._held.update(item.slot for item in items)
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
@@ -112,7 +118,16 @@ class LlamaProcess:
         for item in items:
             memory[: item.vectors.size] = item.vectors.reshape(-1)
             positions = item.positions.tolist() if item.positions is not None else None
-            told = [item.slot, item.start, item.end, item.vectors.shape, positions, item.is_causal, item.wants_logits]
+            told = [
+                item.slot,
+                item.start,
+                item.end,
+                item.vectors.shape,
+                positions,
+                item.is_causal,
+                item.wants_logits,
+                item.adapter,
+            ]
             rows.append(self._logits[: self._ask("read_vectors", told)["rows"]].copy())
             self._held.add(item.slot)
         return np.concatenate(rows)
@@ -127,7 +142,15 @@ class LlamaProcess:
             return False
         self._held.clear()
         self._start()
+        for adapter, weights in self._adapters.items():
+            self._ask("add_adapter", [adapter, weights])
         return True
+
+    def _compute(self, items: Sequence[StepItem]) -> npt.NDArray[np.float32]:
+        """Logits of some items, until the next question."""
+        question = [(slot, start, list(tokens), *rest) for slot, start, tokens, *rest in items]
+        num_rows: int = self._ask("step", question)
+        return self._logits[:num_rows]
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """See `Runner.copy_prefix`. Where the process has died, the next step tells."""
@@ -144,6 +167,17 @@ class LlamaProcess:
         """See `Runner.mean_state`."""
         state: list[float] = self._ask("mean_state", [slot])["state"]
         return state
+
+    def add_adapter(self, adapter: int, weights: str) -> None:
+        """See `AdapterRunner.add_adapter`."""
+        self._ask("add_adapter", [adapter, weights])
+        self._adapters[adapter] = weights
+
+    def remove_adapter(self, adapter: int) -> None:
+        """See `AdapterRunner.remove_adapter`."""
+        del self._adapters[adapter]
+        with suppress(RuntimeError):
+            self._ask("remove_adapter", [adapter])
 
     def close(self) -> None:
         """See `Runner.close`. Safe to call twice."""
@@ -177,7 +211,8 @@ class LlamaProcess:
         self._stream = ours.makefile("rwb")
         self._end = weakref.finalize(self, _stop, self._process, ours, self._stream)
         try:
-            return self._ask("load", [asdict(self._setup)])
+            told: dict[str, Any] = self._ask("load", [asdict(self._setup)])
+            return told
         except RuntimeError as exc:
             self.close()
             raise errors.ModelLoadError(
@@ -185,17 +220,20 @@ class LlamaProcess:
                 "llama.cpp does not know. Download it again, or take another."
             ) from exc
 
-    def _ask(self, name: str, arguments: Sequence[Any]) -> dict[str, Any]:
+    def _ask(self, name: str, arguments: list[Any]) -> Any:
         """Ask the process, and wait for its answer."""
+        question = marshal.dumps((name, arguments))
         try:
-            self._stream.write(json.dumps([name, arguments]).encode() + b"\n")
+            self._stream.write(SIZE.pack(len(question)) + question)
             self._stream.flush()
             line = self._stream.readline()
         except (OSError, ValueError):  # it is gone
             line = b""
         if not line.endswith(b"\n"):
             raise RuntimeError(self._how_it_ended())
-        answer: dict[str, Any] = json.loads(line)
+        if line[:1] != b"{":
+            return int(line)  # of a step, which has to be quick
+        answer = json.loads(line)
         if "error" in answer:
             kind = getattr(errors, answer["error"], None)
             raise (kind or RuntimeError)(answer["message"])

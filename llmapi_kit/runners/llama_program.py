@@ -7,6 +7,7 @@ when standard input does, whatever it is doing, as then nobody is left who asked
 from __future__ import annotations
 
 import json
+import marshal
 import mmap
 import os
 import socket
@@ -22,6 +23,7 @@ from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.image_chunk import VectorItem
 from llmapi_kit.runners.llama_context import ContextOptions
 from llmapi_kit.runners.llama_model import LlamaModel
+from llmapi_kit.runners.llama_process import SIZE
 from llmapi_kit.runners.llama_steps import LlamaSteps
 from llmapi_kit.runners.llama_vocabulary import LlamaVocabulary
 from llmapi_kit.runners.load_trial import leave_no_core, read_texts
@@ -54,16 +56,15 @@ class Program:
             num_slots=setup["num_slots"],
             max_length=setup["max_length"],
             num_threads=setup["num_threads"],
+            adapts_threads=setup["adapts_threads"],
             options=ContextOptions(**setup["options"]),
         )
         self._logits = np.frombuffer(self._memory, np.float32).reshape(-1, self._steps.vocab_size)
         return {"can_rewind": self._steps.can_rewind, "num_parameters": model.num_parameters}
 
-    def step(self, *items: list[Any]) -> dict[str, Any]:
-        """Compute, and leave the logits in the file."""
-        rows = self._loaded.step([StepItem(*item) for item in items])
-        self._logits[: len(rows)] = rows
-        return {"rows": len(rows)}
+    def step(self, *items: tuple[Any, ...]) -> int:
+        """Compute, and leave the logits in the file; how many rows."""
+        return len(self._loaded.step(list(map(StepItem._make, items)), self._logits))
 
     def read_vectors(
         self,
@@ -74,11 +75,14 @@ class Program:
         positions: list[list[int]] | None,
         is_causal: bool,
         wants_logits: bool,
+        adapter: int,
     ) -> dict[str, Any]:
         """Compute vectors, which are in the file, and leave the logits there."""
         vectors = self._logits.reshape(-1)[: shape[0] * shape[1]].reshape(shape).copy()
         grid = np.array(positions, np.int32) if positions is not None else None
-        rows = self._loaded.read_vectors([VectorItem(slot, start, end, vectors, grid, is_causal, wants_logits)])
+        rows = self._loaded.read_vectors(
+            [VectorItem(slot, start, end, vectors, grid, is_causal, wants_logits, adapter)]
+        )
         self._logits[: len(rows)] = rows
         return {"rows": len(rows)}
 
@@ -96,6 +100,16 @@ class Program:
         """See `Runner.mean_state`."""
         return {"state": self._loaded.mean_state(slot)}
 
+    def add_adapter(self, adapter: int, weights: str) -> dict[str, Any]:
+        """See `AdapterRunner.add_adapter`."""
+        self._loaded.add_adapter(adapter, weights)
+        return {}
+
+    def remove_adapter(self, adapter: int) -> dict[str, Any]:
+        """See `AdapterRunner.remove_adapter`."""
+        self._loaded.remove_adapter(adapter)
+        return {}
+
     @property
     def _loaded(self) -> LlamaSteps:
         if self._steps is None:
@@ -110,8 +124,8 @@ def main() -> None:
     connection, logits = (int(each) for each in sys.argv[1:3])
     program = Program(logits)
     stream = socket.socket(fileno=connection).makefile("rwb")
-    for line in stream:
-        name, arguments = json.loads(line)
+    while len(head := stream.read(SIZE.size)) == SIZE.size:
+        name, arguments = marshal.loads(stream.read(*SIZE.unpack(head)))  # noqa: S302 - of the process that started this
         try:
             answer = getattr(program, name)(*arguments)
         except LlmApiKitError as exc:

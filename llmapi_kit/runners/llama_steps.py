@@ -8,7 +8,9 @@ so that a process of its own is there at once.
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +23,7 @@ from llmapi_kit.runners.image_chunk import VectorItem
 from llmapi_kit.runners.llama_context import BATCH_TOKENS, MAX_SLOTS, ContextOptions, LlamaContext
 from llmapi_kit.runners.llama_model import LlamaModel
 from llmapi_kit.runners.llama_vectors import VectorBatch, batches_of
+from llmapi_kit.runners.thread_choice import ThreadChoice
 
 # Rows of logits that one call may give. The library reserves memory for them, each as wide as the vocabulary.
 MIN_OUTPUTS = 64
@@ -57,6 +60,7 @@ class LlamaSteps:
         num_slots: sequences held at once.
         max_length: tokens a slot can hold.
         num_threads: CPU threads of a step.
+        adapts_threads: take one thread where that is sooner, see `ThreadChoice`.
         options: of the computation.
 
     Attributes:
@@ -76,6 +80,7 @@ class LlamaSteps:
         num_slots: int,
         max_length: int,
         num_threads: int = 1,
+        adapts_threads: bool = False,
         options: ContextOptions | None = None,
     ) -> None:
         if num_slots > MAX_SLOTS:
@@ -98,6 +103,11 @@ class LlamaSteps:
         self._context, self._memory = self._llama.handle, self._llama.memory
         self._batch = _BatchArrays(BATCH_TOKENS)
         self._held = [0] * num_slots  # positions from here on are free
+        self._threads = ThreadChoice(num_threads) if adapts_threads else None
+        self._num_threads = num_threads
+        self._adapters: dict[int, int] = {}  # number to address
+        self._current_adapter = 0
+        self._view, self._view_of = np.empty((0, self.vocab_size), np.float32), (0, 0)
         self._pooled: dict[int, dict[int, Floats]] = {}  # slot to first position to the sum of its states
         self._state_size = int(self._library.llama_model_n_embd(model.handle))
         try:
@@ -106,26 +116,50 @@ class LlamaSteps:
             self.close()
             raise
 
-    def step(self, items: Sequence[StepItem]) -> Floats:
-        """See `Runner.step`."""
+    def step(self, items: Sequence[StepItem], out: Floats | None = None) -> Floats:
+        """See `Runner.step`.
+
+        Args:
+            items: what to compute.
+            out: rows that the answer is written to; without them, it may lie in the library's memory.
+        """
         for item in items:
             self._rewind(item.slot, item.start)
-        # Neighbouring streams are computed together, so they stand beside each other
-        order = sorted(range(len(items)), key=lambda index: items[index].slot)
+        # An adapter holds for a whole call; and neighbouring streams are computed together
+        order = sorted(range(len(items)), key=lambda index: (items[index].adapter, items[index].slot))
         rows = _first_rows(items)
-        answer: Floats | None = None
-        parts = list(self._parts([(index, items[index]) for index in order]))
+        if out is not None:
+            out = out[: rows[-1]]
+        in_order = [items[index] for index in order]
+        if in_order and _is_plain(in_order):
+            return _placed(self._decode_tokens(in_order), order, out)
+        parts = list(self._parts(list(zip(order, in_order, strict=True))))
         for part in parts:
             logits = self._decode(part)
             wanted = [(row, source) for source, row in _rows(part, rows)]
             if len(parts) == 1 and [row for row, _ in wanted] == list(range(len(logits))):
-                return logits
-            if answer is None:
-                answer = np.empty((rows[-1], self.vocab_size), np.float32)
+                return _placed(logits, range(len(logits)), out)
+            if out is None:
+                out = np.empty((rows[-1], self.vocab_size), np.float32)
             if wanted:
                 targets, sources = zip(*wanted, strict=True)
-                answer[list(targets)] = logits[list(sources)]
-        return np.empty((0, self.vocab_size), np.float32) if answer is None else answer
+                out[list(targets)] = logits[list(sources)]
+        return np.empty((0, self.vocab_size), np.float32) if out is None else out
+
+    def add_adapter(self, adapter: int, weights: str) -> None:
+        """See `AdapterRunner.add_adapter`.
+
+        Args:
+            adapter: what items name it by.
+            weights: path of a GGUF file.
+        """
+        self._adapters[adapter] = self._model.load_adapter(Path(weights))
+
+    def remove_adapter(self, adapter: int) -> None:
+        """See `AdapterRunner.remove_adapter`."""
+        if self._current_adapter == adapter:
+            self._use_adapter(0)
+        self._model.free_adapter(self._adapters.pop(adapter))
 
     def read_vectors(self, items: Sequence[VectorItem]) -> Floats:
         """See `llmapi_kit.runners.seeing_steps.VectorSteps.read_vectors`."""
@@ -138,7 +172,7 @@ class LlamaSteps:
             self._library.llama_set_embeddings(self._context, False)
             self._library.llama_set_causal_attn(self._context, part[0].is_causal)
             try:
-                self._run(batch.batch)
+                self._run(batch.batch, part[0].adapter)
             finally:
                 self._library.llama_set_causal_attn(self._context, True)
             if batch.num_outputs:
@@ -188,7 +222,8 @@ class LlamaSteps:
         for index, item in items:
             begin, has_every = 0, item.wants_every or item.wants_mean
             while begin < len(item.tokens):
-                if not room or not outputs:
+                is_other = bool(part) and part[0].item.adapter != item.adapter
+                if not room or not outputs or is_other:
                     yield part
                     part, room, outputs = [], self._batch.size, self._max_outputs
                 end = min(len(item.tokens), begin + room, begin + outputs if has_every else len(item.tokens))
@@ -202,18 +237,52 @@ class LlamaSteps:
         """Compute tokens; logits (rows of output, vocab), in the order of the pieces, until the next call."""
         has_states = any(piece.item.wants_mean for piece in part)
         batch = self._batch.fill(part)
-        for item in (piece.item for piece in part):
-            self._held[item.slot] = max(self._held[item.slot], item.start + len(item.tokens))
-        self._library.llama_set_embeddings(self._context, has_states)
-        self._run(batch)
+        self._call([piece.item for piece in part], batch, has_states=has_states)
         num_rows = sum(piece.num_outputs for piece in part)
         if not num_rows:
             return np.empty((0, self.vocab_size), np.float32)
         if has_states:
             self._pool(part, _rows_at(self._library.llama_get_embeddings(self._context), num_rows, self._state_size))
-        return _rows_at(self._library.llama_get_logits(self._context), num_rows, self.vocab_size)
+        return self._logits(num_rows)
 
-    def _run(self, batch: libllama.Batch) -> None:
+    def _decode_tokens(self, items: Sequence[StepItem]) -> Floats:
+        """The same for a token of each item, with a row for each: nearly every step, and in small models it counts."""
+        batch = self._batch.fill_tokens(items)
+        if self._threads is None:
+            self._call(items, batch, has_states=False)
+            return self._logits(len(items))
+        self._set_num_threads(self._threads.next(len(items)))
+        started = time.perf_counter()
+        self._call(items, batch, has_states=False)
+        self._threads.took(len(items), time.perf_counter() - started)
+        self._set_num_threads(self._threads.num_threads)
+        return self._logits(len(items))
+
+    def _set_num_threads(self, num_threads: int) -> None:
+        if num_threads != self._num_threads:
+            self._library.llama_set_n_threads(self._context, num_threads, num_threads)
+            self._num_threads = num_threads
+
+    def _call(self, items: Sequence[StepItem], batch: libllama.Batch, *, has_states: bool) -> None:
+        for item in items:
+            self._held[item.slot] = max(self._held[item.slot], item.start + len(item.tokens))
+        self._library.llama_set_embeddings(self._context, has_states)
+        self._run(batch, items[0].adapter)
+
+    def _logits(self, num_rows: int) -> Floats:
+        """What the last call computed, not copied."""
+        place = (int(self._library.llama_get_logits(self._context)), num_rows)
+        if place != self._view_of:
+            self._view, self._view_of = _rows_at(*place, self.vocab_size), place
+        return self._view
+
+    def _use_adapter(self, adapter: int) -> None:
+        self._llama.apply([self._adapters[adapter]] if adapter else [])
+        self._current_adapter = adapter
+
+    def _run(self, batch: libllama.Batch, adapter: int) -> None:
+        if adapter != self._current_adapter:
+            self._use_adapter(adapter)
         libllama.take_errors()
         code = self._library.llama_decode(self._context, batch)
         if code:
@@ -260,6 +329,8 @@ class _BatchArrays:
         self._outputs = np.zeros(size, np.int8)
         self._counts = np.ones(size, np.int32)  # of slots that a token belongs to
         self._slot_addresses = self._slots.ctypes.data + 4 * np.arange(size, dtype=np.uint64)
+        arrays = (self._positions, self._counts, self._slot_addresses, self._outputs)
+        self._addresses = (self._tokens.ctypes.data, None, *(array.ctypes.data for array in arrays))
 
     def fill(self, part: Sequence[_Piece]) -> libllama.Batch:
         """The batch of some pieces. Valid until this is called again."""
@@ -273,8 +344,36 @@ class _BatchArrays:
             if item.wants_logits and end == len(item.tokens):
                 self._outputs[stop - 1] = True
             at = stop
-        arrays = (self._positions, self._counts, self._slot_addresses, self._outputs)
-        return libllama.Batch(at, self._tokens.ctypes.data, None, *(array.ctypes.data for array in arrays))
+        return libllama.Batch(at, *self._addresses)
+
+    def fill_tokens(self, items: Sequence[StepItem]) -> libllama.Batch:
+        """The batch of a token of each item, with a row of output each. Valid until this is called again."""
+        size = len(items)
+        self._tokens[:size] = [item.tokens[0] for item in items]
+        self._positions[:size] = [item.start for item in items]
+        self._slots[:size] = [item.slot for item in items]
+        self._outputs[:size] = True
+        return libllama.Batch(size, *self._addresses)
+
+
+def _is_plain(items: Sequence[StepItem]) -> bool:
+    """Whether each is one token that gives one row, all through the same adapter."""
+    adapter = items[0].adapter
+    return all(
+        len(tokens) == 1 and wants_logits and not (wants_every or wants_mean) and its_adapter == adapter
+        for _, _, tokens, wants_logits, wants_every, wants_mean, its_adapter in items
+    )
+
+
+def _placed(logits: Floats, order: Sequence[int], out: Floats | None) -> Floats:
+    """Rows in the order of the items: each goes to the place that `order` has for it."""
+    is_in_order = all(index == place for place, index in enumerate(order))
+    if is_in_order and out is None:
+        return logits
+    if out is None:
+        out = np.empty_like(logits)
+    out[slice(None) if is_in_order else list(order)] = logits
+    return out
 
 
 def _first_rows(items: Sequence[StepItem]) -> list[int]:

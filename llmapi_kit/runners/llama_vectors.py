@@ -38,7 +38,7 @@ class VectorBatch:
 
 
 def batches_of(items: Sequence[VectorItem], size: int) -> Iterator[list[VectorItem]]:
-    """What goes into one call each: as much as fits; items whose vectors all see each other go alone and whole."""
+    """What goes into one call each: as much as fits of one adapter; vectors that all see each other go alone and whole."""
     together: list[VectorItem] = []
     room = size
     for item in items:
@@ -46,7 +46,7 @@ def batches_of(items: Sequence[VectorItem], size: int) -> Iterator[list[VectorIt
             yield [item]
             continue
         for part in _cut(item, size):
-            if len(part.vectors) > room:
+            if len(part.vectors) > room or (together and together[0].adapter != part.adapter):
                 yield together
                 together, room = [], size
             together.append(part)

@@ -85,6 +85,14 @@ class SeeingSteps:
         """See `Runner.mean_state`."""
         return self._steps.mean_state(slot)
 
+    def add_adapter(self, adapter: int, weights: str) -> None:
+        """See `AdapterRunner.add_adapter`."""
+        self._steps.add_adapter(adapter, weights)
+
+    def remove_adapter(self, adapter: int) -> None:
+        """See `AdapterRunner.remove_adapter`."""
+        self._steps.remove_adapter(adapter)
+
     def close(self) -> None:
         """See `Runner.close`."""
         self._steps.close()
@@ -121,7 +129,7 @@ class SeeingSteps:
                 num, run = self._vectors(item.slot, item.start + done, *ids)
                 done += num
                 if run is not None:
-                    yield replace(run, wants_logits=item.wants_logits and done == count)
+                    yield replace(run, wants_logits=item.wants_logits and done == count, adapter=item.adapter)
 
     def _vectors(self, slot: int, at: int, first_id: int, limit: int) -> tuple[int, VectorItem | None]:
         """How many ids from one on belong to one span, and the vectors to compute for them; None where it is too early.

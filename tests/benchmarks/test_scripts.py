@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 
 MODULES = [
     "adapters",
+    "bare_llama_decode",
     "bare_loop",
     "busy_kernel",
     "conversation",
@@ -47,10 +48,10 @@ def options(work, results):
 
 @pytest.mark.usefixtures("tiny")
 def test_serving_measures_this_server(work, tmp_path):
-    chosen = ["--contenders", "llmapi_kit", "--streams", "1,2", "--workloads", "short,shared"]
+    chosen = ["--contenders", "llmapi_kit,llmapi_kit-gguf", "--streams", "1,2", "--workloads", "short,shared"]
     assert serving.main([*chosen, *options(work, tmp_path)]) == 0
     report = json.loads((tmp_path / "serving.json").read_text())
-    assert [sample["result"]["num_tokens"] for sample in report["samples"]] == [8, 16, 8, 16]
+    assert [sample["result"]["num_tokens"] for sample in report["samples"]] == [8, 8, 16, 16] * 2
     assert report["peak_rss_bytes"]["tiny llmapi_kit"] > 0
     assert "| 2 | llmapi_kit |" in (tmp_path / "serving.md").read_text()
     assert (tmp_path / "serving.png").stat().st_size > 1000
@@ -178,6 +179,6 @@ def test_the_report_has_medians_ratios_and_failures():
     run.failures.append(Failure("tiny", "llama.cpp", "start", "cannot open file"))
     text = to_markdown(run)
     assert "| 8 | llmapi_kit | 100 | 90.0 to 500 | 10.0 ms |" in text
-    assert "| short | 8 | 4.00 (transformers) | 0.25 (transformers) |" in text
+    assert "| short | 8 | llmapi_kit | 4.00 (transformers) | 0.25 (transformers) |" in text
     assert "| 8 | llama.cpp | failed |" in text
     assert "cannot open file" in text

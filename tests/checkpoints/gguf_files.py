@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.gguf_file import interleave_halves
+from benchmarks.quantize_gguf import quantize_rows
 
 ARCHITECTURES = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "qwen3": gguf.MODEL_ARCH.QWEN3}
 KINDS = {kind: gguf.GGMLQuantizationType[kind] for kind in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q5_1")}
@@ -60,7 +61,7 @@ def write_model(path, model, *, kind="F32", tokenizer=None, extra=None):
         if is_turned:
             array = interleave_halves(array, heads[part])
         form = KINDS[kind] if array.ndim == 2 else KINDS["F32"]
-        raw = gguf.quantize(np.ascontiguousarray(array), form)
+        raw = quantize(np.ascontiguousarray(array), form)
         writer.add_tensor(stored, raw, raw_dtype=form)
         if form != KINDS["F32"]:
             values = gguf.dequantize(raw, form).reshape(array.shape).astype(np.float32)
@@ -75,6 +76,14 @@ def write_model(path, model, *, kind="F32", tokenizer=None, extra=None):
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def quantize(array, form):
+    """An array in a number format, which the gguf package can write, or else llama.cpp."""
+    try:
+        return gguf.quantize(array, form)
+    except NotImplementedError:
+        return quantize_rows(array, form)
 
 
 def text(value):

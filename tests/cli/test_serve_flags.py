@@ -6,10 +6,13 @@ import subprocess
 import sys
 
 import pytest
+import typer
 
+from llmapi_kit.cli.app import app
 from llmapi_kit.cli.model_environment import environment_model
 from llmapi_kit.cli.serve_flags import ServeFlags, read_flags
 from llmapi_kit.errors import ConfigError
+from llmapi_kit.loading.gguf_options import OPTIONS
 
 COMMAND = [sys.executable, "-m", "llmapi_kit", "serve"]
 
@@ -49,6 +52,40 @@ def test_flags_become_arguments_of_load_and_launch():
         "context_length": 100,
     }
     assert options.launch == {"aliases": {"gpt-4o": "mine", "a": "b=c"}, "default": "mine"}
+
+
+GGUF_FLAGS = {
+    "n_gpu_layers": (["--n-gpu-layers", "3"], 3),
+    "kv_cache_dtype": (["--kv-cache-dtype", "q8_0"], "q8_0"),
+    "flash_attn": (["--no-flash-attn"], False),
+    "use_mmap": (["--no-mmap"], False),
+    "use_mlock": (["--mlock"], True),
+    "rope_scaling": (["--rope-scaling", "yarn"], "yarn"),
+    "rope_freq_base": (["--rope-freq-base", "1e6"], 1e6),
+    "rope_freq_scale": (["--rope-freq-scale", "0.5"], 0.5),
+    "isolate": (["--isolate"], True),
+    "num_threads": (["--threads", "2"], 2),
+    "context_length": (["--ctx-size", "512"], 512),
+}
+
+
+def test_every_option_of_a_gguf_file_has_a_flag(monkeypatch):
+    read = []
+
+    def stop(flags):
+        read.append(flags)
+        raise typer.Exit
+
+    monkeypatch.setattr("llmapi_kit.cli.serve_flags.read_flags", stop)
+
+    def given(*flags):
+        app(["serve", "m.gguf", *flags], standalone_mode=False)
+        return read_flags(read[-1], {}).load
+
+    assert given() == {}
+    for option, (flags, value) in GGUF_FLAGS.items():
+        assert given(*flags) == {option: value}
+    assert set(GGUF_FLAGS) >= set(OPTIONS) - {"device", "lora", "sampling"}
 
 
 def test_the_demos_flags_mean_the_same():

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import re
+import subprocess
+import sys
 
 import pytest
 
+from benchmarks.quantize_gguf import quantize_gguf
 from llmapi_kit.checkpoints.spec import parse_spec
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import GenerationRequest
@@ -94,6 +98,44 @@ def test_conversations_are_answered_as_in_torch(fields, exact_engine, pocket_eng
         assert [score.logprob for score in scores] == pytest.approx([score.logprob for score in theirs], abs=1e-3)
         if "constraint" in fields:
             assert re.fullmatch(r"[A-Z][a-z ]{3,20}\.", text)
+
+
+# llama.cpp's own server code, in a process that ends without waiting for its threads
+OWN = """
+import json, os, sys, xllamacpp
+for path, questions in json.loads(sys.stdin.read()):
+    params = xllamacpp.CommonParams()
+    params.model.path, params.n_ctx, params.n_parallel, params.verbosity = path, 512, 1, 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    server = xllamacpp.Server(params)
+    for question in questions:
+        body = {"messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 30}
+        print(json.dumps(server.handle_chat_completions(body)["choices"][0]["message"]["content"]), flush=True)
+os._exit(0)
+"""
+
+
+def test_quantised_files_are_answered_as_by_llama_cpp_itself(pocket_gguf, tmp_path):
+    """Also where the format is so coarse that the answers are wrong."""
+    kinds = ("Q8_0", "Q4_K_M", "Q2_K")
+    paths = [str(quantize_gguf(pocket_gguf, tmp_path / f"{kind}.gguf", kind)) for kind in kinds]
+    asked = json.dumps([[path, QUESTIONS] for path in paths])
+    done = subprocess.run([sys.executable, "-c", OWN], input=asked, capture_output=True, text=True, check=True)
+    theirs = [json.loads(line) for line in done.stdout.splitlines()]
+    ours = []
+    for path in paths:
+        engine = gguf_engine(path)
+        try:
+            sampling = SamplingParams(temperature=0, max_tokens=30)
+            requests = [
+                GenerationRequest(messages=[{"role": "user", "content": question}], sampling=sampling)
+                for question in QUESTIONS
+            ]
+            ours += [text for text, _ in answers(engine, requests)]
+        finally:
+            engine.close()
+    assert ours == theirs
+    assert len(set(ours)) > len(QUESTIONS), "formats that all answer alike show little"
 
 
 def test_beams_and_scored_prompts_are_those_of_torch(exact_engine, pocket_engine):

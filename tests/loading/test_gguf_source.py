@@ -16,7 +16,14 @@ import llmapi_kit as kit
 from llmapi_kit.checkpoints.gguf_file import open_gguf
 from llmapi_kit.checkpoints.spec import parse_spec
 from llmapi_kit.config import Settings
-from llmapi_kit.errors import ConfigError, ModelError, ModelLoadError, ModelNotFoundError, ModelTooLargeError
+from llmapi_kit.errors import (
+    ConfigError,
+    ModelError,
+    ModelLoadError,
+    ModelNotFoundError,
+    ModelTooLargeError,
+    UnsupportedModelError,
+)
 from llmapi_kit.loading import gguf_options
 from llmapi_kit.loading.gguf_loader import gguf_fit
 from llmapi_kit.loading.gguf_options import GgufOptions, parse_options
@@ -116,13 +123,15 @@ def test_a_model_in_several_files_answers_like_the_whole(pocket_gguf, tmp_path):
     assert (info.id, answer) == ("pocket", ANSWER)
 
 
-def write_adapter(path, size, rank=2):
+def write_adapter(path, size, rank=2, *, seed=0, architecture="llama", extra=None):
     """A LoRA adapter on the queries of the first layer."""
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", 4.0)
-    rng = np.random.default_rng(0)
+    if extra is not None:
+        extra(writer)
+    rng = np.random.default_rng(seed)
     for part, shape in (("a", (rank, size)), ("b", (size, rank))):
         writer.add_tensor(f"blk.0.attn_q.weight.lora_{part}", rng.standard_normal(shape, dtype=np.float32))
     writer.write_header_to_file()
@@ -138,8 +147,49 @@ def test_an_adapter_changes_the_answer_and_has_to_fit(pocket_gguf, tmp_path):
     assert answer != ANSWER
     with pytest.raises(ModelLoadError, match=r"adapter other\.gguf does not go on small-one\.gguf"):
         asked(pocket_gguf, lora=write_adapter(tmp_path / "other.gguf", width + 32))
-    with pytest.raises(ModelLoadError, match="does not go on"):
+    with pytest.raises(UnsupportedModelError, match=r"small-one\.gguf is no LoRA adapter"):
         asked(pocket_gguf, lora=str(pocket_gguf))
+
+
+def test_adapters_answer_to_names_of_their_own_beside_the_model(pocket_gguf, tmp_path, monkeypatch):
+    for place in ("runners.load_trial", "loading.gguf_adapters"):  # a process for each takes its time
+        monkeypatch.setattr(f"llmapi_kit.{place}.try_to_load", lambda path, **options: None)
+    width = open_gguf(pocket_gguf).hidden_size
+    paths = {name: write_adapter(tmp_path / f"{name}.gguf", width, seed=i) for i, name in enumerate("ab")}
+    merged = {name: asked(pocket_gguf, lora=path)[1] for name, path in paths.items()}
+    model = Model(make_engine(parse_spec(str(pocket_gguf)), Settings(max_slots=4), lora={"a": paths["a"]}))
+    try:
+        assert model.adapters.add(paths["b"]) == "small-one:b"
+        engines = {"": model.engine, **model.engine.adapters.engines()}
+        answers = {name: Model(engine).ask(QUESTION, temperature=0, max_tokens=20) for name, engine in engines.items()}
+        assert answers == {"": ANSWER, "small-one:a": merged["a"], "small-one:b": merged["b"]}
+        assert len(set(answers.values())) == 3
+        assert [(each.name, each.rank) for each in model.adapters.list()] == [("a", 2), ("b", 2)]
+        model.adapters.remove("a")
+        assert list(model.engine.adapters.engines()) == ["small-one:b"]
+    finally:
+        model.close()
+
+
+def test_adapters_that_can_not_be_shared_are_refused_and_the_model_goes_on(pocket_gguf, tmp_path):
+    width = open_gguf(pocket_gguf).hidden_size
+    engine = make_engine(parse_spec(str(pocket_gguf)), Settings(max_slots=1))
+    model = Model(engine)
+    tokens = put("adapter.alora.invocation_tokens", 5, gguf.GGUFValueType.UINT32)
+    cases = {
+        "is an adapter for qwen2": write_adapter(tmp_path / "q.gguf", width, architecture="qwen2"),
+        "aLoRA": write_adapter(tmp_path / "t.gguf", width, extra=tokens),
+        "is no LoRA adapter": str(pocket_gguf),
+        "does not go on": write_adapter(tmp_path / "w.gguf", width + 32),
+        "no LoRA adapter 'nowhere": "nowhere.gguf",
+    }
+    try:
+        for words, path in cases.items():
+            with pytest.raises(ModelError, match=words):
+                model.adapters.add(path, "x")
+        assert (len(model.adapters), model.ask(QUESTION, temperature=0, max_tokens=20)) == (0, ANSWER)
+    finally:
+        model.close()
 
 
 def test_a_model_that_does_not_fit_is_refused_with_numbers(pocket_gguf, monkeypatch):

@@ -1,0 +1,64 @@
+"""Reads LoRA adapters as GGUF files for a model that is loaded. Blocking; called from whichever thread adds one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmapi_kit.checkpoints.fit import free_memory
+from llmapi_kit.checkpoints.gguf_file import GgufFile
+from llmapi_kit.checkpoints.gguf_header import GgufHeader, read_header
+from llmapi_kit.engines.local.loaded_adapter import AdapterFiles
+from llmapi_kit.errors import ModelTooLargeError, UnsupportedModelError
+from llmapi_kit.loading.gguf_options import adapter_path
+from llmapi_kit.runners.load_trial import try_to_load
+
+ALORA = "adapter.alora.invocation_tokens"
+
+
+class GgufAdapterReader:
+    """Reads adapters of one model.
+
+    Args:
+        file: of the model.
+        options: of `llmapi_kit.runners.llama_context.ContextOptions`, as the model computes with.
+    """
+
+    def __init__(self, file: GgufFile, options: Mapping[str, Any]) -> None:
+        self._file = file
+        self._options = options
+
+    def __call__(self, source: str) -> AdapterFiles:
+        """Look an adapter over, and load it where nothing is lost if llama.cpp aborts over it.
+
+        Args:
+            source: a GGUF file.
+
+        Raises:
+            ModelNotFoundError: there is none.
+            ConfigError: it is a folder.
+            UnsupportedModelError: it is no LoRA adapter, or of a kind that can't be shared.
+            ModelLoadError: it is damaged, or there is no memory for it.
+        """
+        path = adapter_path(source)
+        header = read_header(path)
+        size = sum(tensor.size_bytes for tensor in header.tensors.values())
+        if size > (free := free_memory("cpu")):
+            raise ModelTooLargeError(
+                f"The adapter {path.name} takes {size / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free."
+            )
+        check_adapter(header, self._file.architecture)
+        try_to_load(self._file.path, lora=[path], options=self._options)
+        ranks = (tensor.shape[0] for name, tensor in header.tensors.items() if name.endswith(".lora_a"))
+        return AdapterFiles(weights=str(path), size_bytes=size, rank=max(ranks, default=0))
+
+
+def check_adapter(header: GgufHeader, architecture: str) -> None:
+    """Raise `UnsupportedModelError` unless a file is a LoRA adapter for models of an architecture."""
+    name = header.path.name
+    if header.one("general.type") != "adapter" or header.one("adapter.type") != "lora":
+        raise UnsupportedModelError(f"{name} is no LoRA adapter.")
+    if (theirs := header.one("general.architecture")) != architecture:
+        raise UnsupportedModelError(f"{name} is an adapter for {theirs}, and the model is {architecture}.")
+    if ALORA in header.metadata:
+        raise UnsupportedModelError(f"{name} works from certain tokens on (aLoRA), which is not supported.")

@@ -1,0 +1,59 @@
+"""How many threads a step gets, as steps take long or not."""
+
+from __future__ import annotations
+
+import itertools
+
+from llmapi_kit.runners.thread_choice import EARLY, LONGEST_WAIT, ThreadChoice
+
+
+def run(choice, seconds, num_steps, num_tokens=4):
+    """Steps that take some seconds by their number of threads; how many threads each had."""
+    used = []
+    for _ in range(num_steps):
+        used.append(choice.next(num_tokens))
+        choice.took(num_tokens, seconds[used[-1]])
+    return used
+
+
+QUIET, BUSY = {1: 2.0, 4: 1.0}, {1: 3.0, 4: 40.0}
+
+
+def test_all_threads_are_kept_while_they_are_sooner_and_one_is_tried_ever_less_often():
+    used = run(ThreadChoice(4), QUIET, 2000)
+    tries = [step for step, threads in enumerate(used) if threads == 1]
+    gaps = [after - before for before, after in itertools.pairwise(tries)]
+    assert tries[0] == EARLY
+    assert gaps == sorted(gaps)
+    assert gaps[-1] == LONGEST_WAIT + 1
+    assert len(tries) < 2000 / 100
+
+
+def test_one_thread_is_taken_within_steps_where_others_want_the_cores_and_all_again_afterwards():
+    choice = ThreadChoice(4)
+    run(choice, QUIET, 1000)
+    assert run(choice, BUSY, 20).count(4) < 5
+    assert choice.num_threads == 1
+    run(choice, QUIET, 2 * LONGEST_WAIT + 2)
+    assert choice.num_threads == 4
+
+
+def test_one_slow_step_alone_changes_nothing():
+    choice = ThreadChoice(4)
+    run(choice, QUIET, 100)
+    choice.next(4)
+    choice.took(4, 3.5)
+    run(choice, QUIET, 10)
+    assert choice.num_threads == 4
+
+
+def test_steps_are_compared_with_those_of_as_many_tokens_only():
+    choice = ThreadChoice(4)
+    for num_tokens in (1, 32, 0) * 200:
+        threads = choice.next(num_tokens)
+        choice.took(num_tokens, QUIET[threads] * (num_tokens or 500))
+    assert choice.num_threads == 4
+
+
+def test_one_thread_is_all_there_is_where_no_more_may_be_had():
+    assert set(run(ThreadChoice(1), {1: 1.0}, 100)) == {1}
