@@ -63,11 +63,21 @@ def check_steps(
     _compare(logits, expected, name, advice)
 
 
-def _compare(logits: torch.Tensor, expected: torch.Tensor, name: str, advice: str) -> None:
+def are_close(logits: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether logits differ by no more than the order of arithmetic explains."""
     # bf16 and fp16 keep 8 and 11 bits; a wrong mask or position moves logits by far more.
-    difference = (logits - expected).float().abs().max().item()
-    scale = expected.float().abs().max().item()
-    if not difference <= 1e-3 + (0.1 if expected.dtype != torch.float32 else 1e-3) * scale:
+    difference, scale = _difference(logits, expected)
+    return difference <= 1e-3 + (0.1 if expected.dtype != torch.float32 else 1e-3) * scale
+
+
+def _difference(logits: torch.Tensor, expected: torch.Tensor) -> tuple[float, float]:
+    """The largest difference, and the largest logit."""
+    return (logits - expected).float().abs().max().item(), expected.float().abs().max().item()
+
+
+def _compare(logits: torch.Tensor, expected: torch.Tensor, name: str, advice: str) -> None:
+    difference, scale = _difference(logits, expected)
+    if not are_close(logits, expected):
         raise UnsupportedModelError(
             f"{name} gives other logits over slots than by itself (largest difference {difference:.3g} at "
             f"logits up to {scale:.3g}); its attention or its position handling is not supported.{advice}"
