@@ -130,6 +130,8 @@ class ModelLoader:
         architecture = architecture_of(loaded)
         images = ImageMemory() if loaded.eye is not None else None
         runner = make_runner(loaded, plan, settings, images)
+        if not getattr(runner, "can_rewind", True):  # what a slot has read can't be taken over in part
+            settings = settings.model_copy(update={"prefix_cache": "off"})
         dialect = _dialect(their_tokenizer)
         tokenizer = ModelTokenizer(their_tokenizer, loaded.eos_ids, markers=dialect.markers)
         info = EngineInfo(

@@ -1,20 +1,27 @@
-"""Which runner a loaded model gets: the step in C alone for weights without a model, else the one in torch.
+"""Which runner a loaded model gets.
 
-Knows nothing of tokenizers or engines. Part of loading: blocking.
+The step in C alone, for weights without a model; else the one in torch over slots; else the one that computes a sequence
+after the other. Knows nothing of tokenizers or engines. Part of loading: blocking.
 """
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
+from llmapi_kit.checkpoints.architecture import constant_length
 from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
 from llmapi_kit.checkpoints.fit import SlotPlan
 from llmapi_kit.checkpoints.heavy_imports import MODEL_CLASSES, import_heavy
 from llmapi_kit.checkpoints.weights import LoadedModel
 from llmapi_kit.config import Settings
+from llmapi_kit.errors import UnsupportedModelError
 from llmapi_kit.runners.base import Runner
 from llmapi_kit.runners.image_memory import ImageMemory
 from llmapi_kit.runners.native.runner import NativeRunner
+
+logger = logging.getLogger(__name__)
 
 
 def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings, images: ImageMemory | None = None) -> Runner:
@@ -38,17 +45,43 @@ def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings, images:
             num_threads=settings.num_threads,
         )
     import_heavy(MODEL_CLASSES)
+    from llmapi_kit.runners.lean_decoder import LeanDecoder
     from llmapi_kit.runners.torch_runner import TorchRunner
 
-    return TorchRunner(
+    constant = constant_length(loaded.model.config.get_text_config())
+    if constant and plan.max_length > constant and images is None:
+        return _make_sequence_runner(loaded, plan, settings, is_length_dependent=True)
+    gives_up_its_weights = LeanDecoder.can_run(loaded.model)
+    try:
+        return TorchRunner(
+            loaded.model,
+            num_slots=plan.num_slots,
+            max_length=min(plan.max_length, constant or plan.max_length),
+            dtype=torch.float32 if loaded.dtype == "float32" else None,
+            num_threads=settings.num_threads,
+            native=settings.native,
+            is_compiled=settings.compile,
+            images=images,
+        )
+    except UnsupportedModelError as exc:
+        if images is not None or gives_up_its_weights:
+            raise
+        logger.info("Sequences are computed one after the other: %s", exc)
+        return _make_sequence_runner(loaded, plan, settings)
+
+
+def _make_sequence_runner(
+    loaded: LoadedModel, plan: SlotPlan, settings: Settings, *, is_length_dependent: bool = False
+) -> Runner:
+    from llmapi_kit.runners.sequence_runner import SequenceRunner
+
+    return SequenceRunner(
         loaded.model,
         num_slots=plan.num_slots,
         max_length=plan.max_length,
         dtype=torch.float32 if loaded.dtype == "float32" else None,
         num_threads=settings.num_threads,
-        native=settings.native,
-        is_compiled=settings.compile,
-        images=images,
+        is_length_dependent=is_length_dependent,
     )
 
 

@@ -1,7 +1,7 @@
 """What a model of transformers keeps of a sequence in its own modules, and every sequence has for itself.
 
-Factors of rotary embeddings that grow with a sequence, and the states of a few recurrent models. With one sequence after
-the other that goes unnoticed; with several by turns each would go on from another one's. Knows nothing of slots.
+Factors of rotary embeddings that grow with a sequence, and the states of a few recurrent models. With one sequence
+after the other that goes unnoticed; by turns, each would go on from another one's. Knows nothing of slots.
 """
 
 from __future__ import annotations

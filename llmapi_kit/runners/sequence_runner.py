@@ -30,6 +30,7 @@ from llmapi_kit.runners.module_state import ModuleState, State
 from llmapi_kit.runners.self_check import are_close, check_ids
 from llmapi_kit.runners.short_spans import short_spans
 from llmapi_kit.runners.thread_count import best_num_threads
+from llmapi_kit.runners.widening import widen
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class SequenceRunner:
         max_length: tokens a sequence can have.
         is_length_dependent: whether what a token means to the model depends on how long the sequence is. Prompts are
             computed whole then, and caches are not shared.
+        dtype: of arithmetic; the weights' own by default.
         num_threads: CPU threads of a step; 0 chooses by the model's size.
 
     Attributes:
@@ -91,8 +93,11 @@ class SequenceRunner:
         num_slots: int,
         max_length: int,
         is_length_dependent: bool = False,
+        dtype: torch.dtype | None = None,
         num_threads: int = 0,
     ) -> None:
+        if dtype is not None:
+            widen(model, dtype)
         self.num_slots = num_slots
         self.max_length = max_length
         self._num_threads = num_threads or best_num_threads(sum(p.nbytes for p in model.parameters()))
@@ -124,7 +129,7 @@ class SequenceRunner:
     def step(self, items: Sequence[StepItem]) -> torch.Tensor:
         """See `Runner.step`."""
         answers = [self._compute(item) for item in items]
-        rows = [rows for item, rows in zip(items, answers, strict=True) if item.wants_logits]
+        rows = [answer for item, answer in zip(items, answers, strict=True) if item.wants_logits]
         return torch.cat(rows) if rows else torch.empty(0, self.vocab_size)
 
     def recover(self, error: Exception) -> None:
@@ -162,7 +167,7 @@ class SequenceRunner:
         self._means.clear()
         self._model = None
 
-    def _compute(self, item: StepItem) -> torch.Tensor | None:
+    def _compute(self, item: StepItem) -> torch.Tensor:
         """The logits that an item wants, (num_wanted, vocab)."""
         sequence = self._sequences[item.slot]
         end = item.start + len(item.tokens)
@@ -171,7 +176,7 @@ class SequenceRunner:
         if item.wants_mean:
             self._remember(item)
         if not item.wants_logits and (item.wants_mean or not self.can_chunk):
-            return None
+            return torch.empty(0, self.vocab_size)
         num_wanted = len(item.tokens) if item.wants_every else int(item.wants_logits)
         if item.wants_every and not self.can_chunk:
             sequence.forget()

@@ -205,6 +205,6 @@ def test_bfloat16_weights_in_float32_give_the_logits_of_widened_ones(name):
 
 
 def test_weights_that_can_not_be_widened_for_lack_of_memory_are_refused_with_what_to_do(monkeypatch):
-    monkeypatch.setattr("llmapi_kit.runners.torch_runner.free_memory", lambda device: 1000)
+    monkeypatch.setattr("llmapi_kit.runners.widening.free_memory", lambda device: 1000)
     with pytest.raises(ModelTooLargeError, match=r"more for the weights.*dtype='bfloat16'.*C compiler"):
         TorchRunner(make_tiny("llama").bfloat16(), num_slots=2, max_length=32, dtype=torch.float32, native=False)
