@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from llmapi_kit.checkpoints.architecture import context_limit, read_config
+from llmapi_kit.checkpoints.cache_size import BYTES, kv_bytes_per_token
 from llmapi_kit.checkpoints.decoder_config import read_decoder_config
 from llmapi_kit.checkpoints.model_files import weight_files
 from llmapi_kit.config import Settings
@@ -23,7 +24,6 @@ MIN_LENGTH = 256
 DEFAULT_MAX_LENGTH = 8192
 CPU_KV_SHARE, CPU_KV_LIMIT = 0.25, 4 * 2**30
 GPU_KV_SHARE = 0.8
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +81,6 @@ class MemoryNeed:
     most_bytes: int = 0
 
 
-def kv_bytes_per_token(config: Any, dtype: str) -> int:
-    """Bytes of keys and values that one token takes in all layers."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * size * BYTES.get(dtype, 4))
-
-
 def plan_slots(
     bytes_per_token: int, context_length: int, free_bytes: int, on_gpu: bool, settings: Settings
 ) -> SlotPlan:
@@ -104,6 +97,8 @@ def plan_slots(
     if context_length:
         max_length = min(max_length, context_length)
     num_spare = int(on_gpu)  # a slot more is allocated there, which rows that decode nothing write to
+    if not bytes_per_token:  # a state of fixed size, which is little
+        return SlotPlan(settings.max_slots, max_length, 0)
     fitting = budget // (bytes_per_token * max_length) - num_spare
     if fitting < 1:
         max_length = budget // (bytes_per_token * (1 + num_spare))
@@ -156,8 +151,8 @@ def check_folder(
     kept = stored if dtype is None or (keeps_bfloat16 and stored == "bfloat16") else dtype
     weights = int(weights * BYTES.get(kept, 4) / BYTES.get(stored, 4))
     num_added = max(0, num_rows - config.vocab_size)
-    num_matrices = 1 if config.tie_word_embeddings else 2
-    weights += num_added * num_matrices * config.hidden_size * BYTES.get(kept, 4)
+    num_matrices = 1 if getattr(config, "tie_word_embeddings", True) else 2
+    weights += num_added * num_matrices * getattr(config, "hidden_size", 0) * BYTES.get(kept, 4)
     per_token = kv_bytes_per_token(config, stored if dtype in (None, "int8") else dtype)
     context = context_limit(config)
     return check_sizes(weights + added_bytes, per_token, context, device)

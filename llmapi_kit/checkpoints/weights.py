@@ -132,8 +132,7 @@ def load_model(
         spec: a folder or a model of the hub.
         device: ``cpu``, ``cuda`` or ``cuda:0``; the first GPU where there is one.
         dtype: ``float32``, ``bfloat16`` or ``float16``. By default the model's own on a GPU; on a CPU float32, but
-            weights that are stored in bfloat16 stay in it: arithmetic in float32 needs half the memory with them, and
-            gives the same.
+            weights that are stored in bfloat16 stay in it.
         lora: a LoRA adapter in PEFT's format, merged into the weights: a folder or a hub name.
         tokenizer: a folder or a hub name; else the adapter's where it has one, else the model's. Where it has more
             tokens than the embedding has rows, rows are added.
@@ -178,7 +177,6 @@ def load_model(
         config: Any = weights.config if weights is not None else None
         if weights is None:
             config = _check_model(spec, source, has_tokenizer=is_own)
-            keeps_bfloat16 = keeps_bfloat16 and not sees(config)  # which torch computes with, and in one type
         recommended = read_recommended(source, config)
         text = _load_tokenizer(spec, source, tokenizer, adapter, download_stall_s)
         num_trained = adapter.num_embeddings if adapter else 0

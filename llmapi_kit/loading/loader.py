@@ -109,7 +109,7 @@ class ModelLoader:
             from llmapi_kit.checkpoints.fit import free_memory, kv_bytes_per_token, plan_slots
             from llmapi_kit.engines.local.engine import LocalEngine
             from llmapi_kit.engines.local.sight import Sight
-            from llmapi_kit.loading.runner_choice import architecture_of, make_runner
+            from llmapi_kit.loading.runner_choice import architecture_of, make_runner, with_arithmetic
             from llmapi_kit.runners.image_memory import ImageMemory
             from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
             from llmapi_kit.sampling.recommended import honoured
@@ -119,7 +119,7 @@ class ModelLoader:
                 raise
             raise MissingDependencyError(str(exc.name), "torch", f"Loading {self.spec.id}") from exc
         settings = self.settings
-        loaded = self.load_weights()  # which reports how far it is
+        loaded = with_arithmetic(self.load_weights(), settings)  # which reports how far it is
         report("preparing the engine")
         their_tokenizer = self.load_tokenizer(loaded)
         check_template(their_tokenizer.chat_template, self.spec.name)

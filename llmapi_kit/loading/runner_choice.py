@@ -7,6 +7,7 @@ after the other. Knows nothing of tokenizers or engines. Part of loading: blocki
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import torch
 
@@ -68,6 +69,30 @@ def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings, images:
             raise
         logger.info("Sequences are computed one after the other: %s", exc)
         return _make_sequence_runner(loaded, plan, settings)
+
+
+def with_arithmetic(loaded: LoadedModel, settings: Settings) -> LoadedModel:
+    """The same weights, with the type that is computed in.
+
+    Weights in bfloat16 are computed with in float32 by default where a step in C widens them as it reads them. Torch
+    would need them widened in memory, twice as large, so it computes in bfloat16.
+
+    Args:
+        loaded: as it comes from `load_model`.
+        settings: which ways of computing are wanted.
+    """
+    model = loaded.model
+    if isinstance(model, DecoderWeights) or loaded.dtype != "float32" or model.dtype != torch.bfloat16:
+        return loaded
+    import_heavy(MODEL_CLASSES)
+    from llmapi_kit.runners.lean_decoder import LeanDecoder
+    from llmapi_kit.runners.native.decoder import NativeDecoder
+
+    may_be_native = settings.native and not settings.compile and loaded.eye is None and LeanDecoder.can_run(model)
+    has_step = NativeDecoder.is_available(torch.bfloat16, torch.float32)
+    if may_be_native and has_step and NativeDecoder.can_run(model, torch.float32):
+        return loaded
+    return replace(loaded, dtype="bfloat16")
 
 
 def _make_sequence_runner(
