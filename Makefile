@@ -9,7 +9,7 @@ PROCESSES ?= 2
 TESTS = $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab serve test test-fast test-clients check docs notebooks pictures bench gpu-check format clean
+.PHONY: help demo lab serve test test-fast test-clients check docs notebooks pictures bench gpu-check format clean model-table
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ pictures: $(VENV)/.installed $(VENV)/.programs ## Take the documentation's pictu
 
 bench: $(VENV)/.installed ## Measure this server beside others
 	$(BIN)/python -m benchmarks.serving
+
+model-table: $(VENV)/.installed ## Try every model family of transformers and write docs/model_families.md
+	$(BIN)/python -m tools.model_table
 
 # Without an environment here: the Python that has torch. GPU_CHECK=--install installs what it lacks.
 gpu-check: ## Check the kit on a GPU, in under 7 minutes (GPU_CHECK=--install)

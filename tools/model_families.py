@@ -48,15 +48,26 @@ SIZES: dict[str, Any] = {
 }
 # What a family needs besides, for sizes that agree with each other
 _MAMBA_2 = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_expand": 2}
+_LATENT = ("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa")
+_LATENT += ("longcat_flash", "minicpm3", "youtu")
+_TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
 _HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
 MORE: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32"), {"num_key_value_heads": 4}),
-    **dict.fromkeys(("glm4_moe_lite", "glm_moe_dsa", "longcat_flash", "minicpm3", "youtu"), {"num_key_value_heads": 4}),
-    **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "qwen4_exp_text", "lfm3"), _HYBRID),
-    **dict.fromkeys(("gptj", "codegen"), {"rotary_dim": 4}),
-    **dict.fromkeys(("lfm2", "lfm2_moe"), {"layer_types": ["conv", "full_attention"]}),
+    **{name: {"num_key_value_heads": 4} for name in _LATENT},
+    **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), _HYBRID),
+    **{name: {"rotary_dim": 4} for name in ("gptj", "codegen")},
+    **{name: {"layer_types": ["conv", "full_attention"]} for name in ("lfm2", "lfm2_moe", "lfm3")},
     "bailing_hybrid": {**_HYBRID, "num_key_value_heads": 4},
     "bamba": {**_MAMBA_2, "attn_layer_indices": [1]},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
+    "blt": {
+        part: {"vocab_size": 300, **_TINY}
+        for part in ("patcher_config", "encoder_config", "decoder_config", "global_config")
+    },
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
+        "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
+    },
     "dots1": {"n_shared_experts": 1},
     "dots3_note_text": {"num_key_value_heads": 4},
     "gemma3n_text": {"num_kv_shared_layers": 0},
@@ -67,14 +78,24 @@ MORE: dict[str, dict[str, Any]] = {
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 8},
     "plbart": {"decoder_attention_heads": 4},
     "recurrent_gemma": {"num_hidden_layers": 3, "lru_width": 32},
+    "qwen4_exp_text": {
+        **_HYBRID,
+        "indexer_n_heads": 16,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+        "indexer_budget": 8,
+        "indexer_compress_ratio": 2,
+    },
     "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 16], "attn_layers": ["local", "lsh"]},
     "whisper": {"decoder_attention_heads": 4, "max_target_positions": LONGEST},
     "xlm": {"causal": True, "emb_dim": 32},
+    "xlstm": {"hidden_size": 128, "num_heads": 2, "embedding_dim": 128},
     "xmod": {"default_language": "en_XX"},
     "zaya": {"num_experts_per_tok": 1},
     "zamba": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"]},
     "zamba2": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"]},
 }
+PARTS = {"vision": "images", "vq_config": "images", "audio": "sound"}
 LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 10000.0,
@@ -88,7 +109,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, longrope": ("llama", {"rope_parameters": LONGROPE}),
     "llama, dynamic": (
         "llama",
-        {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}, "max_position_embeddings": 24},
+        {
+            "rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0},
+            "max_position_embeddings": 24,
+        },
     ),
     "phi3, longrope": (
         "phi3",
@@ -122,11 +146,17 @@ def make_config(name: str) -> Any:
     return cls(**{**sizes, **MORE.get(model_type, {}), **values})
 
 
-def is_for_text(config: Any) -> bool:
-    """Whether a configuration is of a model that takes text alone."""
-    parts = " ".join(getattr(config, "sub_configs", None) or ())
-    is_more = any(kind in parts for kind in ("vision", "audio", "vq_config", "text_config"))
-    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not is_more
+def kind_of(name: str) -> str:
+    """What a family is for, where that is more than text, or it is a part of another model; empty for a text model."""
+    model_type = VARIANTS.get(name, (name, {}))[0]
+    cls: Any = CONFIG_MAPPING[model_type]
+    parts = " ".join(getattr(cls, "sub_configs", None) or ())
+    if "assistant" in model_type:
+        return "a part of a Gemma 4, which drafts for it"
+    found = [kind for part, kind in PARTS.items() if part in parts]
+    if model_type == "fuyu" or (not found and "Conditional" in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]):
+        found = ["images"]
+    return f"for {' and '.join(sorted(set(found)))}, too" if found else ""
 
 
 def make_model(config: Any, seed: int = 1) -> Any:

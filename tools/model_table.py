@@ -10,40 +10,45 @@ from __future__ import annotations
 import argparse
 import copy
 import logging
-import os
 import shutil
-import sys
 import tempfile
-import traceback
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-warnings.filterwarnings("ignore")
-logging.disable(logging.WARNING)
+import torch
+import transformers
 
-import torch  # noqa: E402
-import transformers  # noqa: E402
-
-from llmapi_kit.checkpoints.fit import SlotPlan  # noqa: E402
-from llmapi_kit.checkpoints.spec import POCKET_DIR, parse_spec  # noqa: E402
-from llmapi_kit.checkpoints.weights import load_model  # noqa: E402
-from llmapi_kit.config import Settings  # noqa: E402
-from llmapi_kit.errors import LlmApiKitError  # noqa: E402
-from llmapi_kit.loading.runner_choice import make_runner  # noqa: E402
-from llmapi_kit.runners.base import StepItem  # noqa: E402
-from llmapi_kit.runners.native.decoder import NativeDecoder  # noqa: E402
-
-sys.path.insert(0, str(Path(__file__).parent))
-import model_families  # noqa: E402
+from llmapi_kit.checkpoints.fit import SlotPlan
+from llmapi_kit.checkpoints.spec import POCKET_DIR, parse_spec
+from llmapi_kit.checkpoints.weights import load_model
+from llmapi_kit.config import Settings
+from llmapi_kit.errors import LlmApiKitError
+from llmapi_kit.loading.runner_choice import make_runner
+from llmapi_kit.runners.base import StepItem
+from llmapi_kit.runners.native.decoder import NativeDecoder
+from tools import model_families
 
 PAGE = Path(__file__).parent.parent / "docs" / "model_families.md"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 NUM_NEW, LONG = 8, 34  # past windows and chunks of 8 and an original length of 16
 CHECKS = ("alone", "batched", "prefix", "long")
+RUNS = {"native": "in C", "lean": "over slots", "modules": "over slots", "sequences": "in turn", "": ""}
+INTRODUCTION = """# Model families
+
+<!-- Written by tools/model_table.py: run `make model-table` after a change of transformers. -->
+
+Every family of causal language models in transformers {version}, tried: a tiny random model of each is saved to a
+folder, loaded, and asked for greedy answers alone, beside prompts of other lengths, after a prefix that was cached,
+and past the lengths at which the model begins to compute otherwise (window, chunk, original context). *Equal* means
+that the logits of every step are those of `generate`. {summary}
+
+How it runs: *in C*, one call a step; *over slots*, all requests in one pass of the model's own code; *in turn*, each
+request through the model's own code and cache, which is correct for whatever `generate` is correct for, and no faster
+for many requests than for one. What decides is tried at each load.
+"""
 TOLERANCE = 2e-3  # of the largest logit
 
 
@@ -57,6 +62,7 @@ class Row:
         runner: how steps run; empty for a family that is refused.
         unequal: the checks in which the answer is another one.
         reason: why it is refused.
+        kind: what it is for, where that is no text model; then it was not tried.
     """
 
     name: str
@@ -64,6 +70,7 @@ class Row:
     runner: str = ""
     unequal: tuple[str, ...] = ()
     reason: str = ""
+    kind: str = ""
 
     @property
     def is_equal(self) -> bool:
@@ -73,16 +80,16 @@ class Row:
 
 def try_family(name: str) -> Row:
     """Make a model of a family, load it and compare."""
+    if kind := model_families.kind_of(name):
+        return Row(name, "", kind=kind)
     config = model_families.make_config(name)
-    if not model_families.is_for_text(config):
-        return Row(name, type(config).__name__, reason="for more than text; see Models that see")
     model = model_families.make_model(config)
     architecture = type(model).__name__
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         for file in TOKENIZER:
             shutil.copy(POCKET_DIR / file, folder)
-        expected = _expected(model)
+        untouched = copy.deepcopy(model)
         try:
             loaded = load_model(parse_spec(folder), device="cpu", has_native=NativeDecoder.is_available)
             settings = Settings(num_threads=1)
@@ -90,20 +97,11 @@ def try_family(name: str) -> Row:
         except LlmApiKitError as exc:
             return Row(name, architecture, reason=str(exc).replace(folder, "it"))
     runner.start()
+    expected = _expected(untouched)
     unequal = tuple(check for check in CHECKS if not _is_equal(runner, expected, check))
     kind = runner.kind
-    _print_estimate(runner, config)
     runner.close()
     return Row(name, architecture, kind, unequal)
-
-
-def _print_estimate(runner, config):
-    from llmapi_kit.checkpoints.cache_size import kv_bytes_per_token
-    per = kv_bytes_per_token(config.get_text_config(), "float32")
-    if runner.kind=="sequences":
-        n=sum(s.num_cached for s in runner._sequences)
-    else: n=4*model_families.LONGEST
-    print(f"    estimate {per*n} measured {runner.kv_bytes} n={n}" + (f"chunk={runner.can_chunk} rewind={runner.can_rewind}" if runner.kind=="sequences" else ""))
 
 
 def prompts() -> dict[str, list[int]]:
@@ -166,7 +164,9 @@ def _are_equal(runner: Any, expected: Expected, slots: dict[int, str], held: dic
     ]
     if items:
         runner.step(items)
-    rows = runner.step([StepItem(slot, middle[slot], asked[name][middle[slot] :], True) for slot, name in slots.items()])
+    rows = runner.step(
+        [StepItem(slot, middle[slot], asked[name][middle[slot] :], True) for slot, name in slots.items()]
+    )
     for turn in range(NUM_NEW):
         for row, name in zip(rows, slots.values(), strict=True):
             if not _is_close(row, expected[name][1][turn]):
@@ -186,22 +186,65 @@ def _is_close(logits: torch.Tensor, expected: torch.Tensor) -> bool:
     return bool((logits - expected).abs().max().item() <= TOLERANCE * max(scale, 1e-3))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="families; all unless given, and then the page is written")
-    asked = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    transformers.utils.logging.disable_progress_bar()
+def try_all(names: Sequence[str]) -> list[Row]:
+    """Try families, one after the other; what is wrong with one is said in its row."""
     rows = []
-    for name in asked.names or model_families.names():
+    for name in names:
         try:
             row = try_family(name)
         except Exception as exc:
-            where = traceback.extract_tb(exc.__traceback__)[-1]
-            row = Row(name, "", reason=f"BROKEN {type(exc).__name__}: {exc} ({where.filename}:{where.lineno})")
+            row = Row(name, "", reason=f"NOT TRIED, {type(exc).__name__}: {str(exc)[:200]}")
         rows.append(row)
-        print(f"{row.name:24} {row.runner or 'refused':10} {', '.join(row.unequal) or row.reason or 'equal'}", flush=True)
+        print(f"{row.name:24} {row.runner or 'not served':10} {_outcome(row)}", flush=True)
+    return rows
+
+
+def page(rows: Sequence[Row]) -> str:
+    """The page of the documentation."""
+    tried = [row for row in rows if not row.kind]
+    served = [row for row in tried if row.runner]
+    equal = [row for row in served if row.is_equal]
+    summary = (
+        f"{len(served)} of {len(tried)} are served, {len(equal)} of them equal in everything that was compared. "
+        f"{len(rows) - len(tried)} more are listed that are no text models or parts of others."
+    )
+    lines = [INTRODUCTION.format(version=transformers.__version__, summary=summary)]
+    lines += ["| Family | Class in transformers | Runs | |", "|---|---|---|---|"]
+    lines += [as_line(row) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def as_line(row: Row) -> str:
+    """A family's line in the page's table."""
+    return f"| {row.name} | {row.architecture} | {RUNS[row.runner]} | {_outcome(row)} |"
+
+
+def _outcome(row: Row) -> str:
+    if row.kind:
+        return row.kind
+    if not row.runner:
+        return f"refused: {row.reason}"
+    return f"other answers: {', '.join(row.unequal)}" if row.unequal else "equal"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Try all families and write the page, or try some and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="families; all unless given, and then the page is written")
+    asked = parser.parse_args(arguments)
+    quiet()
+    rows = try_all(asked.names or model_families.names())
+    if not asked.names:
+        PAGE.write_text(page(rows), encoding="utf-8")
+
+
+def quiet() -> None:
+    """No progress bars, and one thread: tiny models lose time with more."""
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings("ignore")
     main()

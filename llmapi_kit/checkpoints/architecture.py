@@ -34,6 +34,10 @@ POSITIVE = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_si
 OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings")
 MAX_NUMBER = 2**31
 MISSING: Any = object()
+# Families whose answer to a prompt can't be continued from what was computed for it
+NOT_IN_ORDER = {
+    "reformer": "a model that finds what to attend to by random hashes, so that its answers are never the same",
+}
 # How a model may call the longest sequence that it has positions for
 LIMITS = ("max_position_embeddings", "max_seq_len", "n_positions")
 # Whose factors transformers chooses by the longest sequence of a forward pass
@@ -177,8 +181,11 @@ def _check_class(config: Any, name: str) -> None:
     if not cls.__name__.endswith(CAUSAL_ENDINGS):
         raise _refused(name, cls.__name__, "a model for more than text")
     # Families of encoders have a causal class too, for those few that were trained as decoders
-    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+    is_causal = getattr(config, "is_decoder", False) or getattr(config, "causal", False)
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not is_causal:
         raise _refused(name, cls.__name__ if config.architectures else kind, "an encoder unless is_decoder is true")
+    if config.model_type in NOT_IN_ORDER:
+        raise _refused(name, cls.__name__, NOT_IN_ORDER[config.model_type])
 
 
 def _check_numbers(config: Any, name: str) -> None:
@@ -188,6 +195,8 @@ def _check_numbers(config: Any, name: str) -> None:
     }
     for key, value in values.items():
         if value is None and key in OPTIONAL:
+            continue
+        if value == -1 and key == "max_position_embeddings":  # XLNet's way to say that it has none
             continue
         if type(value) is not int or not 0 < value < MAX_NUMBER:
             raise ModelLoadError(f"{name}: {key} is {str(value)[:80]} in {CONFIG}; it must be a whole number above 0.")

@@ -10,6 +10,7 @@ from typing import Any
 
 # Layers that keep a state of fixed size, or nothing, in place of keys and values; by what families call them
 STATE_LAYERS = {"conv", "linear_attention", "mamba", "mamba2", "recurrent", "short_conv", "moe", "mlp", "dummy", "-"}
+RECURRENT = {"xlstm"}  # with heads all the same
 LAYER_TYPES = ("layer_types", "layers_block_type", "block_types")
 NUM_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 NUM_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads")
@@ -30,7 +31,7 @@ def kv_bytes_per_token(config: Any, dtype: str) -> int:
 
 def num_attention_layers(config: Any) -> int:
     """Layers that keep keys and values."""
-    if not _number(config, NUM_HEADS):
+    if not _number(config, NUM_HEADS) or getattr(config, "model_type", None) in RECURRENT:
         return 0
     kinds: Any = next((found for name in LAYER_TYPES if (found := getattr(config, name, None))), None)
     if isinstance(kinds, (list, tuple)):
@@ -52,9 +53,8 @@ def _width(config: Any) -> int:
 
 
 def _kv_heads(config: Any, heads: int) -> int:
-    if getattr(config, "new_decoder_architecture", None) is False or not hasattr(config, "new_decoder_architecture"):
-        if getattr(config, "multi_query", False):
-            return 1
+    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
+        return 1
     return _number(config, ("num_key_value_heads", "num_kv_heads")) or heads
 
 

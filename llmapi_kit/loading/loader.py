@@ -106,7 +106,8 @@ class ModelLoader:
         if "torch" not in sys.modules:
             report("importing torch")
         try:
-            from llmapi_kit.checkpoints.fit import free_memory, kv_bytes_per_token, plan_slots
+            from llmapi_kit.checkpoints.cache_size import kv_bytes_per_token
+            from llmapi_kit.checkpoints.fit import free_memory, plan_slots
             from llmapi_kit.engines.local.engine import LocalEngine
             from llmapi_kit.engines.local.sight import Sight
             from llmapi_kit.loading.runner_choice import architecture_of, make_runner, with_arithmetic

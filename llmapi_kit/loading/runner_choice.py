@@ -1,7 +1,7 @@
 """Which runner a loaded model gets.
 
-The step in C alone, for weights without a model; else the one in torch over slots; else the one that computes a sequence
-after the other. Knows nothing of tokenizers or engines. Part of loading: blocking.
+The step in C alone, for weights without a model; else the one in torch over slots; else the one that computes a
+sequence after the other. Knows nothing of tokenizers or engines. Part of loading: blocking.
 """
 
 from __future__ import annotations

@@ -49,9 +49,10 @@ def check_steps(
     Raises:
         UnsupportedModelError: a step failed, or the logits differ.
     """
-    # The first decodes while the second, which is shorter, is still in its prompt; they end together
+    # The first decodes while the second, which is shorter, is still in its prompt; they end together. Of the last
+    # step's tokens, only some are asked for logits
     ends = [(len(prompts[0]) // 2, len(prompts[0]) - 2, len(prompts[0]) - 1, len(prompts[0]))]
-    ends += [(len(ids) // 3, len(ids) // 3 + 1, len(ids) - 1, len(ids)) for ids in prompts[1:]]
+    ends += [(len(ids) // 3, len(ids) // 3, len(ids) // 3 + 1, len(ids)) for ids in prompts[1:]]
     done = [0] * len(prompts)
     try:
         for turn in range(4):
@@ -62,6 +63,9 @@ def check_steps(
                     items.append(StepItem(slot, done[slot], ids[done[slot] : end], turn == 3))
                 done[slot] = end
             logits = step(items) if items else expected
+        # Once more as decodes alone, which some runners compute in another way
+        decodes = [StepItem(slot, len(ids) - 1, ids[-1:], True) for slot, ids in enumerate(prompts)]
+        decoded = step(decodes)
     except UnsupportedModelError:
         raise
     except Exception as exc:
@@ -69,6 +73,7 @@ def check_steps(
             f"{name} does not run with attention over slots: {type(exc).__name__}: {exc}"
         ) from exc
     _compare(logits, expected, name, advice)
+    _compare(decoded, expected, name, advice)
 
 
 def are_close(logits: torch.Tensor, expected: torch.Tensor) -> bool:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -88,6 +89,7 @@ class TorchRunner:
         self._model = model
         self._device = model.device
         can_be_lean = lean and LeanDecoder.can_run(model)
+        self._keeps_wanted = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._images = images
         is_native = native and can_be_lean and not is_compiled and images is None and _can_be_native(model, dtype)
         if dtype is not None and not is_native:
@@ -172,7 +174,7 @@ class TorchRunner:
         if layout.pooled:
             self._means.add(layout.pooled, output.hidden_states[-1][0])
         logits: torch.Tensor = output.logits[0]
-        return logits
+        return logits if self._keeps_wanted else logits[layout.wanted]
 
     def _embedded(self, ids: torch.Tensor, embed: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """Tokens embedded, and vectors of pictures where their ids stand."""

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from llmapi_kit.checkpoints import fit
+from llmapi_kit.checkpoints.cache_size import kv_bytes_per_token
 from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
-from llmapi_kit.checkpoints.fit import check_folder, kv_bytes_per_token, plan_slots
+from llmapi_kit.checkpoints.fit import check_folder, plan_slots
 from llmapi_kit.checkpoints.spec import POCKET_DIR, parse_spec
 from llmapi_kit.checkpoints.weights import load_model, pick_device, pick_quantization
 from llmapi_kit.config import Settings
