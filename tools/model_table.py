@@ -239,12 +239,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def quiet() -> None:
-    """No progress bars, and one thread: tiny models lose time with more."""
+    """No progress bars."""
     transformers.utils.logging.disable_progress_bar()
-    torch.set_num_threads(1)
 
 
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)  # tiny models lose time with more
     main()

@@ -177,6 +177,7 @@ def load_model(
         config: Any = weights.config if weights is not None else None
         if weights is None:
             config = _check_model(spec, source, has_tokenizer=is_own)
+            keeps_bfloat16 = keeps_bfloat16 and not sees(config)  # which torch computes with, and in one type
         recommended = read_recommended(source, config)
         text = _load_tokenizer(spec, source, tokenizer, adapter, download_stall_s)
         num_trained = adapter.num_embeddings if adapter else 0

@@ -110,6 +110,7 @@ class ModelLoader:
             from llmapi_kit.checkpoints.fit import free_memory, plan_slots
             from llmapi_kit.engines.local.engine import LocalEngine
             from llmapi_kit.engines.local.sight import Sight
+            from llmapi_kit.loading.memory_release import trim_heap
             from llmapi_kit.loading.runner_choice import architecture_of, make_runner, with_arithmetic
             from llmapi_kit.runners.image_memory import ImageMemory
             from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
@@ -131,6 +132,7 @@ class ModelLoader:
         architecture = architecture_of(loaded)
         images = ImageMemory() if loaded.eye is not None else None
         runner = make_runner(loaded, plan, settings, images)
+        trim_heap()
         if not getattr(runner, "can_rewind", True):  # what a slot has read can't be taken over in part
             settings = settings.model_copy(update={"prefix_cache": "off"})
         dialect = _dialect(their_tokenizer)

@@ -24,6 +24,9 @@ from llmapi_kit.runners.native.runner import NativeRunner
 
 logger = logging.getLogger(__name__)
 
+# Weights that are widened from bfloat16 without being asked for
+MAX_WIDENED_BYTES = 256 * 2**20
+
 
 def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings, images: ImageMemory | None = None) -> Runner:
     """A runner that has taken the weights over.
@@ -75,7 +78,7 @@ def with_arithmetic(loaded: LoadedModel, settings: Settings) -> LoadedModel:
     """The same weights, with the type that is computed in.
 
     Weights in bfloat16 are computed with in float32 by default where a step in C widens them as it reads them. Torch
-    would need them widened in memory, twice as large, so it computes in bfloat16.
+    needs them widened in memory, twice as large, so it computes in bfloat16 unless they are few.
 
     Args:
         loaded: as it comes from `load_model`.
@@ -92,7 +95,8 @@ def with_arithmetic(loaded: LoadedModel, settings: Settings) -> LoadedModel:
     has_step = NativeDecoder.is_available(torch.bfloat16, torch.float32)
     if may_be_native and has_step and NativeDecoder.can_run(model, torch.float32):
         return loaded
-    return replace(loaded, dtype="bfloat16")
+    is_small = sum(parameter.nbytes for parameter in model.parameters()) <= MAX_WIDENED_BYTES
+    return loaded if is_small else replace(loaded, dtype="bfloat16")
 
 
 def _make_sequence_runner(

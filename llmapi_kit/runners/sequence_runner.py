@@ -22,7 +22,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from llmapi_kit.errors import UnsupportedModelError
+from llmapi_kit.errors import LlmApiKitError, UnsupportedModelError
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.mean_states import MeanStates
 from llmapi_kit.runners.model_check import check_finite
@@ -272,7 +272,7 @@ class SequenceRunner:
                     logger.info("%s computes with its cache other logits than without it, as in generate().", name)
                 self.can_chunk = self.can_chunk and self._works(self._in_chunks, ids, decoded)
                 self.can_rewind = self.can_rewind and self._works(self._rewound, ids, decoded)
-        except UnsupportedModelError:
+        except LlmApiKitError:
             raise
         except Exception as exc:
             raise UnsupportedModelError(

@@ -1,0 +1,43 @@
+"""The page of model families is what the families of this transformers give; a sample of them is tried here."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tools import model_families, model_table
+from tools.model_table import PAGE, as_line, try_family
+
+# Each for a kind: in C, over slots with sinks and with a window, state spaces, ALiBi, chunks, changing factors, refused
+SAMPLE = ("qwen2, window", "gpt_oss", "gemma2", "jamba", "bloom", "llama4_text", "phi3, longrope", "reformer", "gemma3")
+LEAST_SERVED = 0.9
+
+
+@pytest.fixture(scope="module")
+def lines():
+    """The page's table by family."""
+    rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")][1:]
+    return {line.split(" | ")[0].removeprefix("| "): line for line in rows}
+
+
+def test_the_page_has_every_family(lines):
+    assert sorted(lines) == model_families.names()
+
+
+def test_most_families_are_served_all_of_them_equal_and_the_others_say_why(lines):
+    served, refused = 0, 0
+    for name, line in lines.items():
+        if model_families.kind_of(name):
+            continue
+        runs, outcome = line.removesuffix(" |").split(" | ", 2)[2].split(" | ") if "|  |" not in line else ("", line)
+        served += runs != ""
+        refused += runs == ""
+        assert outcome == "equal" if runs else re.search(r"refused: \S+ .{20}", line), line
+    assert served / (served + refused) >= LEAST_SERVED
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_a_family_gives_what_the_page_says(name, lines):
+    model_table.quiet()
+    assert as_line(try_family(name)) == lines[name]
