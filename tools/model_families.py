@@ -7,6 +7,7 @@ that every part of a model matters: as transformers initialises them, attention 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -131,8 +132,12 @@ def names() -> list[str]:
     return sorted({*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *VARIANTS})
 
 
-def make_config(name: str) -> Any:
+def make_config(name: str, other: Mapping[str, Any] | None = None) -> Any:
     """A small configuration of a family.
+
+    Args:
+        name: of the family.
+        other: values in place of the small ones.
 
     Raises:
         Exception: whatever transformers has against these sizes.
@@ -143,7 +148,7 @@ def make_config(name: str) -> Any:
     for base in cls.__mro__:
         fields |= set(getattr(base, "__annotations__", {}))
     sizes = {key: value for key, value in SIZES.items() if key in fields}
-    return cls(**{**sizes, **MORE.get(model_type, {}), **values})
+    return cls(**{**sizes, **MORE.get(model_type, {}), **values, **(other or {})})
 
 
 def kind_of(name: str) -> str:
@@ -159,8 +164,8 @@ def kind_of(name: str) -> str:
     return f"for {' and '.join(sorted(set(found)))}, too" if found else ""
 
 
-def make_model(config: Any, seed: int = 1) -> Any:
-    """A random model of a configuration, the same each time."""
+def make_model(config: Any, seed: int = 1, *, is_shaken: bool = True) -> Any:
+    """A random model of a configuration, the same each time; with weights as transformers makes them unless shaken."""
     cls = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     with torch.device("meta"):
         num_parameters = sum(parameter.numel() for parameter in cls(config).parameters())
@@ -169,7 +174,7 @@ def make_model(config: Any, seed: int = 1) -> Any:
     torch.manual_seed(seed)
     model = cls(config).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in model.parameters() if is_shaken else ():
             _shake(parameter)
     model.generation_config = transformers.GenerationConfig(pad_token_id=0)
     return model

@@ -7,7 +7,7 @@ unloaded for it, and no more than need be. An estimate: what really fits is foun
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -21,6 +21,8 @@ from llmapi_kit.errors import ModelTooLargeError
 
 MIN_LENGTH = 256
 DEFAULT_MAX_LENGTH = 8192
+# Options with which weights are smaller, and what they are then; the largest first
+SMALLER = (('dtype="bfloat16"', "bfloat16"), ('quantize="8bit"', "int8"))
 CPU_KV_SHARE, CPU_KV_LIMIT = 0.25, 4 * 2**30
 GPU_KV_SHARE = 0.8
 
@@ -153,8 +155,26 @@ def check_folder(
     num_matrices = 1 if getattr(config, "tie_word_embeddings", True) else 2
     weights += num_added * num_matrices * getattr(config, "hidden_size", 0) * BYTES.get(kept, 4)
     per_token = kv_bytes_per_token(config, stored if dtype in (None, "int8") else dtype)
-    context = context_limit(config)
-    return check_sizes(weights + added_bytes, per_token, context, device)
+    fit = check_sizes(weights + added_bytes, per_token, context_limit(config), device)
+    return fit if fit.fits else replace(fit, advice=f"{fit.advice} {_proposal(fit, weights, kept)}")
+
+
+def _proposal(fit: Fit, weights_bytes: int, kept: str) -> str:
+    """What would fit in place of what does not.
+
+    Args:
+        fit: of what does not.
+        weights_bytes: of the model itself.
+        kept: the type that its weights would have in memory.
+    """
+    others = fit.weights_bytes - weights_bytes
+    for option, dtype in SMALLER:
+        size = int(weights_bytes * BYTES[dtype] / BYTES.get(kept, 4)) + others
+        is_smaller = BYTES[dtype] < BYTES.get(kept, 4)
+        is_possible = dtype != "int8" or fit.device.startswith("cuda")
+        if is_smaller and is_possible and size + fit.kv_bytes_per_token * MIN_LENGTH <= fit.free_bytes:
+            return f"With {option} the weights would take {size / 2**20:,.0f} MiB, and fit."
+    return "Nor does it fit in fewer bits here: choose a smaller model, or a GGUF file of it in 4 bits."
 
 
 def check_sizes(weights: int, per_token: int, context: int, device: str) -> Fit:
@@ -174,7 +194,7 @@ def check_sizes(weights: int, per_token: int, context: int, device: str) -> Fit:
         f"{free / 2**30:,.1f} GiB are free on {device}."
     )
     if not fits:
-        advice += " That is not enough: choose a smaller or a quantised model, or free memory."
+        advice += " That is not enough: free memory, or take less."
     return Fit(weights, per_token, context, free, device, fits, advice)
 
 
