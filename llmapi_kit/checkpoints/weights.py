@@ -23,7 +23,13 @@ from llmapi_kit.checkpoints.download import DEFAULT_STALL_S, download_model
 from llmapi_kit.checkpoints.fit import check_folder
 from llmapi_kit.checkpoints.generation_config import Recommended, read_recommended
 from llmapi_kit.checkpoints.heavy_imports import ADAPTERS, MODEL_CLASSES, import_heavy
-from llmapi_kit.checkpoints.load_options import check_device, check_dtype, check_quantize, check_sampling_names
+from llmapi_kit.checkpoints.load_options import (
+    check_device,
+    check_dtype,
+    check_quantize,
+    check_revision,
+    check_sampling_names,
+)
 from llmapi_kit.checkpoints.model_files import check_files
 from llmapi_kit.checkpoints.reported_bar import reported_bars
 from llmapi_kit.checkpoints.spec import ModelSpec
@@ -123,6 +129,7 @@ def load_model(
     tokenizer: str | None = None,
     quantize: str | None = None,
     sampling: Mapping[str, float] | None = None,
+    revision: str | None = None,
     download_stall_s: float = DEFAULT_STALL_S,
     has_native: HasNative | None = None,
 ) -> LoadedModel:
@@ -139,6 +146,7 @@ def load_model(
         quantize: ``8bit`` keeps the weights in 8 bits, on a GPU.
         sampling: what holds where a request does not say, before what its makers recommend: ``temperature``, ``top_k``,
             ``top_p``, ``min_p``, ``repetition_penalty``.
+        revision: of a hub model: a branch, a tag or a commit; the main branch unless given.
         download_stall_s: see `llmapi_kit.checkpoints.download.Download`.
         has_native: asked for weights that `llmapi_kit.runners.native` may compute with: whether it does. Then they
             come as `DecoderWeights`, without a model of transformers around them, whose import would be most of the
@@ -156,6 +164,7 @@ def load_model(
             f"{spec.name} is a GGUF file, which llama.cpp runs: here are models of transformers."
         )
     check_sampling_names(sampling)
+    check_revision(revision, spec)
     device = pick_device(device)
     torch_dtype = pick_dtype(dtype, device)
     quantization = pick_quantization(quantize, device, spec)
@@ -164,7 +173,7 @@ def load_model(
     keeps_bfloat16 = dtype is None and device == "cpu" and adapter is None
     if spec.kind == "hub":
         check_fit = partial(_check_before_download, spec, device, loaded_as, keeps_bfloat16)
-        spec = replace(spec, path=download_model(spec.name, download_stall_s, check_fit))
+        spec = replace(spec, path=download_model(spec.name, download_stall_s, check_fit, revision))
     source = str(spec.path or spec.name)
     try:
         is_own = tokenizer is None and not (adapter and adapter.has_tokenizer)
