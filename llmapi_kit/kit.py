@@ -97,7 +97,8 @@ def load(
         options: all of them are looked at before anything is loaded. For every model: ``fallback`` (a name, what
             `load` returned, an engine, or a list of these: who answers when this one can't). For models that run here:
             ``device`` (``cpu``, ``cuda`` or ``cuda:0``; the first GPU where there is one), ``dtype``
-            (``float32``, ``bfloat16`` or ``float16``; float32 on a CPU, the model's own on a GPU), ``lora`` (a folder
+            (``float32``, ``bfloat16`` or ``float16``; the model's own on a GPU; on a CPU float32, or bfloat16 where
+            that would double many weights), ``lora`` (a folder
             or a hub name: an adapter that is merged into the weights), ``tokenizer`` (a folder or a hub name, for
             another than the adapter's or the model's), ``quantize`` (``8bit``, on a GPU), ``sampling`` (such as
             ``{"temperature": 0.7}``, where a request does not say), ``revision`` (of a hub model: a branch, a tag or a

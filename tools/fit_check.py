@@ -1,7 +1,7 @@
 """Compares what the kit says a model will take with what it then takes, for 20 shapes.
 
 Each is a random model in a folder, loaded by `kit.load` in a process of its own, which answers one prompt. Compared is
-the memory that the process has to itself, less what it has with a model of no size to speak of. Takes some minutes.
+the memory that the process has to itself, less what it had with a small model of the same family. Takes minutes.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ SHAPES: tuple[tuple[str, dict[str, Any], str, str | None], ...] = (
 def main() -> None:
     """Print a line for each shape; exit with 1 where an estimate is off by more than a tenth."""
     with tempfile.TemporaryDirectory() as home:
-        base = _measure(_make(Path(home) / "base", "llama", WIDE, "float32"), None)
         worst = 0.0
         for number, (name, sizes, stored, asked) in enumerate(SHAPES):
             folder = _make(Path(home) / str(number), name, sizes, stored)
+            small = _make(Path(home) / f"{number} small", name, {**WIDE, "vocab_size": 3072}, stored)
             config = model_families.make_config(name, sizes)
-            found = _measure(folder, asked)
+            found = _measure(folder, small, asked)
             dtype = asked or ("float32" if found["dtype"] == "float32" else None)
             fit = check_folder(folder, "cpu", dtype=dtype, keeps_bfloat16=asked is None)
             told = fit.weights_bytes + kv_bytes_per_token(config, found["dtype"]) * found["num_tokens"]
-            taken = found["bytes"] - base["bytes"]
+            taken = found["bytes"]
             worst = max(worst, abs(told / taken - 1))
             print(
                 f"{name:10} {stored:9} -> {asked or '-':9} {told >> 20:6} MiB told {taken >> 20:6} MiB taken",
@@ -74,30 +74,32 @@ def _make(folder: Path, name: str, sizes: dict[str, Any], stored: str) -> Path:
     return folder
 
 
-def _measure(folder: Path, dtype: str | None) -> dict[str, Any]:
-    """What a process takes that has loaded a model and answered."""
-    command = [sys.executable, "-m", "tools.fit_check", os.fspath(folder), dtype or ""]
+def _measure(folder: Path, small: Path, dtype: str | None) -> dict[str, Any]:
+    """What a process takes more once it has loaded a model and answered, after it did so with a small one."""
+    command = [sys.executable, "-m", "tools.fit_check", os.fspath(folder), os.fspath(small), dtype or ""]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
 
 
-def load_and_tell(folder: str, dtype: str) -> None:
-    """Load a model, answer a prompt as long as a slot, and print what this process takes."""
+def load_and_tell(folder: str, small: str, dtype: str) -> None:
+    """Load a small model and another one, let both answer, and print what the other one takes."""
     import psutil
 
     import llmapi_kit as kit
 
     options: dict[str, Any] = {"dtype": dtype} if dtype else {}
-    model = kit.load(folder, max_slots=1, context_length=CONTEXT, **options)
-    model.ask("word " * 200, max_tokens=4, ignore_eos=True)
-    num_tokens = model.stats().num_prompt_tokens + 4
-    told = {"bytes": psutil.Process().memory_full_info().uss, "dtype": model.info.dtype, "num_tokens": num_tokens}
+    before = 0
+    for each in (small, folder):
+        model = kit.load(each, max_slots=1, context_length=CONTEXT, **options)
+        model.ask("word " * 200, max_tokens=4, ignore_eos=True)
+        taken, before = psutil.Process().memory_full_info().uss - before, psutil.Process().memory_full_info().uss
+    told = {"bytes": taken, "dtype": model.info.dtype, "num_tokens": model.stats().num_prompt_tokens + 4}
     print(json.dumps(told))
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        load_and_tell(sys.argv[1], sys.argv[2])
+        load_and_tell(*sys.argv[1:])
     else:
         main()

@@ -95,7 +95,7 @@ def try_family(name: str) -> Row:
             settings = Settings(num_threads=1)
             runner: Any = make_runner(loaded, SlotPlan(4, model_families.LONGEST, 0), settings)
         except LlmApiKitError as exc:
-            return Row(name, architecture, reason=str(exc).replace(folder, "it"))
+            return Row(name, architecture, reason=str(exc).replace(folder, "it").partition(" Served are")[0])
     runner.start()
     expected = _expected(untouched)
     unequal = tuple(check for check in CHECKS if not _is_equal(runner, expected, check))

@@ -34,8 +34,9 @@ POSITIVE = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_si
 OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings")
 MAX_NUMBER = 2**31
 MISSING: Any = object()
-# Families whose answer to a prompt can't be continued from what was computed for it
-NOT_IN_ORDER = {
+# Families that transformers has as causal language models, and why they are not served
+NOT_SERVED = {
+    "blt": "a model of bytes in patches, for which transformers can make no cache, so that generate() fails, too",
     "reformer": "a model that finds what to attend to by random hashes, so that its answers are never the same",
 }
 # How a model may call the longest sequence that it has positions for
@@ -184,8 +185,8 @@ def _check_class(config: Any, name: str) -> None:
     is_causal = getattr(config, "is_decoder", False) or getattr(config, "causal", False)
     if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not is_causal:
         raise _refused(name, cls.__name__ if config.architectures else kind, "an encoder unless is_decoder is true")
-    if config.model_type in NOT_IN_ORDER:
-        raise _refused(name, cls.__name__, NOT_IN_ORDER[config.model_type])
+    if config.model_type in NOT_SERVED:
+        raise _refused(name, cls.__name__, NOT_SERVED[config.model_type])
 
 
 def _check_numbers(config: Any, name: str) -> None:
