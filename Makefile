@@ -64,6 +64,9 @@ pictures: $(VENV)/.installed $(VENV)/.programs ## Take the documentation's pictu
 bench: $(VENV)/.installed ## Measure this server beside others
 	$(BIN)/python -m benchmarks.serving
 
+model-table: $(VENV)/.installed ## Try every model family of transformers and write docs/model_families.md
+	$(BIN)/python -m tools.model_table
+
 # Without an environment here: the Python that has torch. GPU_CHECK=--install installs what it lacks.
 gpu-check: ## Check the kit on a GPU, in under 7 minutes (GPU_CHECK=--install)
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python,python3) tools/gpu_check.py $(GPU_CHECK)

@@ -107,15 +107,16 @@ def load(
             whose end gives all memory back), ``replicas`` (that many such processes share the requests), ``devices``
             (such as ``[0, 1]``: a replica on each of these GPUs), ``device`` (``cpu``, ``cuda`` or ``cuda:0``; the
             first GPU where there is one), ``dtype``
-            (``float32``, ``bfloat16`` or ``float16``; float32 on a CPU, the model's own on a GPU), ``lora`` (a folder
-            or a hub name: an adapter that is merged into the weights; or several, as a list or by name: each is served
+            (``float32``, ``bfloat16`` or ``float16``; the model's own on a GPU; on a CPU float32, or bfloat16 where
+            that would double many weights), ``revision`` (of a hub model: a branch, a tag or a commit), ``lora`` (a
+            folder or a hub name: an adapter that is merged into the weights; or several, as a list or by name: each is served
             beside the model as ``model:name``, see `Model.adapters`), ``tokenizer`` (a folder or a hub name, for
             another than the merged adapter's or the model's), ``quantize`` (``8bit``, on a GPU), ``sampling`` (such as
             ``{"temperature": 0.7}``, where a request does not say) and settings of the engine: ``max_slots``,
             ``context_length``, ``kv_memory``, ``num_threads``, ``native``, ``compile``, ``step_tokens``,
-            ``default_max_tokens``, ``max_queue``, ``prefix_cache``, ``draft``, ``download_stall_s``. For a GGUF file, in
-            place of ``dtype``, ``quantize`` and ``tokenizer``: ``n_gpu_layers``, ``flash_attn``, ``kv_cache_dtype`` (such as
-            ``q8_0``), ``use_mmap``, ``use_mlock``, ``rope_scaling``, ``rope_freq_base``, ``rope_freq_scale``,
+            ``default_max_tokens``, ``max_queue``, ``prefix_cache``, ``draft``, ``download_stall_s``. For a GGUF file,
+            in place of ``dtype``, ``quantize`` and ``tokenizer``: ``n_gpu_layers``, ``flash_attn``, ``kv_cache_dtype``
+            (such as ``q8_0``), ``use_mmap``, ``use_mlock``, ``rope_scaling``, ``rope_freq_base``, ``rope_freq_scale``,
             ``mmproj`` (the file for pictures; the one beside the model unless given, and False for none), ``isolate``
             (compute in a process of its own, as in notebooks it does); ``lora`` is a GGUF file there. For
             an embedding model or a reranker, see `load_embeddings`: ``pooling``, ``normalize``, ``prompts``,

@@ -50,15 +50,8 @@ def create_app(state: ApiState) -> ASGIApp:
     errors.install(app)
     answering = (chat.router, stored.router, completions.router, embeddings.router, rerank.router)
     telling = (usage.router, keys.router, status.router, health.public, health.keyed, metrics.router, docs.router)
-    for router in (
-        *answering,
-        images.router,
-        models.router,
-        tokens.router,
-        adapters.router,
-        invitations.router,
-        *telling,
-    ):
+    others = (images.router, models.router, tokens.router, adapters.router, invitations.router)
+    for router in (*answering, *others, *telling):
         app.router.routes.extend(router.routes)  # as they are: include_router wraps or copies them, by version
     app.router.routes.extend(page.router.routes)
     app.router.routes.append(LocalRoute("/openapi.json", openapi, include_in_schema=False))

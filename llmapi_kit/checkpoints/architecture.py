@@ -1,4 +1,4 @@
-"""Is a model one that can be served: a text model that is a decoder with attention, told by its configuration.
+"""Is a model one that can be served: a text model that writes on from what it reads, told by its configuration.
 
 Asked first of all, before memory, tokenizer or weights. `check_architecture` reads names only and is free of torch;
 `read_config` asks transformers, from a folder or from the hub, and downloads no more than the configuration.
@@ -14,7 +14,7 @@ from llmapi_kit.checkpoints.heavy_imports import MODEL_CLASSES, import_heavy
 from llmapi_kit.checkpoints.model_files import CONFIG, read_json
 from llmapi_kit.errors import LlmApiKitError, ModelLoadError, UnsupportedModelError
 
-CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ModelWithLMHead", "WithLMHeadModel")
+CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ModelWithLMHead", "WithLMHeadModel", "GenerationDecoder")
 SERVED = "Served are decoder-only text models, such as LlamaForCausalLM, Qwen3ForCausalLM or GPT2LMHeadModel."
 # What a model of another kind does, by the end of its architecture's name; the first that fits
 KINDS = (
@@ -30,10 +30,17 @@ KINDS = (
     ("Model", "a model without an output layer, so that it makes no text"),
 )
 PARTS = {"vision_config": "images", "audio_config": "sound", "video_config": "video"}
-RECURRENT_LAYERS = {"conv", "hybrid", "hybrid_sliding", "linear_attention", "mamba"}
 POSITIVE = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
 OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings")
 MAX_NUMBER = 2**31
+MISSING: Any = object()
+# Families that transformers has as causal language models, and why they are not served
+NOT_SERVED = {
+    "blt": "a model of bytes in patches, for which transformers can make no cache, so that generate() fails, too",
+    "reformer": "a model that finds what to attend to by random hashes, so that its answers are never the same",
+}
+# How a model may call the longest sequence that it has positions for
+LIMITS = ("max_position_embeddings", "max_seq_len", "n_positions")
 # Whose factors transformers chooses by the longest sequence of a forward pass
 LENGTH_DEPENDENT_ROPES = ("longrope", "dynamic")
 
@@ -118,21 +125,31 @@ def auto_class(config: Any) -> Any:
 def context_limit(config: Any) -> int:
     """How many tokens a sequence may have; 0 where the model has no limit.
 
-    It is less than the model's own where its computation changes with a sequence's length: factors of the rotary
-    embedding that are chosen for a whole forward pass, in which sequences of several lengths stand together here, and
-    attention in chunks.
-
     Args:
         config: of the text model; a configuration of transformers, or one with the same names.
     """
-    limits = [getattr(config, "max_position_embeddings", None)]
+    limits = (getattr(config, name, None) for name in LIMITS)
+    return next((limit for limit in limits if isinstance(limit, int) and limit > 0), 0)
+
+
+def constant_length(config: Any) -> int:
+    """Up to how many tokens a sequence's length changes nothing in how its tokens are computed; 0 for any number.
+
+    Beyond it are other factors of the rotary embedding, which are chosen for a whole forward pass, or a further chunk
+    of attention in chunks. Sequences of several lengths can't stand in one pass then.
+
+    Args:
+        config: as for `context_limit`.
+    """
+    lengths = []
     for rope in _ropes(config):
         if rope.get("rope_type", rope.get("type")) in LENGTH_DEPENDENT_ROPES:
             original = rope.get("original_max_position_embeddings")
-            limits.append(original or getattr(config, "original_max_position_embeddings", None))
+            original = original or getattr(config, "original_max_position_embeddings", None)
+            lengths.append(original or getattr(config, "max_position_embeddings", None))
     if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
-        limits.append(getattr(config, "attention_chunk_size", None))
-    return min((int(limit) for limit in limits if limit), default=0)
+        lengths.append(getattr(config, "attention_chunk_size", None))
+    return min((int(length) for length in lengths if length), default=0)
 
 
 def _ropes(config: Any) -> list[Mapping[str, Any]]:
@@ -153,7 +170,7 @@ def _explain(name: str, exc: Exception) -> LlmApiKitError:
 
 
 def _check_class(config: Any, name: str) -> None:
-    """Raise unless transformers has a causal language model with attention for a configuration."""
+    """Raise unless transformers has a causal language model for a configuration."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     kind = f"model of the type {config.model_type!r}"
@@ -162,41 +179,44 @@ def _check_class(config: Any, name: str) -> None:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise _refused(name, kind, "no causal language model")
     cls: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    layers = set(getattr(config.get_text_config(), "layer_types", None) or ())
-    if layers & RECURRENT_LAYERS or (getattr(cls, "_is_stateful", False) and not layers):
-        raise _refused(name, cls.__name__, "recurrent: it keeps a state in place of keys and values of each token")
     if not cls.__name__.endswith(CAUSAL_ENDINGS):
         raise _refused(name, cls.__name__, "a model for more than text")
     # Families of encoders have a causal class too, for those few that were trained as decoders
-    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+    is_causal = getattr(config, "is_decoder", False) or getattr(config, "causal", False)
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not is_causal:
         raise _refused(name, cls.__name__ if config.architectures else kind, "an encoder unless is_decoder is true")
+    if config.model_type in NOT_SERVED:
+        raise _refused(name, cls.__name__, NOT_SERVED[config.model_type])
 
 
 def _check_numbers(config: Any, name: str) -> None:
-    """Raise unless sizes are such that a model can have."""
-    values = {key: _one_for_all_layers(config, key, name) for key in (*POSITIVE, *OPTIONAL)}
+    """Raise unless sizes are such that a model can have; those that a family calls otherwise are not looked at."""
+    values = {
+        key: value for key in (*POSITIVE, *OPTIONAL) if (value := _one_for_all_layers(config, key)) is not MISSING
+    }
     for key, value in values.items():
         if value is None and key in OPTIONAL:
             continue
+        if value == -1 and key == "max_position_embeddings":  # XLNet's way to say that it has none
+            continue
         if type(value) is not int or not 0 < value < MAX_NUMBER:
             raise ModelLoadError(f"{name}: {key} is {str(value)[:80]} in {CONFIG}; it must be a whole number above 0.")
-    heads, groups = values["num_attention_heads"], values["num_key_value_heads"] or 1
+    heads, groups = values.get("num_attention_heads", 1), values.get("num_key_value_heads") or 1
     if heads % groups:
         raise ModelLoadError(
             f"{name}: {CONFIG} has {heads} attention heads and {groups} key-value heads, which do not divide them."
         )
-    if values["head_dim"] is None and values["hidden_size"] % heads:
+    if values.get("head_dim") is None and values.get("hidden_size", heads) % heads:
         raise ModelLoadError(
             f"{name}: {CONFIG} has a hidden_size of {values['hidden_size']}, which its {heads} attention heads do not "
             "divide."
         )
 
 
-def _one_for_all_layers(config: Any, key: str, name: str) -> Any:
-    """A number of a configuration; None where it has none."""
+def _one_for_all_layers(config: Any, key: str) -> Any:
+    """A number of a configuration; `MISSING` where it has none, or another one for each layer."""
     try:
-        return getattr(config, key, None)
-    except Exception as exc:  # transformers' own, where each layer has another
-        raise UnsupportedModelError(
-            f"{name} can't be served: its layers differ in {key}, and the KV cache has one size for all. {SERVED}"
-        ) from exc
+        value = getattr(config, key, MISSING)
+    except Exception:  # transformers' own, where each layer has another
+        return MISSING
+    return MISSING if isinstance(value, list) and len(value) == getattr(config, "num_hidden_layers", 0) else value

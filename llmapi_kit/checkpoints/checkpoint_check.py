@@ -39,7 +39,7 @@ def check_size(config: Any, folder: Path, name: str) -> None:
         ModelError: it does, or the weights are damaged.
     """
     shapes = stored_shapes(folder)
-    layers = config.get_text_config().num_hidden_layers
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
     if layers > len(shapes):  # before so many are made
         raise ModelLoadError(f"{name}: {CONFIG} has {layers:,} layers, and the weights have {len(shapes):,} tensors.")
     if getattr(config, "quantization_config", None):  # several numbers stand in one

@@ -31,7 +31,7 @@ from llmapi_kit.checkpoints.file_transfer import (
     open_client,
 )
 from llmapi_kit.checkpoints.hub import HubFile, HubModel, check_hub_model, endpoint, explain, look_up
-from llmapi_kit.checkpoints.hub_cache import ModelCache, cache_folder, cached_folder, free_disk_bytes
+from llmapi_kit.checkpoints.hub_cache import REVISION, ModelCache, cache_folder, cached_folder, free_disk_bytes
 from llmapi_kit.checkpoints.spec import HUB_ID
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ModelLoadError, ModelNotFoundError
@@ -55,7 +55,9 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _running: dict[str, Download] = {}  # by name of the model
 
 
-def download_model(name: str, stall_s: float, check_fit: Callable[[Path, int], None]) -> Path:
+def download_model(
+    name: str, stall_s: float, check_fit: Callable[[Path, int], None], revision: str | None = None
+) -> Path:
     """The folder of a hub model, whole: from the cache, else downloaded.
 
     Args:
@@ -63,18 +65,19 @@ def download_model(name: str, stall_s: float, check_fit: Callable[[Path, int], N
         stall_s: see `Download`.
         check_fit: gets a folder with the configuration and the size of the weights before those are downloaded; what
             it raises ends the download.
+        revision: a branch, a tag or a commit; the main branch unless given.
 
     Raises:
         ModelNotFoundError: there is no such model, it needs a token, or the hub can't be reached.
         UnsupportedModelError: it is of a kind that can't be loaded.
         ModelLoadError: the disk is too small, or the download failed; the message has the numbers.
     """
-    folder = cached_folder(name)
+    folder = cached_folder(name, revision)
     if folder is not None:
         return folder
     report(f"asking the hub for {name}")
-    model = check_hub_model(name)
-    download = Download(model, stall_s)
+    model = check_hub_model(name, revision)
+    download = Download(model, stall_s, revision)
     download.check_disk([*model.other_files, *model.weights])
     check_fit(download.fetch(model.other_files), model.weights_bytes)
     download.fetch(model.weights)
@@ -128,15 +131,16 @@ class Download:
     Args:
         model: what the hub told of it.
         stall_s: how long a file may stay without a byte before it is asked for again.
+        revision: that was asked for.
 
     Attributes:
         folder: where the files are, by their names.
     """
 
-    def __init__(self, model: HubModel, stall_s: float) -> None:
+    def __init__(self, model: HubModel, stall_s: float, revision: str | None = None) -> None:
         self._model = model
         self._stall_s = stall_s
-        self._cache = ModelCache(model.name)
+        self._cache = ModelCache(model.name, revision or REVISION)
         self.folder = self._cache.snapshot(model.commit)
         self._stopped = threading.Event()
         self._note = ""  # what holds it up; the last word wins

@@ -7,13 +7,13 @@ unloaded for it, and no more than need be. An estimate: what really fits is foun
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from llmapi_kit.checkpoints.architecture import context_limit, read_config
+from llmapi_kit.checkpoints.cache_size import BYTES, kv_bytes_per_token
 from llmapi_kit.checkpoints.decoder_config import read_decoder_config
 from llmapi_kit.checkpoints.model_files import weight_files
 from llmapi_kit.config import Settings
@@ -21,9 +21,10 @@ from llmapi_kit.errors import ModelTooLargeError
 
 MIN_LENGTH = 256
 DEFAULT_MAX_LENGTH = 8192
+# Options with which weights are smaller, and what they are then; the largest first
+SMALLER = (('dtype="bfloat16"', "bfloat16"), ('quantize="8bit"', "int8"))
 CPU_KV_SHARE, CPU_KV_LIMIT = 0.25, 4 * 2**30
 GPU_KV_SHARE = 0.8
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +82,6 @@ class MemoryNeed:
     most_bytes: int = 0
 
 
-def kv_bytes_per_token(config: Any, dtype: str) -> int:
-    """Bytes of keys and values that one token takes in all layers."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * size * BYTES.get(dtype, 4))
-
-
 def plan_slots(
     bytes_per_token: int, context_length: int, free_bytes: int, on_gpu: bool, settings: Settings
 ) -> SlotPlan:
@@ -104,6 +98,8 @@ def plan_slots(
     if context_length:
         max_length = min(max_length, context_length)
     num_spare = int(on_gpu)  # a slot more is allocated there, which rows that decode nothing write to
+    if not bytes_per_token:  # a state of fixed size, which is little
+        return SlotPlan(settings.max_slots, max_length, 0)
     fitting = budget // (bytes_per_token * max_length) - num_spare
     if fitting < 1:
         max_length = budget // (bytes_per_token * (1 + num_spare))
@@ -157,10 +153,28 @@ def check_folder(
     weights = int(weights * BYTES.get(kept, 4) / BYTES.get(stored, 4))
     num_added = max(0, num_rows - config.vocab_size)
     num_matrices = 1 if getattr(config, "tie_word_embeddings", False) else 2
-    weights += num_added * num_matrices * config.hidden_size * BYTES.get(kept, 4)
+    weights += num_added * num_matrices * getattr(config, "hidden_size", 0) * BYTES.get(kept, 4)
     per_token = kv_bytes_per_token(config, stored if dtype in (None, "int8") else dtype)
-    context = context_limit(config)
-    return check_sizes(weights + added_bytes, per_token, context, device)
+    fit = check_sizes(weights + added_bytes, per_token, context_limit(config), device)
+    return fit if fit.fits else replace(fit, advice=f"{fit.advice} {_proposal(fit, weights, kept)}")
+
+
+def _proposal(fit: Fit, weights_bytes: int, kept: str) -> str:
+    """What would fit in place of what does not.
+
+    Args:
+        fit: of what does not.
+        weights_bytes: of the model itself.
+        kept: the type that its weights would have in memory.
+    """
+    others = fit.weights_bytes - weights_bytes
+    for option, dtype in SMALLER:
+        size = int(weights_bytes * BYTES[dtype] / BYTES.get(kept, 4)) + others
+        is_smaller = BYTES[dtype] < BYTES.get(kept, 4)
+        is_possible = dtype != "int8" or fit.device.startswith("cuda")
+        if is_smaller and is_possible and size + fit.kv_bytes_per_token * MIN_LENGTH <= fit.free_bytes:
+            return f"With {option} the weights would take {size / 2**20:,.0f} MiB, and fit."
+    return "Nor does it fit in fewer bits here: choose a smaller model, or a GGUF file of it in 4 bits."
 
 
 def check_sizes(weights: int, per_token: int, context: int, device: str) -> Fit:
@@ -180,7 +194,7 @@ def check_sizes(weights: int, per_token: int, context: int, device: str) -> Fit:
         f"{free / 2**30:,.1f} GiB are free on {device}."
     )
     if not fits:
-        advice += " That is not enough: choose a smaller or a quantised model, or free memory."
+        advice += " That is not enough: free memory, or take less."
     return Fit(weights, per_token, context, free, device, fits, advice)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import huggingface_hub
 from huggingface_hub import constants
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from llmapi_kit.checkpoints.hub_token import ask_for_token, find_token
 from llmapi_kit.checkpoints.known_names import known_names
@@ -102,36 +102,41 @@ class HubModel:
         return [file for file in self.files if any(fits(file.name, pattern) for pattern in patterns)]
 
 
-def look_up(name: str) -> HubModel:
+def look_up(name: str, revision: str | None = None) -> HubModel:
     """What the hub tells of a model; asked for a token only where it refuses without.
 
     Args:
         name: ``owner/name``.
+        revision: a branch, a tag or a commit; the main branch unless given.
 
     Raises:
         ModelNotFoundError: there is no such model, it needs a token, or the hub can't be reached.
     """
     token = find_token()
     try:
-        return _ask(name, token)
+        return _ask(name, token, revision)
     except Exception as exc:
+        if isinstance(exc, RevisionNotFoundError):
+            raise ModelNotFoundError(
+                f"{name} has no revision {revision!r} on the Hugging Face hub: pass a branch, a tag or a commit."
+            ) from exc
         later = ask_for_token() if token is None and is_refusal(exc) else None
         if later is None:
             raise explain(name, exc, token) from exc
         try:
-            return _ask(name, later)
+            return _ask(name, later, revision)
         except Exception as again:
             raise explain(name, again, later) from again
 
 
-def check_hub_model(name: str) -> HubModel:
+def check_hub_model(name: str, revision: str | None = None) -> HubModel:
     """What the hub tells of a model that can be downloaded and loaded.
 
     Raises:
         ModelNotFoundError: see `look_up`; also for a gated model where there is no token.
         UnsupportedModelError: it has no safetensors weights, or is an adapter.
     """
-    model = look_up(name)
+    model = look_up(name, revision)
     names = [file.name for file in model.files]
     if ADAPTER_CONFIG in names:  # transformers would load it by itself
         raise UnsupportedModelError(f"{name} is a LoRA adapter: load its base model and pass lora={name!r}.")
@@ -204,9 +209,9 @@ def explain(name: str, error: Exception, token: str | None) -> LlmApiKitError:
     )
 
 
-def _ask(name: str, token: str | None) -> HubModel:
+def _ask(name: str, token: str | None, revision: str | None) -> HubModel:
     api = huggingface_hub.HfApi(endpoint=endpoint(), token=token or False)  # False: else Colab's secrets are asked
-    info: Any = api.model_info(name, files_metadata=True, timeout=TIMEOUT_S)
+    info: Any = api.model_info(name, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
     commit = info.sha or ""
     if not DIGEST.fullmatch(commit):  # it becomes the name of a folder
         raise ValueError(f"it tells a version {commit[:80]!r}, which is none")

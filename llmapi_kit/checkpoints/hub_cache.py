@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from llmapi_kit.errors import ModelError
 PREFIX, SEPARATOR = "models--", "--"
 REVISION = "main"
 PARTIAL = ".incomplete"
+COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class ModelCache:
 
     Args:
         name: ``owner/name``.
+        revision: a branch, a tag or a commit.
 
     Attributes:
         folder: all of it.
@@ -51,8 +54,9 @@ class ModelCache:
         lock_folder: of locks that huggingface_hub takes, too.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, revision: str = REVISION) -> None:
         self.name = name
+        self._revision = revision
         root = cache_folder()
         self.folder = root / (PREFIX + name.replace("/", SEPARATOR))
         self.blobs = self.folder / "blobs"
@@ -66,9 +70,9 @@ class ModelCache:
     def newest(self) -> Path | None:
         """The files of the version that was downloaded last, whole or not; None where there is none."""
         try:
-            commit = (self.folder / "refs" / REVISION).read_text(encoding="utf-8").strip()
+            commit = (self.folder / "refs" / self._revision).read_text(encoding="utf-8").strip()
         except OSError:
-            return None
+            commit = self._revision if COMMIT.fullmatch(self._revision) else ""
         path = self.snapshot(commit)
         return path if commit and path.is_dir() else None
 
@@ -97,8 +101,10 @@ class ModelCache:
             shutil.copyfile(target, path)
 
     def set_newest(self, commit: str) -> None:
-        """Note which version is the newest."""
-        path = self.folder / "refs" / REVISION
+        """Note which version is the newest of its branch; a commit has no other."""
+        if commit == self._revision:
+            return
+        path = self.folder / "refs" / self._revision
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(commit, encoding="utf-8")
 
@@ -112,9 +118,9 @@ def cache_folder() -> Path:
     return Path(constants.HF_HUB_CACHE).expanduser()
 
 
-def cached_folder(name: str) -> Path | None:
+def cached_folder(name: str, revision: str | None = None) -> Path | None:
     """The files of a hub model that can be loaded without the hub; None for any other."""
-    path = ModelCache(name).newest
+    path = ModelCache(name, revision or REVISION).newest
     return path if path is not None and is_loadable(path) else None
 
 

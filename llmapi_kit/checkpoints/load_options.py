@@ -35,6 +35,7 @@ def check_load_options(spec: ModelSpec, options: Mapping[str, Any]) -> None:
     check_dtype(options.get("dtype"))
     check_quantize(options.get("quantize"), options.get("device"), spec)
     check_sampling_names(options.get("sampling"))
+    check_revision(options.get("revision"), spec)
     lora = options.get("lora")
     for adapter in lora.values() if isinstance(lora, Mapping) else (lora,):
         folder = _place(adapter, "lora", "LoRA adapter")
@@ -75,6 +76,16 @@ def check_quantize(quantize: Any, device: str | None, spec: ModelSpec) -> None:
         )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingDependencyError("bitsandbytes", "quant", f"quantize={quantize!r}")
+
+
+def check_revision(revision: Any, spec: ModelSpec) -> None:
+    """Raise `ConfigError` unless a model can have such a version."""
+    if revision is None:
+        return
+    if not isinstance(revision, str) or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", revision, re.ASCII):
+        raise ConfigError(f"revision={str(revision)[:80]!r} is not known. Use a branch, a tag or a commit of the hub.")
+    if spec.kind != "hub":
+        raise ConfigError(f"revision={revision!r} goes with models of the hub; {spec.name} is a folder.")
 
 
 def check_sampling_names(sampling: Any) -> None:

@@ -10,13 +10,12 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from llmapi_kit.checkpoints.cache_size import BYTES, kv_bytes_per_token
 from llmapi_kit.checkpoints.fit import (
-    BYTES,
     DEFAULT_MAX_LENGTH,
     Fit,
     SlotPlan,
     check_sizes,
-    kv_bytes_per_token,
     plan_slots,
 )
 from llmapi_kit.config import Settings

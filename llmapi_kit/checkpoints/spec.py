@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -213,6 +214,6 @@ def _check_folder(path: Path) -> None:
     if pickles:
         raise UnsupportedModelError(
             f"{path} has only pickle weights ({pickles[0]}), which can run code when loaded. Convert them to "
-            "safetensors first: AutoModelForCausalLM.from_pretrained(…).save_pretrained(folder)."
+            f"safetensors first: python -m llmapi_kit.checkpoints.pickle_weights {shlex.quote(str(path))}"
         )
     raise ModelNotFoundError(f"{path} has no *.safetensors weights.")

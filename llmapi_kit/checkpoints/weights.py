@@ -24,7 +24,13 @@ from llmapi_kit.checkpoints.download import DEFAULT_STALL_S, download_model
 from llmapi_kit.checkpoints.fit import check_folder
 from llmapi_kit.checkpoints.generation_config import Recommended, read_recommended
 from llmapi_kit.checkpoints.heavy_imports import ADAPTERS, MODEL_CLASSES, import_heavy
-from llmapi_kit.checkpoints.load_options import check_device, check_dtype, check_quantize, check_sampling_names
+from llmapi_kit.checkpoints.load_options import (
+    check_device,
+    check_dtype,
+    check_quantize,
+    check_revision,
+    check_sampling_names,
+)
 from llmapi_kit.checkpoints.model_files import check_files
 from llmapi_kit.checkpoints.reported_bar import reported_bars
 from llmapi_kit.checkpoints.spec import ModelSpec
@@ -124,6 +130,7 @@ def load_model(
     tokenizer: str | None = None,
     quantize: str | None = None,
     sampling: Mapping[str, float] | None = None,
+    revision: str | None = None,
     download_stall_s: float = DEFAULT_STALL_S,
     has_native: HasNative | None = None,
 ) -> LoadedModel:
@@ -133,14 +140,14 @@ def load_model(
         spec: a folder or a model of the hub.
         device: ``cpu``, ``cuda`` or ``cuda:0``; the first GPU where there is one.
         dtype: ``float32``, ``bfloat16`` or ``float16``. By default the model's own on a GPU; on a CPU float32, but
-            weights that are stored in bfloat16 stay in it: arithmetic in float32 needs half the memory with them, and
-            gives the same.
+            weights that are stored in bfloat16 stay in it.
         lora: a LoRA adapter in PEFT's format, merged into the weights: a folder or a hub name.
         tokenizer: a folder or a hub name; else the adapter's where it has one, else the model's. Where it has more
             tokens than the embedding has rows, rows are added.
         quantize: ``8bit`` keeps the weights in 8 bits, on a GPU.
         sampling: what holds where a request does not say, before what its makers recommend: ``temperature``, ``top_k``,
             ``top_p``, ``min_p``, ``repetition_penalty``.
+        revision: of a hub model: a branch, a tag or a commit; the main branch unless given.
         download_stall_s: see `llmapi_kit.checkpoints.download.Download`.
         has_native: asked for weights that `llmapi_kit.runners.native` may compute with: whether it does. Then they
             come as `DecoderWeights`, without a model of transformers around them, whose import would be most of the
@@ -158,6 +165,7 @@ def load_model(
             f"{spec.name} is a GGUF file, which llama.cpp runs: here are models of transformers."
         )
     check_sampling_names(sampling)
+    check_revision(revision, spec)
     device = pick_device(device)
     torch_dtype = pick_dtype(dtype, device)
     quantization = pick_quantization(quantize, device, spec)
@@ -166,7 +174,7 @@ def load_model(
     keeps_bfloat16 = dtype is None and device == "cpu" and adapter is None
     if spec.kind == "hub":
         check_fit = partial(_check_before_download, spec, device, loaded_as, keeps_bfloat16)
-        spec = replace(spec, path=download_model(spec.name, download_stall_s, check_fit))
+        spec = replace(spec, path=download_model(spec.name, download_stall_s, check_fit, revision))
     source = str(spec.path or spec.name)
     try:
         is_own = tokenizer is None and not (adapter and adapter.has_tokenizer)

@@ -114,12 +114,14 @@ class ModelLoader:
         if "torch" not in sys.modules:
             report("importing torch")
         try:
-            from llmapi_kit.checkpoints.fit import free_memory, kv_bytes_per_token, plan_slots
+            from llmapi_kit.checkpoints.cache_size import kv_bytes_per_token
+            from llmapi_kit.checkpoints.fit import free_memory, plan_slots
             from llmapi_kit.engines.local.engine import LocalEngine
             from llmapi_kit.engines.local.prompt_builder import PromptBuilder
             from llmapi_kit.engines.local.sight import Sight
             from llmapi_kit.loading.adapter_reader import AdapterReader
-            from llmapi_kit.loading.runner_choice import architecture_of, make_runner
+            from llmapi_kit.loading.memory_release import trim_heap
+            from llmapi_kit.loading.runner_choice import architecture_of, make_runner, with_arithmetic
             from llmapi_kit.runners.image_memory import ImageMemory
             from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
             from llmapi_kit.sampling.recommended import honoured
@@ -129,7 +131,7 @@ class ModelLoader:
                 raise
             raise MissingDependencyError(str(exc.name), "torch", f"Loading {self.spec.id}") from exc
         settings = self.settings
-        loaded = self.load_weights()  # which reports how far it is
+        loaded = with_arithmetic(self.load_weights(), settings)  # which reports how far it is
         report("preparing the engine")
         their_tokenizer = self.load_tokenizer(loaded)
         check_template(their_tokenizer.chat_template, self.spec.name)
@@ -141,6 +143,9 @@ class ModelLoader:
         eye = loaded.eye
         images = ImageMemory(is_spatial=eye.is_spatial, is_two_way=eye.is_two_way) if eye is not None else None
         runner = make_runner(loaded, plan, settings, images)
+        trim_heap()
+        if not getattr(runner, "can_rewind", True):  # what a slot has read can't be taken over in part
+            settings = settings.model_copy(update={"prefix_cache": "off"})
         dialect = _dialect(their_tokenizer)
         tokenizer = ModelTokenizer(their_tokenizer, loaded.eos_ids, markers=dialect.markers)
         info = EngineInfo(

@@ -1,10 +1,11 @@
-"""Give memory back after a model was closed, the GPU's above all.
+"""Give memory back after a model was loaded or closed, the GPU's above all.
 
-Knows nothing of models. Runs in the thread that closes one; takes some hundredths of a second.
+Knows nothing of models. Runs in the thread that loads or closes one; takes some hundredths of a second.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import sys
 
@@ -28,6 +29,7 @@ def release_memory() -> int:
             delattr(sys, name)
     _forget_tracebacks_of_ipython()
     gc.collect()
+    trim_heap()
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return 0
@@ -36,6 +38,15 @@ def release_memory() -> int:
     torch.cuda.empty_cache()
     after: int = sum(torch.cuda.memory_reserved(device) for device in devices)
     return before - after
+
+
+def trim_heap() -> None:
+    """Hand what was freed back to the system, which glibc keeps for itself; elsewhere nothing.
+
+    A load frees hundreds of megabytes in pieces: weights as they were read, before they were converted.
+    """
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def _forget_tracebacks_of_ipython() -> None:

@@ -83,6 +83,7 @@ class LoadOptions(_ModelSettings, _ProviderSettings, _VectorOptions, total=False
     tokenizer: PathLike | None
     quantize: Literal["8bit"] | None
     sampling: Mapping[str, Any] | None
+    revision: str | None
     n_gpu_layers: int | None
     flash_attn: bool | None
     kv_cache_dtype: Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"] | None

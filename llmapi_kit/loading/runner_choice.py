@@ -1,21 +1,32 @@
-"""Which runner a loaded model gets: the step in C alone for weights without a model, else the one in torch.
+"""Which runner a loaded model gets.
 
-Knows nothing of tokenizers or engines. Part of loading: blocking.
+The step in C alone, for weights without a model; else the one in torch over slots; else the one that computes a
+sequence after the other. Knows nothing of tokenizers or engines. Part of loading: blocking.
 """
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+
 import torch
 
+from llmapi_kit.checkpoints.architecture import constant_length
 from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
 from llmapi_kit.checkpoints.fit import SlotPlan
 from llmapi_kit.checkpoints.heavy_imports import MODEL_CLASSES, import_heavy
 from llmapi_kit.checkpoints.weights import LoadedModel
 from llmapi_kit.config import Settings
+from llmapi_kit.errors import UnsupportedModelError
 from llmapi_kit.runners.base import Runner
 from llmapi_kit.runners.image_memory import ImageMemory
 from llmapi_kit.runners.native.runner import NativeRunner
 from llmapi_kit.runners.picture_check import check_picture
+
+logger = logging.getLogger(__name__)
+
+# Weights that are widened from bfloat16 without being asked for
+MAX_WIDENED_BYTES = 256 * 2**20
 
 
 def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings, images: ImageMemory | None = None) -> Runner:
@@ -39,21 +50,72 @@ def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings, images:
             num_threads=settings.num_threads,
         )
     import_heavy(MODEL_CLASSES)
+    from llmapi_kit.runners.lean_decoder import LeanDecoder
     from llmapi_kit.runners.torch_runner import TorchRunner
 
-    runner = TorchRunner(
+    constant = constant_length(loaded.model.config.get_text_config())
+    if constant and plan.max_length > constant and images is None:
+        return _make_sequence_runner(loaded, plan, settings, is_length_dependent=True)
+    gives_up_its_weights = LeanDecoder.can_run(loaded.model)
+    try:
+        runner = TorchRunner(
+            loaded.model,
+            num_slots=plan.num_slots,
+            max_length=min(plan.max_length, constant or plan.max_length),
+            dtype=torch.float32 if loaded.dtype == "float32" else None,
+            num_threads=settings.num_threads,
+            native=settings.native,
+            is_compiled=settings.compile,
+            images=images,
+        )
+    except UnsupportedModelError as exc:
+        if images is not None or gives_up_its_weights:
+            raise
+        logger.info("Sequences are computed one after the other: %s", exc)
+        return _make_sequence_runner(loaded, plan, settings)
+    if loaded.eye is not None and loaded.eye.trial is not None and images is not None:
+        check_picture(runner, images, loaded.eye.trial, loaded.eye.vector_token_id, architecture_of(loaded))
+    return runner
+
+
+def with_arithmetic(loaded: LoadedModel, settings: Settings) -> LoadedModel:
+    """The same weights, with the type that is computed in.
+
+    Weights in bfloat16 are computed with in float32 by default where a step in C widens them as it reads them. Torch
+    needs them widened in memory, twice as large, so it computes in bfloat16 unless they are few.
+
+    Args:
+        loaded: as it comes from `load_model`.
+        settings: which ways of computing are wanted.
+    """
+    model = loaded.model
+    if isinstance(model, DecoderWeights) or loaded.dtype != "float32" or model.dtype != torch.bfloat16:
+        return loaded
+    import_heavy(MODEL_CLASSES)
+    from llmapi_kit.runners.lean_decoder import LeanDecoder
+    from llmapi_kit.runners.native.decoder import NativeDecoder
+
+    may_be_native = settings.native and not settings.compile and LeanDecoder.can_run(model)
+    has_step = NativeDecoder.is_available(torch.bfloat16, torch.float32)
+    if may_be_native and has_step and NativeDecoder.can_run(model, torch.float32):
+        return loaded
+    is_small = sum(parameter.nbytes for parameter in model.parameters()) <= MAX_WIDENED_BYTES
+    return loaded if is_small else replace(loaded, dtype="bfloat16")
+
+
+def _make_sequence_runner(
+    loaded: LoadedModel, plan: SlotPlan, settings: Settings, *, is_length_dependent: bool = False
+) -> Runner:
+    from llmapi_kit.runners.sequence_runner import SequenceRunner
+
+    return SequenceRunner(
         loaded.model,
         num_slots=plan.num_slots,
         max_length=plan.max_length,
         dtype=torch.float32 if loaded.dtype == "float32" else None,
         num_threads=settings.num_threads,
-        native=settings.native,
-        is_compiled=settings.compile,
-        images=images,
+        is_length_dependent=is_length_dependent,
     )
-    if loaded.eye is not None and loaded.eye.trial is not None and images is not None:
-        check_picture(runner, images, loaded.eye.trial, loaded.eye.vector_token_id, architecture_of(loaded))
-    return runner
 
 
 def architecture_of(loaded: LoadedModel) -> str:

@@ -178,7 +178,7 @@ class PluginSource:
 class LocalSource:
     """A model of transformers that runs here: a folder or a model of the hub."""
 
-    options: tuple[str, ...] | None = ("device", "dtype", "lora", "tokenizer", "quantize", "sampling")
+    options: tuple[str, ...] | None = (*("device", "dtype", "lora", "tokenizer", "quantize", "sampling", "revision"),)
     settings = LOCAL_SETTINGS
     is_light = False
 
@@ -196,7 +196,7 @@ class LocalSource:
         """See `Source.memory_need`."""
         import_heavy(LOCAL_MODELS)
         try:
-            return _local_need(spec, settings, options.get("device"), options.get("dtype"))
+            return _local_need(spec, settings, options)
         except LlmApiKitError:
             raise
         except Exception as exc:  # whatever a configuration makes of the library that reads it
@@ -297,10 +297,10 @@ def _check_installed(spec: ModelSpec) -> None:
             raise MissingDependencyError(package, "torch", f"Loading {spec.id}")
 
 
-def _local_need(spec: ModelSpec, settings: Settings, device: str | None, dtype: str | None) -> MemoryNeed:
+def _local_need(spec: ModelSpec, settings: Settings, options: Options) -> MemoryNeed:
     from llmapi_kit.checkpoints.hub_cache import cached_folder
     from llmapi_kit.checkpoints.weights import pick_device
 
-    place = pick_device(device)
-    folder = spec.path or cached_folder(spec.name)
-    return MemoryNeed(place) if folder is None else folder_need(folder, place, dtype, settings)
+    place = pick_device(options.get("device"))
+    folder = spec.path or cached_folder(spec.name, options.get("revision"))
+    return MemoryNeed(place) if folder is None else folder_need(folder, place, options.get("dtype"), settings)

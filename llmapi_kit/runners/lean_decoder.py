@@ -53,7 +53,6 @@ class _Layer:
     post_norm: torch.Tensor
     gate_up: torch.Tensor
     down: torch.Tensor  # transposed
-    window: int
     scaling: float
 
 
@@ -69,6 +68,7 @@ class LeanDecoder:
 
     Attributes:
         head_dim: width of a head.
+        windows: how many of the latest positions a token sees in each layer, itself included; 0 for all.
     """
 
     def __init__(self, model: Any, max_length: int) -> None:
@@ -88,7 +88,8 @@ class LeanDecoder:
         self._cos = cos[0, :, None]
         self._sin = torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)[:, None].contiguous()
         window = getattr(config, "sliding_window", None) if type(model).__name__ == "MistralForCausalLM" else None
-        self._layers = [_take_over(layer, window) for layer in base.layers]
+        self.windows = [getattr(layer.self_attn, "sliding_window", window) or 0 for layer in base.layers]
+        self._layers = [_take_over(layer) for layer in base.layers]
 
     @staticmethod
     def can_run(model: Any) -> bool:
@@ -134,7 +135,7 @@ class LeanDecoder:
                 )
             qk = torch.addcmul(qk * cos, qk.roll(self.head_dim // 2, -1), sin)
             query, key, value = qk[:, : self._heads], qk[:, self._heads :], qkv[:, rotated:]
-            attended = attend(index, query, key, value, layer.window, layer.scaling).reshape(num_tokens, -1)
+            attended = attend(index, query, key, value, self.windows[index], layer.scaling).reshape(num_tokens, -1)
             x = change((index, 1), attended, torch.addmm(x, attended, layer.output))
             h = functional.rms_norm(x, (width,), layer.post_norm, self._eps)
             gate, up = change((index, 2), h, functional.linear(h, layer.gate_up)).chunk(2, -1)
@@ -155,7 +156,7 @@ def _has_known_biases(layer: Any) -> bool:
     return len(fused) == 1 and all(part.bias is None for part in others)
 
 
-def _take_over(layer: Any, window: int | None) -> _Layer:
+def _take_over(layer: Any) -> _Layer:
     """Fuse a layer's weights and let go of the originals."""
     attention, mlp = layer.self_attn, layer.mlp
     parts = (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -170,7 +171,6 @@ def _take_over(layer: Any, window: int | None) -> _Layer:
         post_norm=layer.post_attention_layernorm.weight.detach(),
         gate_up=torch.cat([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()]),
         down=mlp.down_proj.weight.detach().t(),
-        window=getattr(attention, "sliding_window", window) or 0,
         scaling=attention.scaling,
     )
     for module in (*parts, mlp.gate_proj, mlp.up_proj):

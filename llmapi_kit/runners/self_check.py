@@ -16,44 +16,56 @@ from llmapi_kit.runners.base import StepItem
 
 logger = logging.getLogger(__name__)
 
-NUM_TOKENS = 12
+NUM_TOKENS = 12  # well past `short_spans.SHORT`
 
 
 def check_ids(vocab_size: int, max_length: int) -> list[int]:
-    """The prompt of the check."""
+    """A prompt to check with."""
     return [(97 * i + 11) % vocab_size for i in range(min(NUM_TOKENS, max_length))]
+
+
+def check_prompts(vocab_size: int, max_length: int, num_slots: int) -> list[list[int]]:
+    """Prompts of different lengths to check with, as many as there are slots, two at the most."""
+    ids = check_ids(vocab_size, max_length)
+    return [ids, ids[::-1][: max(1, len(ids) * 3 // 4)]][:num_slots]
 
 
 def check_steps(
     step: Callable[[Sequence[StepItem]], torch.Tensor],
-    ids: Sequence[int],
-    num_slots: int,
+    prompts: Sequence[Sequence[int]],
     expected: torch.Tensor,
     name: str,
     advice: str = "",
 ) -> None:
-    """Compute a prompt in two chunks and a decode, beside a second slot, and compare.
+    """Compute prompts in chunks and decodes, side by side in one step each, and compare.
 
     Args:
         step: of the runner.
-        ids: the prompt.
-        num_slots: of the runner.
-        expected: (1, vocab) logits after the prompt, as the model computes them by itself.
+        prompts: of `check_prompts`; each has a slot.
+        expected: (prompts, vocab) logits after each of them, as the model computes them by itself.
         name: of the model's class, for messages.
         advice: what to do where they differ.
 
     Raises:
         UnsupportedModelError: a step failed, or the logits differ.
     """
-    first, last = len(ids) // 2, len(ids) - 1
-    other = 1 if num_slots > 1 else 0
+    # The first decodes while the second, which is shorter, is still in its prompt; they end together. Of the last
+    # step's tokens, only some are asked for logits
+    ends = [(len(prompts[0]) // 2, len(prompts[0]) - 2, len(prompts[0]) - 1, len(prompts[0]))]
+    ends += [(len(ids) // 3, len(ids) // 3, len(ids) // 3 + 1, len(ids)) for ids in prompts[1:]]
+    done = [0] * len(prompts)
     try:
-        if other:
-            step([StepItem(0, 0, ids[:first], False), StepItem(other, 0, ids[::-1], True)])
-        else:
-            step([StepItem(0, 0, ids[:first], False)])
-        step([StepItem(0, first, ids[first:last], False)])
-        logits = step([StepItem(0, last, ids[last:], True)])
+        for turn in range(4):
+            items = []
+            for slot, ids in enumerate(prompts):
+                end = max(done[slot], ends[slot][turn])
+                if end > done[slot]:
+                    items.append(StepItem(slot, done[slot], ids[done[slot] : end], turn == 3))
+                done[slot] = end
+            logits = step(items) if items else expected
+        # Once more as decodes alone, which some runners compute in another way
+        decodes = [StepItem(slot, len(ids) - 1, ids[-1:], True) for slot, ids in enumerate(prompts)]
+        decoded = step(decodes)
     except UnsupportedModelError:
         raise
     except Exception as exc:
@@ -61,13 +73,24 @@ def check_steps(
             f"{name} does not run with attention over slots: {type(exc).__name__}: {exc}"
         ) from exc
     _compare(logits, expected, name, advice)
+    _compare(decoded, expected, name, advice)
+
+
+def are_close(logits: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether logits differ by no more than the order of arithmetic explains."""
+    # bf16 and fp16 keep 8 and 11 bits; a wrong mask or position moves logits by far more.
+    difference, scale = _difference(logits, expected)
+    return difference <= 1e-3 + (0.1 if expected.dtype != torch.float32 else 1e-3) * scale
+
+
+def _difference(logits: torch.Tensor, expected: torch.Tensor) -> tuple[float, float]:
+    """The largest difference, and the largest logit."""
+    return (logits - expected).float().abs().max().item(), expected.float().abs().max().item()
 
 
 def _compare(logits: torch.Tensor, expected: torch.Tensor, name: str, advice: str) -> None:
-    # bf16 and fp16 keep 8 and 11 bits; a wrong mask or position moves logits by far more.
-    difference = (logits - expected).float().abs().max().item()
-    scale = expected.float().abs().max().item()
-    if not difference <= 1e-3 + (0.1 if expected.dtype != torch.float32 else 1e-3) * scale:
+    difference, scale = _difference(logits, expected)
+    if not are_close(logits, expected):
         raise UnsupportedModelError(
             f"{name} gives other logits over slots than by itself (largest difference {difference:.3g} at "
             f"logits up to {scale:.3g}); its attention or its position handling is not supported.{advice}"

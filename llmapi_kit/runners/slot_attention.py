@@ -14,10 +14,11 @@ import torch
 from torch.nn import functional
 
 from llmapi_kit.errors import UnsupportedModelError
+from llmapi_kit.runners.score_attention import ScoreChanges, attend_with_scores
 from llmapi_kit.runners.step_layout import StepLayout
 
 # Attention features that change the result and are not honoured here; other keywords carry no meaning for it.
-REFUSED = ("softcap", "s_aux", "head_mask", "position_bias")
+REFUSED = ("head_mask", "position_bias")
 
 
 class KVMemory:
@@ -87,6 +88,8 @@ def slot_attention(
     slot_memory: KVMemory | None,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of a packed row, each token over its own slot's past.
@@ -101,6 +104,8 @@ def slot_attention(
         slot_memory: where keys and values of earlier steps are; None for sequences that are complete in this step.
         scaling: factor on the scores; None for 1/sqrt(head_dim).
         sliding_window: how many of the latest positions a token sees, itself included; None for all.
+        softcap: see `ScoreChanges`.
+        s_aux: the sinks there.
         options: what else the model passes.
 
     Returns:
@@ -114,7 +119,9 @@ def slot_attention(
         what = "an attention mask of its own" if attention_mask is not None else ", ".join(refused)
         raise UnsupportedModelError(f"{type(module).__name__} uses {what}, which attention over slots can't honour.")
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    return attend(slot_layout, slot_memory, module.layer_idx, q, k, v, sliding_window or 0, scaling)[None], None
+    changes = ScoreChanges(softcap or 0.0, s_aux) if softcap or s_aux is not None else None
+    window = sliding_window or 0
+    return attend(slot_layout, slot_memory, module.layer_idx, q, k, v, window, scaling, changes)[None], None
 
 
 def attend(
@@ -126,6 +133,7 @@ def attend(
     value: torch.Tensor,
     window: int,
     scaling: float | None,
+    changes: ScoreChanges | None = None,
 ) -> torch.Tensor:
     """Store a layer's new keys and values, and attend each token to its own slot's past.
 
@@ -138,6 +146,7 @@ def attend(
         value: likewise; its head_dim may be another one.
         window: how many of the latest positions a token sees, itself included; 0 for all.
         scaling: factor on the scores; None for 1/sqrt(head_dim).
+        changes: what else is done to the scores.
 
     Returns:
         (T, heads, value's head_dim).
@@ -151,11 +160,12 @@ def attend(
         for group in layout.decode_groups:
             past = group.slots, slice(None), slice(group.length)
             mask = group.mask(window, query.dtype)
-            parts.append(_decode(query[group.start : group.end], keys[past], values[past], mask, scaling))
+            parts.append(_decode(query[group.start : group.end], keys[past], values[past], mask, scaling, changes))
         if parts:
             decoded = parts[0] if len(parts) == 1 else torch.cat(parts)
     elif num_decodes:  # a complete sequence of one token sees only itself
-        decoded = value[:num_decodes].repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+        alone = slice(num_decodes)
+        decoded = _decode(query[alone], key[alone, :, None], value[alone, :, None], None, scaling, changes)
     if num_decodes == num_tokens:
         return decoded
     output = query.new_empty(num_tokens, query.shape[1], value.shape[2])
@@ -169,13 +179,18 @@ def attend(
             length = item.start + len(item.tokens)
             past_key, past_value = keys[item.slot, None, :, :length], values[item.slot, None, :, :length]
         chunk_query, blocks = query[at:end].transpose(0, 1)[None], layout.blocks.get(at)
-        chunk = _chunk(chunk_query, past_key, past_value, item.start, window, scaling, blocks)
+        chunk = _chunk(chunk_query, past_key, past_value, item.start, window, scaling, changes, blocks)
         output[at:end] = chunk[0].transpose(0, 1)
     return output
 
 
 def _decode(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scaling: float | None
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+    changes: ScoreChanges | None,
 ) -> torch.Tensor:
     """One token a slot: query (n, heads, d), keys and values (n, kv_heads, length, d) -> (n, heads, d).
 
@@ -183,6 +198,8 @@ def _decode(
     """
     num_tokens, heads, size = query.shape
     kv_heads = keys.shape[1]
+    if changes is not None:
+        return attend_with_scores(query[:, :, None], keys, values, mask, scaling, changes)[:, :, 0]
     grouped = query.reshape(num_tokens, kv_heads, heads // kv_heads, size)
     out = functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scaling)
     return out.reshape(num_tokens, heads, -1)
@@ -195,12 +212,14 @@ def _chunk(
     start: int,
     window: int,
     scaling: float | None,
+    changes: ScoreChanges | None,
     blocks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Consecutive tokens of one slot: query (1, heads, c, d) at positions start…, keys (1, kv_heads, start + c, d)."""
     is_grouped = query.shape[1] != keys.shape[1]
     length = keys.shape[2]
-    if start == 0 and (not window or length <= window) and blocks is None:
+    is_plain = changes is None and blocks is None
+    if is_plain and start == 0 and (not window or length <= window):
         return functional.scaled_dot_product_attention(
             query, keys, values, is_causal=True, scale=scaling, enable_gqa=is_grouped
         )
@@ -211,6 +230,9 @@ def _chunk(
         mask[:, start:] |= blocks
     if window:
         mask &= columns > rows - window
+    if changes is not None:
+        added = torch.zeros(mask.shape, dtype=query.dtype, device=query.device).masked_fill_(~mask, -torch.inf)
+        return attend_with_scores(query, keys, values, added[None, None], scaling, changes)
     if is_grouped and query.device.type == "cuda":
         # Fused kernels take a mask or grouped heads, not both; the plain one writes every score to memory, in float32
         num_sharing = query.shape[1] // keys.shape[1]

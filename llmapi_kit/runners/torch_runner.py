@@ -14,7 +14,9 @@ https://huggingface.co/docs/transformers/attention_interface describes the hook.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -23,24 +25,26 @@ import torch
 from transformers import AttentionInterface
 
 from llmapi_kit.checkpoints.decoder_weights import weights_of_model
-from llmapi_kit.checkpoints.fit import free_memory
 from llmapi_kit.checkpoints.low_rank import LowRank
 from llmapi_kit.checkpoints.mapped_files import dropping_pages
-from llmapi_kit.errors import LlmApiKitError, ModelLoadError, ModelTooLargeError, UnsupportedModelError
+from llmapi_kit.errors import UnsupportedModelError
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.bucketed_decoder import PAGE, BucketedDecoder
 from llmapi_kit.runners.image_memory import FIRST_IMAGE_ID, ImageMemory
 from llmapi_kit.runners.lean_decoder import Change, LeanDecoder, unchanged
 from llmapi_kit.runners.mean_states import MeanStates
+from llmapi_kit.runners.model_check import check_finite
 from llmapi_kit.runners.native.compiler import NativeUnavailableError
 from llmapi_kit.runners.native.decoder import NativeDecoder
-from llmapi_kit.runners.self_check import check_ids, check_steps
+from llmapi_kit.runners.self_check import check_prompts, check_steps
+from llmapi_kit.runners.short_spans import short_spans, short_windows
 from llmapi_kit.runners.slot_attention import KVMemory, attend, slot_attention
 from llmapi_kit.runners.spatial_positions import SpatialPositions
 from llmapi_kit.runners.step_layout import StepLayout
 from llmapi_kit.runners.thread_count import best_num_threads, num_threads_set
 from llmapi_kit.runners.torch_adapters import TorchAdapters
 from llmapi_kit.runners.two_way import blocks
+from llmapi_kit.runners.widening import widen
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +94,7 @@ class TorchRunner:
         self._device = model.device
         is_special = images is not None and (images.is_spatial or images.is_two_way)
         can_be_lean = lean and not is_special and LeanDecoder.can_run(model)
+        self._keeps_wanted = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._images = images
         self._rows = (lambda ids: images.rows(ids)[0]) if images is not None else None
         self._spatial: SpatialPositions | None = None
@@ -97,12 +102,16 @@ class TorchRunner:
             self._spatial = SpatialPositions(images, num_slots, max_length)
         is_native = native and can_be_lean and not is_compiled and _can_be_native(model, dtype)
         if dtype is not None and not is_native:
-            _widen(model, dtype)
-        expected = self._reference_logits()
+            widen(model, dtype)
+        is_bucketed = can_be_lean and (is_compiled or model.device.type == "cuda")
+        with short_spans(model, max_length):
+            expected = self._reference_logits()
+        # Recorded steps keep their windows
+        expected_bucketed = self._reference_logits() if is_bucketed else None
         self.vocab_size = int(expected.shape[-1])
+        own_attention = model.config._attn_implementation
         model.set_attn_implementation(ATTENTION_NAME)
         # A slot to spare, and whole pages: see `BucketedDecoder`
-        is_bucketed = can_be_lean and (is_compiled or model.device.type == "cuda")
         shape = (num_slots + 1, -(-max_length // PAGE) * PAGE) if is_bucketed else (num_slots, max_length)
         self._memory = KVMemory(*shape, model.device, model.dtype)
         self._means = MeanStates()
@@ -120,9 +129,14 @@ class TorchRunner:
         self._adapters = TorchAdapters(model, is_fused=can_be_lean) if self._native is None else self._native.adapters
         self._lean = LeanDecoder(model, max_length) if can_be_lean and self._native is None else None
         self._bucketed: BucketedDecoder | None = None
-        self._self_check(expected)
-        if is_bucketed and self._lean is not None:
-            self._choose_bucketed(self._lean, is_compiled, expected)
+        try:
+            with self._short_spans():
+                self._self_check(expected)
+        except UnsupportedModelError:
+            model.set_attn_implementation(own_attention)  # so that the model can be run in another way
+            raise
+        if expected_bucketed is not None and self._lean is not None:
+            self._choose_bucketed(self._lean, is_compiled, expected_bucketed)
 
     @property
     def kv_bytes(self) -> int:
@@ -176,7 +190,7 @@ class TorchRunner:
         if layout.pooled:
             self._means.add(layout.pooled, output.hidden_states[-1][0])
         logits: torch.Tensor = output.logits[0]
-        return logits
+        return logits if self._keeps_wanted else logits[layout.wanted]
 
     def _model_inputs(self, layout: StepLayout) -> dict[str, Any]:
         """Tokens and positions, as the model's modules take them."""
@@ -268,41 +282,35 @@ class TorchRunner:
                 has_varlen=has_varlen,
             )
 
+    def _short_spans(self) -> contextlib.AbstractContextManager[None]:
+        """Let windows be such that a short prompt reaches past them, in whatever computes the layers."""
+        decoder = self._native or self._lean
+        return short_windows(decoder, self.max_length) if decoder else short_spans(self._model, self.max_length)
+
     @torch.inference_mode()
     def _reference_logits(self) -> torch.Tensor:
-        """Logits (1, vocab) of the model's own forward pass after the self-check's prompt."""
+        """Logits (prompts, vocab) of the model's own forward pass after the self-check's prompts."""
         try:
-            self._ids = check_ids(int(self._model.get_input_embeddings().num_embeddings), self.max_length)
-            ids = torch.tensor([self._ids], device=self._device)
+            width = int(self._model.get_input_embeddings().num_embeddings)
+            self._prompts = check_prompts(width, self.max_length, self.num_slots)
             with dropping_pages(self._model):
-                logits: torch.Tensor = self._model(input_ids=ids, use_cache=False).logits[:, -1]
+                rows = [
+                    self._model(input_ids=torch.tensor([ids], device=self._device), use_cache=False).logits[:, -1]
+                    for ids in self._prompts
+                ]
         except Exception as exc:
             raise UnsupportedModelError(
                 f"{type(self._model).__name__} failed on a first forward pass: {exc}. "
                 "Only decoder-only text models can be served."
             ) from exc
-        if not bool(torch.isfinite(logits).all()):
-            raise self._not_finite()
-        return logits.clone()
-
-    def _not_finite(self) -> LlmApiKitError:
-        """Why the logits are no numbers: the weights, or a number format that is too narrow for the model."""
-        name = type(self._model).__name__
-        broken = [key for key, weight in self._model.named_parameters() if not bool(torch.isfinite(weight).all())]
-        if broken:
-            more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
-            return ModelLoadError(
-                f"{name}: the weight {broken[0]}{more} has values that are no finite numbers. Download it again."
-            )
-        dtype = str(self._model.dtype).removeprefix("torch.")
-        return UnsupportedModelError(
-            f"{name} computes numbers that are not finite in {dtype}. Load it with dtype='float32' or 'bfloat16'."
-        )
+        logits = torch.cat(rows)
+        check_finite(self._model, logits)
+        return logits
 
     def _self_check(self, expected: torch.Tensor) -> None:
         name = type(self._model).__name__
         advice = " It may be with native=False." if self._native is not None else ""
-        check_steps(self._checked_step, self._ids, self.num_slots, expected, name, advice)
+        check_steps(self._checked_step, self._prompts, expected, name, advice)
 
     def _checked_step(self, items: Sequence[StepItem]) -> torch.Tensor:
         logits = self.step(items)
@@ -324,19 +332,3 @@ def _can_be_native(model: Any, dtype: torch.dtype | None) -> bool:
         logger.warning("Steps run in torch, several times slower than in C: %s", exc)
         return False
     return True
-
-
-def _widen(model: Any, dtype: torch.dtype) -> None:
-    """Give a model's weights another type.
-
-    Raises:
-        ModelTooLargeError: there is no memory for it.
-    """
-    more = sum(p.numel() * (dtype.itemsize - p.itemsize) for p in model.parameters())
-    if more > (free := free_memory(str(model.device))):
-        raise ModelTooLargeError(
-            f"Computing in {str(dtype).removeprefix('torch.')} takes {more / 2**30:.1f} GiB more for the weights here, "
-            f"and {free / 2**30:.1f} GiB are free. Pass dtype='bfloat16'; or, with a C compiler, Llama-like models "
-            "compute in float32 without it."
-        )
-    model.to(dtype)

@@ -23,6 +23,8 @@ class Repository:
         tokens: that may read it; None for everybody.
         status: of every answer about it, if not 200.
         error_code: that goes with the status.
+        revisions: other versions of it by their branches, tags and commits.
+        version: what tells its commit from others.
     """
 
     files: dict[str, bytes | int]
@@ -30,10 +32,12 @@ class Repository:
     tokens: set[str] | None = None
     status: int = 200
     error_code: str = ""
+    revisions: dict[str, Repository] = field(default_factory=dict)
+    version: str = ""
 
     @property
     def commit(self):
-        return hashlib.sha1(repr(sorted(self.files)).encode()).hexdigest()
+        return hashlib.sha1(f"{sorted(self.files)}{self.version}".encode()).hexdigest()
 
     def sibling(self, name):
         content = self.files[name]
@@ -127,11 +131,19 @@ class _Handler(BaseHTTPRequestHandler):
             self._tell(path.removeprefix("/api/models/"), token)
             return
         name, _, rest = path.lstrip("/").partition("/resolve/")
-        self._give(name, rest.partition("/")[2], token)
+        commit, _, file = rest.partition("/")
+        repository = self.server.repositories[name]
+        versions = (each for each in repository.revisions.values() if each.commit == commit)
+        self._give(next(versions, repository), file, token)
 
     def _tell(self, name, token):
+        name, _, revision = name.partition("/revision/")
         repository = self.server.repositories.get(name)
-        if repository is None:
+        if repository is not None and revision:
+            repository = repository.revisions.get(revision)
+        if repository is None and revision:
+            self._answer(404, {"X-Error-Code": "RevisionNotFound"})
+        elif repository is None:
             self._answer(401, {"X-Error-Code": "RepoNotFound"})
         elif repository.status != 200:
             self._answer(repository.status, {"X-Error-Code": repository.error_code})
@@ -141,8 +153,8 @@ class _Handler(BaseHTTPRequestHandler):
             body["cardData"] = {"license": "apache-2.0"}
             self._answer(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
 
-    def _give(self, name, file, token):
-        repository, faults = self.server.repositories[name], self.server.faults
+    def _give(self, repository, file, token):
+        faults = self.server.faults
         if repository.tokens is not None and token not in repository.tokens:
             self._answer(403 if token else 401, {"X-Error-Code": "GatedRepo"})
             return

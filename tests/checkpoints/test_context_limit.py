@@ -1,4 +1,4 @@
-"""Models whose computation changes with a sequence's length are served as far as it does not."""
+"""Models whose computation changes with a sequence's length answer as `generate` does, before and after it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import torch
 import transformers
 
 import llmapi_kit as kit
-from llmapi_kit.checkpoints.architecture import context_limit
-from llmapi_kit.checkpoints.spec import POCKET_DIR
-from llmapi_kit.errors import ContextLengthError
+from llmapi_kit.checkpoints.architecture import constant_length, context_limit
+from llmapi_kit.checkpoints.fit import SlotPlan
+from llmapi_kit.checkpoints.spec import POCKET_DIR, parse_spec
+from llmapi_kit.checkpoints.weights import load_model
+from llmapi_kit.config import Settings
+from llmapi_kit.loading.runner_choice import make_runner
 from tests.checkpoints.odd_folders import TOKENIZER
 
 SIZES = {
@@ -26,7 +29,7 @@ SIZES = {
     "eos_token_id": 2,
     "bos_token_id": None,
 }
-ORIGINAL, LONGEST = 64, 512
+ORIGINAL, LONGEST, NUM_NEW = 64, 512, 24
 LONGROPE = {
     "rope_type": "longrope",
     "short_factor": [1.0] * 8,
@@ -36,7 +39,8 @@ LONGROPE = {
 }
 
 
-PROMPTS = ("one two", "a longer text, which has some words more than the other one has, and then some")
+# One shorter than the original length, one that crosses it while it is answered, one beyond it
+PROMPTS = ("one two", "a text of some words, " * 8, "a longer text, which has some words more than the others, " * 5)
 
 
 def phi3():
@@ -48,56 +52,65 @@ def phi3():
     )
 
 
+def llama(kind, **more):
+    rope = {"rope_type": kind, "factor": 2.0, **more}
+    return transformers.LlamaConfig(max_position_embeddings=200, rope_parameters=rope)
+
+
 @pytest.mark.parametrize(
-    ("config", "limit"),
+    ("config", "limit", "constant"),
     [
-        (transformers.LlamaConfig(max_position_embeddings=100), 100),
-        (phi3(), ORIGINAL),
-        (
-            transformers.LlamaConfig(
-                max_position_embeddings=200,
-                rope_parameters={"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 100},
-            ),
-            100,
-        ),
-        (
-            transformers.LlamaConfig(
-                max_position_embeddings=200,
-                rope_parameters={"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 100},
-            ),
-            200,
-        ),
-        (transformers.Llama4TextConfig(attention_chunk_size=32, max_position_embeddings=100), 32),
-        (transformers.Gemma3TextConfig(max_position_embeddings=100), 100),
-        (transformers.GPT2Config(n_positions=50), 50),
-        (transformers.BloomConfig(), 0),
+        (transformers.LlamaConfig(max_position_embeddings=100), 100, 0),
+        (phi3(), LONGEST, ORIGINAL),
+        (llama("dynamic", original_max_position_embeddings=100), 200, 100),
+        (llama("dynamic"), 200, 200),
+        (llama("yarn", original_max_position_embeddings=100), 200, 0),
+        (transformers.Llama4TextConfig(attention_chunk_size=32, max_position_embeddings=100), 100, 32),
+        (transformers.Gemma3TextConfig(max_position_embeddings=100), 100, 0),
+        (transformers.GPT2Config(n_positions=50), 50, 0),
+        (transformers.MptConfig(max_seq_len=60), 60, 0),
+        (transformers.BloomConfig(), 0, 0),
     ],
-    ids=["llama", "longrope", "dynamic", "yarn", "chunks", "two kinds of layers", "gpt2", "none"],
+    ids=["llama", "longrope", "dynamic", "dynamic, no original", "yarn", "chunks", "two kinds", "gpt2", "mpt", "none"],
 )
-def test_the_limit_is_the_models_own_or_where_its_computation_changes(config, limit):
-    assert context_limit(config) == limit
+def test_the_limit_is_the_models_own_and_where_its_computation_changes_is_known(config, limit, constant):
+    assert (context_limit(config), constant_length(config)) == (limit, constant)
 
 
-def test_prompts_of_several_lengths_at_once_are_answered_as_alone_up_to_the_limit(tmp_path):
+def test_prompts_before_at_and_beyond_the_change_are_answered_together_as_alone(tmp_path):
     torch.manual_seed(0)
     model = transformers.Phi3ForCausalLM(phi3()).eval()
     model.save_pretrained(tmp_path)
     for name in TOKENIZER:
         shutil.copy(POCKET_DIR / name, tmp_path)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    lengths = [len(tokenizer(prompt).input_ids) for prompt in PROMPTS]
+    assert lengths[0] + NUM_NEW < ORIGINAL < lengths[1] + NUM_NEW
+    assert lengths[1] < ORIGINAL < lengths[2]
     ours = kit.load(tmp_path, max_slots=4)
-    assert ours.info.context_length == ORIGINAL
-    with kit.launch(ours, port=0) as server, server.client() as client, ThreadPoolExecutor(2) as pool:
+    assert ours.info.context_length == LONGEST
+    with kit.launch(ours, port=0) as server, server.client() as client, ThreadPoolExecutor(3) as pool:
 
         def ask(prompt):
-            options = {"max_tokens": 8, "temperature": 0, "extra_body": {"ignore_eos": True}}
-            return client.completions.create(model=ours.name, prompt=prompt, **options).choices[0].text
+            options = {"max_tokens": NUM_NEW, "temperature": 0, "extra_body": {"ignore_eos": True}}
+            return client.completions.create(model=ours.name, prompt=prompt, **options)
 
         answers = list(pool.map(ask, PROMPTS))
+        again = ask(PROMPTS[2])
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         ids = tokenizer(prompt, return_tensors="pt").input_ids
-        made = model.generate(ids, max_new_tokens=8, min_new_tokens=8, do_sample=False)[0, ids.shape[1] :]
-        assert answer == tokenizer.decode(made, skip_special_tokens=True)
-    with pytest.raises(ContextLengthError, match=str(ORIGINAL)):
-        ours.ask("word " * 100)
+        made = model.generate(ids, max_new_tokens=NUM_NEW, min_new_tokens=NUM_NEW, do_sample=False)[0, ids.shape[1] :]
+        assert answer.choices[0].text == tokenizer.decode(made, skip_special_tokens=True)
+    assert again.choices[0].text == answers[2].choices[0].text
+    assert again.usage.prompt_tokens_details.cached_tokens == 0, "factors of another length"
     ours.close()
+
+
+def test_slots_that_never_reach_the_change_share_their_steps(tmp_path):
+    transformers.Phi3ForCausalLM(phi3()).save_pretrained(tmp_path)
+
+    def kind(length):
+        loaded = load_model(parse_spec(tmp_path), device="cpu", tokenizer="pocket")
+        return make_runner(loaded, SlotPlan(2, length, 0), Settings()).kind
+
+    assert [kind(ORIGINAL), kind(ORIGINAL + 1)] == ["modules", "sequences"]

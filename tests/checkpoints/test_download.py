@@ -16,7 +16,7 @@ from llmapi_kit.checkpoints import download, file_transfer
 from llmapi_kit.checkpoints.download import download_model, find_folder
 from llmapi_kit.checkpoints.hub_cache import ModelCache, cached_folder, cached_models
 from llmapi_kit.checkpoints.spec import POCKET_DIR
-from llmapi_kit.errors import ModelLoadError, ModelNotFoundError, ModelTooLargeError, UnsupportedModelError
+from llmapi_kit.errors import ConfigError, ModelLoadError, ModelNotFoundError, ModelTooLargeError, UnsupportedModelError
 from llmapi_kit.progress import reporting
 from tests.checkpoints.fake_hub import GIB, Repository
 
@@ -55,6 +55,34 @@ def test_a_model_is_downloaded_once_and_others_find_it(repository, hub):
     num_asked = len(hub.asked)
     assert get() == folder
     assert len(hub.asked) == num_asked
+
+
+def test_a_version_is_downloaded_by_its_name_beside_the_main_one_and_found_again(repository, hub):
+    other = Repository({**SMALL, "model.safetensors": CONTENT[::-1]}, version="older")
+    repository.revisions = {"v1": other, other.commit: other}
+    main = get()
+    older = download_model(NAME, 20.0, nothing, "v1")
+    assert older.name == other.commit != main.name
+    assert older.joinpath("model.safetensors").read_bytes() == CONTENT[::-1]
+    assert cached_folder(NAME) == main
+    num_asked = len(hub.asked)
+    assert [download_model(NAME, 20.0, nothing, each) for each in ("v1", other.commit)] == [older, older]
+    assert len(hub.asked) == num_asked
+    assert huggingface_hub.snapshot_download(NAME, revision="v1", local_files_only=True) == str(older)
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "error", "words"),
+    [
+        (NAME, "v2", ModelNotFoundError, "has no revision 'v2'"),
+        (NAME, "../../x", ConfigError, "a branch, a tag or a commit"),
+        (NAME, 3, ConfigError, "revision='3' is not known"),
+        ("pocket", "v1", ConfigError, "goes with models of the hub"),
+    ],
+)
+def test_a_version_that_is_none_says_so(name, revision, error, words, repository):
+    with pytest.raises(error, match=words):
+        kit.load(name, revision=revision)
 
 
 def test_contents_that_are_there_are_not_downloaded_again(repository, hub):

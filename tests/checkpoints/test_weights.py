@@ -9,10 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 
 from llmapi_kit.checkpoints import fit
+from llmapi_kit.checkpoints.cache_size import kv_bytes_per_token
 from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
-from llmapi_kit.checkpoints.fit import check_folder, kv_bytes_per_token, plan_slots
+from llmapi_kit.checkpoints.fit import check_folder, plan_slots
 from llmapi_kit.checkpoints.spec import POCKET_DIR, parse_spec
 from llmapi_kit.checkpoints.weights import load_model, pick_device, pick_quantization
 from llmapi_kit.config import Settings
@@ -182,8 +184,44 @@ def test_what_a_model_needs_is_said_before_it_is_loaded(monkeypatch):
     tight = check_folder(POCKET_DIR, "cpu")
     assert not tight.fits
     assert "not enough" in tight.advice
+    assert "Nor does it fit in fewer bits here" in tight.advice
     with pytest.raises(ModelLoadError, match="does not fit"):
         load_model(parse_spec("pocket"))
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "words"),
+    [
+        ("cpu", "float32", 'With dtype="bfloat16" the weights would take 9 MiB, and fit.'),
+        ("cpu", "bfloat16", "Nor does it fit in fewer bits here"),
+        ("cuda:0", "bfloat16", 'With quantize="8bit" the weights would take 4 MiB, and fit.'),
+    ],
+)
+def test_what_would_fit_is_proposed(device, dtype, words, monkeypatch):
+    size = check_folder(POCKET_DIR, "cpu").weights_bytes
+    monkeypatch.setattr(fit, "free_memory", lambda device: size * (1.7 if dtype == "float32" else 0.9))
+    assert words in check_folder(POCKET_DIR, device, dtype=dtype).advice
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (transformers.MambaConfig(), 0),
+        (transformers.GPTNeoConfig(num_layers=2, attention_types=[[["global"], 2]]), 2 * 2 * 2048 * 4),
+        (transformers.MptConfig(n_layers=2, d_model=64), 2 * 2 * 64 * 4),
+        (transformers.FalconConfig(num_hidden_layers=2, num_attention_heads=8, hidden_size=64), 2 * 2 * 8 * 4),
+        (
+            transformers.DeepseekV3Config(
+                num_hidden_layers=2, num_attention_heads=4, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8
+            ),
+            2 * 4 * (12 + 8) * 4,
+        ),
+        (transformers.JambaConfig(num_hidden_layers=8), 2 * 8 * 128 * 4),
+    ],
+    ids=["mamba", "gpt_neo", "mpt", "falcon", "mla", "jamba"],
+)
+def test_what_a_token_takes_is_known_however_a_family_names_it(config, expected):
+    assert kv_bytes_per_token(config, "float32") == expected
 
 
 def test_kv_bytes_count_key_value_heads_only():

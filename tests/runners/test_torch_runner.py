@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import transformers
 
 from llmapi_kit.errors import ModelTooLargeError, UnsupportedModelError
+from llmapi_kit.runners import slot_attention, torch_runner
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.lean_decoder import LeanDecoder
+from llmapi_kit.runners.native.decoder import NativeDecoder
 from llmapi_kit.runners.torch_runner import TorchRunner
 
-from .conftest import FORMS, TINY, VOCAB, make_tiny
+from .conftest import FORMS, SHAPE, TINY, VOCAB, make_tiny
 
 
 def named(form):
@@ -161,27 +165,54 @@ def test_shorter_numbers_pass_the_self_check(form, dtype):
             ),
             "attention",
         ),
-        (
-            lambda: transformers.Gemma2ForCausalLM(
-                transformers.Gemma2Config(
-                    vocab_size=50,
-                    hidden_size=16,
-                    intermediate_size=32,
-                    num_hidden_layers=2,
-                    num_attention_heads=2,
-                    num_key_value_heads=1,
-                    head_dim=8,
-                )
-            ),
-            "softcap",
-        ),
     ],
-    ids=["mamba", "bloom", "gemma2"],
+    ids=["mamba", "bloom"],
 )
-def test_models_that_can_not_be_honoured_are_refused_with_the_reason(model, reason):
+def test_models_that_can_not_share_a_step_are_refused_with_the_reason_and_stay_as_they_were(model, reason):
     torch.manual_seed(0)
+    made = model().eval()
+    attention, expected = made.config._attn_implementation, last_logits(made, [3, 4, 5])
     with pytest.raises(UnsupportedModelError, match=reason):
-        TorchRunner(model().eval(), num_slots=2, max_length=32)
+        TorchRunner(made, num_slots=2, max_length=32)
+    assert made.config._attn_implementation == attention
+    assert torch.equal(last_logits(made, [3, 4, 5]), expected)
+
+
+def test_a_model_that_gives_all_logits_whatever_it_is_asked_for_gives_the_wanted_ones(monkeypatch):
+    model = make_tiny("gpt2")
+    forward = type(model).forward
+
+    def of_all(self, input_ids=None, position_ids=None, use_cache=None, **options):
+        return forward(
+            self, input_ids, position_ids=position_ids, use_cache=use_cache, **{**options, "logits_to_keep": 0}
+        )
+
+    ids = prompt_of(9, 1)
+    expected = last_logits(model, ids)
+    monkeypatch.setattr(type(model), "forward", of_all)
+    runner = TorchRunner(model, num_slots=2, max_length=32)
+    torch.testing.assert_close(runner.step([StepItem(0, 0, ids, True)])[0], expected, atol=2e-5, rtol=1e-4)
+
+
+def test_a_window_that_is_not_honoured_shows_in_the_check_however_long_it_is(monkeypatch, form):
+    model = transformers.MistralForCausalLM(
+        transformers.MistralConfig(
+            **{**SHAPE, "max_position_embeddings": 4096},
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            sliding_window=2000,
+        )
+    ).eval()
+    assert TorchRunner(copy.deepcopy(model), num_slots=2, max_length=4096, **form).kind
+    monkeypatch.setattr(NativeDecoder, "windows", property(lambda self: [0, 0], lambda self, windows: None))
+    attend = slot_attention.attend
+    monkeypatch.setattr(torch_runner, "attend", lambda *a: attend(*a[:6], 0, *a[7:]))
+    monkeypatch.setattr(slot_attention, "attend", lambda *a: attend(*a[:6], 0, *a[7:]))
+    with pytest.raises(UnsupportedModelError, match="other logits"):
+        TorchRunner(model, num_slots=2, max_length=4096, **form)
+    # No sequence leaves it where slots are shorter
+    assert TorchRunner(make_tiny("mistral with a sliding window"), num_slots=1, max_length=8, **form).kind
 
 
 def test_a_model_whose_attention_goes_wrong_is_refused(monkeypatch):
@@ -205,6 +236,6 @@ def test_bfloat16_weights_in_float32_give_the_logits_of_widened_ones(name):
 
 
 def test_weights_that_can_not_be_widened_for_lack_of_memory_are_refused_with_what_to_do(monkeypatch):
-    monkeypatch.setattr("llmapi_kit.runners.torch_runner.free_memory", lambda device: 1000)
+    monkeypatch.setattr("llmapi_kit.runners.widening.free_memory", lambda device: 1000)
     with pytest.raises(ModelTooLargeError, match=r"more for the weights.*dtype='bfloat16'.*C compiler"):
         TorchRunner(make_tiny("llama").bfloat16(), num_slots=2, max_length=32, dtype=torch.float32, native=False)

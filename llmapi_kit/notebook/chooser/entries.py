@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from llmapi_kit.checkpoints.fit import BYTES
+from llmapi_kit.checkpoints.cache_size import BYTES
 from llmapi_kit.checkpoints.hub_cache import CachedModel, ModelCache, cached_models
 from llmapi_kit.checkpoints.known_models import KnownModel, known_models
 from llmapi_kit.checkpoints.needs import Needs, needs_of

@@ -126,6 +126,16 @@ class NativeDecoder:
         self._logits = torch.empty(num_slots, self._padded(self.vocab_size))
         self._reserve(1)
 
+    @property
+    def windows(self) -> list[int]:
+        """How many of the latest positions a token sees in each layer, itself included; 0 for all."""
+        return [layer.window for layer in self._layers]
+
+    @windows.setter
+    def windows(self, windows: list[int]) -> None:
+        for layer, window in zip(self._layers, windows, strict=True):
+            layer.window = window
+
     @staticmethod
     def can_run(model: Any, dtype: torch.dtype | None = None) -> bool:
         """Whether the forward pass of a model of transformers is written out in C, for its device and types."""
@@ -266,6 +276,7 @@ class NativeDecoder:
             layer.window = config.windows[index]
             layer.scaling = config.head_dim**-0.5
         native.layers = self._keep(layers, ctypes.addressof(layers))
+        self._layers = layers
         self._pack(weights, layers)
 
     def _pack(self, weights: DecoderWeights, layers: ctypes.Array[_Layer]) -> None:

@@ -17,7 +17,8 @@ from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.mean_states import MeanStates
 from llmapi_kit.runners.native.decoder import NativeDecoder
 from llmapi_kit.runners.native.reference import last_logits
-from llmapi_kit.runners.self_check import check_ids, check_steps
+from llmapi_kit.runners.self_check import check_prompts, check_steps
+from llmapi_kit.runners.short_spans import short_windows, shortened
 from llmapi_kit.runners.thread_count import best_num_threads
 
 
@@ -44,8 +45,9 @@ class NativeRunner:
         self.vocab_size = weights.vocab_size
         self._num_threads = num_threads or best_num_threads(weights.num_bytes)
         self._means = MeanStates()
-        ids = check_ids(self.vocab_size, max_length)
-        expected = last_logits(weights, ids, self._num_threads)
+        prompts = check_prompts(self.vocab_size, max_length, num_slots)
+        windows = shortened(list(weights.config.windows), max_length)
+        expected = torch.cat([last_logits(weights, ids, self._num_threads, windows) for ids in prompts])
         if not bool(torch.isfinite(expected).all()):
             raise _not_finite(weights)
         self._decoder = NativeDecoder(
@@ -55,14 +57,9 @@ class NativeRunner:
             num_threads=num_threads or torch.get_num_threads(),
             dtype=dtype,
         )
-        check_steps(
-            self.step,
-            ids,
-            num_slots,
-            expected.to(dtype),
-            weights.config.architecture,
-            " It may be with native=False.",
-        )
+        name = weights.config.architecture
+        with short_windows(self._decoder, max_length):
+            check_steps(self.step, prompts, expected.to(dtype), name, " It may be with native=False.")
 
     @property
     def kv_bytes(self) -> int:

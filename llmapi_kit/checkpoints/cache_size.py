@@ -1,0 +1,72 @@
+"""How much memory a sequence takes beside the weights: keys and values of each token, and states that do not grow.
+
+Told by the names in a configuration, of which families have several for the same. Free of torch. A table of all
+families that transformers has compares it with what is then taken, see ``tools/model_table.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Layers that keep a state of fixed size, or nothing, in place of keys and values; by what families call them
+STATE_LAYERS = {"conv", "linear_attention", "mamba", "mamba2", "recurrent", "short_conv", "moe", "mlp", "dummy", "-"}
+RECURRENT = {"xlstm"}  # with heads all the same
+LAYER_TYPES = ("layer_types", "layers_block_type", "block_types")
+NUM_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
+NUM_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads")
+WIDTH = ("hidden_size", "d_model", "n_embd")
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+
+
+def kv_bytes_per_token(config: Any, dtype: str) -> int:
+    """Bytes of keys and values that one token takes in all layers; 0 for a model that keeps a state only.
+
+    Args:
+        config: of the text model; a configuration of transformers, or one with the same names.
+        dtype: of keys and values.
+    """
+    num_layers = num_attention_layers(config)
+    return num_layers * _width(config) * BYTES.get(dtype, 4) if num_layers else 0
+
+
+def num_attention_layers(config: Any) -> int:
+    """Layers that keep keys and values."""
+    if not _number(config, NUM_HEADS) or getattr(config, "model_type", None) in RECURRENT:
+        return 0
+    kinds: Any = next((found for name in LAYER_TYPES if (found := getattr(config, name, None))), None)
+    if isinstance(kinds, (list, tuple)):
+        return sum(kind not in STATE_LAYERS for kind in kinds)
+    return _number(config, NUM_LAYERS)
+
+
+def _width(config: Any) -> int:
+    """Numbers that a token's keys and values have in one layer."""
+    heads = _number(config, NUM_HEADS)
+    if _number(config, ("kv_lora_rank",)) and _number(config, ("index_topk",)):  # kept as they are compressed
+        return int(config.kv_lora_rank + config.qk_rope_head_dim + config.index_head_dim)
+    if _number(config, ("kv_lora_rank",)) and _number(config, ("qk_nope_head_dim",)):
+        key = config.qk_nope_head_dim + config.qk_rope_head_dim
+        return int(heads * (key + config.v_head_dim))
+    kv_heads = _kv_heads(config, heads)
+    size = _number(config, ("head_dim",)) or _number(config, WIDTH) // heads
+    return kv_heads * (size + (_number(config, ("v_head_dim",)) or size))
+
+
+def _kv_heads(config: Any, heads: int) -> int:
+    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
+        return 1
+    return _number(config, ("num_key_value_heads", "num_kv_heads")) or heads
+
+
+def _number(config: Any, names: tuple[str, ...]) -> int:
+    """The first of some fields that is there; the largest, where each layer has another; 0 where there is none."""
+    for name in names:
+        try:
+            value = getattr(config, name, None)
+        except Exception:  # transformers' own, where each layer has another
+            value = None
+        if isinstance(value, list) and value and all(isinstance(each, int) for each in value):
+            value = max(value)
+        if isinstance(value, int) and value > 0:
+            return value
+    return 0
