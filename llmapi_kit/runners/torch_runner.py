@@ -32,7 +32,7 @@ from llmapi_kit.runners.image_memory import FIRST_IMAGE_ID, ImageMemory
 from llmapi_kit.runners.lean_decoder import LeanDecoder
 from llmapi_kit.runners.mean_states import MeanStates
 from llmapi_kit.runners.native.compiler import NativeUnavailableError
-from llmapi_kit.runners.native.decoder import NativeDecoder
+from llmapi_kit.runners.native.decoder import Formats, NativeDecoder
 from llmapi_kit.runners.self_check import check_ids, check_steps
 from llmapi_kit.runners.slot_attention import KVMemory, attend, slot_attention
 from llmapi_kit.runners.step_layout import StepLayout
@@ -275,7 +275,7 @@ def _can_be_native(model: Any, dtype: torch.dtype | None) -> bool:
     if not NativeDecoder.can_run(model, dtype):
         return False
     try:
-        NativeDecoder.compile(model.dtype, dtype or model.dtype)
+        NativeDecoder.compile(Formats(model.dtype, dtype or model.dtype))
     except NativeUnavailableError as exc:
         logger.warning("Steps run in torch, several times slower than in C: %s", exc)
         return False
