@@ -23,7 +23,7 @@ MIN_LENGTH = 256
 DEFAULT_MAX_LENGTH = 8192
 CPU_KV_SHARE, CPU_KV_LIMIT = 0.25, 4 * 2**30
 GPU_KV_SHARE = 0.8
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "int4": 0.65}  # those of integers with scales
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ def check_folder(
     Args:
         path: a folder with config.json and weights.
         device: ``cpu`` or a CUDA device.
-        dtype: that the weights become, or ``int8``; None for what they are on disk.
+        dtype: that the weights become, or ``int8`` or ``int4``; None for what they are on disk.
         num_rows: that its embedding is to have at least.
         added_bytes: of what is loaded beside, such as an adapter.
         weights_bytes: of the files of weights, where those are still to be downloaded.
@@ -157,8 +157,8 @@ def check_folder(
     weights = int(weights * BYTES.get(kept, 4) / BYTES.get(stored, 4))
     num_added = max(0, num_rows - config.vocab_size)
     num_matrices = 1 if config.tie_word_embeddings else 2
-    weights += num_added * num_matrices * config.hidden_size * BYTES.get(kept, 4)
-    per_token = kv_bytes_per_token(config, stored if dtype in (None, "int8") else dtype)
+    weights += int(num_added * num_matrices * config.hidden_size * BYTES.get(kept, 4))
+    per_token = kv_bytes_per_token(config, stored if dtype in (None, "int8", "int4") else dtype)
     context = context_limit(config)
     return check_sizes(weights + added_bytes, per_token, context, device)
 

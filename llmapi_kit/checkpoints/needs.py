@@ -89,7 +89,7 @@ def needs_of(
     options = load_options(precision, device, stored)
     weights = "int8" if precision == "8bit" else precision
     per_token = kv_bytes_per_token(shape, _kv_format(precision, on_gpu, is_default=not options))
-    fit = check_sizes(num_parameters * BYTES[weights], per_token, shape.max_position_embeddings, device)
+    fit = check_sizes(int(num_parameters * BYTES[weights]), per_token, shape.max_position_embeddings, device)
     overhead = OVERHEAD_BYTES["cuda" if on_gpu else "cpu"]
     room = fit.free_bytes - fit.weights_bytes - overhead
     try:

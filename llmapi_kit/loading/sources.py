@@ -176,7 +176,9 @@ class PluginSource:
 class LocalSource:
     """A model of transformers that runs here: a folder or a model of the hub."""
 
-    options: tuple[str, ...] | None = ("device", "dtype", "lora", "tokenizer", "quantize", "sampling")
+    options: tuple[str, ...] | None = (
+        *("device", "dtype", "lora", "tokenizer", "quantize", "kv_cache_dtype", "sampling"),
+    )
     settings = LOCAL_SETTINGS
     is_light = False
 
@@ -194,7 +196,7 @@ class LocalSource:
         """See `Source.memory_need`."""
         import_heavy(LOCAL_MODELS)
         try:
-            return _local_need(spec, settings, options.get("device"), options.get("dtype"))
+            return _local_need(spec, settings, options.get("device"), _loaded_as(options))
         except LlmApiKitError:
             raise
         except Exception as exc:  # whatever a configuration makes of the library that reads it
@@ -282,6 +284,12 @@ def _check_installed(spec: ModelSpec) -> None:
     for package in ("torch", "transformers"):
         if importlib.util.find_spec(package) is None:
             raise MissingDependencyError(package, "torch", f"Loading {spec.id}")
+
+
+def _loaded_as(options: Options) -> str | None:
+    """What the weights become in memory, of what `checkpoints.fit` knows; None for the device's own choice."""
+    quantized: str | None = {"8bit": "int8", "4bit": "int4"}.get(options.get("quantize") or "", options.get("quantize"))
+    return quantized or options.get("dtype")
 
 
 def _local_need(spec: ModelSpec, settings: Settings, device: str | None, dtype: str | None) -> MemoryNeed:
