@@ -99,9 +99,9 @@ def load(
             ``device`` (``cpu``, ``cuda`` or ``cuda:0``; the first GPU where there is one), ``dtype``
             (``float32``, ``bfloat16`` or ``float16``; float32 on a CPU, the model's own on a GPU), ``lora`` (a folder
             or a hub name: an adapter that is merged into the weights), ``tokenizer`` (a folder or a hub name, for
-            another than the adapter's or the model's), ``quantize`` (``int8`` or ``int4`` on a CPU, ``8bit`` or ``4bit``
-            on a GPU), ``kv_cache_dtype`` (``bfloat16`` or ``int8``: of keys and values, on a CPU), ``sampling`` (such as
-            ``{"temperature": 0.7}``, where a request does not say) and settings of the engine: ``max_slots``,
+            another than the adapter's or the model's), ``quantize`` (``int8`` or ``int4`` on a CPU, ``8bit`` or
+            ``4bit`` on a GPU), ``kv_cache_dtype`` (on a CPU: ``float32``, ``bfloat16`` or ``int8``), ``sampling`` (such
+            as ``{"temperature": 0.7}``, where a request does not say) and settings of the engine: ``max_slots``,
             ``context_length``, ``kv_memory``, ``num_threads``, ``native``, ``compile``, ``step_tokens``,
             ``default_max_tokens``, ``max_queue``, ``prefix_cache``, ``download_stall_s``. For a GGUF file, in place of
             ``dtype``, ``quantize`` and ``tokenizer``: ``n_gpu_layers``, ``flash_attn``, ``kv_cache_dtype`` (such as

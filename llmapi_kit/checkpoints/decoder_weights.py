@@ -20,6 +20,7 @@ from llmapi_kit.checkpoints.decoder_config import ROPE_NUMBERS, DecoderConfig, R
 from llmapi_kit.checkpoints.integer_weights import IntegerFormat, IntegerMatrix, RoundedMatrix
 from llmapi_kit.checkpoints.mapped_files import drop_pages
 from llmapi_kit.checkpoints.model_files import weight_files
+from llmapi_kit.checkpoints.packed_checkpoint import Packing, packing_of, unpack
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 HEAD_BITS = 8  # of integers, in embedding and output layer
@@ -80,8 +81,10 @@ class DecoderWeights:
         """Let all matrices be integers; those that are floats are rounded as they are packed."""
         self.integers = integers
         for name, tensor in self.tensors.items():
-            if isinstance(tensor, torch.Tensor) and tensor.ndim == 2:
-                bits = HEAD_BITS if name in (EMBEDDING, HEAD) else integers.bits
+            bits = HEAD_BITS if name in (EMBEDDING, HEAD) else integers.bits
+            if isinstance(tensor, IntegerMatrix):
+                tensor.bits = bits  # of a value in memory, which may have more than in a file
+            elif tensor.ndim == 2:
                 self.tensors[name] = RoundedMatrix(tensor, bits, integers.group)
         self.num_bytes = sum(tensor.nbytes for tensor in self.tensors.values())
 
@@ -119,16 +122,30 @@ def read_decoder_weights(folder: Path, config: DecoderConfig) -> DecoderWeights 
     except SafetensorError:
         return None
     shapes = dict(_shapes(config))
+    packing = packing_of(config.quantization)
+    if config.quantization is not None and packing is None:
+        return None
     if config.tie_word_embeddings and HEAD in tensors:
         head = tensors.pop(HEAD)
         if EMBEDDING not in tensors or not _is_same(head, tensors[EMBEDDING]):
             return None
-    if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes:
+    found = dict[str, torch.Tensor | IntegerMatrix](tensors) if packing is None else unpack(packing, tensors, shapes)
+    if found is None or {name: tuple(each.shape) for name, each in found.items()} != shapes:
         return None
-    if len({tensor.dtype for tensor in tensors.values()}) != 1:
+    if len({each.dtype for each in found.values() if isinstance(each, torch.Tensor)}) != 1:
         return None
-    ordered: dict[str, torch.Tensor | IntegerMatrix] = {name: tensors[name] for name in shapes}
-    return DecoderWeights(config, ordered, inverse_frequencies(config.rope, config.head_dim))
+    ordered = {name: found[name] for name in shapes}
+    weights = DecoderWeights(config, ordered, inverse_frequencies(config.rope, config.head_dim))
+    if packing is not None and any(isinstance(each, IntegerMatrix) for each in found.values()):
+        weights.integers = _integers(packing, found)
+    return weights
+
+
+def _integers(packing: Packing, found: Mapping[str, torch.Tensor | IntegerMatrix]) -> IntegerFormat:
+    """What all matrices of layers fit into: 8 bits where some of them came as floats."""
+    layers = [each for name, each in found.items() if len(each.shape) == 2 and name not in (EMBEDDING, HEAD)]
+    bits = packing.bits if all(isinstance(each, IntegerMatrix) for each in layers) else 8
+    return IntegerFormat(bits, packing.step_group)
 
 
 def weights_of_model(model: Any) -> DecoderWeights:

@@ -23,7 +23,8 @@ MIN_LENGTH = 256
 DEFAULT_MAX_LENGTH = 8192
 CPU_KV_SHARE, CPU_KV_LIMIT = 0.25, 4 * 2**30
 GPU_KV_SHARE = 0.8
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "int4": 0.65}  # those of integers with scales
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+WEIGHT_BYTES = {**BYTES, "int4": 0.65}  # 4 bits with scales, and some matrices in 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +154,12 @@ def check_folder(
     config = read_decoder_config(path) or read_config(path, path.name).get_text_config()
     stored = str(config.dtype or "float32").removeprefix("torch.")
     weights = weights_bytes or sum(file.stat().st_size for file in weight_files(path))
-    kept = stored if dtype is None or (keeps_bfloat16 and stored == "bfloat16") else dtype
-    weights = int(weights * BYTES.get(kept, 4) / BYTES.get(stored, 4))
+    is_packed = bool(getattr(config, "quantization", None))  # and stays so
+    kept = stored if dtype is None or is_packed or (keeps_bfloat16 and stored == "bfloat16") else dtype
+    weights = int(weights * WEIGHT_BYTES.get(kept, 4) / BYTES.get(stored, 4))
     num_added = max(0, num_rows - config.vocab_size)
     num_matrices = 1 if config.tie_word_embeddings else 2
-    weights += int(num_added * num_matrices * config.hidden_size * BYTES.get(kept, 4))
+    weights += int(num_added * num_matrices * config.hidden_size * WEIGHT_BYTES.get(kept, 4))
     per_token = kv_bytes_per_token(config, stored if dtype in (None, "int8", "int4") else dtype)
     context = context_limit(config)
     return check_sizes(weights + added_bytes, per_token, context, device)

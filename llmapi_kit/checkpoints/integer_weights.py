@@ -159,4 +159,4 @@ def _storable(scales: torch.Tensor) -> torch.Tensor:
 
 def _grouped(rows: torch.Tensor, group: int) -> torch.Tensor:
     """Rows (rows, inputs) as (rows, groups, group), zeros at the end."""
-    return functional.pad(rows, (0, -rows.shape[1] % group)).unflatten(1, (-1, group))
+    return functional.pad(rows, (0, -rows.shape[1] % group)).view(len(rows), -1, group)

@@ -68,14 +68,14 @@ def check_quantize(quantize: Any, device: str | None, spec: ModelSpec) -> None:
         return
     if quantize not in (*ON_CPU, *ON_GPU):
         raise ConfigError(
-            f"quantize={quantize!r} is not known. Use 'int8' or 'int4' on a CPU, '8bit' or '4bit' on a GPU, or leave it "
-            "out."
+            f"quantize={quantize!r} is not known. Use 'int8' or 'int4' on a CPU, '8bit' or '4bit' on a GPU, or "
+            "leave it out."
         )
     if quantize in ON_CPU:
         if str(device or "cpu").startswith("cuda"):
             raise ConfigError(
-                f"quantize={quantize!r} is computed on a CPU. On a GPU, use quantize={_counterpart(quantize)!r}; or pass "
-                "device='cpu'."
+                f"quantize={quantize!r} is computed on a CPU. On a GPU, use quantize={_counterpart(quantize)!r}; or "
+                "pass device='cpu'."
             )
         return
     if device == "cpu":

@@ -32,7 +32,8 @@ from llmapi_kit.checkpoints.load_options import (
     check_quantize,
     check_sampling_names,
 )
-from llmapi_kit.checkpoints.model_files import check_files
+from llmapi_kit.checkpoints.model_files import CONFIG, check_files, read_json
+from llmapi_kit.checkpoints.packed_checkpoint import check_quantization
 from llmapi_kit.checkpoints.reported_bar import reported_bars
 from llmapi_kit.checkpoints.spec import ModelSpec
 from llmapi_kit.checkpoints.vision import Eye, load_processor, take_apart
@@ -207,6 +208,8 @@ def load_model(
             import_heavy(MODEL_CLASSES)
         config: Any = weights.config if weights is not None else None
         if weights is None:
+            if spec.path is not None:
+                check_quantization(read_json(spec.path / CONFIG), spec.id, device)
             config = _check_model(spec, source, has_tokenizer=is_own)
             if (integers or kv_dtype) and (config.architectures or [""])[0] not in ARCHITECTURES.values():
                 raise _without_native(spec, quantize, kv_cache_dtype, f"does not know {config.architectures}")
@@ -228,8 +231,8 @@ def load_model(
             eye = Eye((model if quantization else model.to(device)).eval(), load_processor(source, spec.name))
             model = take_apart(model, spec.name)
         fit_embeddings(model, len(text), num_trained)
-        if weights is not None and integers:
-            weights.round_to(integers)
+        if weights is not None and (given := integers or weights.integers):
+            weights.round_to(given)
         if adapter is not None:
             from llmapi_kit.checkpoints.adapters import apply_adapter
 
@@ -243,7 +246,7 @@ def load_model(
     except Exception as exc:
         raise _explain(spec, exc) from exc
     context = context_limit(model.config.get_text_config())
-    name = _name(torch_dtype if keeps_bfloat16 or integers else model.dtype)
+    name = _name(torch_dtype if keeps_bfloat16 or weights is not None else model.dtype)
     defaults = {**recommended.sampling, **(sampling or {})}
     return LoadedModel(model, text, device, name, recommended.eos_ids, context, defaults, eye, integers, kv_cache_dtype)
 
@@ -252,7 +255,7 @@ def _is_there(
     has_native: HasNative,
     integers: IntegerFormat | None,
     kv_dtype: torch.dtype | None,
-    stored: torch.dtype,
+    stored: torch.dtype | IntegerFormat,
     arithmetic: torch.dtype,
 ) -> bool:
     """Whether there is a step in C for weights as they are stored, or what they are rounded to."""
@@ -262,15 +265,15 @@ def _is_there(
 def _without_native(spec: ModelSpec, quantize: str | None, kv_cache_dtype: str | None, why: str) -> LlmApiKitError:
     given = f"quantize={quantize!r}" if quantize else f"kv_cache_dtype={kv_cache_dtype!r}"
     return UnsupportedModelError(
-        f"{spec.id}: {given} is computed by the compiled step, which {why}. Leave it out, with dtype='bfloat16' to halve "
-        "the memory; or load a GGUF file of the model."
+        f"{spec.id}: {given} is computed by the compiled step, which {why}. Leave it out, with dtype='bfloat16' to "
+        "halve the memory; or load a GGUF file of the model."
     )
 
 
 def _map_weights(
     folder: Path,
     asked: torch.dtype | None,
-    is_there: Callable[[torch.dtype, torch.dtype], bool],
+    is_there: Callable[[torch.dtype | IntegerFormat, torch.dtype], bool],
     *,
     has_tokenizer: bool,
     is_rounded: bool,
@@ -294,9 +297,11 @@ def _map_weights(
         return None
     # Where nothing is asked for, the configuration has a say; another type than the stored one has to be converted to
     wanted = config.dtype if asked is None else _name(asked)
-    if wanted not in (None, _name(weights.dtype)) and not is_rounded:
+    if weights.integers is not None and is_rounded:
+        raise ConfigError(f"{folder} comes in {weights.integers.bits} bits already. Leave quantize out.")
+    if wanted not in (None, _name(weights.dtype)) and not is_rounded and not config.quantization:
         return None
-    return weights if is_there(weights.dtype, torch.float32 if asked is None else asked) else None
+    return weights if is_there(weights.integers or weights.dtype, torch.float32 if asked is None else asked) else None
 
 
 def _check_model(spec: ModelSpec, source: str, *, has_tokenizer: bool) -> Any:

@@ -76,9 +76,9 @@ def _native_weights(loaded: LoadedModel) -> DecoderWeights | None:
     is_known = NativeDecoder.can_run(model, model.dtype) and loaded.eye is None
     if not is_known or not NativeDecoder.is_available(loaded.integers or model.dtype, dtype, kv_dtype):
         raise UnsupportedModelError(
-            f"{type(model).__name__}: quantize and kv_cache_dtype on a CPU are computed by a compiled step, which needs a "
-            "C compiler, dtype float32 or bfloat16, and a model like Llama that sees no pictures. Leave them out, or "
-            "load a GGUF file of the model."
+            f"{type(model).__name__}: quantize and kv_cache_dtype on a CPU are computed by a compiled step, which "
+            "needs a C compiler, dtype float32 or bfloat16, and a model like Llama that sees no pictures. Leave them "
+            "out, or load a GGUF file of the model."
         )
     weights = weights_of_model(model)
     if loaded.integers is not None:
