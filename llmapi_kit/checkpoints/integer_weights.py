@@ -96,7 +96,7 @@ class IntegerMatrix(ABC):
     @property
     def nbytes(self) -> int:
         """What they take, scales included."""
-        return self.numel() * (self.bits + 32 // self.group) // 8
+        return self.numel() * self.bits // 8 + self.numel() // self.group * 4
 
 
 class RoundedMatrix(IntegerMatrix):

@@ -144,6 +144,12 @@ static void unpack_row(int bits, const weight_t *packed, long inputs, long row, 
     }
 }
 
+/* Fetches the lines of a strip, or the one that `stride` bytes of it lie in. */
+INLINE void fetch_strip(const char *ahead, long stride) {
+    __builtin_prefetch(ahead, 0, 2);
+    if (stride > 64) __builtin_prefetch(ahead + 64, 0, 2);
+}
+
 /* `ahead` is fetched meanwhile, `stride` bytes further with each strip. */
 INLINE void tile(const int weight_bits, const int rows, const float *x, long x_stride, const weight_t *panel, long depth,
                  const float *bias, int adds, float *out, long out_stride, const char *ahead, long stride) {
@@ -155,16 +161,17 @@ INLINE void tile(const int weight_bits, const int rows, const float *x, long x_s
             sums[m][v] = adds ? *(vec *)(out + m * out_stride + v * LANES)
                               : bias ? *(const vec *)(bias + v * LANES) : (vec){0};
     const int parts = 16 / weight_bits, mask = ((1 << weight_bits) - 1) * 0x10001; /* of pairs in a word */
+    const int chains = rows > 2 ? 1 : 2; /* more where there are few rows, as a sum waits for itself */
     const long groups = num_groups(depth);
     for (long g = 0; g < groups; g++) {
         const float *kept = x + groups * GROUP / 2 + 2 * g; /* scale and sum */
-        ivec words[VECTORS], products[ROWS][VECTORS] = {0};
+        ivec words[VECTORS], products[ROWS][VECTORS][2] = {0};
         for (int v = 0; v < VECTORS; v++) words[v] = *(const ivec *)(panel + v * LANES);
-        __builtin_prefetch(ahead, 0, 2);
+        fetch_strip(ahead, stride);
         panel += PANEL, ahead += stride;
         for (long k = 0; k < GROUP / 2 / parts; k++, panel += PANEL, ahead += stride) {
             const bits *pairs = (const bits *)x + g * (GROUP / 2) + k * parts;
-            __builtin_prefetch(ahead, 0, 2);
+            fetch_strip(ahead, stride);
 #pragma GCC unroll 4
             for (int part = 0; part < parts; part++) {
                 ivec weights[VECTORS];
@@ -175,14 +182,17 @@ INLINE void tile(const int weight_bits, const int rows, const float *x, long x_s
                 for (int m = 0; m < rows; m++)
 #pragma GCC unroll 2
                     for (int v = 0; v < VECTORS; v++)
-                        products[m][v] = add_products(products[m][v], weights[v], pairs + m * x_stride + part);
+                        products[m][v][part % chains] =
+                            add_products(products[m][v][part % chains], weights[v], pairs + m * x_stride + part);
             }
         }
 #pragma GCC unroll 8
         for (int m = 0; m < rows; m++)
 #pragma GCC unroll 2
             for (int v = 0; v < VECTORS; v++) {
-                const vec whole = __builtin_convertvector(products[m][v], vec) - zeros_in(words[v]) * kept[m * x_stride + 1];
+                ivec product = products[m][v][0];
+                if (chains > 1) product += products[m][v][1];
+                const vec whole = __builtin_convertvector(product, vec) - zeros_in(words[v]) * kept[m * x_stride + 1];
                 sums[m][v] += whole * (scales_in(words[v]) * kept[m * x_stride]);
             }
     }
