@@ -25,6 +25,7 @@ MODULES = [
     "load",
     "models",
     "overhead",
+    "quantized",
     "serving",
     "stream_server",
 ]
