@@ -189,7 +189,7 @@ def load_model(
     integers = ROUNDED.get(quantize or "")
     kv_dtype: torch.dtype | None = getattr(torch, kv_cache_dtype or "", None)
     if has_native is None and (integers or kv_dtype):
-        raise _without_native(spec, quantize, kv_cache_dtype, "native=False and compile=True turn off")
+        raise _without_native(spec, quantize, kv_cache_dtype, "native=False, compile=True and own loaders do without")
     adapter = _find_adapter(lora, download_stall_s)
     loaded_as = LOADED_AS.get(quantize, quantize) if quantize else None if torch_dtype == "auto" else _name(torch_dtype)
     keeps_bfloat16 = dtype is None and device == "cpu" and adapter is None
@@ -211,8 +211,9 @@ def load_model(
             if spec.path is not None:
                 check_quantization(read_json(spec.path / CONFIG), spec.id, device)
             config = _check_model(spec, source, has_tokenizer=is_own)
-            if (integers or kv_dtype) and (config.architectures or [""])[0] not in ARCHITECTURES.values():
-                raise _without_native(spec, quantize, kv_cache_dtype, f"does not know {config.architectures}")
+            architecture = (config.architectures or [config.model_type])[0]
+            if (integers or kv_dtype) and architecture not in ARCHITECTURES.values():
+                raise _without_native(spec, quantize, kv_cache_dtype, f"does not know {architecture}")
             keeps_bfloat16 = keeps_bfloat16 and not sees(config)  # which torch computes with, and in one type
         recommended = read_recommended(source, config)
         text = _load_tokenizer(spec, source, tokenizer, adapter, download_stall_s)
