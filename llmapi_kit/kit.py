@@ -109,10 +109,11 @@ def load(
             first GPU where there is one), ``dtype``
             (``float32``, ``bfloat16`` or ``float16``; the model's own on a GPU; on a CPU float32, or bfloat16 where
             that would double many weights), ``revision`` (of a hub model: a branch, a tag or a commit), ``lora`` (a
-            folder or a hub name: an adapter that is merged into the weights; or several, as a list or by name: each is served
-            beside the model as ``model:name``, see `Model.adapters`), ``tokenizer`` (a folder or a hub name, for
-            another than the merged adapter's or the model's), ``quantize`` (``8bit``, on a GPU), ``sampling`` (such as
-            ``{"temperature": 0.7}``, where a request does not say) and settings of the engine: ``max_slots``,
+            folder or a hub name: an adapter that is merged into the weights; or several, as a list or by name: each is
+            served beside the model as ``model:name``, see `Model.adapters`), ``tokenizer`` (a folder or a hub name, for
+            another than the merged adapter's or the model's), ``quantize`` (``int8`` or ``int4`` on a CPU, ``8bit`` or
+            ``4bit`` on a GPU), ``kv_cache_dtype`` (on a CPU: ``float32``, ``bfloat16`` or ``int8``), ``sampling`` (such
+            as ``{"temperature": 0.7}``, where a request does not say) and settings of the engine: ``max_slots``,
             ``context_length``, ``kv_memory``, ``num_threads``, ``native``, ``compile``, ``step_tokens``,
             ``default_max_tokens``, ``max_queue``, ``prefix_cache``, ``draft``, ``download_stall_s``. For a GGUF file,
             in place of ``dtype``, ``quantize`` and ``tokenizer``: ``n_gpu_layers``, ``flash_attn``, ``kv_cache_dtype``

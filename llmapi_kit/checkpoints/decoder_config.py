@@ -32,7 +32,7 @@ READ = {
     *SIZES,
     *("model_type", "architectures", "num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps"),
     *("tie_word_embeddings", "rope_theta", "rope_scaling", "rope_parameters", "dtype", "torch_dtype"),
-    *("eos_token_id", "bos_token_id", "pad_token_id", "attention_bias", "mlp_bias"),
+    *("eos_token_id", "bos_token_id", "pad_token_id", "attention_bias", "mlp_bias", "quantization_config"),
 }
 WINDOWS = {"sliding_window", "use_sliding_window", "max_window_layers", "layer_types"}
 READ_BY_FAMILY = {"llama": {"pretraining_tp"}, "mistral": {"sliding_window"}, "qwen2": WINDOWS, "qwen3": WINDOWS}
@@ -74,6 +74,7 @@ class DecoderConfig:
         windows: of each layer, how many of the latest positions it sees; 0 for all.
         eos_token_id: as it stands in the file.
         dtype: that the file names for the weights; None where it names none.
+        quantization: of weights that come quantized, as it stands in the file; see `packed_checkpoint`.
     """
 
     architecture: str
@@ -93,6 +94,7 @@ class DecoderConfig:
     rope: Rope
     eos_token_id: int | list[int] | None
     dtype: str | None
+    quantization: Mapping[str, Any] | None = None
 
     def get_text_config(self) -> DecoderConfig:
         """Itself, as it has no other part; a configuration of transformers may."""
@@ -141,6 +143,7 @@ def _parse(values: Mapping[str, Any]) -> DecoderConfig:
         rope=_rope(values),
         eos_token_id=_token_ids(values, sizes["vocab_size"]),
         dtype=_dtype(values),
+        quantization=_quantization(values),
     )
 
 
@@ -234,6 +237,12 @@ def _dtype(values: Mapping[str, Any]) -> str | None:
     named = [values[name] for name in ("dtype", "torch_dtype") if values.get(name) is not None]
     _require(all(isinstance(name, str) for name in named) and len(set(named)) <= 1)
     return named[0] if named else None
+
+
+def _quantization(values: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    quantization = values.get("quantization_config")
+    _require(quantization is None or (isinstance(quantization, Mapping) and "quant_method" in quantization))
+    return quantization
 
 
 def _check_ignored(values: Mapping[str, Any]) -> None:

@@ -11,16 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from llmapi_kit.checkpoints.decoder_config import ROPE_NUMBERS, DecoderConfig, Rope
+from llmapi_kit.checkpoints.integer_weights import IntegerFormat, IntegerMatrix, RoundedMatrix
 from llmapi_kit.checkpoints.mapped_files import drop_pages
 from llmapi_kit.checkpoints.model_files import weight_files
+from llmapi_kit.checkpoints.packed_checkpoint import Packing, packing_of, unpack
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
+HEAD_BITS = 8  # of integers, in embedding and output layer
 
 
 class DecoderWeights:
@@ -34,14 +37,18 @@ class DecoderWeights:
 
     Attributes:
         config: as given.
-        dtype: of all tensors.
+        dtype: of all tensors, or of those that are no integers.
         tensors: those that were not taken yet.
+        integers: how the matrices are stored; None where they are tensors.
     """
 
-    def __init__(self, config: DecoderConfig, tensors: dict[str, torch.Tensor], inv_freq: torch.Tensor) -> None:
+    def __init__(
+        self, config: DecoderConfig, tensors: dict[str, torch.Tensor | IntegerMatrix], inv_freq: torch.Tensor
+    ) -> None:
         self.config = config
         self.tensors = tensors
-        self.dtype = tensors[EMBEDDING].dtype
+        self.dtype = self.tensor(EMBEDDING).dtype
+        self.integers: IntegerFormat | None = None
         self._inv_freq = inv_freq.float()
         self._num_parameters = sum(tensor.numel() for tensor in tensors.values())
         self.num_bytes = sum(tensor.nbytes for tensor in tensors.values())
@@ -60,17 +67,35 @@ class DecoderWeights:
         """As a model of transformers tells it: also of those that were taken."""
         return self._num_parameters
 
+    def tensor(self, name: str) -> torch.Tensor:
+        """A tensor that was not taken yet, and that is no matrix of integers."""
+        return cast(torch.Tensor, self.tensors[name])
+
     def take(self, name: str) -> torch.Tensor:
-        """A tensor, which is the caller's from now on."""
-        return self.tensors.pop(name)
+        """Such a tensor, which is the caller's from now on."""
+        taken = self.tensor(name)
+        del self.tensors[name]
+        return taken
+
+    def round_to(self, integers: IntegerFormat) -> None:
+        """Let all matrices be integers; those that are floats are rounded as they are packed."""
+        self.integers = integers
+        for name, tensor in self.tensors.items():
+            bits = HEAD_BITS if name in (EMBEDDING, HEAD) else integers.bits
+            if isinstance(tensor, IntegerMatrix):
+                tensor.bits = bits  # of a value in memory, which may have more than in a file
+            elif tensor.ndim == 2:
+                self.tensors[name] = RoundedMatrix(tensor, bits, integers.group)
+        self.num_bytes = sum(tensor.nbytes for tensor in self.tensors.values())
 
     def add_mean_rows(self, num_rows: int) -> None:
         """Give the embedding, and the output layer, so many rows; new ones are the mean of those there are."""
         for name in (EMBEDDING,) if self.is_tied else (EMBEDDING, HEAD):
-            rows = self.tensors[name]
-            self.tensors[name] = torch.cat((rows, rows.mean(0).expand(num_rows - len(rows), -1)))
-            self._num_parameters += self.tensors[name].numel() - rows.numel()
-            self.num_bytes += self.tensors[name].nbytes - rows.nbytes
+            rows = self.tensor(name)
+            more = torch.cat((rows, rows.mean(0).expand(num_rows - len(rows), -1)))
+            self.tensors[name] = more
+            self._num_parameters += more.numel() - rows.numel()
+            self.num_bytes += more.nbytes - rows.nbytes
         self.config = replace(self.config, vocab_size=num_rows)
 
     def rotary(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -99,16 +124,30 @@ def read_decoder_weights(folder: Path, config: DecoderConfig) -> DecoderWeights 
     if config.num_hidden_layers > len(tensors):  # a million layers are not worth naming
         return None
     shapes = dict(_shapes(config))
+    packing = packing_of(config.quantization)
+    if config.quantization is not None and packing is None:
+        return None
     if config.tie_word_embeddings and HEAD in tensors:
         head = tensors.pop(HEAD)
         if EMBEDDING not in tensors or not _is_same(head, tensors[EMBEDDING]):
             return None
-    if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes:
+    found = dict[str, torch.Tensor | IntegerMatrix](tensors) if packing is None else unpack(packing, tensors, shapes)
+    if found is None or {name: tuple(each.shape) for name, each in found.items()} != shapes:
         return None
-    if len({tensor.dtype for tensor in tensors.values()}) != 1:
+    if len({each.dtype for each in found.values() if isinstance(each, torch.Tensor)}) != 1:
         return None
-    ordered = {name: tensors[name] for name in shapes}
-    return DecoderWeights(config, ordered, inverse_frequencies(config.rope, config.head_dim))
+    ordered = {name: found[name] for name in shapes}
+    weights = DecoderWeights(config, ordered, inverse_frequencies(config.rope, config.head_dim))
+    if packing is not None and any(isinstance(each, IntegerMatrix) for each in found.values()):
+        weights.integers = _integers(packing, found)
+    return weights
+
+
+def _integers(packing: Packing, found: Mapping[str, torch.Tensor | IntegerMatrix]) -> IntegerFormat:
+    """What all matrices of layers fit into: 8 bits where some of them came as floats."""
+    layers = [each for name, each in found.items() if len(each.shape) == 2 and name not in (EMBEDDING, HEAD)]
+    bits = packing.bits if all(isinstance(each, IntegerMatrix) for each in layers) else 8
+    return IntegerFormat(bits, packing.step_group)
 
 
 def weights_of_model(model: Any) -> DecoderWeights:
@@ -117,7 +156,9 @@ def weights_of_model(model: Any) -> DecoderWeights:
     Args:
         model: a causal language model on the CPU that `LeanDecoder` and `NativeDecoder` can run.
     """
-    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    tensors: dict[str, torch.Tensor | IntegerMatrix] = {
+        name: parameter.detach() for name, parameter in model.named_parameters()
+    }
     config = _config_of(model, is_tied=HEAD not in tensors)
     weights = DecoderWeights(config, tensors, model.model.rotary_emb.inv_freq)
     for parameter in model.parameters():  # a view of a mapped file keeps all of it mapped

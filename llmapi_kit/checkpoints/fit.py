@@ -7,6 +7,7 @@ unloaded for it, and no more than need be. An estimate: what really fits is foun
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import psutil
 
 from llmapi_kit.checkpoints.architecture import context_limit, read_config
 from llmapi_kit.checkpoints.cache_size import BYTES, kv_bytes_per_token
-from llmapi_kit.checkpoints.decoder_config import read_decoder_config
+from llmapi_kit.checkpoints.decoder_config import DecoderConfig, read_decoder_config
 from llmapi_kit.checkpoints.model_files import weight_files
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ModelTooLargeError
@@ -22,9 +23,11 @@ from llmapi_kit.errors import ModelTooLargeError
 MIN_LENGTH = 256
 DEFAULT_MAX_LENGTH = 8192
 # Options with which weights are smaller, and what they are then; the largest first
-SMALLER = (('dtype="bfloat16"', "bfloat16"), ('quantize="8bit"', "int8"))
+SMALLER_ON_GPU = (('dtype="bfloat16"', "bfloat16"), ('quantize="8bit"', "int8"), ('quantize="4bit"', "int4"))
+SMALLER_ON_CPU = (('dtype="bfloat16"', "bfloat16"), ('quantize="int8"', "int8"), ('quantize="int4"', "int4"))
 CPU_KV_SHARE, CPU_KV_LIMIT = 0.25, 4 * 2**30
 GPU_KV_SHARE = 0.8
+WEIGHT_BYTES = {**BYTES, "int4": 0.65}  # 4 bits with scales, and some matrices in 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,7 @@ def check_folder(
     Args:
         path: a folder with config.json and weights.
         device: ``cpu`` or a CUDA device.
-        dtype: that the weights become, or ``int8``; None for what they are on disk.
+        dtype: that the weights become, or ``int8`` or ``int4``; None for what they are on disk.
         num_rows: that its embedding is to have at least.
         added_bytes: of what is loaded beside, such as an adapter.
         weights_bytes: of the files of weights, where those are still to be downloaded.
@@ -149,30 +152,37 @@ def check_folder(
     config = read_decoder_config(path) or read_config(path, path.name).get_text_config()
     stored = str(config.dtype or "float32").removeprefix("torch.")
     weights = weights_bytes or sum(file.stat().st_size for file in weight_files(path))
-    kept = stored if dtype is None or (keeps_bfloat16 and stored == "bfloat16") else dtype
-    weights = int(weights * BYTES.get(kept, 4) / BYTES.get(stored, 4))
+    is_packed = bool(getattr(config, "quantization", None))  # and stays so
+    kept = stored if dtype is None or is_packed or (keeps_bfloat16 and stored == "bfloat16") else dtype
+    weights = int(weights * WEIGHT_BYTES.get(kept, 4) / BYTES.get(stored, 4))
     num_added = max(0, num_rows - config.vocab_size)
     num_matrices = 1 if getattr(config, "tie_word_embeddings", False) else 2
-    weights += num_added * num_matrices * getattr(config, "hidden_size", 0) * BYTES.get(kept, 4)
-    per_token = kv_bytes_per_token(config, stored if dtype in (None, "int8") else dtype)
+    weights += int(num_added * num_matrices * getattr(config, "hidden_size", 0) * WEIGHT_BYTES.get(kept, 4))
+    per_token = kv_bytes_per_token(config, stored if dtype in (None, "int8", "int4") else dtype)
     fit = check_sizes(weights + added_bytes, per_token, context_limit(config), device)
-    return fit if fit.fits else replace(fit, advice=f"{fit.advice} {_proposal(fit, weights, kept)}")
+    if fit.fits or is_packed:
+        return fit
+    if device.startswith("cuda"):
+        smaller: Sequence[tuple[str, str]] = SMALLER_ON_GPU
+    else:  # integers are computed with in C, which is for models whose configuration is read by a list
+        smaller = SMALLER_ON_CPU if isinstance(config, DecoderConfig) else SMALLER_ON_CPU[:1]
+    return replace(fit, advice=f"{fit.advice} {_proposal(fit, weights, kept, smaller)}")
 
 
-def _proposal(fit: Fit, weights_bytes: int, kept: str) -> str:
+def _proposal(fit: Fit, weights_bytes: int, kept: str, smaller: Sequence[tuple[str, str]]) -> str:
     """What would fit in place of what does not.
 
     Args:
         fit: of what does not.
         weights_bytes: of the model itself.
         kept: the type that its weights would have in memory.
+        smaller: options with which weights are smaller, and what they are then; the largest first.
     """
     others = fit.weights_bytes - weights_bytes
-    for option, dtype in SMALLER:
-        size = int(weights_bytes * BYTES[dtype] / BYTES.get(kept, 4)) + others
-        is_smaller = BYTES[dtype] < BYTES.get(kept, 4)
-        is_possible = dtype != "int8" or fit.device.startswith("cuda")
-        if is_smaller and is_possible and size + fit.kv_bytes_per_token * MIN_LENGTH <= fit.free_bytes:
+    for option, dtype in smaller:
+        share = WEIGHT_BYTES[dtype] / WEIGHT_BYTES.get(kept, 4)
+        size = int(weights_bytes * share) + others
+        if share < 1 and size + fit.kv_bytes_per_token * MIN_LENGTH <= fit.free_bytes:
             return f"With {option} the weights would take {size / 2**20:,.0f} MiB, and fit."
     return "Nor does it fit in fewer bits here: choose a smaller model, or a GGUF file of it in 4 bits."
 

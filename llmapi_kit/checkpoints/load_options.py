@@ -15,6 +15,8 @@ from llmapi_kit.checkpoints.spec import HUB_ID, ModelSpec
 from llmapi_kit.errors import ConfigError, MissingDependencyError, ModelNotFoundError
 
 DTYPES = ("float32", "bfloat16", "float16")
+KV_CACHE_DTYPES = ("float32", "bfloat16", "int8")
+ON_CPU, ON_GPU = ("int8", "int4"), ("8bit", "4bit")  # values of quantize
 SAMPLING_NAMES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -34,6 +36,7 @@ def check_load_options(spec: ModelSpec, options: Mapping[str, Any]) -> None:
     check_device(options.get("device"))
     check_dtype(options.get("dtype"))
     check_quantize(options.get("quantize"), options.get("device"), spec)
+    check_kv_cache_dtype(options.get("kv_cache_dtype"), options.get("device"))
     check_sampling_names(options.get("sampling"))
     check_revision(options.get("revision"), spec)
     lora = options.get("lora")
@@ -58,7 +61,7 @@ def check_dtype(dtype: Any) -> None:
 
 
 def check_quantize(quantize: Any, device: str | None, spec: ModelSpec) -> None:
-    """Raise unless weights can be kept in 8 bits, where that is asked for.
+    """Raise unless weights can be kept in 8 or 4 bits, where that is asked for.
 
     Raises:
         ConfigError: it is not known, or not possible on this device.
@@ -66,13 +69,22 @@ def check_quantize(quantize: Any, device: str | None, spec: ModelSpec) -> None:
     """
     if quantize is None:
         return
-    if quantize != "8bit":
-        raise ConfigError(f"quantize={quantize!r} is not known. Use '8bit', or leave it out.")
-    if device == "cpu":
-        # torch's own 8 bits on a CPU scale a whole batch alike: an answer would depend on those beside it
+    if quantize not in (*ON_CPU, *ON_GPU):
         raise ConfigError(
-            f"quantize={quantize!r} needs a GPU: bitsandbytes computes in 8 bits on CUDA only. On a CPU, "
-            "dtype='bfloat16' halves the memory."
+            f"quantize={quantize!r} is not known. Use 'int8' or 'int4' on a CPU, '8bit' or '4bit' on a GPU, or "
+            "leave it out."
+        )
+    if quantize in ON_CPU:
+        if str(device or "cpu").startswith("cuda"):
+            raise ConfigError(
+                f"quantize={quantize!r} is computed on a CPU. On a GPU, use quantize={_counterpart(quantize)!r}; or "
+                "pass device='cpu'."
+            )
+        return
+    if device == "cpu":
+        raise ConfigError(
+            f"quantize={quantize!r} needs a GPU: bitsandbytes computes it on CUDA only. On a CPU, use "
+            f"quantize={_counterpart(quantize)!r}."
         )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingDependencyError("bitsandbytes", "quant", f"quantize={quantize!r}")
@@ -86,6 +98,24 @@ def check_revision(revision: Any, spec: ModelSpec) -> None:
         raise ConfigError(f"revision={str(revision)[:80]!r} is not known. Use a branch, a tag or a commit of the hub.")
     if spec.kind != "hub":
         raise ConfigError(f"revision={revision!r} goes with models of the hub; {spec.name} is a folder.")
+
+
+def _counterpart(quantize: str) -> str:
+    """As many bits on the other device."""
+    return {**dict(zip(ON_CPU, ON_GPU, strict=True)), **dict(zip(ON_GPU, ON_CPU, strict=True))}[quantize]
+
+
+def check_kv_cache_dtype(kv_cache_dtype: Any, device: str | None) -> None:
+    """Raise `ConfigError` unless keys and values can have that format."""
+    if kv_cache_dtype is None:
+        return
+    if kv_cache_dtype not in KV_CACHE_DTYPES:
+        raise ConfigError(f"kv_cache_dtype={kv_cache_dtype!r} is not known. Use one of {', '.join(KV_CACHE_DTYPES)}.")
+    if str(device or "cpu").startswith("cuda"):
+        raise ConfigError(
+            f"kv_cache_dtype={kv_cache_dtype!r} is for models on a CPU; on a GPU keys and values have the format of "
+            "dtype. Leave it out."
+        )
 
 
 def check_sampling_names(sampling: Any) -> None:

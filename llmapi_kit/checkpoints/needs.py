@@ -23,7 +23,7 @@ from llmapi_kit.errors import ModelTooLargeError
 
 Verdict = Literal["fits", "tight", "too large", "not here"]
 PRECISIONS = ("bfloat16", "float32", "8bit")
-NOT_YET = "4 bits are not supported in this version."
+NOT_YET = "Fewer bits are not listed: quantize is 'int8' or 'int4' on a CPU, '4bit' on a GPU."
 # Python's libraries and the buffers of a step. On a CPU torch and transformers take 320 MiB, as measured; on a GPU it
 # is an allowance for the CUDA context and its kernels
 OVERHEAD_BYTES = {"cpu": 350 * 2**20, "cuda": 700 * 2**20}

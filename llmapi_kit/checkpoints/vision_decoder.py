@@ -8,10 +8,10 @@ import torch
 import transformers
 from transformers.modeling_outputs import CausalLMOutput
 
-from llmapi_kit.checkpoints.architecture import RECURRENT_LAYERS
 from llmapi_kit.errors import UnsupportedModelError
 
 DECODERS = ("language_model", "text_model")
+RECURRENT_LAYERS = {"conv", "hybrid", "hybrid_sliding", "linear_attention", "mamba"}
 # Causal models of their own for these, which `LeanDecoder` and `NativeDecoder` know; the others get one of one kind
 PLAIN = {
     "llama": "LlamaForCausalLM",

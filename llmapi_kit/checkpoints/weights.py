@@ -18,20 +18,24 @@ import transformers
 
 from llmapi_kit.checkpoints.architecture import auto_class, context_limit, read_config, sees
 from llmapi_kit.checkpoints.checkpoint_check import check_loaded, check_size, quiet_report
-from llmapi_kit.checkpoints.decoder_config import read_decoder_config
+from llmapi_kit.checkpoints.decoder_config import ARCHITECTURES, read_decoder_config
 from llmapi_kit.checkpoints.decoder_weights import DecoderWeights, read_decoder_weights
 from llmapi_kit.checkpoints.download import DEFAULT_STALL_S, download_model
 from llmapi_kit.checkpoints.fit import check_folder
 from llmapi_kit.checkpoints.generation_config import Recommended, read_recommended
 from llmapi_kit.checkpoints.heavy_imports import ADAPTERS, MODEL_CLASSES, import_heavy
+from llmapi_kit.checkpoints.integer_weights import ROUNDED, IntegerFormat
 from llmapi_kit.checkpoints.load_options import (
+    ON_CPU,
     check_device,
     check_dtype,
+    check_kv_cache_dtype,
     check_quantize,
     check_revision,
     check_sampling_names,
 )
-from llmapi_kit.checkpoints.model_files import check_files
+from llmapi_kit.checkpoints.model_files import CONFIG, check_files, read_json
+from llmapi_kit.checkpoints.packed_checkpoint import check_quantization
 from llmapi_kit.checkpoints.reported_bar import reported_bars
 from llmapi_kit.checkpoints.spec import ModelSpec
 from llmapi_kit.checkpoints.vision import Eye
@@ -49,8 +53,10 @@ from llmapi_kit.progress import report
 if TYPE_CHECKING:
     from llmapi_kit.checkpoints.adapter_files import Adapter
 
-# Whether there is a step in C for weights of one type and arithmetic in another
-HasNative = Callable[[torch.dtype, torch.dtype], bool]
+# Whether there is a step in C for weights, arithmetic, and keys and values in some formats; None for that of arithmetic
+HasNative = Callable[[torch.dtype | IntegerFormat, torch.dtype, torch.dtype | None], bool]
+# What `quantize` makes of weights, for estimates
+LOADED_AS = {"8bit": "int8", "4bit": "int4"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,8 @@ class LoadedModel:
         eos_ids: tokens that end an answer, from the generation configuration.
         context_length: the model's own limit; 0 where it has none.
         eye: what looks at pictures, for a model that sees; its decoder is `model`.
+        integers: what the weights are to be rounded to; `DecoderWeights` are set to it already.
+        kv_dtype: of keys and values; None for that of arithmetic.
         sampling_defaults: what its makers recommend: `temperature`, `top_k`, …; not looked at yet, as they wrote it.
     """
 
@@ -76,6 +84,8 @@ class LoadedModel:
     context_length: int
     sampling_defaults: dict[str, float]
     eye: Eye | None = None
+    integers: IntegerFormat | None = None
+    kv_dtype: str | None = None
 
 
 def pick_device(device: str | None) -> str:
@@ -108,16 +118,24 @@ def pick_dtype(dtype: str | None, device: str) -> torch.dtype | str:
 
 
 def pick_quantization(quantize: str | None, device: str, spec: ModelSpec) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that keep weights in 8 bits; none where that is not asked for.
+    """Arguments of `from_pretrained` that keep weights in 8 or 4 bits on a GPU; none where that is not asked for.
 
     Raises:
         ConfigError: it is not known, or not possible on this device.
         MissingDependencyError: the package for it is not installed.
     """
     check_quantize(quantize, device, spec)
-    if quantize is None:
+    if quantize is None or quantize in ON_CPU:
         return {}
-    config = transformers.BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    if quantize == "8bit":
+        config = transformers.BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    else:
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        config = transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.bfloat16 if has_bfloat16 else torch.float16,
+        )
     return {"quantization_config": config, "device_map": {"": device}}
 
 
@@ -129,6 +147,7 @@ def load_model(
     lora: str | None = None,
     tokenizer: str | None = None,
     quantize: str | None = None,
+    kv_cache_dtype: str | None = None,
     sampling: Mapping[str, float] | None = None,
     revision: str | None = None,
     download_stall_s: float = DEFAULT_STALL_S,
@@ -144,7 +163,8 @@ def load_model(
         lora: a LoRA adapter in PEFT's format, merged into the weights: a folder or a hub name.
         tokenizer: a folder or a hub name; else the adapter's where it has one, else the model's. Where it has more
             tokens than the embedding has rows, rows are added.
-        quantize: ``8bit`` keeps the weights in 8 bits, on a GPU.
+        quantize: ``int8`` or ``int4`` on a CPU, ``8bit`` or ``4bit`` on a GPU: what the weights are kept in.
+        kv_cache_dtype: of keys and values on a CPU: ``float32``, ``bfloat16`` or ``int8``.
         sampling: what holds where a request does not say, before what its makers recommend: ``temperature``, ``top_k``,
             ``top_p``, ``min_p``, ``repetition_penalty``.
         revision: of a hub model: a branch, a tag or a commit; the main branch unless given.
@@ -169,11 +189,16 @@ def load_model(
     device = pick_device(device)
     torch_dtype = pick_dtype(dtype, device)
     quantization = pick_quantization(quantize, device, spec)
+    check_kv_cache_dtype(kv_cache_dtype, device)
+    integers = ROUNDED.get(quantize or "")
+    kv_dtype: torch.dtype | None = getattr(torch, kv_cache_dtype or "", None)
+    if has_native is None and (integers or kv_dtype):
+        raise _without_native(spec, quantize, kv_cache_dtype, "native=False, compile=True and own loaders do without")
     adapter = _find_adapter(lora, download_stall_s)
-    loaded_as = "int8" if quantization else None if torch_dtype == "auto" else _name(torch_dtype)
+    loaded_as = LOADED_AS.get(quantize, quantize) if quantize else None if torch_dtype == "auto" else _name(torch_dtype)
     keeps_bfloat16 = dtype is None and device == "cpu" and adapter is None
     if spec.kind == "hub":
-        check_fit = partial(_check_before_download, spec, device, loaded_as, keeps_bfloat16)
+        check_fit = partial(_check_before_download, spec, device, loaded_as, keeps_bfloat16 and not integers)
         spec = replace(spec, path=download_model(spec.name, download_stall_s, check_fit, revision))
     source = str(spec.path or spec.name)
     try:
@@ -181,17 +206,24 @@ def load_model(
         weights = None
         if has_native is not None and device == "cpu" and adapter is None and spec.path is not None:
             asked = None if keeps_bfloat16 else cast(torch.dtype, torch_dtype)  # on a CPU it is always named
-            weights = _map_weights(spec.path, asked, has_native, has_tokenizer=is_own)
+            is_there = partial(_is_there, has_native, integers, kv_dtype)
+            weights = _map_weights(spec.path, asked, is_there, has_tokenizer=is_own, is_rounded=integers is not None)
         if weights is None:
             import_heavy(MODEL_CLASSES)
         config: Any = weights.config if weights is not None else None
         if weights is None:
+            if spec.path is not None:
+                check_quantization(read_json(spec.path / CONFIG), spec.id, device)
             config = _check_model(spec, source, has_tokenizer=is_own)
+            architecture = (config.architectures or [config.model_type])[0]
+            if (integers or kv_dtype) and architecture not in ARCHITECTURES.values():
+                raise _without_native(spec, quantize, kv_cache_dtype, f"does not know {architecture}")
             keeps_bfloat16 = keeps_bfloat16 and not sees(config)  # which torch computes with, and in one type
         recommended = read_recommended(source, config)
         text = _load_tokenizer(spec, source, tokenizer, adapter, download_stall_s)
         num_trained = adapter.num_embeddings if adapter else 0
-        _check_fit(spec, adapter, max(len(text), num_trained), device, loaded_as, keeps_bfloat16=keeps_bfloat16)
+        stays = keeps_bfloat16 and not integers
+        _check_fit(spec, adapter, max(len(text), num_trained), device, loaded_as, keeps_bfloat16=stays)
         model: Any = weights
         with reported_bars():
             if weights is None:
@@ -208,6 +240,8 @@ def load_model(
             eye = Eye((model if quantization else model.to(device)).eval(), load_processor(source, spec.name))
             model = take_apart(model, spec.name)
         fit_embeddings(model, len(text), num_trained)
+        if weights is not None and (given := integers or weights.integers):
+            weights.round_to(given)
         if adapter is not None:
             from llmapi_kit.checkpoints.adapters import apply_adapter
 
@@ -221,21 +255,46 @@ def load_model(
     except Exception as exc:
         raise _explain(spec, exc) from exc
     context = context_limit(model.config.get_text_config())
-    name = _name(torch_dtype if keeps_bfloat16 else model.dtype)
+    name = _name(torch_dtype if keeps_bfloat16 or weights is not None else model.dtype)
     defaults = {**recommended.sampling, **(sampling or {})}
-    return LoadedModel(model, text, device, name, recommended.eos_ids, context, defaults, eye)
+    return LoadedModel(model, text, device, name, recommended.eos_ids, context, defaults, eye, integers, kv_cache_dtype)
+
+
+def _is_there(
+    has_native: HasNative,
+    integers: IntegerFormat | None,
+    kv_dtype: torch.dtype | None,
+    stored: torch.dtype | IntegerFormat,
+    arithmetic: torch.dtype,
+) -> bool:
+    """Whether there is a step in C for weights as they are stored, or what they are rounded to."""
+    return has_native(integers or stored, arithmetic, kv_dtype)
+
+
+def _without_native(spec: ModelSpec, quantize: str | None, kv_cache_dtype: str | None, why: str) -> LlmApiKitError:
+    given = f"quantize={quantize!r}" if quantize else f"kv_cache_dtype={kv_cache_dtype!r}"
+    return UnsupportedModelError(
+        f"{spec.id}: {given} is computed by the compiled step, which {why}. Leave it out, with dtype='bfloat16' to "
+        "halve the memory; or load a GGUF file of the model."
+    )
 
 
 def _map_weights(
-    folder: Path, asked: torch.dtype | None, has_native: HasNative, *, has_tokenizer: bool
+    folder: Path,
+    asked: torch.dtype | None,
+    is_there: Callable[[torch.dtype | IntegerFormat, torch.dtype], bool],
+    *,
+    has_tokenizer: bool,
+    is_rounded: bool,
 ) -> DecoderWeights | None:
     """The weights for a step in C; None where there is none for them, or where transformers has to judge the files.
 
     Args:
         folder: of the model.
         asked: the type that the weights shall have; None for float32, or bfloat16 where they are stored so.
-        has_native: see `load_model`.
+        is_there: whether there is such a step, by the types of weights and of arithmetic.
         has_tokenizer: whether the folder's tokenizer is asked for.
+        is_rounded: whether weights are rounded to integers, whatever their type is.
     """
     config = read_decoder_config(folder)
     if config is None:
@@ -247,9 +306,11 @@ def _map_weights(
         return None
     # Where nothing is asked for, the configuration has a say; another type than the stored one has to be converted to
     wanted = config.dtype if asked is None else _name(asked)
-    if wanted not in (None, _name(weights.dtype)):
+    if weights.integers is not None and is_rounded:
+        raise ConfigError(f"{folder} comes in {weights.integers.bits} bits already. Leave quantize out.")
+    if wanted not in (None, _name(weights.dtype)) and not is_rounded and not config.quantization:
         return None
-    return weights if has_native(weights.dtype, torch.float32 if asked is None else asked) else None
+    return weights if is_there(weights.integers or weights.dtype, torch.float32 if asked is None else asked) else None
 
 
 def _check_model(spec: ModelSpec, source: str, *, has_tokenizer: bool) -> Any:

@@ -91,7 +91,7 @@ def serve(
     ] = None,
     quantize: Annotated[
         str | None,
-        typer.Option(help="'8bit' keeps the weights in 8 bits; needs a GPU.", rich_help_panel=MODEL),
+        typer.Option(help="'int8' or 'int4' on a CPU, '8bit' or '4bit' on a GPU.", rich_help_panel=MODEL),
     ] = None,
     load_in_8bit: Annotated[
         bool, typer.Option("--load-in-8bit", help="The same as --quantize 8bit.", rich_help_panel=MODEL)

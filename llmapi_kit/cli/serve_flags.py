@@ -37,7 +37,7 @@ class ServeFlags:
         gpus: a GPU's number.
         only_cpu: the same as the device ``cpu``.
         dtype: of the weights.
-        quantize: ``8bit``.
+        quantize: ``int8``, ``int4``, ``8bit`` or ``4bit``.
         load_in_8bit: the same.
         name: that clients use.
         aliases: ``name=model`` each.

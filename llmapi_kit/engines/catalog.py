@@ -82,7 +82,7 @@ class Catalog:
             NotFoundError: nobody answers to that name.
             EngineUnavailableError: it can't be loaded, or not in time.
         """
-        engine = self._default(capability) if model is None and capability else self.get(model)
+        engine = self._default_for(capability) if model is None and capability else self.get(model)
         if isinstance(engine, DeferredEngine) and engine.readiness().state != "loaded":
             await self._load(engine)
         return engine
@@ -99,7 +99,7 @@ class Catalog:
             None,
         )
 
-    def _default(self, capability: str) -> Engine:
+    def _default_for(self, capability: str) -> Engine:
         """Who does something where no model is named.
 
         Raises:

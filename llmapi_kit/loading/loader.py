@@ -135,7 +135,7 @@ class ModelLoader:
         report("preparing the engine")
         their_tokenizer = self.load_tokenizer(loaded)
         check_template(their_tokenizer.chat_template, self.spec.name)
-        per_token = kv_bytes_per_token(loaded.model.config.get_text_config(), loaded.dtype)
+        per_token = kv_bytes_per_token(loaded.model.config.get_text_config(), loaded.kv_dtype or loaded.dtype)
         on_gpu = loaded.device.startswith("cuda")
         plan = plan_slots(per_token, loaded.context_length, free_memory(loaded.device), on_gpu, settings)
         num_parameters = loaded.model.num_parameters()  # the runner takes weights over

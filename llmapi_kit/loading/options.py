@@ -81,12 +81,15 @@ class LoadOptions(_ModelSettings, _ProviderSettings, _VectorOptions, total=False
     dtype: Literal["float32", "bfloat16", "float16"] | None
     lora: PathLike | Sequence[PathLike] | Mapping[str, PathLike] | None
     tokenizer: PathLike | None
-    quantize: Literal["8bit"] | None
+    quantize: Literal["int8", "int4", "8bit", "4bit"] | None
     sampling: Mapping[str, Any] | None
     revision: str | None
     n_gpu_layers: int | None
     flash_attn: bool | None
-    kv_cache_dtype: Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"] | None
+    kv_cache_dtype: (
+        Literal["float32", "bfloat16", "int8", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
+        | None
+    )
     use_mmap: bool | None
     use_mlock: bool | None
     rope_scaling: Literal["none", "linear", "yarn"] | None
@@ -150,7 +153,7 @@ _SLOTS = "Requests answered at once are max_slots here."
 _THREADS = "It is num_threads here."
 _SAMPLING = 'What a model samples with where a request does not say is sampling={"temperature": 0.7} here.'
 _KV = "Memory for keys and values is kv_memory here, in bytes."
-_KV_DTYPE = 'The number format of keys and values is kv_cache_dtype="q8_0" here, for GGUF files.'
+_KV_DTYPE = 'The number format of keys and values is kv_cache_dtype="q8_0" here for GGUF files, "int8" for others.'
 _GPU_LAYERS = "It is n_gpu_layers here, for GGUF files."
 _TUNNEL = 'A public address is share=True here, or a tunnel="ngrok" of your choice.'
 _TOKEN = "ngrok's token is found in NGROK_AUTHTOKEN: an environment variable, or a secret of Colab or Kaggle."  # noqa: S105
@@ -196,9 +199,9 @@ LOAD_HABITS = {
     "cache_type_k": _KV_DTYPE,
     "cache_type_v": _KV_DTYPE,
     "kv_cache_type": _KV_DTYPE,
-    "load_in_8bit": 'It is quantize="8bit" here.',
-    "load_in_4bit": 'There are 8 bits at the least: quantize="8bit".',
-    "quantization": 'It is quantize="8bit" here.',
+    "load_in_8bit": 'It is quantize="8bit" here, or quantize="int8" on a CPU.',
+    "load_in_4bit": 'It is quantize="4bit" here, or quantize="int4" on a CPU.',
+    "quantization": 'It is quantize="int8" or "int4" here; on a GPU "8bit" or "4bit".',
     "adapter": "It is lora here.",
     "lora_path": "It is lora here.",
     "clip_model_path": "It is mmproj here, for GGUF files.",

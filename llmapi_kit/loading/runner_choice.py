@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 
 from llmapi_kit.checkpoints.architecture import constant_length
-from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
+from llmapi_kit.checkpoints.decoder_weights import DecoderWeights, weights_of_model
 from llmapi_kit.checkpoints.fit import SlotPlan
 from llmapi_kit.checkpoints.heavy_imports import MODEL_CLASSES, import_heavy
 from llmapi_kit.checkpoints.weights import LoadedModel
@@ -20,6 +20,7 @@ from llmapi_kit.config import Settings
 from llmapi_kit.errors import UnsupportedModelError
 from llmapi_kit.runners.base import Runner
 from llmapi_kit.runners.image_memory import ImageMemory
+from llmapi_kit.runners.native.decoder import NativeDecoder
 from llmapi_kit.runners.native.runner import NativeRunner
 from llmapi_kit.runners.picture_check import check_picture
 
@@ -41,12 +42,13 @@ def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings, images:
     Raises:
         ModelError: the model can't be run this way, or its weights are no finite numbers.
     """
-    if isinstance(loaded.model, DecoderWeights):
+    if (weights := _native_weights(loaded)) is not None:
         return NativeRunner(
-            loaded.model,
+            weights,
             num_slots=plan.num_slots,
             max_length=plan.max_length,
             dtype=getattr(torch, loaded.dtype),
+            kv_dtype=getattr(torch, loaded.kv_dtype or "", None),
             num_threads=settings.num_threads,
         )
     import_heavy(MODEL_CLASSES)
@@ -93,7 +95,6 @@ def with_arithmetic(loaded: LoadedModel, settings: Settings) -> LoadedModel:
         return loaded
     import_heavy(MODEL_CLASSES)
     from llmapi_kit.runners.lean_decoder import LeanDecoder
-    from llmapi_kit.runners.native.decoder import NativeDecoder
 
     may_be_native = settings.native and not settings.compile and LeanDecoder.can_run(model)
     has_step = NativeDecoder.is_available(torch.bfloat16, torch.float32)
@@ -122,3 +123,28 @@ def architecture_of(loaded: LoadedModel) -> str:
     """The name of the model's class in transformers."""
     model = loaded.model
     return model.config.architecture if isinstance(model, DecoderWeights) else type(model).__name__
+
+
+def _native_weights(loaded: LoadedModel) -> DecoderWeights | None:
+    """The weights for the step in C; those of a model of transformers only where it has to be that step.
+
+    Raises:
+        UnsupportedModelError: it has to be, and can't be had.
+    """
+    model = loaded.model
+    if isinstance(model, DecoderWeights):
+        return model
+    if loaded.integers is None and loaded.kv_dtype is None:
+        return None
+    dtype, kv_dtype = getattr(torch, loaded.dtype), getattr(torch, loaded.kv_dtype or "", None)
+    is_known = NativeDecoder.can_run(model, model.dtype) and loaded.eye is None
+    if not is_known or not NativeDecoder.is_available(loaded.integers or model.dtype, dtype, kv_dtype):
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: quantize and kv_cache_dtype on a CPU are computed by a compiled step, which "
+            "needs a C compiler, dtype float32 or bfloat16, and a model like Llama that sees no pictures. Leave them "
+            "out, or load a GGUF file of the model."
+        )
+    weights = weights_of_model(model)
+    if loaded.integers is not None:
+        weights.round_to(loaded.integers)
+    return weights

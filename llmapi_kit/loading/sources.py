@@ -178,7 +178,9 @@ class PluginSource:
 class LocalSource:
     """A model of transformers that runs here: a folder or a model of the hub."""
 
-    options: tuple[str, ...] | None = (*("device", "dtype", "lora", "tokenizer", "quantize", "sampling", "revision"),)
+    options: tuple[str, ...] | None = (
+        *("device", "dtype", "lora", "tokenizer", "quantize", "kv_cache_dtype", "sampling", "revision"),
+    )
     settings = LOCAL_SETTINGS
     is_light = False
 
@@ -297,10 +299,16 @@ def _check_installed(spec: ModelSpec) -> None:
             raise MissingDependencyError(package, "torch", f"Loading {spec.id}")
 
 
+def _loaded_as(options: Options) -> str | None:
+    """What the weights become in memory, of what `checkpoints.fit` knows; None for the device's own choice."""
+    quantized: str | None = {"8bit": "int8", "4bit": "int4"}.get(options.get("quantize") or "", options.get("quantize"))
+    return quantized or options.get("dtype")
+
+
 def _local_need(spec: ModelSpec, settings: Settings, options: Options) -> MemoryNeed:
     from llmapi_kit.checkpoints.hub_cache import cached_folder
     from llmapi_kit.checkpoints.weights import pick_device
 
     place = pick_device(options.get("device"))
     folder = spec.path or cached_folder(spec.name, options.get("revision"))
-    return MemoryNeed(place) if folder is None else folder_need(folder, place, options.get("dtype"), settings)
+    return MemoryNeed(place) if folder is None else folder_need(folder, place, _loaded_as(options), settings)

@@ -38,7 +38,7 @@ class VectorBatch:
 
 
 def batches_of(items: Sequence[VectorItem], size: int) -> Iterator[list[VectorItem]]:
-    """What goes into one call each: as much as fits, of one adapter; an item whose vectors see each other goes alone."""
+    """What goes into one call each: as much as fits, of one adapter; one whose vectors see each other goes alone."""
     together: list[VectorItem] = []
     room = size
     for item in items:

@@ -35,7 +35,7 @@ from llmapi_kit.runners.lean_decoder import Change, LeanDecoder, unchanged
 from llmapi_kit.runners.mean_states import MeanStates
 from llmapi_kit.runners.model_check import check_finite
 from llmapi_kit.runners.native.compiler import NativeUnavailableError
-from llmapi_kit.runners.native.decoder import NativeDecoder
+from llmapi_kit.runners.native.decoder import Formats, NativeDecoder
 from llmapi_kit.runners.self_check import check_prompts, check_steps
 from llmapi_kit.runners.short_spans import short_spans, short_windows
 from llmapi_kit.runners.slot_attention import KVMemory, attend, slot_attention
@@ -327,7 +327,7 @@ def _can_be_native(model: Any, dtype: torch.dtype | None) -> bool:
     if not NativeDecoder.can_run(model, dtype):
         return False
     try:
-        NativeDecoder.compile(model.dtype, dtype or model.dtype)
+        NativeDecoder.compile(Formats(model.dtype, dtype or model.dtype))
     except NativeUnavailableError as exc:
         logger.warning("Steps run in torch, several times slower than in C: %s", exc)
         return False

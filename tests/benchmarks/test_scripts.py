@@ -31,6 +31,7 @@ MODULES = [
     "load",
     "models",
     "overhead",
+    "quantized",
     "serving",
     "stream_server",
 ]

@@ -18,7 +18,13 @@ from llmapi_kit.checkpoints.fit import check_folder, plan_slots
 from llmapi_kit.checkpoints.spec import POCKET_DIR, parse_spec
 from llmapi_kit.checkpoints.weights import load_model, pick_device, pick_quantization
 from llmapi_kit.config import Settings
-from llmapi_kit.errors import ConfigError, MissingDependencyError, ModelLoadError, ModelNotFoundError
+from llmapi_kit.errors import (
+    ConfigError,
+    MissingDependencyError,
+    ModelLoadError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+)
 from llmapi_kit.loading.load_request import make_engine
 
 
@@ -51,7 +57,7 @@ def test_a_step_in_c_gets_weights_without_a_model(options, stored, arithmetic):
     )
     theirs = load_model(parse_spec("pocket"), device="cpu", **options)
     assert isinstance(loaded.model, DecoderWeights)
-    assert asked == [(stored, arithmetic)]
+    assert asked == [(stored, arithmetic, None)]
     assert loaded.model.dtype == stored
     assert loaded.model.num_parameters() == theirs.model.num_parameters()
     names = ("device", "dtype", "eos_ids", "context_length", "sampling_defaults")
@@ -136,6 +142,33 @@ def test_8_bits_are_had_on_a_gpu_or_refused_with_the_reason(monkeypatch):
     assert options["quantization_config"].load_in_8bit
     assert options["device_map"] == {"": "cuda:0"}
     assert pick_quantization(None, "cpu", parse_spec("pocket")) == {}
+
+
+def test_4_bits_on_a_gpu_are_normal_floats_computed_in_what_the_gpu_has(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.49.0")  # transformers asks for bitsandbytes'
+    for has_bfloat16, dtype in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has_bfloat16, **options: has)
+        config = pick_quantization("4bit", "cuda:0", parse_spec("pocket"))["quantization_config"]
+        assert (config.load_in_4bit, config.bnb_4bit_quant_type) == (True, "nf4")
+        assert config.bnb_4bit_compute_dtype == dtype
+
+
+@pytest.mark.parametrize(("quantize", "bits"), [("int8", 8), ("int4", 4)])
+def test_weights_are_integers_on_a_cpu_also_with_other_tokens(quantize, bits):
+    loaded = load_model(parse_spec("pocket"), device="cpu", quantize=quantize, has_native=lambda *formats: True)
+    assert loaded.model.integers.bits == bits
+    assert loaded.dtype == "float32"
+    assert loaded.model.num_bytes < {8: 0.6, 4: 0.4}[bits] * 2 * loaded.model.num_parameters()
+
+
+@pytest.mark.parametrize("options", [{"quantize": "int8"}, {"kv_cache_dtype": "int8"}])
+def test_without_the_compiled_step_its_formats_are_refused_by_name(options):
+    ((name, value),) = options.items()
+    with pytest.raises(
+        UnsupportedModelError, match=rf"{name}='{value}' is computed by the compiled step.*native=False"
+    ):
+        load_model(parse_spec("pocket"), device="cpu", has_native=None, **options)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "not safetensors", "bad config", "unknown architecture"])

@@ -16,7 +16,8 @@ from llmapi_kit.loading.load_request import resolve
 WRONG = {
     "device": [("toaster", "'cpu', 'cuda' or"), (3, "'cpu', 'cuda' or"), ("cuda:x", "not known")],
     "dtype": [("int3", "float32, bfloat16, float16"), (32, "float32, bfloat16, float16")],
-    "quantize": [("3bit", "'8bit'"), (8, "'8bit'")],
+    "quantize": [("3bit", "'int8' or 'int4' on a CPU, '8bit'"), (8, "'8bit'")],
+    "kv_cache_dtype": [("fp4", "float32, bfloat16, int8"), (8, "kv_cache_dtype=8")],
     "lora": [("./nowhere", "no LoRA adapter './nowhere'"), ("", "no LoRA adapter"), (5, "lora=5")],
     "tokenizer": [("./nowhere", "no tokenizer './nowhere'"), ("", "no tokenizer"), ([], r"tokenizer=\[\]")],
     "sampling": [
@@ -61,9 +62,22 @@ def test_a_folder_that_is_no_adapter_is_told_at_once(tmp_path, nothing_loads):
         kit.load("pocket", lora=tmp_path)
 
 
-def test_8_bits_on_a_cpu_are_refused_at_once(nothing_loads):
-    with pytest.raises(ConfigError, match="needs a GPU"):
-        kit.load("pocket", device="cpu", quantize="8bit")
+@pytest.mark.parametrize(
+    ("device", "quantize", "words"),
+    [
+        ("cpu", "8bit", "needs a GPU.* use quantize='int8'"),
+        ("cpu", "4bit", "needs a GPU.* use quantize='int4'"),
+        ("cuda", "int4", "on a CPU. On a GPU, use quantize='4bit'"),
+    ],
+)
+def test_a_format_of_the_other_device_is_refused_at_once_with_its_counterpart(device, quantize, words, nothing_loads):
+    with pytest.raises(ConfigError, match=words):
+        kit.load("pocket", device=device, quantize=quantize)
+
+
+def test_keys_and_values_have_no_format_of_their_own_on_a_gpu(nothing_loads):
+    with pytest.raises(ConfigError, match="for models on a CPU"):
+        kit.load("pocket", device="cuda", kv_cache_dtype="int8")
 
 
 def test_a_fallback_that_can_not_be_served_is_told_before_the_model_is_loaded(tmp_path, nothing_loads):

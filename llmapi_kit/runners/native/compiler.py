@@ -23,7 +23,8 @@ import platformdirs
 
 logger = logging.getLogger(__name__)
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("decoder.c", "adapters.h", "panels.h", "team.h"))
+SOURCE_NAMES = ("decoder.c", "adapters.h", "panels.h", "floats.h", "integers.h", "vectors.h", "team.h")
+SOURCES = tuple(Path(__file__).with_name(name) for name in SOURCE_NAMES)
 COMPILERS = ("cc", "gcc", "clang")
 # No -ffast-math: with gcc it also changes how the whole process rounds tiny numbers.
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-pthread", "-shared", "-fPIC")

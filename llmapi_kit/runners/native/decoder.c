@@ -1,11 +1,12 @@
 /* A step of a Llama-like decoder as one call: token ids in, logits out, over keys and values of many slots.
 
    Plain C with the vector extensions that gcc and clang share; compiled for the machine it runs on. All arithmetic is
-   in float; how weights, keys and values are stored, and weights multiplied with, panels.h says.
+   in float, but for products with weights, of which panels.h tells.
 
    Keys and values of a slot lie in blocks of LANES positions: (slot, block, layer, 2, kv_head, ...), keys as (head_dim,
-   LANES), so that one vector holds the scores of LANES positions, values as (LANES, padded head_dim). Rows that a slot
-   has not reached are never touched. */
+   LANES), so that one vector holds the scores of LANES positions, values as (LANES, padded head_dim). They are float,
+   bfloat16 with -DMEMORY_BFLOAT16, or with -DMEMORY_INT8 integers of 8 bits, at whose end stand LANES floats: each
+   position's scale. Rows that a slot has not reached are never touched. */
 
 #include <math.h>
 #include <stdint.h>
@@ -16,12 +17,20 @@
 #define MAX_ROWS 4 /* of attention */
 #define MAX_CHAINS 4
 
-#ifdef MEMORY_BFLOAT16
+#if defined(MEMORY_INT8)
+typedef int8_t stored;
+typedef int8_t stored_vec __attribute__((vector_size(LANES), aligned(1), may_alias));
+#define SCALES (LANES * (long)sizeof(float)) /* elements that scales take */
+INLINE vec load(const stored *from) { return __builtin_convertvector(*(const stored_vec *)from, vec); }
+INLINE stored narrow(float value) { return (stored)lrintf(value); }
+#elif defined(MEMORY_BFLOAT16)
 typedef uint16_t stored;
+#define SCALES 0
 INLINE vec load(const stored *from) { return load_bfloat16(from); }
 INLINE stored narrow(float value) { return narrow_to_bfloat16(value); }
 #else
 typedef float stored;
+#define SCALES 0
 INLINE vec load(const stored *from) { return load_float(from); }
 INLINE stored narrow(float value) { return value; }
 #endif
@@ -54,12 +63,6 @@ INLINE float total(vec values) {
     float sum = 0;
     for (int i = 0; i < LANES; i++) sum += values[i];
     return sum;
-}
-
-INLINE vec larger(vec a, vec b) {
-    vec most;
-    for (int i = 0; i < LANES; i++) most[i] = a[i] > b[i] ? a[i] : b[i];
-    return most;
 }
 
 /* e^x for x up to 88, to about 1e-7: x / ln 2 = n + r, a polynomial of 2^r, n added to the exponent. */
@@ -95,11 +98,28 @@ typedef struct {
 static Strides strides_of(const Model *model) {
     Strides s;
     s.values_width = PADDED(model->head_dim, LANES);
-    s.head = LANES * (model->head_dim > s.values_width ? model->head_dim : s.values_width);
+    s.head = LANES * s.values_width + SCALES;
     s.layer = 2 * model->kv_heads * s.head;
     s.block = model->num_layers * s.layer + s.head; /* no power of two, or a head's blocks would share few cache lines */
     s.slot = PADDED(model->max_length, LANES) / LANES * s.block;
     return s;
+}
+
+/* What a head's numbers are multiplied by before they are stored at `lane` of the block that ends at `end`; 1 where they
+   are stored as they are. */
+INLINE float fit(const float *values, long size, stored *end, long lane) {
+    if (!SCALES) return 1;
+    float peak = 0;
+    for (long i = 0; i < size; i++) peak = fabsf(values[i]) > peak ? fabsf(values[i]) : peak;
+    const float scale = peak / 127;
+    memcpy(end - SCALES + lane * sizeof(float), &scale, sizeof(float));
+    return peak > 0 ? 127 / peak : 0;
+}
+
+/* Scores of LANES positions, or their weights, times the scales of the block of keys or values that ends at `end`. */
+INLINE vec scaled(vec scores, const stored *end) {
+    if (SCALES) scores *= *(const vec *)(const void *)(end - SCALES);
+    return scores;
 }
 
 /* Norm and rotation of one token's queries and keys in place; its keys and values go to memory. */
@@ -118,11 +138,11 @@ static void place(const Model *model, const Layer *layer, const Strides *s, stor
     }
     for (long h = 0; h < model->kv_heads; h++) {
         const float *key = qkv + (model->heads + h) * size, *value = qkv + (rotated + h) * size;
-        stored *keys = memory + position / LANES * s->block + h * s->head + position % LANES;
-        stored *values = memory + position / LANES * s->block + (model->kv_heads + h) * s->head +
-                         position % LANES * s->values_width;
-        for (long i = 0; i < size; i++) keys[i * LANES] = narrow(key[i]);
-        for (long i = 0; i < size; i++) values[i] = narrow(value[i]);
+        const long lane = position % LANES;
+        stored *keys = memory + position / LANES * s->block + h * s->head, *values = keys + model->kv_heads * s->head;
+        const float key_fit = fit(key, size, keys + s->head, lane), value_fit = fit(value, size, values + s->head, lane);
+        for (long i = 0; i < size; i++) keys[i * LANES + lane] = narrow(key[i] * key_fit);
+        for (long i = 0; i < size; i++) values[lane * s->values_width + i] = narrow(value[i] * value_fit);
     }
 }
 
@@ -144,8 +164,8 @@ typedef struct {
     switch (rows) { CASE(1, 4) CASE(2, 4) CASE(3, 2) CASE(4, 2) }
 
 /* Scores of rows over a block of LANES positions. Keys are loaded once for all of them. */
-INLINE void score(const int rows, const int chains, const stored *keys, long size, const Row *row, long offset,
-                  float scaling, float *scores, long length) {
+INLINE void score(const int rows, const int chains, const stored *keys, const stored *end, long size, const Row *row,
+                  long offset, float scaling, float *scores, long length) {
     vec dots[MAX_ROWS][MAX_CHAINS] = {0};
     long i = 0;
     for (; i + chains <= size; i += chains)
@@ -160,7 +180,7 @@ INLINE void score(const int rows, const int chains, const stored *keys, long siz
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
         for (int j = 1; j < chains; j++) dots[r][0] += dots[r][j];
-        *(vec *)(scores + r * length) = dots[r][0] * scaling;
+        *(vec *)(scores + r * length) = scaled(dots[r][0] * scaling, end);
     }
 }
 
@@ -201,7 +221,16 @@ static float soften(float *scores, long begin, long first, long last, long end) 
         *(vec *)(scores + at) = weight;
         sums += weight;
     }
+    /* `exponential` ends at e^-87: what is hidden would pass on that little, and norms of rows near 0 make much of it */
+    for (long at = begin; at < first; at++) scores[at] = 0;
+    for (long at = last + 1; at < end; at++) scores[at] = 0;
     return 1.0f / total(sums);
+}
+
+/* Rows' weights of the positions of a block of values that ends at `end`, times its scales. */
+INLINE void weigh(long rows, float *weights, long length, const stored *end) {
+    for (long r = 0; SCALES && r < rows; r++)
+        *(vec *)(weights + r * length) = scaled(*(vec *)(weights + r * length), end);
 }
 
 /* First position that a token sees. */
@@ -234,9 +263,10 @@ static void attend(const Model *model, const Layer *layer, const Strides *s, lon
             if (heads > 1) fetch(ahead + h * s->head, LANES * size);
             for (long r = 0; r < num_rows; r += MAX_ROWS) {
                 float *scores = scratch.scores + (h * num_rows + r) * scratch.length + at;
+                const stored *head = block + h * s->head, *head_end = head + s->head;
 #define SCORE(rows, chains) \
     case rows: \
-        score(rows, chains, block + h * s->head, size, row + r, h * step, layer->scaling, scores, scratch.length); \
+        score(rows, chains, head, head_end, size, row + r, h * step, layer->scaling, scores, scratch.length); \
         break;
                 EACH_COUNT(num_rows - r < MAX_ROWS ? num_rows - r : MAX_ROWS, SCORE)
             }
@@ -254,6 +284,8 @@ static void attend(const Model *model, const Layer *layer, const Strides *s, lon
         const long from = first > at ? first - at : 0, to = last + 1 - at < LANES ? last + 1 - at : LANES;
         for (long h = 0; h < heads; h++) {
             if (heads > 1) fetch(ahead + h * s->head, LANES * size);
+            weigh(num_rows, scratch.scores + h * num_rows * scratch.length + at, scratch.length,
+                  block + (h + 1) * s->head);
             for (long r = 0; r < num_rows; r += MAX_ROWS) {
                 const float *weights = scratch.scores + (h * num_rows + r) * scratch.length + at;
                 float *sums = scratch.sums + (h * num_rows + r) * scratch.width;
@@ -269,9 +301,9 @@ static void attend(const Model *model, const Layer *layer, const Strides *s, lon
     }
 }
 
-/* Scores of ROWS rows over blocks of keys, `stride` apart. */
-INLINE void score_run(const int blocks, const float *queries, const stored *keys, long stride, long size, float *scores,
-                      long length) {
+/* Scores of ROWS rows over blocks of keys, `stride` apart, of `head` elements each. */
+INLINE void score_run(const int blocks, const float *queries, const stored *keys, long stride, long head, long size,
+                      float *scores, long length) {
     vec dots[ROWS][VECTORS] = {0};
     for (long i = 0; i < size; i++) {
         vec key[VECTORS];
@@ -285,7 +317,7 @@ INLINE void score_run(const int blocks, const float *queries, const stored *keys
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 2
-        for (int b = 0; b < blocks; b++) *(vec *)(scores + r * length + b * LANES) = dots[r][b];
+        for (int b = 0; b < blocks; b++) *(vec *)(scores + r * length + b * LANES) = scaled(dots[r][b], keys + b * stride + head);
 }
 
 /* Sums of the values from `first` to `last`, weighted, of ROWS rows in some columns. */
@@ -328,15 +360,19 @@ static void attend_run(const Model *model, const Layer *layer, const Strides *s,
             fetch(values + i * s->block, s->head);
             if ((i + 2) * LANES < end) fetch(keys + (i + 2) * s->block, s->head);
         }
-        score_run(2, scratch.queries, keys + at / LANES * s->block, s->block, size, scratch.scores + at, scratch.length);
+        score_run(2, scratch.queries, keys + at / LANES * s->block, s->block, s->head, size, scratch.scores + at,
+                  scratch.length);
     }
     if (at < end)
-        score_run(1, scratch.queries, keys + at / LANES * s->block, 0, size, scratch.scores + at, scratch.length);
+        score_run(1, scratch.queries, keys + at / LANES * s->block, 0, s->head, size, scratch.scores + at,
+                  scratch.length);
     float scales[ROWS];
     for (long r = 0; r < num_rows; r++)
         scales[r] = soften(scratch.scores + r * scratch.length, begin, first_seen(layer, row[r].position),
                            row[r].position, end);
     const stored *from = values + begin / LANES * s->block;
+    for (at = begin; at < end; at += LANES)
+        weigh(num_rows, scratch.scores + at, scratch.length, values + at / LANES * s->block + s->head);
     long column = 0;
     for (; column + LANES < scratch.width; column += 2 * LANES)
         mix_run(2, from + column, s->block, first, last, &scratch, scratch.sums + column);
@@ -357,7 +393,7 @@ static long run_length(const int64_t *slots, const int64_t *positions, long num_
 /* --- the step ---------------------------------------------------------------------------------------------------- */
 
 static void embed(const Model *model, long token, float *x, long width) {
-    unpack_row(model->embedding, model->hidden, token, x);
+    unpack_row(HEAD_BITS, model->embedding, model->hidden, token, x);
     memset(x + model->hidden, 0, (width - model->hidden) * sizeof(float));
 }
 
@@ -387,6 +423,7 @@ static Widths widths_of(const Model *model) {
     w.gate_up = PADDED(2 * model->inner, PANEL);
     w.scores = PADDED(model->max_length, LANES) + 2 * LANES;
     w.sums = PADDED(model->head_dim, LANES);
+    w.h = row_size(w.h);
     w.rows = model->heads > ROWS ? model->heads : ROWS;
     return w;
 }
@@ -480,7 +517,7 @@ static void run(Team *team, int index, void *arguments) {
                            scratch);
         }
         barrier(team);
-        if (DEPTH > 1) {
+        if (ROUNDS) {
             SHARED(team, t, n, 4) round_inputs(h + t * w.h, queries);
             barrier(team);
         }
@@ -510,7 +547,7 @@ static void run(Team *team, int index, void *arguments) {
         round_inputs(h + i * w.h, model->hidden);
     }
     barrier(team);
-    multiply(team, step.num_wanted, h, w.h, model->head, model->hidden, logits_width, 0, 0, step.logits, logits_width);
+    multiply_head(team, step.num_wanted, h, w.h, model->head, model->hidden, logits_width, step.logits, logits_width);
 }
 
 /* Computes `num_tokens` tokens, each at its position of its slot; those of one slot lie one after the other. A token

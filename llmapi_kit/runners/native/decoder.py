@@ -14,6 +14,8 @@ import functools
 import weakref
 from array import array
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -21,6 +23,7 @@ import torch
 from torch.nn import functional
 
 from llmapi_kit.checkpoints.decoder_weights import EMBEDDING, HEAD, NORM, DecoderWeights, layer_name
+from llmapi_kit.checkpoints.integer_weights import IntegerFormat
 from llmapi_kit.runners.adapter_places import PRODUCTS
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.image_memory import FIRST_IMAGE_ID
@@ -29,11 +32,12 @@ from llmapi_kit.runners.native.adapter_tables import AdapterTables, address_of
 from llmapi_kit.runners.native.compiler import NativeUnavailableError, load_library
 from llmapi_kit.runners.native.packed_weights import PackedWeights, untouched
 
-# Types of the weights and of arithmetic
-DEFINES: dict[tuple[torch.dtype, torch.dtype], tuple[str, ...]] = {
-    (torch.float32, torch.float32): (),
-    (torch.bfloat16, torch.float32): ("WEIGHTS_BFLOAT16",),
-    (torch.bfloat16, torch.bfloat16): ("WEIGHTS_BFLOAT16", "MEMORY_BFLOAT16"),
+# Macros for what weights, keys and values are stored as
+WEIGHTS: dict[torch.dtype, tuple[str, ...]] = {torch.float32: (), torch.bfloat16: ("WEIGHTS_BFLOAT16",)}
+MEMORY: dict[torch.dtype, tuple[str, ...]] = {
+    torch.float32: (),
+    torch.bfloat16: ("MEMORY_BFLOAT16",),
+    torch.int8: ("MEMORY_INT8",),
 }
 # Multiplications in a step from which sharing it pays for waking the other threads, and how many more for each prompt
 # in it but the first: several come in a burst, while the server's thread needs a core to read the rest
@@ -44,6 +48,39 @@ _POINTER, _SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _T = TypeVar("_T")
 Rows = Callable[[Sequence[int]], torch.Tensor]
 GIVEN = -1  # in place of a token whose vector is there
+
+
+@dataclass(frozen=True, slots=True)
+class Formats:
+    """The number formats of a step.
+
+    Attributes:
+        weights: of the matrices.
+        arithmetic: float32, or bfloat16, in which products with weights in bfloat16 round their inputs where the
+            processor has instructions for it; all else, and sums, is in float32.
+        memory: of keys and values; None for that of arithmetic.
+    """
+
+    weights: torch.dtype | IntegerFormat
+    arithmetic: torch.dtype
+    memory: torch.dtype | None = None
+
+    @property
+    def stored(self) -> torch.dtype:
+        """Of keys and values."""
+        return self.memory or self.arithmetic
+
+    def defines(self) -> tuple[str, ...] | None:
+        """Macros to compile with; None where there is no step for these."""
+        if self.arithmetic not in WEIGHTS or self.stored not in MEMORY:
+            return None
+        memory = MEMORY[self.stored]
+        if isinstance(self.weights, IntegerFormat):
+            return (f"WEIGHT_BITS={self.weights.bits}", f"GROUP={self.weights.group}", *memory)
+        if self.weights not in WEIGHTS or (self.weights == torch.float32 != self.arithmetic):
+            return None
+        rounds = ("ROUNDS_TO_BFLOAT16",) if self.arithmetic == torch.bfloat16 else ()
+        return (*WEIGHTS[self.weights], *memory, *rounds)
 
 
 class _Layer(ctypes.Structure):
@@ -75,8 +112,8 @@ class NativeDecoder:
         num_slots: sequences held at once.
         max_length: positions a slot.
         num_threads: of a step.
-        dtype: of arithmetic, keys and values. With bfloat16, sums are in float32 all the same; products round their
-            inputs where the processor has instructions for it. The weights' own type, or float32.
+        dtype: of arithmetic: float32, or the weights' own, which it is by default; see `Formats`.
+        kv_dtype: of keys and values; that of arithmetic by default. In int8 each head of a token has a scale.
 
     Attributes:
         adapters: which the tokens of a step may have.
@@ -93,10 +130,12 @@ class NativeDecoder:
         max_length: int,
         num_threads: int,
         dtype: torch.dtype | None = None,
+        kv_dtype: torch.dtype | None = None,
     ) -> None:
-        dtype, config = dtype or weights.dtype, weights.config
+        config = weights.config
         self.adapters = AdapterTables(config)
-        self._library = _declare(load_library(*DEFINES[weights.dtype, dtype]))
+        formats = Formats(weights.integers or weights.dtype, dtype or weights.dtype, kv_dtype)
+        self._library = _declare(load_library(*_defines(formats)))
         self._num_threads = num_threads
         self._num_weights = weights.num_parameters()
         self._width = 2 * config.num_hidden_layers * config.num_attention_heads * config.head_dim
@@ -119,9 +158,10 @@ class NativeDecoder:
         if not self._team:
             raise MemoryError("no memory for the threads of a step")
         self._stop = weakref.finalize(self, self._library.team_stop, self._team)
-        self._take_over(weights, max_length)
+        with ThreadPoolExecutor(num_threads, "llmapi_kit pack", torch.set_num_threads, (1,)) as threads:
+            self._take_over(weights, max_length, threads)
         slot_size = int(self._library.slot_size(self._model))
-        self._memory = untouched((num_slots, slot_size), np.dtype(f"u{dtype.itemsize}"))
+        self._memory = untouched((num_slots, slot_size), np.dtype(f"u{formats.stored.itemsize}"))
         self._model.memory = self._memory.ctypes.data
         self._logits = torch.empty(num_slots, self._padded(self.vocab_size))
         self._reserve(1)
@@ -139,29 +179,29 @@ class NativeDecoder:
     @staticmethod
     def can_run(model: Any, dtype: torch.dtype | None = None) -> bool:
         """Whether the forward pass of a model of transformers is written out in C, for its device and types."""
-        is_known = model.device.type == "cpu" and (model.dtype, dtype or model.dtype) in DEFINES
+        is_known = model.device.type == "cpu" and Formats(model.dtype, dtype or model.dtype).defines() is not None
         is_even = model.config.hidden_size % 2 == 0 and model.config.intermediate_size % 2 == 0
         return is_known and is_even and LeanDecoder.can_run(model)
 
     @staticmethod
-    def compile(stored: torch.dtype, dtype: torch.dtype) -> None:
-        """Compile the step for weights and arithmetic of two types of `DEFINES`, unless it is there.
+    def compile(formats: Formats) -> None:
+        """Compile the step for some number formats, unless it is there.
 
         Raises:
-            NativeUnavailableError: it can't be compiled here.
+            NativeUnavailableError: it can't be compiled here, or there is none for these.
         """
-        load_library(*DEFINES[stored, dtype])
+        load_library(*_defines(formats))
 
     @classmethod
-    def is_available(cls, stored: torch.dtype, dtype: torch.dtype) -> bool:
-        """Whether there is a compiled step for weights and arithmetic of these types; compiles it where it is missing.
+    def is_available(
+        cls, weights: torch.dtype | IntegerFormat, dtype: torch.dtype, kv_dtype: torch.dtype | None = None
+    ) -> bool:
+        """Whether there is a compiled step for these number formats; compiles it where it is missing.
 
         Says nothing of what is amiss: the runner in torch, which takes its place, does.
         """
-        if (stored, dtype) not in DEFINES:
-            return False
         try:
-            cls.compile(stored, dtype)
+            cls.compile(Formats(weights, dtype, kv_dtype))
         except NativeUnavailableError:
             return False
         return True
@@ -255,7 +295,7 @@ class NativeDecoder:
     def _padded(self, size: int) -> int:
         return -(-size // self._panel) * self._panel
 
-    def _take_over(self, weights: DecoderWeights, max_length: int) -> None:
+    def _take_over(self, weights: DecoderWeights, max_length: int, threads: Executor) -> None:
         config, native = weights.config, self._model
         cos, sin = weights.rotary(max_length)
         half = config.head_dim // 2
@@ -277,9 +317,9 @@ class NativeDecoder:
             layer.scaling = config.head_dim**-0.5
         native.layers = self._keep(layers, ctypes.addressof(layers))
         self._layers = layers
-        self._pack(weights, layers)
+        self._pack(weights, layers, threads)
 
-    def _pack(self, weights: DecoderWeights, layers: ctypes.Array[_Layer]) -> None:
+    def _pack(self, weights: DecoderWeights, layers: ctypes.Array[_Layer], threads: Executor) -> None:
         """Take over the matrices."""
         groups = [
             [layer_name(index, f"{part}.weight") for part in group]
@@ -287,7 +327,7 @@ class NativeDecoder:
             for group in MATRICES
         ]
         groups += [[EMBEDDING]] if weights.is_tied else [[HEAD], [EMBEDDING]]
-        packed = PackedWeights(self._library, self._team, weights, groups)
+        packed = PackedWeights(self._library, self._team, weights, groups, threads)
         addresses = iter(self._keep(packed, packed.addresses))
         for layer in layers:
             layer.qkv, layer.output, layer.gate_up, layer.down = (next(addresses) for _ in MATRICES)
@@ -307,6 +347,13 @@ class NativeDecoder:
         return address
 
 
+def _defines(formats: Formats) -> tuple[str, ...]:
+    defines = formats.defines()
+    if defines is None:
+        raise NativeUnavailableError(f"there is none for {formats}")
+    return defines
+
+
 def _take(weights: DecoderWeights, index: int, part: str) -> torch.Tensor:
     return weights.take(layer_name(index, part))
 
@@ -316,7 +363,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     model = ctypes.POINTER(_Model)
     for name, arguments in {
         "panel_width": (),
-        "packed_size": (_SIZE, _SIZE),
+        "packed_size": (_SIZE, _SIZE, _SIZE),
         "slot_size": (model,),
         "prefix_size": (model, _SIZE),
         "work_size": (model, _SIZE, _SIZE),
@@ -328,7 +375,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         *(_SIZE, _POINTER, _POINTER, _POINTER, _POINTER),
         *(_SIZE, _POINTER, _POINTER, _POINTER, _POINTER),
     )
-    library.pack.argtypes = _POINTER, _POINTER, _SIZE, _SIZE, _SIZE, _POINTER
+    library.pack.argtypes = (_POINTER, _SIZE, _POINTER, _POINTER, *(_SIZE, _SIZE, _SIZE), _POINTER)
     library.team_start.argtypes, library.team_start.restype = (_SIZE,), _POINTER
     for function in (library.step, library.pack, library.team_stop):
         function.restype = None

@@ -9,15 +9,19 @@ import contextlib
 import ctypes
 import mmap
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
 import torch
 
 from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
+from llmapi_kit.checkpoints.integer_weights import IntegerMatrix
 from llmapi_kit.checkpoints.mapped_files import drop_pages
 
 CACHE_LINE = 64
+AT_ONCE = 16  # blocks
+BLOCK = 1 << 18  # weights that a thread makes integers of at once, which stay in its cache
 
 
 class PackedWeights:
@@ -31,18 +35,24 @@ class PackedWeights:
         team: of `team_start`.
         weights: of the model.
         groups: names of matrices (outputs, inputs), those of a group with the same inputs.
+        threads: that make integers of floats, where weights are integers.
 
     Attributes:
         addresses: of each group's matrix, the outputs of its parts one after the other.
     """
 
     def __init__(
-        self, library: ctypes.CDLL, team: int, weights: DecoderWeights, groups: Sequence[Sequence[str]]
+        self,
+        library: ctypes.CDLL,
+        team: int,
+        weights: DecoderWeights,
+        groups: Sequence[Sequence[str]],
+        threads: Executor,
     ) -> None:
-        self._library, self._team = library, team
-        number = np.dtype(f"u{weights.dtype.itemsize}")
+        self._library, self._team, self._threads = library, team, threads
+        number = np.dtype("u4" if weights.integers else f"u{weights.dtype.itemsize}")
         align = CACHE_LINE // number.itemsize
-        sizes = [self._size([weights.tensors[name].shape for name in group], align) for group in groups]
+        sizes = [self._size([weights.tensors[name] for name in group], align) for group in groups]
         self._memory = untouched((sum(sizes), 1), number)
         self.addresses: list[int] = []
         address = self._memory.ctypes.data
@@ -51,17 +61,39 @@ class PackedWeights:
             self.addresses.append(address)
             address += size * number.itemsize
 
-    def _size(self, shapes: Sequence[torch.Size], align: int) -> int:
-        num_outputs = sum(shape[0] for shape in shapes)
-        return -(-int(self._library.packed_size(num_outputs, shapes[0][1])) // align) * align
+    def _size(self, matrices: Sequence[torch.Tensor | IntegerMatrix], align: int) -> int:
+        num_outputs = sum(matrix.shape[0] for matrix in matrices)
+        size = self._library.packed_size(_bits(matrices[0]), num_outputs, matrices[0].shape[1])
+        return -(-int(size) // align) * align
 
     def _pack(self, weights: DecoderWeights, group: Sequence[str], address: int) -> None:
         first = 0
         for name in group:
-            rows = weights.take(name).contiguous()
-            self._library.pack(self._team, rows.data_ptr(), *rows.shape, first, address)
-            first += len(rows)
-            drop_pages(rows)
+            matrix = weights.tensors.pop(name)
+            if isinstance(matrix, IntegerMatrix):
+                self._pack_integers(matrix, first, address)
+            else:
+                rows = matrix.contiguous()
+                self._library.pack(self._team, 0, rows.data_ptr(), None, *rows.shape, first, address)
+                drop_pages(rows)
+            first += matrix.shape[0]
+
+    def _pack_integers(self, matrix: IntegerMatrix, first: int, address: int) -> None:
+        """Pack some rows after the other, made by all threads."""
+        num_rows, num_inputs = matrix.shape
+        step = max(1, BLOCK // num_inputs)
+        for at_once in range(0, num_rows, AT_ONCE * step):
+            begins = range(at_once, min(at_once + AT_ONCE * step, num_rows), step)
+            made = self._threads.map(lambda begin: matrix.rows(begin, min(begin + step, num_rows)), begins)
+            for begin, rows in zip(begins, made, strict=True):
+                at = (rows.values.data_ptr(), rows.scales.data_ptr())
+                self._library.pack(self._team, matrix.bits, *at, len(rows.values), num_inputs, first + begin, address)
+        matrix.release()
+
+
+def _bits(matrix: torch.Tensor | IntegerMatrix) -> int:
+    """Of a weight, where it is an integer."""
+    return matrix.bits if isinstance(matrix, IntegerMatrix) else 0
 
 
 def untouched(shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:

@@ -18,10 +18,12 @@ import torch
 from torch.nn import functional
 
 from llmapi_kit.checkpoints.decoder_weights import EMBEDDING, HEAD, NORM, DecoderWeights, layer_name
+from llmapi_kit.checkpoints.integer_weights import IntegerMatrix
 from llmapi_kit.checkpoints.mapped_files import drop_pages
 from llmapi_kit.runners.thread_count import num_threads_set
 
-BLOCK = 1 << 22  # numbers of a matrix that a thread widens at once
+BLOCK = 1 << 22  # numbers of a matrix that a thread widens at once, ...
+ROUNDED_BLOCK = 1 << 18  # ... and that it rounds, which takes several times their room
 
 
 @torch.inference_mode()
@@ -48,18 +50,19 @@ class _Forward:
     """Computes a prompt of some length."""
 
     def __init__(self, weights: DecoderWeights, length: int, pool: ThreadPoolExecutor, windows: Sequence[int]) -> None:
-        self._tensors, self._config, self._pool = weights.tensors, weights.config, pool
+        self._weights, self._tensors, self._config, self._pool = weights, weights.tensors, weights.config, pool
         self._is_tied, self._windows = weights.is_tied, windows
         self._cos, self._sin = weights.rotary(length)
         self._behind = torch.arange(length)[:, None] - torch.arange(length)[None]  # (T, T)
 
     def logits(self, ids: Sequence[int]) -> torch.Tensor:
-        x = self._tensors[EMBEDDING][torch.tensor(ids)].float()  # (T, hidden)
+        embedding = self._tensors[EMBEDDING]
+        x = torch.cat([_rows(embedding, token, token + 1) for token in ids])  # (T, hidden)
         for index in range(self._config.num_hidden_layers):
             x = x + self._attend(index, self._norm(x, layer_name(index, "input_layernorm.weight")))
             x = x + self._feed_forward(index, self._norm(x, layer_name(index, "post_attention_layernorm.weight")))
         logits = self._multiply(self._norm(x[-1:], NORM), EMBEDDING if self._is_tied else HEAD)
-        drop_pages(self._tensors[EMBEDDING])
+        _release(embedding)
         return logits
 
     def _attend(self, index: int, x: torch.Tensor) -> torch.Tensor:
@@ -91,17 +94,32 @@ class _Forward:
 
     def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
         scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + self._config.rms_norm_eps)
-        return x * scale * self._tensors[name].float()
+        return x * scale * self._weights.tensor(name).float()
 
     def _project(self, index: int, x: torch.Tensor, name: str) -> torch.Tensor:
         projected = self._multiply(x, layer_name(index, f"{name}.weight"))
-        bias = self._tensors.get(layer_name(index, f"{name}.bias"))
-        return projected if bias is None else projected + bias.float()
+        bias = layer_name(index, f"{name}.bias")
+        return projected + self._weights.tensor(bias).float() if bias in self._tensors else projected
 
     def _multiply(self, x: torch.Tensor, name: str) -> torch.Tensor:
         """X (n, inputs) by a matrix (outputs, inputs), of which a block a thread is widened at once."""
         weight = self._tensors[name]
-        blocks = torch.split(weight, max(1, BLOCK // weight.shape[1]))
-        product = torch.cat(list(self._pool.map(lambda block: x @ block.float().t(), blocks)), dim=-1)
-        drop_pages(weight)
+        num_rows, num_inputs = weight.shape
+        step = max(1, (ROUNDED_BLOCK if isinstance(weight, IntegerMatrix) else BLOCK) // num_inputs)
+        begins = range(0, num_rows, step)
+        parts = self._pool.map(lambda begin: x @ _rows(weight, begin, min(begin + step, num_rows)).t(), begins)
+        product = torch.cat(list(parts), dim=-1)
+        _release(weight)
         return product
+
+
+def _rows(weight: torch.Tensor | IntegerMatrix, begin: int, end: int) -> torch.Tensor:
+    """Rows of a matrix in float32, as the compiled step has them."""
+    return weight.rows(begin, end).widened() if isinstance(weight, IntegerMatrix) else weight[begin:end].float()
+
+
+def _release(weight: torch.Tensor | IntegerMatrix) -> None:
+    if isinstance(weight, IntegerMatrix):
+        weight.release()
+    else:
+        drop_pages(weight)

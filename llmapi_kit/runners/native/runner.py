@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 
 from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
+from llmapi_kit.checkpoints.integer_weights import IntegerMatrix
 from llmapi_kit.checkpoints.low_rank import LowRank
 from llmapi_kit.errors import LlmApiKitError, ModelLoadError, UnsupportedModelError
 from llmapi_kit.runners.base import StepItem
@@ -29,7 +30,8 @@ class NativeRunner:
         weights: which leave as they are packed.
         num_slots: sequences held at once.
         max_length: tokens a slot can hold.
-        dtype: of arithmetic, keys and values; `NativeDecoder.is_available` says which go with the weights' own.
+        dtype: of arithmetic; `NativeDecoder.is_available` says which go with the weights' own.
+        kv_dtype: of keys and values; None for that of arithmetic.
         num_threads: CPU threads of a step; 0 chooses by the model's size.
 
     Raises:
@@ -38,7 +40,14 @@ class NativeRunner:
     """
 
     def __init__(
-        self, weights: DecoderWeights, *, num_slots: int, max_length: int, dtype: torch.dtype, num_threads: int = 0
+        self,
+        weights: DecoderWeights,
+        *,
+        num_slots: int,
+        max_length: int,
+        dtype: torch.dtype,
+        kv_dtype: torch.dtype | None = None,
+        num_threads: int = 0,
     ) -> None:
         self.num_slots = num_slots
         self.max_length = max_length
@@ -56,10 +65,13 @@ class NativeRunner:
             max_length=max_length,
             num_threads=num_threads or torch.get_num_threads(),
             dtype=dtype,
+            kv_dtype=kv_dtype,
         )
         name = weights.config.architecture
+        if not dtype == (kv_dtype or dtype) == torch.float32:
+            expected = expected.bfloat16()  # by whose type the check knows how far apart they may be
         with short_windows(self._decoder, max_length):
-            check_steps(self.step, prompts, expected.to(dtype), name, " It may be with native=False.")
+            check_steps(self.step, prompts, expected, name, " It may be with native=False.")
 
     @property
     def kv_bytes(self) -> int:
@@ -116,10 +128,14 @@ class NativeRunner:
 def _not_finite(weights: DecoderWeights) -> LlmApiKitError:
     """Why the logits are no numbers."""
     name = weights.config.architecture
-    broken = [key for key, weight in weights.tensors.items() if not bool(torch.isfinite(weight).all())]
+    broken = [key for key, weight in weights.tensors.items() if not _is_finite(weight)]
     if not broken:
         return UnsupportedModelError(f"{name} computes numbers that are not finite.")
     more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
     return ModelLoadError(
         f"{name}: the weight {broken[0]}{more} has values that are no finite numbers. Download it again."
     )
+
+
+def _is_finite(weight: torch.Tensor | IntegerMatrix) -> bool:
+    return weight.is_finite() if isinstance(weight, IntegerMatrix) else bool(torch.isfinite(weight).all())

@@ -9,13 +9,14 @@ import platformdirs
 import pytest
 import torch
 
+from llmapi_kit.checkpoints.integer_weights import ROUNDED
 from llmapi_kit.checkpoints.spec import parse_spec
 from llmapi_kit.config import load_settings
 from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.native import compiler
 from llmapi_kit.runners.native.compiler import NativeUnavailableError, load_library
-from llmapi_kit.runners.native.decoder import DEFINES
+from llmapi_kit.runners.native.decoder import Formats
 from llmapi_kit.runners.torch_runner import TorchRunner
 from tests.runners.conftest import make_tiny
 
@@ -83,8 +84,17 @@ def test_a_compiler_that_is_not_there_is_named(monkeypatch):
         compiler.load_library()
 
 
+FORMATS = (
+    Formats(torch.float32, torch.float32),
+    Formats(torch.bfloat16, torch.float32, torch.int8),
+    Formats(torch.bfloat16, torch.bfloat16),
+    *(Formats(each, torch.float32) for each in ROUNDED.values()),
+)
+
+
 def test_the_source_compiles_without_warnings(tmp_path):
-    for defines in DEFINES.values():
+    for formats in FORMATS:
+        defines = formats.defines()
         command = ["cc", "-O1", "-Wall", "-Wextra", "-Werror", *(f"-D{name}" for name in defines)]
         command += ["-shared", "-fPIC", "-pthread"]
         command += [str(compiler.SOURCES[0]), "-o", str(tmp_path / "short.so"), "-lm"]

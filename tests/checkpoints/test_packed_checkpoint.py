@@ -1,0 +1,118 @@
+"""Checkpoints that come quantized give what their numbers say, or are refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import llmapi_kit as kit
+from llmapi_kit.checkpoints.decoder_config import read_decoder_config
+from llmapi_kit.checkpoints.decoder_weights import read_decoder_weights
+from llmapi_kit.checkpoints.integer_weights import IntegerFormat, IntegerMatrix
+from llmapi_kit.checkpoints.packed_checkpoint import check_quantization, packing_of
+from llmapi_kit.checkpoints.spec import POCKET_DIR
+from llmapi_kit.errors import ConfigError, UnsupportedModelError
+from tests.checkpoints.packed_files import CONFIGS, packed
+
+QUESTION = "What is a KV cache?"
+
+
+def write(folder, layout, *, left_out=()):
+    """The pocket model with its layers' matrices packed; returns the weights that they stand for."""
+    shutil.copytree(POCKET_DIR, folder, dirs_exist_ok=True)
+    tensors, meant = {}, {}
+    for name, tensor in load_file(POCKET_DIR / "model.safetensors").items():
+        if "proj" in name and name not in left_out:
+            parts, meant[name] = packed(tensor.float(), layout)
+            tensors |= {name.removesuffix("weight") + part: value for part, value in parts.items()}
+        else:
+            tensors[name] = tensor
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": CONFIGS[layout]}))
+    return meant
+
+
+def read(folder):
+    return read_decoder_weights(folder, read_decoder_config(folder))
+
+
+@pytest.mark.parametrize("layout", CONFIGS)
+def test_each_matrix_is_what_the_files_numbers_say(layout, tmp_path):
+    meant = write(tmp_path, layout)
+    weights = read(tmp_path)
+    assert weights.integers == IntegerFormat(8, 128) if layout == "int-quantized" else IntegerFormat(4, 32)
+    for name, expected in meant.items():
+        matrix = weights.tensors[name]
+        assert isinstance(matrix, IntegerMatrix)
+        torch.testing.assert_close(matrix.rows(0, len(expected)).widened(), expected)
+        torch.testing.assert_close(matrix.rows(3, 13).widened(), expected[3:13])
+
+
+def test_a_folder_in_four_bits_is_served_without_its_makers_package(tmp_path):
+    write(tmp_path, "gptq")
+    model = kit.load(str(tmp_path), max_slots=1, context_length=256)
+    assert model.ask(QUESTION, temperature=0) == kit.load("pocket").ask(QUESTION, temperature=0)
+    model.close()
+    with pytest.raises(ConfigError, match="4 bits already"):
+        kit.load(str(tmp_path), quantize="int8")
+
+
+def test_layers_that_were_left_in_floats_make_all_of_them_8_bits(tmp_path):
+    write(tmp_path, "awq", left_out={"model.layers.1.mlp.down_proj.weight"})
+    assert read(tmp_path).integers == IntegerFormat(8, 32)
+
+
+def test_fp8_in_blocks_is_widened(tmp_path):
+    shutil.copytree(POCKET_DIR, tmp_path, dirs_exist_ok=True)
+    tensors = load_file(POCKET_DIR / "model.safetensors")
+    name = "model.layers.0.mlp.gate_proj.weight"  # 704 rows: five blocks and a half
+    weight = tensors[name].float()
+    scales = torch.rand(6, 2) + 0.5
+    wide = scales.repeat_interleave(128, 0).repeat_interleave(128, 1)[:704]
+    tensors[name] = (weight / wide).to(torch.float8_e4m3fn)
+    tensors[f"{name}_scale_inv"] = scales
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights = read(tmp_path)
+    torch.testing.assert_close(weights.tensors[name].float(), weight, rtol=0.07, atol=2e-3)
+    assert weights.integers is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"desc_act": True}, {"bits": 3}, {"group_size": 48}, {"quant_method": "spqr"}, {"group_size": None}],
+)
+def test_what_is_not_understood_is_left_to_transformers(changed):
+    assert packing_of(CONFIGS["gptq"]) is not None
+    assert packing_of({**CONFIGS["gptq"], **changed}) is None
+
+
+@pytest.mark.parametrize(
+    ("quantization", "words"),
+    [
+        ({"quant_method": "gptq", "bits": 3}, "pip install gptqmodel"),
+        ({"quant_method": "compressed-tensors", "format": "nvfp4"}, "pip install compressed-tensors"),
+        ({"load_in_4bit": True}, "bitsandbytes, which is computed on a GPU only"),
+        ({"quant_method": "mxfp4"}, "mxfp4, which is computed on a GPU only"),
+    ],
+)
+def test_what_can_not_be_loaded_is_refused_by_name_before_weights_are_read(quantization, words):
+    with pytest.raises(UnsupportedModelError, match=words) as caught:
+        check_quantization({"quantization_config": quantization}, "m", "cpu")
+    assert "GGUF" in str(caught.value)
+
+
+def test_inputs_in_another_order_than_their_groups_are_not_understood(tmp_path):
+    write(tmp_path, "gptq")
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("g_idx"))
+    tensors[name] = tensors[name].flip(0)
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    assert read(tmp_path) is None
