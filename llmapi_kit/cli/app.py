@@ -153,6 +153,21 @@ def serve(
         typer.Option(help="'cpu', 'cuda' or 'cuda:1'. Default: a GPU where there is one.", rich_help_panel=PLACE),
     ] = None,
     gpus: Annotated[str | None, typer.Option(help="The GPU's number: 0.", rich_help_panel=PLACE)] = None,
+    process: Annotated[
+        bool, typer.Option("--process", help="Each model in a process of its own.", rich_help_panel=PLACE)
+    ] = False,
+    replicas: Annotated[
+        int | None, typer.Option(help="Processes of each model, which share its requests.", rich_help_panel=PLACE)
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Of a hub model: a branch, a tag or a commit.", rich_help_panel=MODEL)
+    ] = None,
+    draft: Annotated[
+        str | None,
+        typer.Option(
+            help="'prompt-lookup' guesses what an answer repeats. Default: no guesses.", rich_help_panel=MODEL
+        ),
+    ] = None,
     only_cpu: Annotated[
         bool, typer.Option("--only-cpu", help="The same as --device cpu.", rich_help_panel=PLACE)
     ] = False,
@@ -219,6 +234,10 @@ def serve(
             max_slots=max_slots,
             context_length=context_length,
             num_threads=num_threads,
+            process=process,
+            replicas=replicas,
+            revision=revision,
+            draft=draft,
             gguf={
                 "n_gpu_layers": n_gpu_layers,
                 "kv_cache_dtype": kv_cache_dtype,

@@ -34,7 +34,7 @@ class ServeFlags:
         lora: an adapter to be merged; or several, ``name=path`` each, to be served beside the model.
         tokenizer: in place of the model's.
         device: ``cpu``, ``cuda`` or ``cuda:0``.
-        gpus: a GPU's number.
+        gpus: a GPU's number, or several: a replica on each.
         only_cpu: the same as the device ``cpu``.
         dtype: of the weights.
         quantize: ``int8``, ``int4``, ``8bit`` or ``4bit``.
@@ -45,6 +45,10 @@ class ServeFlags:
         max_slots: requests at once.
         context_length: most tokens of a request.
         num_threads: CPU threads of a step.
+        process: whether each model has a process of its own.
+        replicas: processes of each model.
+        revision: of a hub model.
+        draft: how to guess what an answer goes on with.
         gguf: options of `kit.load` for GGUF files; None as a value where nothing was said.
         api_key: refused, but for what to do instead.
         api_key_file: that holds the key.
@@ -66,6 +70,10 @@ class ServeFlags:
     max_slots: int | None = None
     context_length: int | None = None
     num_threads: int | None = None
+    process: bool = False
+    replicas: int | None = None
+    revision: str | None = None
+    draft: str | None = None
     gguf: Mapping[str, Any] = field(default_factory=dict)
     api_key: str | None = field(default=None, repr=False)
     api_key_file: Path | None = None
@@ -106,7 +114,7 @@ def read_flags(flags: ServeFlags, environ: Mapping[str, str] | None = None) -> S
     if len(set(models)) < len(models):
         raise ConfigError(f"A model is named twice: {', '.join(models)}.")
     given = {
-        "device": _device(flags),
+        **_place(flags),
         "dtype": flags.dtype,
         "lora": _lora(flags.lora),
         "tokenizer": flags.tokenizer,
@@ -115,12 +123,16 @@ def read_flags(flags: ServeFlags, environ: Mapping[str, str] | None = None) -> S
         "max_slots": flags.max_slots,
         "context_length": flags.context_length,
         "num_threads": flags.num_threads,
+        "process": flags.process or None,
+        "replicas": flags.replicas,
+        "revision": flags.revision,
+        "draft": flags.draft,
         **flags.gguf,
     }
     load = {key: value for key, value in given.items() if value is not None}
     if len(models) > 1:
         single = {"lora": "--lora", "tokenizer": "--tokenizer", "quantize": "--quantize", "served_name": "--name"}
-        single["mmproj"] = "--mmproj"
+        single |= {"mmproj": "--mmproj", "revision": "--revision"}
         for key, flag in single.items():
             if key in load:
                 raise ConfigError(f"{flag} goes with one model, and {len(models)} are named: {', '.join(models)}.")
@@ -134,25 +146,21 @@ def read_flags(flags: ServeFlags, environ: Mapping[str, str] | None = None) -> S
     return ServeOptions(models, load, launch, _api_key(flags, os.environ if environ is None else environ))
 
 
-def _device(flags: ServeFlags) -> str | None:
-    """Where to load, of the three ways to say it."""
+def _place(flags: ServeFlags) -> dict[str, Any]:
+    """Where to load, of the three ways to say it: a device, or several."""
     said = {"--device": flags.device, "--gpus": flags.gpus, "--only_cpu": flags.only_cpu or None}
     names = [name for name, value in said.items() if value is not None]
     if len(names) > 1 and not (names == ["--device", "--only_cpu"] and flags.device == "cpu"):
         raise ConfigError(f"{names[0]} and {names[1]} both say where to load the model; leave one out.")
     if flags.only_cpu:
-        return "cpu"
+        return {"device": "cpu"}
     if flags.gpus is None:
-        return flags.device
+        return {"device": flags.device}
     numbers = [part.strip() for part in flags.gpus.split(",")]
     if not all(number.isascii() and number.isdigit() for number in numbers):
-        raise ConfigError(f"--gpus is {flags.gpus!r}; it must be the number of a GPU, such as 0.")
-    if len(numbers) > 1:
-        raise ConfigError(
-            f"--gpus {flags.gpus} names several GPUs, and a model runs on one here. Pass one of them, such as "
-            f"--gpus {numbers[0]}; a model that does not fit there may with --load_in_8bit."
-        )
-    return f"cuda:{int(numbers[0])}"
+        raise ConfigError(f"--gpus is {flags.gpus!r}; it must be the number of a GPU, or several, such as 0,1.")
+    devices = [f"cuda:{int(number)}" for number in numbers]
+    return {"device": devices[0]} if len(devices) == 1 else {"devices": devices}
 
 
 def _quantize(flags: ServeFlags) -> str | None:

@@ -94,6 +94,7 @@ def test_the_demos_flags_mean_the_same():
     assert options.load == {"device": "cuda:0", "lora": "./lora", "tokenizer": "./words", "quantize": "8bit"}
     assert understood(base_model="./m", only_cpu=True).load == {"device": "cpu"}
     assert understood(models=["m/n"], gpus="1").load == {"device": "cuda:1"}
+    assert understood(models=["m/n"], gpus="0, 1").load == {"devices": ["cuda:0", "cuda:1"]}
     assert understood(models=["m/n"], only_cpu=True, device="cpu").load == {"device": "cpu"}
     assert understood(models=["m/n"], load_in_8bit=True, quantize="8bit").load == {"quantize": "8bit"}
 
@@ -110,7 +111,6 @@ def test_adapters_with_names_are_served_beside_the_model_and_one_without_is_merg
 CONFLICTS = {
     "two names": ({"models": ["a"], "base_model": "b"}, "--base_model b and 'a'"),
     "a name twice": ({"models": ["a", "a"]}, "twice"),
-    "several GPUs": ({"gpus": "0,1"}, "--gpus 0,1 names several GPUs"),
     "a GPU that is no number": ({"gpus": "all"}, "--gpus is 'all'"),
     "no GPU": ({"gpus": ""}, "--gpus is ''"),
     "a GPU below 0": ({"gpus": "-1"}, "--gpus is '-1'"),
