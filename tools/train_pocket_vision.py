@@ -19,11 +19,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import transformers
 from PIL import Image
-from pocket_drawings import GRID, KINDS, SIZE, Drawing, Question, ask, draw, talk
+from pocket_drawings import GRID, KINDS, SIZE, Drawing, ask, draw, talk
+from pocket_drawings.card import Making, write_card
+from pocket_drawings.examination import NO_PICTURE, Case, cases
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional
 from transformers import (
+    AutoProcessor,
     CLIPVisionConfig,
     GenerationConfig,
     LlamaConfig,
@@ -53,7 +57,7 @@ TEMPLATE = """\
         {{- message.content -}}
     {%- else -%}
         {%- for part in message.content or [] -%}
-            {%- if part.type == 'image' -%}{{- '<image>' -}}{%- elif part.text is defined -%}{{- part.text -}}{%- endif -%}
+            {{- '<image>' if part.type == 'image' else part.text -}}
         {%- endfor -%}
     {%- endif -%}
     {{- '<|im_end|>\\n' -}}
@@ -65,14 +69,16 @@ TEMPLATE = """\
 class Recipe:
     """What shapes a training run.
 
-    In the first `eye_steps` steps only the eye learns, from the hints of `pictures` drawings. `warm_up` and `level` are the points of the run, from 0 to 1, at which the learning rate has risen to its top and
-    begins to fall.
+    In the first `eye_steps` steps only the eye learns, from the hints of `pictures` drawings, more of them with words,
+    which are the slowest. `warm_up` and `level` are the points of the run, from 0 to 1, at which the learning rate has
+    risen to its top and begins to fall.
     """
 
     steps: int
     seed: int
-    eye_steps: int = 400
+    eye_steps: int = 600
     pictures: int = 64
+    eye_word_share: float = 0.45
     rows: int = 16
     turns: int = 6
     matrix_rate: float = 4e-3
@@ -201,7 +207,7 @@ class BatchMaker:
         chance = random.Random(f"{self._recipe.seed} {step}")
         drawings: list[Drawing] = []
         if step < self._recipe.eye_steps:
-            drawings = [draw(chance) for _ in range(self._recipe.pictures)]
+            drawings = [draw(chance, self._recipe.eye_word_share) for _ in range(self._recipe.pictures)]
             rows = []
         else:
             rows = [self._row(chance, drawings) for _ in range(self._recipe.rows)]
@@ -371,29 +377,6 @@ def schedule(progress: float, recipe: Recipe) -> float:
     return max(0.01, (1.0 - progress) / (1.0 - recipe.level))
 
 
-class Case(NamedTuple):
-    """A question of the examination."""
-
-    kind: str
-    drawing: Drawing | None
-    question: str
-    answer: str
-
-
-def cases(count: int, seed: str = "held out") -> list[Case]:
-    """`count` questions of each kind on drawings that were not trained on, and as many without a picture."""
-    chance = random.Random(seed)
-    found = []
-    for kind in KINDS:
-        for _ in range(count):
-            question: Question | None = None
-            while question is None:
-                drawing = draw(chance)
-                question = KINDS[kind](drawing, chance)
-            found.append(Case(kind, drawing, question.text, question.answer))
-    return found + [Case("no picture", None, *talk(chance)) for _ in range(count)]
-
-
 @torch.inference_mode()
 def examine(model: Any, processor: Any, count: int) -> list[tuple[Case, bool]]:
     """Whether each case is answered exactly: every token of the answer, and its end, is the likeliest one."""
@@ -429,7 +412,7 @@ def _are_right(model: Any, processor: Any, group: Sequence[Case]) -> list[bool]:
 
 def shares(graded: Sequence[tuple[Case, bool]]) -> dict[str, tuple[float, int]]:
     """The share of exact answers and their number, by kind, and of all questions about drawings."""
-    found: dict[str, list[bool]] = {kind: [] for kind in [*KINDS, "no picture", "all drawings"]}
+    found: dict[str, list[bool]] = {kind: [] for kind in [*KINDS, NO_PICTURE, "all drawings"]}
     for case, is_right in graded:
         found[case.kind].append(is_right)
         if case.drawing:
@@ -458,21 +441,50 @@ def save(model: LlavaForConditionalGeneration, processor: LlavaProcessor, out: P
         (out / name).write_text(text + "\n", encoding="utf-8")
 
 
+def evaluate(directory: Path, count: int) -> dict[str, tuple[float, int]]:
+    """Examine the saved weights, loaded in fp32, and print the figures and some wrong questions."""
+    model = LlavaForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
+    graded = examine(model, AutoProcessor.from_pretrained(directory, backend="pil"), count)
+    wrong = [case for case, is_right in graded if not is_right]
+    for case in random.Random(1).sample(wrong, min(40, len(wrong))):
+        print(f"  wrong, {case.kind}: {case.question!r}, not {case.answer!r}")
+    figures = shares(graded)
+    for name, (share, number) in figures.items():
+        print(f"{name:16s} {100 * share:6.2f} %  of {number}")
+    return figures
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and do what it asks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("llmapi_kit/checkpoints/pocket_vision"))
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--state", type=Path, default=Path("pocket_vision.state"), help="to go on after a stop")
+    parser.add_argument("--steps", type=int, default=3000, help="optimizer steps")
+    parser.add_argument("--seed", type=int, default=7, help="of the drawings, the weights and the order of training")
+    parser.add_argument("--state", type=Path, default=Path("build/pocket_vision.state"), help="to go on after a stop")
+    parser.add_argument("--count", type=int, default=500, help="questions of each kind in the examination")
+    parser.add_argument("--evaluate", action="store_true", help="examine an existing model directory, train nothing")
     options = parser.parse_args(arguments)
+    if options.evaluate:
+        evaluate(options.out, options.count)
+        return
     torch.manual_seed(options.seed)
+    options.state.parent.mkdir(parents=True, exist_ok=True)
     recipe = Recipe(options.steps, options.seed)
     processor = new_processor(options.seed)
     model = new_model(processor.tokenizer)
     print(f"{model.num_parameters():,} parameters", flush=True)
-    train(model, processor, recipe, options.state)
+    minutes = train(model, processor, recipe, options.state)
     save(model, processor, options.out)
+    making = Making(
+        command=f"python tools/train_pocket_vision.py --steps {recipe.steps} --seed {recipe.seed}",
+        steps=recipe.steps,
+        eye_steps=recipe.eye_steps,
+        seed=recipe.seed,
+        minutes=minutes,
+        versions=f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}",
+        num_parameters=model.num_parameters(),
+    )
+    write_card(options.out, making, evaluate(options.out, options.count))
 
 
 if __name__ == "__main__":

@@ -73,13 +73,13 @@ class Drawing:
     image: Image.Image
 
 
-def draw(chance: random.Random) -> Drawing:
-    """A drawing by chance."""
+def draw(chance: random.Random, word_share: float = 0.2) -> Drawing:
+    """A drawing by chance; a share of them has a word."""
     scale = chance.choice(SCALES)
     paper = tuple(chance.randint(225, 255) for _ in range(3)) if chance.random() < 0.5 else (255, 255, 255)
     canvas = Image.new("RGB", (SIZE * scale, SIZE * scale), paper)
     pen = ImageDraw.Draw(canvas)
-    if chance.random() < 0.15:
+    if chance.random() < word_share:
         word = chance.choice(WORDS)
         return Drawing((), word, _write(pen, word, scale, chance), _noisy(canvas, chance))
     things = _things(chance)

@@ -41,18 +41,12 @@ class Question(NamedTuple):
     answer: str
 
 
-def ask(drawing: Drawing, chance: random.Random, kind: str = "") -> Question:
-    """A question about a drawing: of a kind, or of any that fits.
-
-    Raises:
-        ValueError: the drawing has nothing that such a question asks for.
-    """
-    if kind and (question := KINDS[kind](drawing, chance)) is None:
-        raise ValueError(f"There is nothing to ask of this drawing: {kind}.")
-    while not kind and (question := chance.choice(list(KINDS.values()))(drawing, chance)) is None:
-        pass
-    assert question is not None
-    return question
+def ask(drawing: Drawing, chance: random.Random) -> Question:
+    """A question about a drawing, of any kind that fits."""
+    while True:
+        question = chance.choice(list(KINDS.values()))(drawing, chance)
+        if question is not None:
+            return question
 
 
 def place_phrase(place: tuple[int, int]) -> str:
