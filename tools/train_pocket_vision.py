@@ -28,15 +28,15 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch.nn import functional
 from transformers import (
     AutoProcessor,
-    CLIPVisionConfig,
     GenerationConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    SiglipVisionConfig,
 )
 from transformers import PreTrainedTokenizerFast as FastTokenizer
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 VOCABULARY_SIZE = 1024
 IMAGE = "<image>"
@@ -140,21 +140,19 @@ def texts(chance: random.Random) -> Iterator[str]:
 
 def new_processor(seed: int) -> LlavaProcessor:
     """Tokenizer and image processor; a picture of another shape is stretched, so that nothing of it is cut off."""
-    side = {"height": SIZE, "width": SIZE}
-    images = CLIPImageProcessorPil(size=side, do_center_crop=False, crop_size=side)
     return LlavaProcessor(
-        images,
+        SiglipImageProcessorPil(size={"height": SIZE, "width": SIZE}),
         train_tokenizer(seed),
         patch_size=PATCH,
-        vision_feature_select_strategy="default",
+        vision_feature_select_strategy="full",
         image_token=IMAGE,
-        num_additional_image_tokens=1,
+        num_additional_image_tokens=0,
         chat_template=TEMPLATE,
     )
 
 
 def new_model(tokenizer: Any) -> LlavaForConditionalGeneration:
-    """The untrained model, in fp32: a CLIP tower, two layers between, and a Llama."""
+    """The untrained model, in fp32: a SigLIP tower, two layers between, and a Llama."""
     text = LlamaConfig(
         vocab_size=VOCABULARY_SIZE,
         hidden_size=128,
@@ -168,20 +166,23 @@ def new_model(tokenizer: Any) -> LlavaForConditionalGeneration:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    tower = CLIPVisionConfig(
+    tower = SiglipVisionConfig(
         hidden_size=128,
         intermediate_size=384,
-        num_hidden_layers=4,  # the last of them is not read, as everywhere in this family
+        num_hidden_layers=4,
         num_attention_heads=4,
         image_size=SIZE,
         patch_size=PATCH,
-        projection_dim=128,
+        vision_use_head=False,
     )
     config = LlavaConfig(
         text_config=text,
         vision_config=tower,
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
         image_seq_length=SIDE**2,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        projector_hidden_act="gelu_pytorch_tanh",
         tie_word_embeddings=True,
     )
     return LlavaForConditionalGeneration(config)
@@ -347,10 +348,8 @@ def train(model: LlavaForConditionalGeneration, processor: LlavaProcessor, recip
 def new_optimizers(model: LlavaForConditionalGeneration, recipe: Recipe) -> tuple[torch.optim.Optimizer, ...]:
     """Muon for matrices, AdamW for the rest."""
     named = list(model.named_parameters())
-    unread = f"encoder.layers.{model.config.vision_config.num_hidden_layers - 1}."
-    read = [(name, p) for name, p in named if unread not in name and "post_layernorm" not in name]
-    matrices = [p for name, p in read if p.ndim == 2 and "embed" not in name]
-    others = [p for name, p in read if p.ndim != 2 or "embed" in name]
+    matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name]
+    others = [p for name, p in named if p.ndim != 2 or "embed" in name]
     return (
         torch.optim.Muon(matrices, lr=recipe.matrix_rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=recipe.other_rate, weight_decay=0.0, betas=(0.9, 0.98)),

@@ -49,7 +49,7 @@ each of the nine places.
 
 ## What it is
 
-- LLaVA architecture (`LlavaForConditionalGeneration`): a CLIP tower with patches of 8 pixels, 36 vectors a
+- LLaVA architecture (`LlavaForConditionalGeneration`): a SigLIP tower with patches of 8 pixels, 36 vectors a
   picture, and a Llama of four layers behind; {num_parameters:,} parameters, stored in bfloat16.
 - Its own byte-level BPE tokenizer of 1,024 tokens. Chat format: ChatML (`<|im_start|>`, `<|im_end|>`), `<image>`
   where a picture stands. Positions up to 1,024; the longest conversations in training had six questions about one
