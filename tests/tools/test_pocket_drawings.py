@@ -14,7 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 from pocket_drawings import GRID, KINDS, SIZE, draw
-from pocket_drawings.drawing import COLOURS, PLACES
+from pocket_drawings.drawing import COLOURS
 from pocket_drawings.examination import NO_PICTURE, cases
 
 EXAM = cases(15, "tests")
@@ -44,9 +44,8 @@ def test_a_description_names_all_that_is_there(case):
     if case.drawing.word:
         assert case.answer == f"The word {case.drawing.word}."
     else:
-        assert {re.sub("s$", "", name) for name in re.findall(r"\w+ \w+(?=,| and|\.)", case.answer)} == set(
-            names_in(case)
-        )
+        named = re.findall(r"(\w+ \w+?)s?(?=,| and|\.)", case.answer)
+        assert set(named) == set(names_in(case))
 
 
 @pytest.mark.parametrize("case", of_kind("yes or no"), ids=lambda case: f"{case.question} {case.answer}")
@@ -60,6 +59,6 @@ def test_a_thing_is_in_its_place_in_its_colour(seed):
     drawing = draw(random.Random(seed), word_share=0)
     pixels = np.asarray(drawing.image.resize((SIZE, SIZE)), dtype=int)
     for thing in drawing.things:
-        row, column = (index * SIZE // GRID + SIZE // GRID // 2 for index in thing.place)
-        near = np.abs(pixels[row - 1 : row + 2, column - 1 : column + 2] - COLOURS[thing.colour]).max(-1)
-        assert near.min() < 80, (thing, PLACES[thing.place])
+        rows, columns = (slice(index * SIZE // GRID, (index + 1) * SIZE // GRID) for index in thing.place)
+        distance = np.abs(pixels[rows, columns] - COLOURS[thing.colour]).max(-1)
+        assert (distance < 60).mean() > 0.05, thing
