@@ -50,6 +50,8 @@ FILTERS = (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling
 # What a vector of a picture is drawn to, beside the answers: the words for what is at its place
 HINT_WEIGHT = 0.5
 EMPTY_WEIGHT = 0.2
+ROWS = ("top", "middle", "bottom")
+COLUMNS = ("left", "middle", "right")
 TEMPLATE = """\
 {%- for message in messages -%}
     {{- '<|im_start|>' ~ message.role ~ '\\n' -}}
@@ -69,22 +71,23 @@ TEMPLATE = """\
 class Recipe:
     """What shapes a training run.
 
-    In the first `eye_steps` steps only the eye learns, from the hints of `pictures` drawings, more of them with words,
-    which are the slowest. `warm_up` and `level` are the points of the run, from 0 to 1, at which the learning rate has
-    risen to its top and begins to fall.
+    In the first `eye_steps` steps only the eye learns, from the hints of `pictures` drawings; later from those that are
+    asked about, and from `more_pictures`. Many of these have words, which are the slowest. `warm_up` and `level` are
+    the points of the run, from 0 to 1, at which the learning rate has risen to its top and begins to fall.
     """
 
     steps: int
     seed: int
     eye_steps: int = 600
     pictures: int = 64
+    more_pictures: int = 12
     eye_word_share: float = 0.45
     rows: int = 16
     turns: int = 6
     matrix_rate: float = 4e-3
     other_rate: float = 3e-3
     warm_up: float = 0.03
-    level: float = 0.45
+    level: float = 0.55
 
 
 class Batch(NamedTuple):
@@ -93,8 +96,9 @@ class Batch(NamedTuple):
     Attributes:
         ids: (rows, length), right-padded; empty where only the eye learns.
         labels: the same, -100 but where the assistant speaks.
-        pixels: (pictures, 3, SIZE, SIZE), in the order in which their tokens stand.
-        hints: (pictures, patches, 2), the words for what is at each place of a picture; 0 where nothing is.
+        pixels: (pictures, 3, SIZE, SIZE), in the order in which their tokens stand; then those that nobody asks about.
+        hints: (pictures, patches, 4), the words for what is at each place of a picture, 0 where nothing is, and for the
+            place.
     """
 
     ids: torch.Tensor
@@ -207,11 +211,10 @@ class BatchMaker:
         """The batch of a step."""
         chance = random.Random(f"{self._recipe.seed} {step}")
         drawings: list[Drawing] = []
-        if step < self._recipe.eye_steps:
-            drawings = [draw(chance, self._recipe.eye_word_share) for _ in range(self._recipe.pictures)]
-            rows = []
-        else:
-            rows = [self._row(chance, drawings) for _ in range(self._recipe.rows)]
+        only_eye = step < self._recipe.eye_steps
+        rows = [] if only_eye else [self._row(chance, drawings) for _ in range(self._recipe.rows)]
+        num_more = self._recipe.pictures if only_eye else self._recipe.more_pictures
+        drawings += [draw(chance, self._recipe.eye_word_share) for _ in range(num_more)]
         width = max((len(ids) for ids, _ in rows), default=0)
         pad = self._tokenizer.pad_token_id
         return Batch(
@@ -266,14 +269,15 @@ class BatchMaker:
         return ((np.asarray(small, dtype=np.float32) / 255 - self._mean) / self._std).transpose(2, 0, 1)
 
     def _hints(self, drawing: Drawing) -> list[list[int]]:
-        words = [[0, 0] for _ in range(SIDE**2)]
+        hints = []
         for row, column in itertools.product(range(SIDE), repeat=2):
-            for thing in drawing.things:
-                if (row * GRID // SIDE, column * GRID // SIDE) == thing.place:
-                    words[row * SIDE + column] = [self._first(thing.colour), self._first(thing.shape)]
+            place = row * GRID // SIDE, column * GRID // SIDE
+            here = [(thing.colour, thing.shape) for thing in drawing.things if thing.place == place]
             if drawing.word and _covers(drawing.word_box, row, column):
-                words[row * SIDE + column] = [self._first(drawing.word), self._first("word")]
-        return words
+                here = [(drawing.word, "word")]
+            what = [self._first(word) for word in here[0]] if here else [0, 0]
+            hints.append([*what, self._first(ROWS[place[0]]), self._first(COLUMNS[place[1]])])
+        return hints
 
     def _first(self, word: str) -> int:
         return self._encode(f" {word}")[0]
@@ -305,11 +309,9 @@ def _answer_loss(model: LlavaForConditionalGeneration, batch: Batch, seen: torch
 
 def _hint_loss(seen: torch.Tensor, hints: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
     logits = (functional.rms_norm(seen, (seen.shape[-1],)) @ embeddings.T).float().transpose(1, 2)
-    weights = torch.where(hints == 0, EMPTY_WEIGHT, 1.0)
-    each = torch.stack(
-        [functional.cross_entropy(logits, hints[..., which], reduction="none") for which in range(2)], dim=-1
-    )
-    return (each * weights).sum() / weights.sum()
+    weights = torch.where(hints[..., 0] == 0, EMPTY_WEIGHT, 1.0)
+    each = [functional.cross_entropy(logits, words, reduction="none") for words in hints.unbind(-1)]
+    return (torch.stack(each).mean(0) * weights).sum() / weights.sum()
 
 
 def train(model: LlavaForConditionalGeneration, processor: LlavaProcessor, recipe: Recipe, state: Path) -> float:

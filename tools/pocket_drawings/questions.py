@@ -26,6 +26,9 @@ WHERE = ("Where is {x}?", "Where is {x} in the picture?", "In which place is {x}
 AT = ("What is {x}?", "What do you see {x}?", "Which shape is {x}?")
 IS_THERE = ("Is there {x}?", "Is there {x} in the picture?", "Do you see {x}?", "Can you see {x}?")
 
+# Kinds that are learnt last, and so are asked more often
+HARD = {"what": 2, "where": 3, "at": 2}
+
 
 class Question(NamedTuple):
     """A question about a drawing, and its answer.
@@ -44,7 +47,8 @@ class Question(NamedTuple):
 def ask(drawing: Drawing, chance: random.Random) -> Question:
     """A question about a drawing, of any kind that fits."""
     while True:
-        question = chance.choice(list(KINDS.values()))(drawing, chance)
+        (kind,) = chance.choices(list(KINDS), [HARD.get(kind, 1) for kind in KINDS])
+        question = KINDS[kind](drawing, chance)
         if question is not None:
             return question
 
