@@ -50,6 +50,8 @@ FILTERS = (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling
 # What a vector of a picture is drawn to, beside the answers: the words for what is at its place
 HINT_WEIGHT = 0.5
 EMPTY_WEIGHT = 0.2
+# Kinds of questions that are learnt last, and so are asked more often
+HARD = {"what": 2, "where": 3, "at": 2}
 ROWS = ("top", "middle", "bottom")
 COLUMNS = ("left", "middle", "right")
 TEMPLATE = """\
@@ -235,7 +237,7 @@ class BatchMaker:
             drawing = draw(chance)
             drawings.append(drawing)
             for turn in range(number):
-                question = ask(drawing, chance)
+                question = ask(drawing, chance, HARD)
                 self._add(self._asked(question.text, turn == 0, chance), question.answer, ids, labels)
         for _ in range(0 if parts else turns):
             said, answer = talk(chance)

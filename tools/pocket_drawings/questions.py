@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from .drawing import COLOURS, PLACES, SHAPES, Drawing, Thing
@@ -26,9 +26,6 @@ WHERE = ("Where is {x}?", "Where is {x} in the picture?", "In which place is {x}
 AT = ("What is {x}?", "What do you see {x}?", "Which shape is {x}?")
 IS_THERE = ("Is there {x}?", "Is there {x} in the picture?", "Do you see {x}?", "Can you see {x}?")
 
-# Kinds that are learnt last, and so are asked more often
-HARD = {"what": 2, "where": 3, "at": 2}
-
 
 class Question(NamedTuple):
     """A question about a drawing, and its answer.
@@ -44,11 +41,11 @@ class Question(NamedTuple):
     answer: str
 
 
-def ask(drawing: Drawing, chance: random.Random) -> Question:
-    """A question about a drawing, of any kind that fits."""
+def ask(drawing: Drawing, chance: random.Random, weights: Mapping[str, int] | None = None) -> Question:
+    """A question about a drawing, of any kind that fits; of some kinds more often, where weights say so."""
+    kinds = [kind for kind in KINDS for _ in range((weights or {}).get(kind, 1))]
     while True:
-        (kind,) = chance.choices(list(KINDS), [HARD.get(kind, 1) for kind in KINDS])
-        question = KINDS[kind](drawing, chance)
+        question = KINDS[chance.choice(kinds)](drawing, chance)
         if question is not None:
             return question
 
