@@ -63,10 +63,10 @@ each of the nine places.
 
 From the repository root: tokenizer and weights from nothing, {minutes:.0f} minutes on a share of two busy CPU
 cores with nothing downloaded, {steps:,} steps, seed {seed}, {versions}. In the first {eye_steps:,} steps only the tower
-learns: each vector of a picture is drawn to the words for what is at its place. That goes on as a second loss while
-questions and answers are learnt. Matrices are trained with Muon, the rest with AdamW; bfloat16 autocast. The seed
-fixes data, order and initial weights; the last bits of the weights depend on the machine's kernels, so another
-machine gets a model like this one and not the same one.
+learns: each vector of a picture is drawn to the words for what is at its place, and for the place. That goes on as
+a second loss while questions and answers are learnt. Matrices are trained with Muon, the rest with AdamW; bfloat16
+autocast. The seed fixes data, order and initial weights; the last bits of the weights depend on the machine's
+kernels, so another machine gets a model like this one and not the same one.
 
 The data is `tools/pocket_drawings`, written for this model: drawings and questions are made as they are needed, and no
 drawing comes twice. Sizes, places, tints, grounds, noise and resolution vary.
