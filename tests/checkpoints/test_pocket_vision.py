@@ -37,7 +37,7 @@ LEAST = {
     "count": 0.75,
     "colour": 0.65,
     "shape": 0.8,
-    "where": 0.35,
+    "where": 0.55,
     "at": 0.45,
     "yes or no": 0.6,
     "no picture": 0.9,
