@@ -93,9 +93,9 @@ def load(
     """Load a model. The same call again returns the model that is loaded already.
 
     Args:
-        name: ``pocket`` and ``pocket-embed`` (ship with the kit), ``mock``, a folder with a Hugging Face model, a GGUF
-            file, a hub name such as ``Qwen/Qwen3-0.6B``, a GGUF file of the hub such as ``hf:owner/name:Q4_K_M``, a
-            provider's model such as ``openai:gpt-…``, ``ollama:llama3.2`` or ``openai+https://host/v1#model``,
+        name: ``pocket``, ``pocket-vision`` and ``pocket-embed`` (ship with the kit), ``mock``, a folder with a Hugging
+            Face model, a GGUF file, a hub name such as ``Qwen/Qwen3-0.6B``, a GGUF file of the hub such as
+            ``hf:owner/name:Q4_K_M``, a provider's model such as ``openai:gpt-…``, ``ollama:llama3.2`` or ``openai+https://host/v1#model``,
             ``plugin:name`` for a back end that another package brings, or a loader of your own: see
             `llmapi_kit.loading.loader.ModelLoader`. A `pathlib.Path` is a folder or a file. What `choose` returned
             stands for its name and options.

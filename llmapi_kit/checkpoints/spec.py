@@ -20,6 +20,7 @@ from llmapi_kit.errors import ConfigError, ModelNotFoundError, UnsupportedModelE
 
 POCKET_DIR = Path(__file__).parent / "pocket"
 POCKET_EMBED_DIR = Path(__file__).parent / "pocket_embed"
+POCKET_VISION_DIR = Path(__file__).parent / "pocket_vision"
 UPSTREAM = re.compile(r"(?P<provider>[a-z][a-z0-9_-]*)(?:\+(?P<scheme>https?))?:(?P<rest>.*)", re.DOTALL)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 GGUF_OF_HUB = re.compile(rf"hf:(?P<repository>{HUB_ID.pattern})(?:[/:](?P<file>[^:\\\s]+))?")
@@ -86,9 +87,10 @@ def parse_spec(name: str | os.PathLike[str]) -> ModelSpec:
     """Understand a model's name.
 
     Args:
-        name: ``pocket``, ``pocket-embed``, ``mock``, a folder with a model in it, a GGUF file, ``owner/name`` of the
-            Hugging Face hub, a GGUF file of it (``hf:owner/name/file.gguf``, ``hf:owner/name:Q4_K_M``), or a
-            provider's model: ``openai:gpt-…``, ``ollama:llama3.2``, ``vllm:http://host:port/v1#model``,
+        name: ``pocket``, ``pocket-vision``, ``pocket-embed``, ``mock``, a folder with a model in it, a GGUF file,
+            ``owner/name`` of the Hugging Face hub, a GGUF file of it (``hf:owner/name/file.gguf``,
+            ``hf:owner/name:Q4_K_M``), or a provider's model: ``openai:gpt-…``, ``ollama:llama3.2``,
+            ``vllm:http://host:port/v1#model``,
             ``openai+https://host/base/v1#model`` for any server with OpenAI's API; or ``plugin:model``, for a back end
             that another package brings. A `pathlib.Path` is a folder or a file, never another name.
 
@@ -102,6 +104,8 @@ def parse_spec(name: str | os.PathLike[str]) -> ModelSpec:
         return ModelSpec(name, "pocket", "folder", POCKET_DIR)
     if name == "pocket-embed":
         return ModelSpec(name, name, "folder", POCKET_EMBED_DIR)
+    if name == "pocket-vision":
+        return ModelSpec(name, name, "folder", POCKET_VISION_DIR)
     if name == "mock":
         return ModelSpec(name, "mock", "mock")
     if name.startswith("hf:"):
@@ -119,7 +123,7 @@ def parse_spec(name: str | os.PathLike[str]) -> ModelSpec:
     if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
         raise ModelNotFoundError(
             f"There is no model {name!r}.{did_you_mean(name, known_names())} "
-            "Use 'pocket' (ships with the kit), 'mock', a folder with config.json and "
+            "Use 'pocket' or 'pocket-vision' (they ship with the kit), 'mock', a folder with config.json and "
             "*.safetensors, a GGUF file, a hub name such as 'Qwen/Qwen3-0.6B', or a provider's model such as "
             "'openai:gpt-…'."
         )

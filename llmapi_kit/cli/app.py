@@ -60,8 +60,8 @@ def serve(
         list[str] | None,
         typer.Argument(
             metavar="MODEL",
-            help="'pocket', 'mock', a folder, a GGUF file or a hub name. Default: pocket. Several are loaded when they "
-            "are first asked for.",
+            help="'pocket', 'pocket-vision', 'mock', a folder, a GGUF file or a hub name. Default: pocket. Several are "
+            "loaded when they are first asked for.",
             show_default=False,
         ),
     ] = None,

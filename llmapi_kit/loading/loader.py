@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from llmapi_kit.sampling.tokenizer import ModelTokenizer
 
 Self = TypeVar("Self", bound="ModelLoader")
+SHIPPED = {"pocket": "The small model", "pocket-vision": "The small model for drawings"}
 
 
 class ModelLoader:
@@ -256,6 +257,6 @@ def _capabilities(tokenizer: ModelTokenizer, dialect: Dialect, *, sees: bool) ->
 
 
 def _describe(spec: ModelSpec, architecture: str) -> str:
-    if spec.name == "pocket":
-        return "The small model that ships with the kit: a demonstration and a test bench, not an assistant."
+    if spec.name in SHIPPED:
+        return f"{SHIPPED[spec.name]} that ships with the kit: a demonstration and a test bench, not an assistant."
     return f"{architecture} from {spec.name}"

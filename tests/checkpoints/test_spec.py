@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmapi_kit.checkpoints.spec import POCKET_DIR, UpstreamName, parse_spec
+from llmapi_kit.checkpoints.spec import POCKET_DIR, POCKET_VISION_DIR, UpstreamName, parse_spec
 from llmapi_kit.errors import ModelNotFoundError, UnsupportedModelError
 
 pytestmark = pytest.mark.kernel
@@ -10,6 +10,7 @@ pytestmark = pytest.mark.kernel
 
 def test_shipped_names():
     assert parse_spec("pocket").path == POCKET_DIR
+    assert (parse_spec("pocket-vision").path, parse_spec("pocket-vision").id) == (POCKET_VISION_DIR, "pocket-vision")
     assert parse_spec("mock").kind == "mock"
 
 

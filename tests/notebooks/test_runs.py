@@ -164,3 +164,22 @@ def test_chat_answers_from_code_calls_functions_and_stays_readable(home):
             assert "Function get_weather: done" in html_of(cell_of(nb, "tools"))
             assert "Tokyo" in text_of(cell_of(nb, "compare"))
             assert "model.ask(messages" in text_of(cell_of(nb, "export"))
+
+
+def test_pictures_are_drawn_asked_about_and_sent(home):
+    with open_notebook(NOTEBOOKS / "08_pictures.ipynb") as notebook:
+        for _ in range(2):
+            nb = notebook.run()
+            assert "image/png" in mimes_of(cell_of(nb, "draw"))
+            assert dict(read_exchanges(cell_of(nb, "ask").outputs)) == {
+                "What is in the picture?": "A red circle, a blue square and a green triangle.",
+                "How many shapes are there?": "Three.",
+                "What shape is the blue one?": "A square.",
+                "What is at the bottom?": "A green triangle.",
+                "Is there a yellow star?": "No.",
+            }
+            assert read_exchanges(cell_of(nb, "word").outputs) == [("Which word is written?", "The word hello.")]
+            ((_, answer),) = read_exchanges(cell_of(nb, "client").outputs)
+            assert answer == exchanges(nb)["What is in the picture?"]
+            assert "Yes." in text_of(cell_of(nb, "chat"))
+        assert keys_in(home) == []  # its last cell stops the server

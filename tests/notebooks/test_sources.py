@@ -19,6 +19,7 @@ NAMES = [
     "05_tools_and_structured_output",
     "06_many_backends",
     "07_chat",
+    "08_pictures",
     "colab",
 ]
 ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|content|kaggle)/|[A-Z]:\\")
