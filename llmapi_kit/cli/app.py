@@ -152,7 +152,9 @@ def serve(
         str | None,
         typer.Option(help="'cpu', 'cuda' or 'cuda:1'. Default: a GPU where there is one.", rich_help_panel=PLACE),
     ] = None,
-    gpus: Annotated[str | None, typer.Option(help="The GPU's number: 0.", rich_help_panel=PLACE)] = None,
+    gpus: Annotated[
+        str | None, typer.Option(help="The GPU's number, 0, or several, 0,1.", rich_help_panel=PLACE)
+    ] = None,
     process: Annotated[
         bool, typer.Option("--process", help="Each model in a process of its own.", rich_help_panel=PLACE)
     ] = False,
