@@ -8,6 +8,8 @@ import os
 import random
 import shutil
 import signal
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,14 +18,20 @@ import transformers
 from PIL import Image
 
 import llmapi_kit as kit
+from llmapi_kit.checkpoints.spec import POCKET_VISION_DIR
 from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.errors import ConfigError, InvalidRequestError, ModelError, ModelLoadError, UnsupportedModelError
 from llmapi_kit.images.attach import image_url
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Finished
 from tests.checkpoints.seeing_gguf import SIDE, make_pair, make_qwen2_vl, rewrite
+from tools.llava_to_gguf import llava_to_gguf
 
 from .conftest import collect
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+from pocket_drawings.examination import cases
 
 NUM_NEW = 12
 PICTURES = [
@@ -196,3 +204,17 @@ def test_positions_of_several_dimensions_are_those_of_torch(tmp_path):
         assert first == second
     for each in models:
         each.close()
+
+
+def test_the_model_for_drawings_answers_as_in_torch(tmp_path):
+    """The same weights as GGUF files; pictures of the tower's own size, as each library shrinks others its way."""
+    file, _ = llava_to_gguf(POCKET_VISION_DIR, tmp_path / "drawings.gguf")
+    theirs, ours = kit.load("pocket-vision"), kit.load(file, isolate=False, **EXACT)
+    try:
+        for case in cases(2):
+            images = [case.drawing.image.resize((48, 48))] if case.drawing else []
+            answers = [each.ask(case.question, images=images, temperature=0, max_tokens=32) for each in (theirs, ours)]
+            assert answers[0] == answers[1], case.question
+    finally:
+        theirs.close()
+        ours.close()
