@@ -30,18 +30,8 @@ GREEDY = {"temperature": 0, "max_tokens": 40}
 QUESTION = "What is in the picture?"
 ANSWER = "A red circle and a blue square."
 NUM_IMAGE_TOKENS = 36
-# Of 20 questions; the model's card has the shares of many more
-LEAST = {
-    "what": 0.7,
-    "word": 0.9,
-    "count": 0.75,
-    "colour": 0.65,
-    "shape": 0.8,
-    "where": 0.55,
-    "at": 0.45,
-    "yes or no": 0.6,
-    "no picture": 0.9,
-}
+# Of questions about drawings, all together and of each kind; the model's card has the shares of many more
+LEAST, LEAST_OF_A_KIND = 0.9, 0.75
 
 
 def drawing(side=240):
@@ -104,7 +94,9 @@ def test_it_answers_for_drawings_that_it_was_not_trained_on(model):
     for case, said in zip(exam, asyncio.run(gather()), strict=True):
         right[case.kind].append(said == case.answer)
     shares = {kind: sum(marks) / len(marks) for kind, marks in right.items()}
-    assert all(shares[kind] >= least for kind, least in LEAST.items()), shares
+    assert min(shares.values()) >= LEAST_OF_A_KIND, shares
+    about_drawings = [mark for kind, marks in right.items() if kind != "no picture" for mark in marks]
+    assert sum(about_drawings) / len(about_drawings) >= LEAST, shares
 
 
 @pytest.mark.parametrize(
