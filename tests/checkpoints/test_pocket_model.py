@@ -24,7 +24,7 @@ from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Delta, Finished
 
 ROOT = Path(__file__).resolve().parents[2]
-POCKET = ROOT / "llmapi_kit" / "models" / "pocket"
+POCKET = ROOT / "llmapi_kit" / "checkpoints" / "pocket"
 sys.path.insert(0, str(ROOT / "tools"))
 
 from pocket_corpus import question_splits, questions  # noqa: E402  (tools are no installed package)

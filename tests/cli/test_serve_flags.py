@@ -64,6 +64,7 @@ GGUF_FLAGS = {
     "rope_freq_base": (["--rope-freq-base", "1e6"], 1e6),
     "rope_freq_scale": (["--rope-freq-scale", "0.5"], 0.5),
     "isolate": (["--isolate"], True),
+    "mmproj": (["--mmproj", "p.gguf"], "p.gguf"),
     "num_threads": (["--threads", "2"], 2),
     "context_length": (["--ctx-size", "512"], 512),
 }
@@ -149,7 +150,7 @@ def test_the_environment_names_model_and_name_with_that_servers_defaults():
 def test_the_environment_names_the_file_for_pictures():
     found = environment_model({"MODEL_TYPE": "VL", "MODEL_PATH": "/m.gguf", "MMPROJ_PATH": "/p.gguf"})
     assert found.options["mmproj"] == "/p.gguf"
-    assert understood(models=["/m.gguf"], mmproj="/other.gguf").load["mmproj"] == "/other.gguf"
+    assert understood(models=["/m.gguf"], gguf={"mmproj": "/other.gguf"}).load["mmproj"] == "/other.gguf"
 
 
 def test_our_own_variable_goes_before_that_servers_default():
@@ -198,7 +199,7 @@ def test_flags_go_before_the_environment():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--base_model", "mock", "--gpus=0,1"], "several GPUs"),
+        (["--base_model", "mock", "--gpus=all"], "--gpus is 'all'"),
         (["--only_cpu", "--load_in_8bit"], "--load_in_8bit needs a GPU"),
         (["mock", "--lora_model", "./x"], "'lora'"),
         (["mock", "--default", "nothing"], "nothing"),
