@@ -226,7 +226,7 @@ def test_what_a_model_needs_is_said_before_it_is_loaded(monkeypatch):
     ("device", "dtype", "words"),
     [
         ("cpu", "float32", 'With dtype="bfloat16" the weights would take 9 MiB, and fit.'),
-        ("cpu", "bfloat16", "Nor does it fit in fewer bits here"),
+        ("cpu", "bfloat16", 'With quantize="int8" the weights would take 4 MiB, and fit.'),
         ("cuda:0", "bfloat16", 'With quantize="8bit" the weights would take 4 MiB, and fit.'),
     ],
 )

@@ -12,7 +12,7 @@ from IPython.core.interactiveshell import InteractiveShell
 import llmapi_kit as kit
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ConfigError
-from llmapi_kit.loading import options
+from llmapi_kit.loading import options, placement
 from llmapi_kit.loading.sources import SOURCES
 
 
@@ -32,7 +32,9 @@ def test_launch_lists_every_setting():
 
 
 def test_load_lists_every_option_of_every_source():
-    names = {"fallback"}.union(*((*(source.options or ()), *source.settings) for source in SOURCES.values()))
+    names = {"fallback", *placement.OPTIONS}.union(
+        *((*(source.options or ()), *source.settings) for source in SOURCES.values())
+    )
     assert set(options.LoadOptions.__annotations__) == names
     parameters = inspect.signature(kit.load).parameters
     assert names | {"served_name", "lazy"} <= set(parameters)

@@ -23,6 +23,7 @@ THREATS = {
     "Bodies and JSON",
     "Grammars, schemas and patterns",
     "Chat templates",
+    "Files named over HTTP",
     "Malformed weights",
     "Slow or stalled clients",
     "Clients that leave",

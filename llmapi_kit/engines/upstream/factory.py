@@ -33,6 +33,8 @@ EMBEDDING_NAME = re.compile(r"embed|(^|[/-])(bge|e5|gte)-", re.IGNORECASE)
 IMAGE_NAME = re.compile(r"dall-e|gpt-image|imagen|flux|stable-diffusion|-image", re.IGNORECASE)
 COMPLETION_NAME = re.compile(r"-instruct\b|^(davinci|babbage)-002")  # OpenAI's that hold no conversation
 SHORTENABLE = "text-embedding-3"  # trained so that vectors can be cut
+# What another server of this kit can do and cannot be asked for through this one
+NOT_PASSED_ON = {"rerank"}
 
 
 def make_upstream(
@@ -166,7 +168,7 @@ def _defaults(card: dict[str, Any]) -> dict[str, float]:
 def _capabilities(provider: Provider, model: str, card: dict[str, Any]) -> tuple[str, ...]:
     details = card.get("llmapi_kit")
     if isinstance(details, dict) and isinstance(told := details.get("capabilities"), list) and told:
-        return tuple(str(word) for word in told)
+        return tuple(str(word) for word in told if word not in NOT_PASSED_ON)
     if provider.has_embeddings and EMBEDDING_NAME.search(model):
         return ("embeddings", "dimensions") if model.startswith(SHORTENABLE) else ("embeddings",)
     if provider.has_images and IMAGE_NAME.search(model):

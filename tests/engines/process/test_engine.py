@@ -137,12 +137,13 @@ def test_errors_come_over_as_what_they_are(start):
 
 
 def test_what_making_the_engine_raises_is_raised_and_leaves_no_process():
+    before = set(psutil.Process().children())
     with pytest.raises(MissingDependencyError, match=r"llmapi-kit\[torch\]") as caught:
         ProcessEngine(fail_to_make, name="m")
     assert caught.value.extra == "torch"
     with pytest.raises(ModelLoadError, match=r"'m' died \(SIGSEGV\)"):
         ProcessEngine(crash, name="m")
-    assert psutil.Process().children() == []
+    assert set(psutil.Process().children()) <= before
 
 
 def test_what_can_not_be_had_in_another_process_is_named():
