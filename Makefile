@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 NOTEBOOKS := notebooks
 DEMO_EXIT ?=
-# Processes that share the tests: one more than there are cores here, as browsers and kernels are waited for. A module's
-# tests stay in one, as they share servers and models; slow modules go first.
-PROCESSES ?= 3
+# Processes that share the tests; three on two cores were no faster. A module's tests stay in one, as they share servers
+# and models; slow modules go first.
+PROCESSES ?= 2
 TESTS = $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
