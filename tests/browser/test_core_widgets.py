@@ -68,7 +68,7 @@ def button(lab, number, name):
 
 def test_nothing_is_asked_of_anywidget(lab):
     assert not lab.page.evaluate("() => window.jupyterapp.hasPlugin('anywidget')")
-    lab.execute("assert not any('anywidget' in name for name, module in sys.modules.items() if module)")
+    lab.execute("assert not any('anywidget' in name for name, module in [*sys.modules.items()] if module)")
 
 
 def test_plain_chat_streams_and_stops_and_the_plain_dashboard_cancels(lab):
