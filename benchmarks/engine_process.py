@@ -59,6 +59,7 @@ def measure(model: BenchModel, args: argparse.Namespace, steadiness: Steadiness)
                 for cell in CELLS:
                     for kind, server in servers.items():
                         steadiness.probe()
+                        # One signal for each time it goes on: of several that wait, the kernel chooses the order
                         server.send_signal(signal.SIGUSR1 if cell == "busy" else signal.SIGUSR2)
                         result = run_load(
                             server,
@@ -72,7 +73,6 @@ def measure(model: BenchModel, args: argparse.Namespace, steadiness: Steadiness)
                             min_s=0 if args.quick else args.min_s,
                             seed=repeat * 1000 + streams,
                         )
-                        server.send_signal(signal.SIGUSR2)
                         figures[kind, cell, streams].append(result)
                         print(
                             f"{model.name}, {kind}, {cell} cell, {streams} streams, repeat {repeat + 1}: "

@@ -103,7 +103,7 @@ def load(
         lazy: return at once, and load it when it is first asked something.
         options: all of them are looked at before anything is loaded. For every model: ``fallback`` (a name, what
             `load` returned, an engine, or a list of these: who answers when this one can't). For models that run here:
-            ``process`` (True: in a process of its own, which a busy cell does not slow, whose crash ends no kernel and
+            ``process`` (True: in a process of its own, which a busy cell slows less, whose crash ends no kernel and
             whose end gives all memory back), ``replicas`` (that many such processes share the requests), ``devices``
             (such as ``[0, 1]``: a replica on each of these GPUs), ``device`` (``cpu``, ``cuda`` or ``cuda:0``; the
             first GPU where there is one), ``dtype``

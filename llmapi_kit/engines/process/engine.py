@@ -42,6 +42,7 @@ from llmapi_kit.engines.process.wire import (
 )
 from llmapi_kit.errors import ConfigError, EngineUnavailableError, ModelLoadError
 from llmapi_kit.progress import report
+from llmapi_kit.turns import take_turns_sooner
 from llmapi_kit.types import (
     Embedded,
     EngineInfo,
@@ -231,6 +232,8 @@ class ProcessEngine:
 
     def _run(self, child: Child) -> None:
         """Of a thread: take what a process says until it ends, and start another one if it was not to end."""
+        # A cell that computes would hold each event up by as long, here and in the server's thread
+        take_turns_sooner()
         for messages in child.messages():
             self._take(messages)
         why = child.how_it_ended()
