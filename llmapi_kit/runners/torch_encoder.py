@@ -5,6 +5,7 @@ Weights are read by `llmapi_kit.checkpoints.embedding_weights`. Knows nothing of
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ MAX_WORKERS = 4
 LARGE_MODEL_BYTES = 600_000_000
 
 
-class TorchEncoder:
+class TorchEncoder(ABC):
     """See `llmapi_kit.runners.encoder.Encoder`: what the classes below have in common.
 
     Args:
@@ -63,9 +64,9 @@ class TorchEncoder:
         """See `Encoder.close`."""
         self._weights = None
 
+    @abstractmethod
     def _forward(self, batch: Sequence[EncoderInput]) -> torch.Tensor:
         """Vectors (batch, size)."""
-        raise NotImplementedError
 
 
 class TransformerEncoder(TorchEncoder):

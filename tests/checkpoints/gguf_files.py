@@ -82,7 +82,7 @@ def quantize(array, form):
     """An array in a number format, which the gguf package can write, or else llama.cpp."""
     try:
         return gguf.quantize(array, form)
-    except NotImplementedError:
+    except NotImplementedError:  # gguf writes some formats only
         return quantize_rows(array, form)
 
 

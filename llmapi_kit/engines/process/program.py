@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing, suppress
 from pathlib import Path
@@ -95,7 +96,7 @@ class OwnersLog(logging.Handler):
         """Send a record's text."""
         try:
             self._outbox.send_from_thread(Logged(record.name, record.levelno, self.format(record)))
-        except Exception:
+        except Exception:  # as `logging` wants it: a line that can't be written harms no work
             self.handleError(record)
 
 
@@ -203,11 +204,14 @@ def main() -> None:
     _prefer_to_be_killed()
     threading.Thread(target=_end_with_input, daemon=True).start()
     threading.Thread(target=_end_with_owner, args=(owner,), daemon=True).start()
+    code = 0
     try:
         asyncio.run(_serve(socket.socket(fileno=descriptor)))
-    finally:
-        sys.stderr.flush()
-        os._exit(0)  # what is left to free goes with the process
+    except BaseException:  # whatever it is, the owner reads its last line
+        traceback.print_exc()
+        code = 1
+    sys.stderr.flush()
+    os._exit(code)  # what is left to free goes with the process
 
 
 def _prefer_to_be_killed() -> None:
@@ -224,7 +228,7 @@ def _end_with_input() -> None:
 
 
 def _end_with_owner(owner: int) -> None:
-    """A process that the owner forked may hold the other end of standard input."""
+    """A process that the owner forked may hold the other end of standard input. No event tells of this everywhere."""
     while os.getppid() == owner:
         time.sleep(OWNER_CHECK_S)
     os._exit(0)

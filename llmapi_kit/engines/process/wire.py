@@ -159,7 +159,7 @@ def portable(error: Exception) -> Exception:
     """An error that can be sent: itself, or its text where it holds what can't."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301 - made here
-    except Exception:
+    except Exception:  # whatever an error of somebody's makes of pickle
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
 

@@ -34,6 +34,13 @@ def crash():
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
+class BrokenEngine(MockEngine):
+    """Can't say how it is."""
+
+    def readiness(self):
+        raise ZeroDivisionError("how it is can't be told")
+
+
 class FailingEngine(MockEngine):
     """Raises what its prompt says, before or after its first event."""
 

@@ -31,7 +31,7 @@ from llmapi_kit.testing import EngineContract
 from llmapi_kit.testing.events import collect
 from llmapi_kit.types import Delta, Failed, Finished
 
-from .engines import FailingEngine, crash, fail_to_make, make_mock, make_once
+from .engines import BrokenEngine, FailingEngine, crash, fail_to_make, make_mock, make_once
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="made for Linux and macOS")
 DEADLINE_S = 60
@@ -102,6 +102,15 @@ def test_a_crash_ends_each_request_in_one_error_and_the_model_comes_back(start, 
     assert isinstance(asyncio.run(collect(engine.generate(long_request())))[-1], Finished)
     assert engine.stats().num_finished == 1
     assert "died (SIGSEGV" in caplog.text
+
+
+def test_what_ends_the_process_from_within_is_told(start, caplog):
+    """It ended with code 0 and without a word."""
+    engine = start(BrokenEngine, delays=(1000,))
+    engine.readiness()
+    wait_until(lambda: engine.pid is None)
+    assert "exit code 1: ZeroDivisionError: how it is can't be told" in engine.readiness().reason
+    assert "can't be told" in caplog.text
 
 
 def test_while_there_is_no_process_requests_are_refused_with_the_reason(start):
