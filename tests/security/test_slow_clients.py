@@ -60,13 +60,15 @@ def dribble(connections):
 
 
 def closed(connections):
-    """Those that the server has closed."""
-    over = []
+    """Those that the server has closed. `poll`, as `select` refuses descriptors from 1,024."""
+    poll = select.poll()
     for raw in connections:
-        if select.select([raw], [], [], 0)[0]:
-            with contextlib.suppress(ConnectionError):
-                raw.recv(4096)
-            over.append(raw)
+        poll.register(raw, select.POLLIN)
+    ready = {descriptor for descriptor, _ in poll.poll(0)}
+    over = [raw for raw in connections if raw.fileno() in ready]
+    for raw in over:
+        with contextlib.suppress(ConnectionError):
+            raw.recv(4096)
     return over
 
 
