@@ -22,7 +22,7 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Timing is never asserted, by Hypothesis neither: a busy machine is no bug.
-hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.register_profile("project", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("project")
 
 

@@ -190,7 +190,7 @@ def fuzz(operation, mode, checks=DOCUMENTED, num_examples=100):
 
 @pytest.mark.parametrize("path", SENSIBLE)
 def test_bodies_that_fit_end_as_the_document_says(schema, path):
-    num_examples = FEWER.get(path, 60)
+    num_examples = FEWER.get(path, 30)
     statuses = fuzz(schema[path]["POST"], FITTING, num_examples=num_examples)
     assert statuses[200] >= num_examples / 10, f"they hardly get anywhere: {statuses}"
 
@@ -199,7 +199,7 @@ def test_bodies_that_fit_end_as_the_document_says(schema, path):
 @pytest.mark.parametrize("path", SENSIBLE)
 def test_bodies_that_do_not_fit_are_refused(schema, path):
     statuses = fuzz(
-        schema[path]["POST"], WRONG, (*DOCUMENTED, negative_data_rejection), num_examples=min(FEWER.get(path, 30), 30)
+        schema[path]["POST"], WRONG, (*DOCUMENTED, negative_data_rejection), num_examples=min(FEWER.get(path, 15), 15)
     )
     assert set(statuses) <= {400, 404}
 
@@ -213,7 +213,7 @@ def test_bytes_are_answered_as_the_document_says(schema, path):
     body = json.dumps({"model": None, "max_tokens": 2, **SENSIBLE[path]}).encode()
 
     @hypothesis.settings(
-        max_examples=30,
+        max_examples=15,
         derandomize=True,
         database=None,
         suppress_health_check=list(hypothesis.HealthCheck),
@@ -235,7 +235,7 @@ def test_bytes_are_answered_as_the_document_says(schema, path):
 def test_what_has_no_body_answers_as_the_document_says(schema, path):
     operation = schema[path]["GET"]
     is_asked_for_something = operation.path_parameters or operation.query
-    fuzz(operation, FITTING, num_examples=50 if is_asked_for_something else 1)
+    fuzz(operation, FITTING, num_examples=20 if is_asked_for_something else 1)
 
 
 @on_one_engine

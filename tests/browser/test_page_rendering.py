@@ -151,8 +151,7 @@ def test_the_policy_is_enforced_where_something_would_get_through(chat):
     chat.errors.clear()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize(("size", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")], ids=["desktop", "phone"])
 def test_axe_finds_nothing_serious(browser, server, size, scheme):
     with new_profile(browser, size=size, color_scheme=scheme) as profile:
         chat = ChatPage(profile, server.url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -21,42 +22,42 @@ pytestmark = pytest.mark.kernel
 COMMAND = [sys.executable, "-m", "llmapi_kit"]
 
 
-@pytest.fixture
-def options():
-    """Further ones for `serve`."""
-    return []
-
-
-@pytest.fixture
-def key_file_options(options, tmp_path):
-    """One that names a file with a short key."""
-    file = tmp_path / "key"
-    file.write_text("secret-12\n")
-    file.chmod(0o600)
-    options += ["--api-key-file", str(file)]
-
-
-@pytest.fixture
-def serving(options):
+@contextlib.contextmanager
+def serve(*options, home):
     """A `serve mock` process on a free port: (process, url, key file, what it printed)."""
     process = subprocess.Popen(
         [*COMMAND, "serve", "mock", "--port", "0", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        env={**os.environ, "LLMAPI_KIT_HOME": str(home)},
     )
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if "until Ctrl-C" in line:
-            break
-    shown = "".join(lines)
-    url = re.search(r"http://127\.0\.0\.1:\d+", shown).group()
-    key_file = re.search(r"key in +(\S+)", shown).group(1)
-    yield process, url, key_file, shown
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    try:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if "until Ctrl-C" in line:
+                break
+        shown = "".join(lines)
+        url = re.search(r"http://127\.0\.0\.1:\d+", shown).group()
+        key_file = re.search(r"key in +(\S+)", shown).group(1)
+        yield process, url, key_file, shown
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def shared_home(new_home):
+    return new_home()
+
+
+@pytest.fixture(scope="module")
+def serving(shared_home):
+    """One for all tests that leave it as it is."""
+    with serve(home=shared_home) as started:
+        yield started
 
 
 @pytest.mark.slow
@@ -70,9 +71,12 @@ def test_serve_answers_with_its_key_and_shows_none(serving):
     assert answer.json()["data"][0]["id"] == "mock"
 
 
-def test_serve_takes_the_key_from_a_file_and_warns_of_a_short_one(key_file_options, serving):
-    _, url, _, shown = serving
-    answer = httpx.get(f"{url}/v1/models", headers={"x-api-key": "secret-12"}, trust_env=False)
+def test_serve_takes_the_key_from_a_file_and_warns_of_a_short_one(tmp_path, home):
+    file = tmp_path / "key"
+    file.write_text("secret-12\n")
+    file.chmod(0o600)
+    with serve("--api-key-file", str(file), home=home) as (_, url, _, shown):
+        answer = httpx.get(f"{url}/v1/models", headers={"x-api-key": "secret-12"}, trust_env=False)
     assert answer.status_code == 200
     assert "The API key has 9 characters" in shown
     assert "secret-12" not in shown
@@ -89,15 +93,15 @@ def test_the_curl_line_that_serve_prints_works_when_pasted(serving):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_serve_ends_cleanly_and_forgets_its_key(serving, number):
-    process, _, key_file, _ = serving
-    process.send_signal(number)
-    assert process.wait(20) == 0
-    assert not os.path.exists(key_file)
+def test_serve_ends_cleanly_and_forgets_its_key(home, number):
+    with serve(home=home) as (process, _, key_file, _):
+        process.send_signal(number)
+        assert process.wait(20) == 0
+        assert not os.path.exists(key_file)
 
 
 @pytest.mark.slow
-def test_chat_finds_the_server_and_streams_answers(serving):
+def test_chat_finds_the_server_and_streams_answers(serving, shared_home):
     done = subprocess.run(
         [*COMMAND, "chat", "--system", "be brief"],
         input="good morning\n\n/reset\ngood night\n",
@@ -105,37 +109,35 @@ def test_chat_finds_the_server_and_streams_answers(serving):
         text=True,
         timeout=60,
         check=True,
+        env={**os.environ, "LLMAPI_KIT_HOME": str(shared_home)},
     )
     assert done.stdout.count("good morning") == 1
     assert "good night" in done.stdout
     assert serving[1] in done.stdout
 
 
-@pytest.mark.slow
-def test_chat_without_a_server_says_what_to_do():
-    done = subprocess.run([*COMMAND, "chat"], capture_output=True, text=True, timeout=60, check=False)
+def test_a_mistake_is_one_line_and_status_1():
+    done = subprocess.run([*COMMAND, "serve", "no-such-model"], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert "No server of llmapi_kit runs" in done.stderr
+    assert "There is no model" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["serve", "no-such-model"], "There is no model"),
+        (["chat"], "No server of llmapi_kit runs"),
         (["serve", "mock", "--port", "99999"], "0 (any free port) to 65535"),
         (["serve", "mock", "--api-key", "secret"], "--api-key-file"),
         (["serve", "mock", "--default", "other"], "default is 'other', which is none of the models: mock"),
     ],
 )
-def test_mistakes_are_one_line_and_status_1(arguments, message):
-    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1
+def test_mistakes_are_told_before_a_model_is_loaded(arguments, message):
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1
     assert message in done.stderr
     assert "secret" not in done.stderr
-    assert "Loading" not in done.stdout, "it is told before a model is loaded"
-    assert "Traceback" not in done.stderr
+    assert "Loading" not in done.stdout
 
 
 @pytest.mark.parametrize(("is_ok", "status"), [(True, 0), (False, 1)])
@@ -145,7 +147,8 @@ def test_the_doctors_verdict_is_the_exit_status(monkeypatch, is_ok, status):
 
 
 def test_help_lists_the_commands():
-    done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, timeout=60, check=True)
+    done = CliRunner().invoke(app, ["--help"])
+    assert done.exit_code == 0
     for command in ("serve", "chat", "doctor", "notebooks"):
         assert command in done.stdout
 

@@ -20,7 +20,7 @@ from llmapi_kit.types import Finished
 from .conftest import collect
 
 NUM_NEW = 10
-SIZES = [(60, 40), (33, 64), (48, 48)]
+SIZES = [(60, 40), (33, 64), (48, 48), (48, 40)]
 PICTURES = [
     Image.fromarray(np.random.default_rng(i).integers(0, 255, (height, width, 3), dtype=np.uint8))
     for i, (width, height) in enumerate(SIZES)

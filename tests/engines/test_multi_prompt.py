@@ -67,7 +67,7 @@ def test_leaving_early_stops_every_prompt_and_frees_every_slot():
         engine = make_local(num_slots=3)
         events = generate_prompts(engine, requests_of("a b", "c d", "e f", max_tokens=100))
         async for event in events:
-            if isinstance(event, Delta):
+            if isinstance(event, Delta) and engine.stats().num_running == 3:
                 break
         await events.aclose()
         await wait_until(lambda: engine.stats().num_running == 0 and engine.stats().num_queued == 0)

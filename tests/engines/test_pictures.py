@@ -72,7 +72,7 @@ def test_a_conversation_goes_on_from_what_is_cached_and_a_picture_is_known_by_it
     later = [*first, {"role": "assistant", "content": text}, message("and what else?")]
     ((_, _, num_cached),) = llava.ask(later)
     assert num_cached >= num_prompt - 1
-    other = [message(1, "what is in this picture, which has a prompt of some length around it?")]
+    other = [message(3, "what is in this picture, which has a prompt of some length around it?")]  # in no other test
     assert llava.check(other)[0] < 16  # its first vector is another one
     jpeg = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url_of(PICTURES[0], "GIF")}}]}]
     llava.check(jpeg)

@@ -52,17 +52,16 @@ async def cells():
     left = [thread.name for thread in threading.enumerate() if "llmapi_kit" in thread.name]
     assert not left, left
 
-if kind == "script":
+if kind == "script, then running loop":
     server = kit.launch("mock", port=0)
     assert ask(server) == "to be or not"
     assert asyncio.run(ask_async(server)) == "to be or not"
     server.stop()
     assert not {"nest_asyncio", "IPython", "torch"} & set(sys.modules), "imported for nothing"
-elif kind == "uvloop runs":
+    asyncio.run(cells())
+elif kind == "uvloop":
     import uvloop
     uvloop.run(cells()) if hasattr(uvloop, "run") else None
-elif kind == "uvloop policy":
-    import uvloop
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     asyncio.run(cells())
 else:
@@ -71,7 +70,7 @@ print("fine")
 """
 
 
-@pytest.mark.parametrize("kind", ["script", "running loop", "patched before", "patched after"])
+@pytest.mark.parametrize("kind", ["script, then running loop", "patched before", "patched after"])
 @pytest.mark.parametrize("uvloop", ["uvloop", "no uvloop"])
 def test_the_server_answers(program, kind, uvloop):
     assert importlib.util.find_spec("uvloop"), "the test extra brings it"
@@ -79,7 +78,6 @@ def test_the_server_answers(program, kind, uvloop):
     assert program(CELLS, kind, uvloop, options=("-W", "ignore::DeprecationWarning")) == "fine"
 
 
-@pytest.mark.parametrize("kind", ["uvloop runs", "uvloop policy"])
-def test_the_server_answers_where_the_kernel_runs_uvloop(program, kind):
+def test_the_server_answers_where_the_kernel_runs_uvloop(program):
     assert importlib.util.find_spec("uvloop"), "the test extra brings it"
-    assert program(CELLS, kind, "uvloop", options=("-W", "ignore::DeprecationWarning")) == "fine"
+    assert program(CELLS, "uvloop", "uvloop", options=("-W", "ignore::DeprecationWarning")) == "fine"

@@ -11,7 +11,7 @@ from llmapi_kit.engines.mock import MockEngine
 
 pytestmark = pytest.mark.slow
 
-NUM_ROUNDS = 50
+NUM_ROUNDS = 20
 
 ROUNDS = """
 import gc, json, sys, threading
@@ -50,7 +50,7 @@ print(json.dumps({name: after[name] - before[name] for name in before}))
 """
 
 
-def test_fifty_launches_leak_no_thread_no_socket_and_no_memory(program, record_property):
+def test_twenty_launches_leak_no_thread_no_socket_and_no_memory(program, record_property):
     grown = json.loads(program(ROUNDS, str(NUM_ROUNDS)))
     record_property("grown", grown)
     assert grown["threads"] == 0

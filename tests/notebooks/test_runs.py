@@ -86,8 +86,6 @@ def test_client_alone_launches_a_server_and_says_so(home):
         nb = notebook.run()
         assert "No server runs on this machine" in text_of(cell_of(nb, "connect"))
         check_client(nb)
-        nb = notebook.run()
-        check_client(nb)
         (key,) = keys_in(home)
         assert not holds(nb, key)
 

@@ -47,7 +47,7 @@ def accepts(matcher, text):
 
 
 @pytest.mark.slow
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(schema=schemas())
 def test_finished_answers_are_valid_under_random_schemas(compiler, schema):
     matcher = compiler.compile(Constraint("json_schema", json.dumps(schema), "response_format"))
