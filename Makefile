@@ -25,7 +25,7 @@ serve: $(VENV)/.installed ## Serve the pocket model from a terminal
 	$(BIN)/llmapi-kit serve pocket
 
 test: $(VENV)/.installed $(VENV)/.programs $(VENV)/.client ## Set up what is missing and run all tests, on other Pythons too
-	@$(MAKE) --no-print-directory --jobs=2 test-here test-other-pythons
+	@$(MAKE) --no-print-directory $(if $(findstring --jobserver,$(MAKEFLAGS)),,--jobs=2) test-here test-other-pythons
 
 # Beside each other: browsers and kernels that one waits for leave time for the other.
 test-here:
