@@ -122,8 +122,8 @@ def assumptions(study: Study, overhead_source: str) -> list[str]:
         "",
         f"How people talk is assumed, too. They think for {talk.think_s:g} s in the median before they ask, questions "
         f"have {talk.message} tokens and answers {talk.answer}, with heavy tails (lognormal, sigma "
-        f"{talk.think_sigma:g} and {talk.sigma:g}). A conversation has {talk.mean_turns:g} turns in the mean and begins "
-        f"with a system prompt of {talk.system} tokens that all share; each prompt has all of it so far, up to "
+        f"{talk.think_sigma:g} and {talk.sigma:g}). A conversation has {talk.mean_turns:g} turns in the mean and "
+        f"begins with a system prompt of {talk.system} tokens that all share; each prompt has all of it so far, up to "
         f"{talk.context:,} tokens.",
         "",
         f"Served well means: the p99 of the time to the first token is at most {MAX_P99_S:g} s, and nobody is told to "
