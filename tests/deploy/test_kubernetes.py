@@ -6,6 +6,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from llmapi_kit.cli.serve_flags import KEY_VARIABLE
 from llmapi_kit.config import Settings
 from llmapi_kit.version import __version__
 
@@ -119,8 +120,9 @@ def test_images_have_the_version():
 
 def test_the_cluster_serves_the_kits_application():
     assert [application["import_path"] for application in APPLICATIONS] == ["llmapi_kit.cluster:app"]
-    cluster = pytest.importorskip("llmapi_kit.cluster", reason="the room that serves it is not there")
-    assert callable(cluster.app)
+    arguments = pytest.importorskip("llmapi_kit.cluster.arguments", reason="the room that serves it is not there")
+    for application in APPLICATIONS:
+        arguments.read_arguments(application["args"], {KEY_VARIABLE: "sk-llmapi-of-the-secret"})
 
 
 def test_the_clusters_configuration_is_one_of_serve():
