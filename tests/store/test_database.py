@@ -289,6 +289,15 @@ def test_the_password_opens_and_a_wrong_one_is_refused_without_being_said(postgr
     assert wrong not in everything_said(caught.value)
 
 
+def test_a_password_that_is_not_in_the_url_is_the_environments(postgres, open_database, monkeypatch):
+    """As libpq has it: so it needs no percent-encoding, and deploy/compose.yaml gives it once."""
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    open_database(postgres.url("postgres", LOCKED), with_tables=False)
+    monkeypatch.setenv("PGPASSWORD", "another")
+    with pytest.raises(StoreUnavailableError, match="password"):
+        open_database(postgres.url("postgres", LOCKED), with_tables=False)
+
+
 def test_a_password_is_in_no_message_even_if_the_driver_says_it(open_database, postgres):
     database = open_database(postgres.url("postgres", LOCKED, PASSWORD), with_tables=False)
     with pytest.raises(StoreError) as caught:
