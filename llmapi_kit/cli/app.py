@@ -167,7 +167,9 @@ def serve(
     draft: Annotated[
         str | None,
         typer.Option(
-            help="'prompt-lookup' guesses what an answer repeats. Default: no guesses.", rich_help_panel=MODEL
+            help="'prompt-lookup' guesses what an answer repeats; the folder or hub name of a small model has that one "
+            "guess. Default: no guesses.",
+            rich_help_panel=MODEL,
         ),
     ] = None,
     only_cpu: Annotated[

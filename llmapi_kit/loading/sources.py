@@ -19,6 +19,7 @@ from llmapi_kit.checkpoints.spec import ModelSpec
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.errors import ConfigError, InvalidRequestError, LlmApiKitError, MissingDependencyError, ModelError
+from llmapi_kit.loading.draft import with_draft
 from llmapi_kit.loading.embedding_source import EmbeddingSource, is_embedding_model
 from llmapi_kit.loading.gguf_source import GgufSource
 from llmapi_kit.loading.load_failure import load_error
@@ -40,6 +41,7 @@ LOCAL_SETTINGS = (
     "max_queue",
     "prefix_cache",
     "draft",
+    "draft_tokens",
     "download_stall_s",
 )
 UPSTREAM_SETTINGS = (
@@ -198,7 +200,7 @@ class LocalSource:
         """See `Source.memory_need`."""
         import_heavy(LOCAL_MODELS)
         try:
-            return _local_need(spec, settings, options)
+            return with_draft(_local_need(spec, settings, options), settings)
         except LlmApiKitError:
             raise
         except Exception as exc:  # whatever a configuration makes of the library that reads it
