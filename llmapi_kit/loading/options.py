@@ -85,6 +85,8 @@ class LoadOptions(_ModelSettings, _ProviderSettings, _VectorOptions, total=False
     quantize: Literal["int8", "int4", "8bit", "4bit"] | None
     sampling: Mapping[str, Any] | None
     revision: str | None
+    subfolder: str | None
+    trust_remote_code: bool | None
     n_gpu_layers: int | None
     flash_attn: bool | None
     kv_cache_dtype: (
@@ -158,6 +160,10 @@ _KV_DTYPE = 'The number format of keys and values is kv_cache_dtype="q8_0" here 
 _GPU_LAYERS = "It is n_gpu_layers here, for GGUF files."
 _DRAFT = 'A small model that guesses is draft="owner/name" here, a folder or a hub name.'
 _DRAFT_TOKENS = "How many tokens are guessed at once is draft_tokens here."
+_ATTENTION = (
+    "Attention is computed over the slots of all requests by the kit's own code, so there is none of transformers' to "
+    "choose; where a model has to run by its own, transformers chooses."
+)
 _TUNNEL = 'A public address is share=True here, or a tunnel="ngrok" of your choice.'
 _TOKEN = "ngrok's token is found in NGROK_AUTHTOKEN: an environment variable, or a secret of Colab or Kaggle."  # noqa: S105
 _KEY = "It is api_key here; without one, a random key is made."
@@ -221,7 +227,11 @@ LOAD_HABITS = {
     "temperature": _SAMPLING,
     "top_p": _SAMPLING,
     "top_k": _SAMPLING,
-    "trust_remote_code": "Code that comes with a model is never run.",
+    "attn_implementation": _ATTENTION,
+    "attention_implementation": _ATTENTION,
+    "_attn_implementation": _ATTENTION,
+    "use_flash_attention_2": _ATTENTION,
+    "code_revision": "The code is that of revision, the version of the model itself.",
     "token": "The hub's token is read from HF_TOKEN in the environment.",
     "hf_token": "The hub's token is read from HF_TOKEN in the environment.",
     "system": "A system prompt goes with the request: the first of its messages.",

@@ -98,6 +98,7 @@ class LeanDecoder:
         rope = getattr(config, "rope_scaling", None) or getattr(config, "rope_parameters", None) or {}
         return (
             type(model).__name__ in FAMILIES
+            and type(model).__module__.startswith("transformers.models.")  # another's may be of the same name
             and rope.get("rope_type", "default") in ("default", "linear", "llama3")
             and config.hidden_act in ("silu", "swish")
             and model.lm_head.bias is None
