@@ -75,9 +75,9 @@ class DraftProposer:
         self._pause, self._next_pause = self._next_pause, min(2 * self._next_pause, LONGEST_PAUSE)
         return 0
 
-    def offer(self, token_id: int) -> None:
-        """The draft goes on with a token."""
-        self._drafted.append(token_id)
+    def offer(self, token_ids: list[int]) -> None:
+        """The draft goes on with these tokens."""
+        self._drafted = token_ids
 
 
 @dataclass(slots=True)
@@ -168,14 +168,15 @@ class DraftModel:
                 request.proposer = None
 
     def _write_on(self, requests: Sequence[Request], most: Callable[[Request], int]) -> None:
-        decoding = [request for request in requests if request.output_ids]
+        num_streams = sum(map(_is_decoding, requests))
         items: list[StepItem] = []
         wanted: dict[Request, int] = {}
         budget = self._step_tokens
         for request in requests:
-            num = self._num_wanted(request, most(request), len(decoding)) if request.output_ids else 0
-            end = request.num_tokens if num else min(request.num_computed, len(request.prompt_ids))
-            if not self._can_hold(request, end) or (request.output_ids and not num):
+            is_decoding = _is_decoding(request)
+            num = self._num_wanted(request, most(request), num_streams) if is_decoding else 0
+            end = request.num_tokens if is_decoding else request.num_computed
+            if not self._can_hold(request, end) or (is_decoding and not num):
                 continue
             pending = self._pending(request, min(end, self._num_held(request) + budget))
             if pending is None:
@@ -235,25 +236,28 @@ class DraftModel:
     def _draw(self, items: Sequence[StepItem], wanted: dict[Request, int]) -> int:
         """Compute, and draw so many tokens for each of some requests; how many steps that took."""
         logits = self._runner.step(items)
-        going = [(request, request.row.ahead(), num) for request, num in wanted.items()]
+        going = [(request, request.row.ahead()) for request in wanted]
+        drafted: dict[Request, list[int]] = {request: [] for request in wanted}
         num_steps = 1
         while going:
-            drawn = sample(self._of_width(logits), [row for _, row, _ in going])
-            left: list[tuple[Request, SamplerRow, int]] = []
+            drawn = sample(self._of_width(logits), [row for _, row in going])
+            left: list[tuple[Request, SamplerRow]] = []
             following: list[StepItem] = []
-            for (request, row, num), choice in zip(going, drawn, strict=True):
-                token_id = choice.token_id
-                if isinstance(request.proposer, DraftProposer):
-                    request.proposer.offer(token_id)
-                if num > 1 and token_id not in row.ending_ids and token_id < self._runner.vocab_size:
+            for (request, row), (token_id, *_) in zip(going, drawn, strict=True):
+                drafted[request].append(token_id)
+                is_known = token_id not in row.ending_ids and token_id < self._runner.vocab_size
+                if is_known and len(drafted[request]) < wanted[request]:
                     held = self._slots[_slot(request)].tokens
                     following.append(StepItem(_slot(request), len(held), [token_id], wants_logits=True))
                     held.append(token_id)
-                    left.append((request, row, num - 1))
+                    left.append((request, row))
             going = left
             if going:
                 logits = self._runner.step(following)
                 num_steps += 1
+        for request, token_ids in drafted.items():
+            if isinstance(request.proposer, DraftProposer):
+                request.proposer.offer(token_ids)
         return num_steps
 
     def _of_width(self, logits: Logits) -> Logits:
@@ -264,6 +268,11 @@ class DraftModel:
         padded = logits.new_full((len(logits), self._vocab_size), float("-inf"))
         padded[:, : logits.shape[1]] = logits
         return padded
+
+
+def _is_decoding(request: Request) -> bool:
+    """Whether all but the latest token of a request is computed."""
+    return bool(request.output_ids) and request.num_computed >= request.num_tokens - 1
 
 
 def _slot(request: Request) -> int:
