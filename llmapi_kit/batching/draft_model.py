@@ -27,6 +27,7 @@ from llmapi_kit.sampling.sampler import SamplerRow, sample
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 24, 384  # tokens without a draft where it does not pay
+FIRST_TRIED = 4.0  # drafted tokens that what a request begins with counts for
 REMEMBERED = 0.85  # weight of earlier drafts in how many tokens come true
 # Tokens of a slot in a step that still tells how long drafting takes
 MAX_TIMED = 16
@@ -37,12 +38,14 @@ class DraftProposer:
 
     Args:
         most: tokens guessed at once.
+        pace: tells how many of them are worth drafting; what other requests learned is what this one begins with.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, pace: DraftPace) -> None:
         self._most = most
+        self._pace = pace
         self._drafted: list[int] = []
-        self._num_right, self._num_tried = 3.0, 4.0
+        self._num_right, self._num_tried = FIRST_TRIED * pace.rate, FIRST_TRIED
         self._pause, self._next_pause = 0, FIRST_PAUSE
         self._is_trying_again = False
 
@@ -57,14 +60,16 @@ class DraftProposer:
 
     def learn(self, num_guessed: int, num_right: int) -> None:
         """See `Proposer.learn`."""
-        self._num_tried = REMEMBERED * self._num_tried + min(num_guessed, num_right + 1)
+        num_tried = min(num_guessed, num_right + 1)
+        self._num_tried = REMEMBERED * self._num_tried + num_tried
         self._num_right = REMEMBERED * self._num_right + num_right
+        self._pace.learn(num_tried, num_right)
 
-    def num_wanted(self, pace: DraftPace, num_streams: int) -> int:
+    def num_wanted(self, num_streams: int) -> int:
         """How many tokens to draft now; 0 for a while where that does not pay, and then one to find out anew."""
         if self._pause > 0:
             return 0
-        length = pace.best_length(self._num_right / self._num_tried, self._most, num_streams)
+        length = self._pace.best_length(self._num_right / self._num_tried, self._most, num_streams)
         if length:
             self._next_pause = FIRST_PAUSE
             return length
@@ -121,6 +126,10 @@ class DraftModel:
         self._has_prefix_cache = has_prefix_cache
         self._pace = pace or DraftPace()
         self._slots = [_Slot() for _ in range(runner.num_slots)]
+
+    def proposer(self, most: int) -> DraftProposer:
+        """What guesses an answer, so many tokens at once at most; for any thread."""
+        return DraftProposer(most, self._pace)
 
     def start(self) -> None:
         """See `Runner.start`."""
@@ -199,7 +208,7 @@ class DraftModel:
         if not isinstance(proposer, DraftProposer):
             return 0
         room = self._runner.max_length - request.num_tokens + 1  # the last token drafted is not computed
-        return max(0, min(proposer.num_wanted(self._pace, num_streams), most, room))
+        return max(0, min(proposer.num_wanted(num_streams), most, room))
 
     def _can_hold(self, request: Request, end: int) -> bool:
         """Whether a request is one that the draft can follow; else it goes on without."""

@@ -30,7 +30,7 @@ def make_draft(runner=None, **options):
 
 
 def submit(bench, prompt=PROMPT, *, most=4, **options):
-    return bench.submit(prompt, request_options={"proposer": DraftProposer(most)}, **options)
+    return bench.submit(prompt, request_options={"proposer": DraftProposer(most, Eager())}, **options)
 
 
 def answers(bench, *, is_drafting, **params):
@@ -83,7 +83,9 @@ def test_the_draft_takes_over_no_more_of_a_prompt_than_the_model_does(bench):
     b = bench(draft=make_draft(draft))
     for salt in ("ada", "bob", "bob"):
         b.result(
-            b.submit(PROMPT * 12, name=salt * 3, request_options={"proposer": DraftProposer(2), "cache_salt": salt})
+            b.submit(
+                PROMPT * 12, name=salt * 3, request_options={"proposer": DraftProposer(2, Eager()), "cache_salt": salt}
+            )
         )
         b.wait_for(lambda: not b.loop.stats().num_running)
     starts = [item.start for step in draft.steps for item in step if len(item.tokens) > 8 or item.start == 47]
@@ -191,16 +193,28 @@ def test_before_anything_is_measured_some_tokens_are_drafted():
     assert DraftPace().best_length(0.75, 4, 1) == 4
 
 
+def test_a_request_begins_with_what_others_learned():
+    pace = paced(draft_s=3, step_s=10, token_s=0)
+    first = DraftProposer(8, pace)
+    assert first.num_wanted(1) > 0
+    for _ in range(60):
+        first.learn(4, 0)
+    assert DraftProposer(8, pace).num_wanted(1) == 0
+    for _ in range(60):
+        first.learn(4, 4)
+    assert DraftProposer(8, pace).num_wanted(1) > 4
+
+
 def test_a_request_pauses_where_its_draft_does_not_pay_and_tries_again_later():
-    proposer, pace = DraftProposer(4), paced(draft_s=1, step_s=10, token_s=0)
-    assert proposer.num_wanted(pace, 1) > 0
+    proposer = DraftProposer(4, paced(draft_s=1, step_s=10, token_s=0))
+    assert proposer.num_wanted(1) > 0
     for _ in range(40):
         proposer.learn(4, 0)
-    assert proposer.num_wanted(pace, 1) == 0
+    assert proposer.num_wanted(1) == 0
     waited = []
     for _ in range(3):
         num = 0
-        while not proposer.num_wanted(pace, 1):
+        while not proposer.num_wanted(1):
             proposer.extend([1])
             num += 1
         waited.append(num)
@@ -208,4 +222,4 @@ def test_a_request_pauses_where_its_draft_does_not_pay_and_tries_again_later():
     for _ in range(40):
         proposer.learn(1, 1)
     proposer.extend([1] * 1000)
-    assert proposer.num_wanted(pace, 1) == 4
+    assert proposer.num_wanted(1) == 4

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from llmapi_kit.batching.beam_search import BeamSearch
-from llmapi_kit.batching.draft_model import DraftModel, DraftProposer
+from llmapi_kit.batching.draft_model import DraftModel
 from llmapi_kit.batching.loop import BatchingLoop, Outbox
 from llmapi_kit.batching.prompt_lookup import PromptLookup
 from llmapi_kit.batching.proposer import Proposer
@@ -103,7 +103,7 @@ class LocalEngine:
         self._max_length = runner.max_length
         self._default_max_tokens = settings.default_max_tokens
         self._num_slots = runner.num_slots
-        self._has_lookup, self._has_draft = has_lookup, draft is not None
+        self._has_lookup, self._draft = has_lookup, draft
         self._draft_tokens = settings.draft_tokens
         self._loop = BatchingLoop(
             runner,
@@ -315,8 +315,8 @@ class LocalEngine:
 
     def _proposer(self, prompt_ids: Sequence[int]) -> Proposer | None:
         """Who guesses the tokens of an answer."""
-        if self._has_draft:
-            return DraftProposer(self._draft_tokens)
+        if self._draft is not None:
+            return self._draft.proposer(self._draft_tokens)
         return PromptLookup(prompt_ids, self._draft_tokens) if self._has_lookup else None
 
     def _using(self, adapter: LoadedAdapter | None) -> AbstractContextManager[None]:
