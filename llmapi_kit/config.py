@@ -55,7 +55,9 @@ class Settings(BaseSettings):
             answer starts would tell one what another asked), ``shared`` does not, ``off`` reuses nothing.
         draft: ``prompt-lookup`` guesses what an answer goes on with from what followed the same tokens earlier, and
             computes several guesses in one step: answers stay as they are, and come sooner where they repeat their
-            prompt. ``off`` guesses nothing.
+            prompt. A small model's name or folder has that model guess, which must have the same vocabulary. ``off``
+            guesses nothing.
+        draft_tokens: most tokens that are guessed at once; fewer where they do not come true, or cost too much.
         max_stall_s: how long the prefill of a new prompt may hold up running streams in one step, about.
         default_max_tokens: most tokens of an answer where a request does not say; 0 goes on to the end of the context.
         max_queue: requests that may wait for a slot; 0 is four times the slots, at most 128.
@@ -123,7 +125,8 @@ class Settings(BaseSettings):
     step_tokens: int = Field(default=512, ge=1, le=1_000_000)
     max_stall_s: Annotated[float, Field(gt=0, le=60)] = 0.2
     prefix_cache: Literal["per_key", "shared", "off"] = "per_key"
-    draft: Literal["off", "prompt-lookup"] = "off"
+    draft: Annotated[str, Field(min_length=1)] = "off"
+    draft_tokens: int = Field(default=8, ge=1, le=32)
     default_max_tokens: int = Field(default=0, ge=0, le=10_000_000)
     max_queue: int = Field(default=0, ge=0, le=100_000)
     idle_unload_s: Annotated[float, Field(ge=0, le=30 * 86400)] = 0

@@ -115,7 +115,8 @@ def load(
             ``4bit`` on a GPU), ``kv_cache_dtype`` (on a CPU: ``float32``, ``bfloat16`` or ``int8``), ``sampling`` (such
             as ``{"temperature": 0.7}``, where a request does not say) and settings of the engine: ``max_slots``,
             ``context_length``, ``kv_memory``, ``num_threads``, ``native``, ``compile``, ``step_tokens``,
-            ``default_max_tokens``, ``max_queue``, ``prefix_cache``, ``draft``, ``download_stall_s``. For a GGUF file,
+            ``default_max_tokens``, ``max_queue``, ``prefix_cache``, ``draft`` (``prompt-lookup``, or a small model that
+            writes on ahead), ``draft_tokens``, ``download_stall_s``. For a GGUF file,
             in place of ``dtype``, ``quantize`` and ``tokenizer``: ``n_gpu_layers``, ``flash_attn``, ``kv_cache_dtype``
             (such as ``q8_0``), ``use_mmap``, ``use_mlock``, ``rope_scaling``, ``rope_freq_base``, ``rope_freq_scale``,
             ``mmproj`` (the file for pictures; the one beside the model unless given, and False for none), ``isolate``

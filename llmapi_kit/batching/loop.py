@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 from llmapi_kit.batching.beam_search import BeamSearch, Candidate
+from llmapi_kit.batching.draft_model import DraftModel
 from llmapi_kit.batching.output_processor import OutputProcessor, TokenBytes
 from llmapi_kit.batching.request import Request
 from llmapi_kit.batching.scheduler import Scheduler, is_guess
@@ -53,6 +54,7 @@ class BatchingLoop:
         max_stall_s: see `Scheduler`.
         queue_timeout_s: a request that waits longer for a slot fails.
         has_prefix_cache: whether slots keep what they computed, for prompts that begin alike.
+        draft: writes on ahead for requests that have a `DraftProposer`; used by this loop's thread only.
         name: of the thread.
     """
 
@@ -68,9 +70,11 @@ class BatchingLoop:
         max_stall_s: float = 0.2,
         queue_timeout_s: float = 60.0,
         has_prefix_cache: bool = True,
+        draft: DraftModel | None = None,
         name: str = "llmapi_kit engine",
     ) -> None:
         self._runner = runner
+        self._draft = draft
         self._deliver = deliver
         self._writer = OutputProcessor(eos_ids, token_bytes)
         self._masks = MaskWorker()
@@ -189,7 +193,9 @@ class BatchingLoop:
     def _run(self) -> None:
         take_turns_sooner()
         try:
-            self._runner.start()
+            if self._draft is not None:
+                self._draft.start()
+            self._runner.start()  # last, as the number of threads is the thread's own
             while self._drain_inbox():
                 self._answer_calls()
                 if self._scheduler.running or self._scheduler.waiting:
@@ -202,6 +208,8 @@ class BatchingLoop:
             self._fail_everything()
             self._masks.close()
             self._runner.close()
+            if self._draft is not None:
+                self._draft.close()
 
     def _drain_inbox(self) -> bool:
         """Move new requests to the scheduler and drop cancelled ones; sleeps while idle. False to end."""
@@ -235,15 +243,20 @@ class BatchingLoop:
 
     def _step(self) -> None:
         self._expire_waiting()
+        self._write_ahead()  # first, so that the draft has what is copied now
         for source, target, length in self._scheduler.admit():
             self._runner.copy_prefix(source, target, length)
+            if self._draft is not None:
+                self._draft.copy_prefix(source, target, length)
         plan = self._scheduler.schedule()
         self._flush()  # now, with little left to do in Python: whoever gets them wants the GIL at once
         self._step_started = time.monotonic()
         try:
             self._compute(plan)
-            num_tokens = sum(len(item.tokens) for _, item in plan)
-            self._scheduler.record_step(num_tokens, time.monotonic() - self._step_started)
+            num_tokens, seconds = sum(len(item.tokens) for _, item in plan), time.monotonic() - self._step_started
+            self._scheduler.record_step(num_tokens, seconds)
+            if self._draft is not None and all(item.start >= len(request.prompt_ids) for request, item in plan):
+                self._draft.checked(num_tokens, seconds)
         except Exception as exc:
             self._recover(exc)
             if all(request.leader is plan[0][0].leader for request, _ in plan):
@@ -252,6 +265,14 @@ class BatchingLoop:
                 self._compute_one_by_one(plan)
         finally:
             self._step_started = None
+
+    def _write_ahead(self) -> None:
+        """Let the draft model guess."""
+        if self._draft is None:
+            return
+        self._flush()
+        self._step_started = time.monotonic()
+        self._draft.write_on(self._scheduler.running, self._scheduler.most_guessed)
 
     def _recover(self, error: Exception) -> None:
         if self._runner.recover(error):
@@ -293,7 +314,7 @@ class BatchingLoop:
                     self._emit(request, event)
             except Exception as exc:
                 self._fail(request, exc)
-        has_guesses = any(request.lookup is not None for request, _ in plan)
+        has_guesses = any(request.proposer is not None for request, _ in plan)
         num_right = self._follow_guesses(plan, all_logits) if has_guesses else 0
         for beams, candidates in searching.items():
             self._observe(beams.members[0], now)
@@ -320,8 +341,8 @@ class BatchingLoop:
         end = 0
         for request, item in plan:
             start, end = end, end + (len(item.tokens) if item.wants_every else 1 if item.wants_logits else 0)
-            if request.lookup is not None and _samples(request, item):
-                request.lookup.extend(request.output_ids[-1:])
+            if request.proposer is not None and _samples(request, item):
+                request.proposer.extend(request.output_ids[-1:])
             if is_guess(request, item):
                 following.append((request, start, item.tokens[1:]))
         num_made, depth = 0, 0
@@ -355,14 +376,14 @@ class BatchingLoop:
                     self._emit(request, event)
             except Exception as exc:
                 self._fail(request, exc)
-            if request.lookup is not None:
-                request.lookup.extend(request.output_ids[-1:])
+            if request.proposer is not None:
+                request.proposer.extend(request.output_ids[-1:])
 
     def _learn(self, request: Request, num_guessed: int, num_right: int) -> None:
         self._stats.num_guessed_tokens += num_guessed
         self._stats.num_right_guesses += num_right
-        if request.lookup is not None:
-            request.lookup.learn(num_guessed, num_right)
+        if request.proposer is not None:
+            request.proposer.learn(num_guessed, num_right)
 
     def _split_logits(
         self, plan: Sequence[tuple[Request, StepItem]], logits: Logits
@@ -466,6 +487,8 @@ class BatchingLoop:
             slot = self._scheduler.remove(member)
             if slot is not None:
                 self._runner.free(slot)
+                if self._draft is not None:
+                    self._draft.free(slot)
 
     def _flush(self) -> None:
         """Give the events of the last step away."""

@@ -11,22 +11,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 NUM_SAME = 3  # tokens that have to be the same before a guess
-MAX_GUESSED = 8
 FIRST_GUESSED = 3
 PAUSE = 24  # tokens without a guess after those that did not come true
 
 
 class PromptLookup:
-    """The guesses of one answer.
+    """The guesses of one answer; see `llmapi_kit.batching.proposer.Proposer`.
 
     Args:
         prompt_ids: the prompt.
+        most: tokens guessed at once.
     """
 
-    def __init__(self, prompt_ids: Sequence[int]) -> None:
+    def __init__(self, prompt_ids: Sequence[int], most: int = 8) -> None:
+        self._most = most
         self._ids: list[int] = []
         self._after: dict[tuple[int, ...], int] = {}  # some tokens to where their latest continuation begins
-        self._num_guessed = FIRST_GUESSED
+        self._num_guessed = min(most, FIRST_GUESSED)
         self._pause = 0
         self.extend(prompt_ids)
 
@@ -49,8 +50,8 @@ class PromptLookup:
     def learn(self, num_guessed: int, num_right: int) -> None:
         """How many tokens of the last guess came true; guess more next time, or less."""
         if num_right == num_guessed:
-            self._num_guessed = min(MAX_GUESSED, self._num_guessed + 2)
+            self._num_guessed = min(self._most, self._num_guessed + 2)
         elif num_right == 0:
-            self._num_guessed, self._pause = FIRST_GUESSED, PAUSE
+            self._num_guessed, self._pause = min(self._most, FIRST_GUESSED), PAUSE
         else:
             self._num_guessed = max(1, num_right)

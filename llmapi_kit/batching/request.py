@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from llmapi_kit.batching.beam_search import BeamSearch
-from llmapi_kit.batching.prompt_lookup import PromptLookup
+from llmapi_kit.batching.proposer import Proposer
 from llmapi_kit.sampling.detokenize import Detokenizer
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.sampling.sampler import Sampled, SamplerRow
@@ -43,7 +43,7 @@ class Request:
         whole: (start, end) of parts of the prompt that have to be computed in one step, in order.
         num_image_tokens: how many tokens of the prompt are pictures'.
         adapter: which the runner computes it with; 0 for none. `cache_salt` tells those of different ones apart.
-        lookup: guesses what the answer goes on with; None for no guesses.
+        proposer: guesses what the answer goes on with; None for no guesses.
         is_embedding: the prompt is embedded, nothing is generated.
         matcher: what the answer must match; this answer's own.
         beams: the beam search it leads or belongs to.
@@ -77,7 +77,7 @@ class Request:
     whole: Sequence[tuple[int, int]] = ()
     num_image_tokens: int = 0
     adapter: int = 0
-    lookup: PromptLookup | None = None
+    proposer: Proposer | None = None
     is_embedding: bool = False
     matcher: Matcher | None = None
     beams: BeamSearch[Request] | None = None
@@ -106,6 +106,16 @@ class Request:
     def sibling(self) -> Request:
         """Another request of the same beam search, which waits in its slot."""
         return replace(self, output_ids=[], is_parked=True)
+
+    @property
+    def num_tokens(self) -> int:
+        """Of prompt and answer so far."""
+        return len(self.prompt_ids) + len(self.output_ids)
+
+    def tokens(self, start: int, end: int) -> list[int]:
+        """Those of prompt and answer at positions `start` to `end`, as far as they are known."""
+        num = len(self.prompt_ids)
+        return [*self.prompt_ids[start:end], *self.output_ids[max(0, start - num) : max(0, end - num)]]
 
     @property
     def num_uncomputed_prompt(self) -> int:

@@ -145,13 +145,17 @@ class Scheduler:
 
     def _decode(self, request: Request) -> StepItem:
         """A request's latest token, and after it what is guessed of the next ones."""
-        guessed: list[int] = []
-        if request.lookup is not None and request.matcher is None:
-            left = request.max_new_tokens - len(request.output_ids) - 1
-            guessed = request.lookup.guess(min(left, MAX_GUESSED_IN_STEP // len(self.running)))
+        guessed = request.proposer.guess(self.most_guessed(request)) if request.proposer is not None else []
         tokens = [*request.output_ids[-1:], *guessed]
         slot, adapter = _slot(request), request.adapter
         return StepItem(slot, request.num_computed, tokens, True, bool(guessed), False, adapter)
+
+    def most_guessed(self, request: Request) -> int:
+        """How many tokens may be guessed after a request's latest one."""
+        if request.matcher is not None:
+            return 0
+        left = request.max_new_tokens - len(request.output_ids) - 1
+        return max(0, min(left, MAX_GUESSED_IN_STEP // len(self.running)))
 
     def record_step(self, num_tokens: int, seconds: float) -> None:
         """A step of so many tokens took so long. Short steps tell nothing of prefill."""

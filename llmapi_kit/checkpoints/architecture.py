@@ -12,6 +12,7 @@ from typing import Any
 
 from llmapi_kit.checkpoints.heavy_imports import MODEL_CLASSES, import_heavy
 from llmapi_kit.checkpoints.model_files import CONFIG, read_json
+from llmapi_kit.checkpoints.remote_code import brings_code, how_to_trust
 from llmapi_kit.errors import LlmApiKitError, ModelLoadError, UnsupportedModelError
 
 CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ModelWithLMHead", "WithLMHeadModel", "GenerationDecoder")
@@ -45,12 +46,13 @@ LIMITS = ("max_position_embeddings", "max_seq_len", "n_positions")
 LENGTH_DEPENDENT_ROPES = ("longrope", "dynamic")
 
 
-def check_architecture(config: Mapping[str, Any], name: str) -> None:
+def check_architecture(config: Mapping[str, Any], name: str, *, trusts_code: bool = False) -> None:
     """Raise unless a configuration is of a causal language model, by the names in it.
 
     Args:
         config: the content of a config.json.
         name: the model's, for messages.
+        trusts_code: whether code of its own may say what it is.
 
     Raises:
         UnsupportedModelError: it is of another kind; the message has the architecture's name.
@@ -61,6 +63,8 @@ def check_architecture(config: Mapping[str, Any], name: str) -> None:
         raise ModelLoadError(f"{name}: architectures is {architectures!r} in {CONFIG}; it must be a list of names.")
     if not isinstance(config.get("model_type"), str) or not config["model_type"]:
         raise ModelLoadError(f"{name}: {CONFIG} has no model_type, such as 'llama', so it is not known what it is.")
+    if trusts_code and brings_code(config):
+        return
     what = architectures[0] if architectures else f"model of the type {config['model_type']!r}"
     parts = [seen for part, seen in PARTS.items() if config.get(part)]
     if config.get("is_encoder_decoder") is True:
@@ -69,6 +73,8 @@ def check_architecture(config: Mapping[str, Any], name: str) -> None:
         return
     if what.endswith("ForConditionalGeneration") and parts == ["images"]:
         return
+    if brings_code(config):
+        raise UnsupportedModelError(how_to_trust(name))
     if what.endswith("ForConditionalGeneration") and parts:
         raise _refused(name, what, f"a model for {' and '.join(parts)}, which are not served yet")
     if what.endswith("ForConditionalGeneration"):
@@ -76,12 +82,13 @@ def check_architecture(config: Mapping[str, Any], name: str) -> None:
     raise _refused(name, what, next((kind for end, kind in KINDS if what.endswith(end)), "no causal language model"))
 
 
-def read_config(source: str | Path, name: str) -> Any:
+def read_config(source: str | Path, name: str, *, trusts_code: bool = False) -> Any:
     """The configuration of a folder or of a hub model, as transformers understands it.
 
     Args:
         source: a folder, or ``owner/name``.
         name: the model's, for messages.
+        trusts_code: whether code that comes with it may be run; in a folder, where `check_code` has looked at it.
 
     Raises:
         UnsupportedModelError: it is not a decoder with attention, or brings code of its own.
@@ -91,15 +98,16 @@ def read_config(source: str | Path, name: str) -> Any:
     import transformers
 
     if Path(source).is_dir():
-        check_architecture(read_json(Path(source) / CONFIG), name)
+        check_architecture(read_json(Path(source) / CONFIG), name, trusts_code=trusts_code)
     try:
-        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=trusts_code)
     except Exception as exc:  # whatever its values make transformers raise
         raise _explain(name, exc) from exc
     if not Path(source).is_dir():
         check_architecture(config.to_dict(), name)
     try:
-        _check_class(config, name)
+        if not (trusts_code and brings_code(vars(config))):
+            _check_class(config, name)
         _check_numbers(config.get_text_config(), name)
     except LlmApiKitError:
         raise
@@ -165,7 +173,7 @@ def _refused(name: str, architecture: str, kind: str) -> UnsupportedModelError:
 
 def _explain(name: str, exc: Exception) -> LlmApiKitError:
     if "trust_remote_code" in str(exc):
-        return UnsupportedModelError(f"{name} brings code of its own, which the kit does not run.")
+        return UnsupportedModelError(how_to_trust(name))
     return ModelLoadError(f"{name}: {CONFIG} can't be used: {type(exc).__name__}: {exc}")
 
 

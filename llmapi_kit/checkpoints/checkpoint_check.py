@@ -25,7 +25,7 @@ MAX_RATIO = 4
 COMPUTED = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
 
 
-def check_size(config: Any, folder: Path, name: str) -> None:
+def check_size(config: Any, folder: Path, name: str, *, trusts_code: bool = False) -> None:
     """Raise where a configuration describes a far larger model than a folder has weights for.
 
     Its weights would be made up in memory first, and that may be more than there is.
@@ -34,6 +34,7 @@ def check_size(config: Any, folder: Path, name: str) -> None:
         config: of transformers.
         folder: with safetensors weights.
         name: the model's, for messages.
+        trusts_code: see `llmapi_kit.checkpoints.architecture.read_config`.
 
     Raises:
         ModelError: it does, or the weights are damaged.
@@ -47,7 +48,7 @@ def check_size(config: Any, folder: Path, name: str) -> None:
     auto = auto_class(config)
     try:
         with torch.device("meta"):
-            model = auto.from_config(config, trust_remote_code=False)
+            model = auto.from_config(config, trust_remote_code=trusts_code)
     except Exception as exc:  # whatever the configuration's values make a model's own code raise
         raise ModelLoadError(f"{name}: no model can be made by its {CONFIG}: {type(exc).__name__}: {exc}") from exc
     declared = sum(parameter.numel() for parameter in model.parameters())

@@ -32,6 +32,7 @@ from llmapi_kit.checkpoints.file_transfer import (
 )
 from llmapi_kit.checkpoints.hub import HubFile, HubModel, check_hub_model, endpoint, explain, look_up
 from llmapi_kit.checkpoints.hub_cache import REVISION, ModelCache, cache_folder, cached_folder, free_disk_bytes
+from llmapi_kit.checkpoints.remote_code import CODE_FILES, code_files
 from llmapi_kit.checkpoints.spec import HUB_ID
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ModelLoadError, ModelNotFoundError
@@ -56,7 +57,13 @@ _running: dict[str, Download] = {}  # by name of the model
 
 
 def download_model(
-    name: str, stall_s: float, check_fit: Callable[[Path, int], None], revision: str | None = None
+    name: str,
+    stall_s: float,
+    check_fit: Callable[[Path, int], None],
+    revision: str | None = None,
+    *,
+    subfolder: str = "",
+    has_code: bool = False,
 ) -> Path:
     """The folder of a hub model, whole: from the cache, else downloaded.
 
@@ -66,22 +73,30 @@ def download_model(
         check_fit: gets a folder with the configuration and the size of the weights before those are downloaded; what
             it raises ends the download.
         revision: a branch, a tag or a commit; the main branch unless given.
+        subfolder: where in the repository it is; empty for the top.
+        has_code: whether its code is wanted, too.
 
     Raises:
         ModelNotFoundError: there is no such model, it needs a token, or the hub can't be reached.
         UnsupportedModelError: it is of a kind that can't be loaded.
         ModelLoadError: the disk is too small, or the download failed; the message has the numbers.
     """
-    folder = cached_folder(name, revision)
-    if folder is not None:
+    folder = cached_folder(name, revision, subfolder)
+    if folder is not None and not (has_code and _lacks_code(folder, name)):
         return folder
     report(f"asking the hub for {name}")
-    model = check_hub_model(name, revision)
+    model = check_hub_model(name, revision, subfolder)
+    small = [*model.other_files, *(model.matching(CODE_FILES) if has_code else ())]
     download = Download(model, stall_s, revision)
-    download.check_disk([*model.other_files, *model.weights])
-    check_fit(download.fetch(model.other_files), model.weights_bytes)
+    download.check_disk([*small, *model.weights])
+    check_fit(download.fetch(small) / subfolder, model.weights_bytes)
     download.fetch(model.weights)
-    return download.finish()
+    return download.finish() / subfolder
+
+
+def _lacks_code(folder: Path, name: str) -> bool:
+    """Whether a model was downloaded without its code."""
+    return any(not (folder / file).is_file() for file in code_files(folder, name))
 
 
 def find_folder(name: str, what: str, files: tuple[str, ...], stall_s: float = DEFAULT_STALL_S) -> Path:

@@ -38,6 +38,10 @@ OLDER_NAMES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+# Options of a chat template's call that are no variables of the template
+NOT_FOR_TEMPLATES = frozenset(
+    ("max_length", "padding", "restore_suffix", "return_dict", "return_tensors", "tokenize", "truncation")
+)
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
 
 
@@ -59,6 +63,23 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
+class LogitScore:
+    """How a decoder scores a pair of texts: by how likely it says one token after them, and not another.
+
+    Attributes:
+        true_id: the token that stands for a match.
+        false_id: the one that stands for none; None where the first one's logit is the score.
+        is_structured: whether the chat template gets contents as lists of parts, not as texts.
+        template_options: variables that the chat template gets besides.
+    """
+
+    true_id: int
+    false_id: int | None = None
+    is_structured: bool = False
+    template_options: Mapping[str, Any] = ()  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, slots=True)
 class EmbeddingConfig:
     """An embedding model or a reranker, as its folder describes it.
 
@@ -74,6 +95,7 @@ class EmbeddingConfig:
         default_prompt: the name of the one that is taken where a request names none; empty for none.
         dimensions: lengths that vectors can be cut to; empty where the model was not trained for it.
         activation: of a reranker's score; a class of `torch.nn`.
+        logit_score: of a reranker that is a decoder with its output layer; None for a classifier of sequences.
     """
 
     kind: Literal["transformer", "static", "reranker"]
@@ -87,6 +109,7 @@ class EmbeddingConfig:
     default_prompt: str = ""
     dimensions: tuple[int, ...] = ()
     activation: str = "Identity"
+    logit_score: LogitScore | None = None
 
 
 def is_embedding_folder(folder: Path) -> bool:
@@ -138,9 +161,11 @@ def _of_modules(folder: Path, name: str) -> EmbeddingConfig:
         return _with_layers(EmbeddingConfig("static", place), folder, rest, name)
     if kind != "Transformer":
         raise UnsupportedModelError(f"{name} can't be served: it begins with {first['type']}, which is not known here.")
+    lengths = _optional(place / LENGTHS)
+    if rest and _kind(rest[0], name) == "LogitScore":
+        return _of_logits(folder, place, lengths, rest, name)
     if _is_reranker(folder, place):
         return _of_transformers(place, name)
-    lengths = _optional(place / LENGTHS)
     _check_input(lengths, name)
     read = EmbeddingConfig(
         "transformer",
@@ -155,6 +180,37 @@ def _of_modules(folder: Path, name: str) -> EmbeddingConfig:
         read, pooling=_pooling(_modes(pooling), name), pools_prompt=pooling.get("include_prompt") is not False
     )
     return _with_layers(read, folder, rest[1:], name)
+
+
+def _of_logits(
+    folder: Path, place: Path, lengths: Mapping[str, Any], modules: Sequence[Any], name: str
+) -> EmbeddingConfig:
+    """A decoder whose logits of two tokens are a pair's score."""
+    ways, processing = lengths.get("modality_config") or {}, lengths.get("processing_kwargs") or {}
+    unknown = [*modules[1:], *(key for key in processing if key != "chat_template")]
+    if unknown or lengths.get("transformer_task") != "text-generation" or "message" not in ways:
+        raise UnsupportedModelError(
+            f"{name} can't be served: a reranker with LogitScore has a Transformer for text-generation before it, "
+            f"which gets pairs through its chat template, and nothing else in {MODULES} and {LENGTHS}."
+        )
+    config = read_json(_inside(folder, modules[0].get("path", ""), name) / CONFIG)
+    if config.get("module_input_name", "causal_logits") != "causal_logits":
+        raise UnsupportedModelError(f"{name} can't be served: its LogitScore reads {config['module_input_name']!r}.")
+    false_id = config.get("false_token_id")
+    message, options = ways["message"] or {}, processing.get("chat_template") or {}
+    is_known = message.get("format", "flat") in ("flat", "structured") and not set(options) & NOT_FOR_TEMPLATES
+    if not is_known:
+        raise UnsupportedModelError(f"{name} can't be served: {LENGTHS} has a form of messages that is not known.")
+    score = LogitScore(
+        _whole(config.get("true_token_id"), name),
+        None if false_id is None else _whole(false_id, name),
+        message.get("format") == "structured",
+        dict(options),
+    )
+    named = _optional(folder / PROMPTS).get("activation_fn") or "torch.nn.modules.activation.Sigmoid"
+    limit = _whole(lengths.get("max_seq_length") or 0, name)
+    activation = _activation(named, name)
+    return EmbeddingConfig("reranker", place, max_length=limit, activation=activation, logit_score=score)
 
 
 def _check_input(config: Mapping[str, Any], name: str) -> None:

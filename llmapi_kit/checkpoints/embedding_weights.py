@@ -5,7 +5,7 @@ Knows nothing of engines. Blocking: call it from a cell or a worker thread.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as Normalizers
 
 from llmapi_kit.checkpoints.checkpoint_check import check_loaded, quiet_report
-from llmapi_kit.checkpoints.embedding_config import EmbeddingConfig, Layer
+from llmapi_kit.checkpoints.embedding_config import EmbeddingConfig, Layer, LogitScore
 from llmapi_kit.checkpoints.model_files import (
     CONFIG,
     WEIGHTS,
@@ -46,6 +46,7 @@ class EncoderWeights:
         model: of transformers, in evaluation mode; or the table of word vectors (vocabulary, size).
         layers: what pooled vectors go through.
         tokenizer: without truncation and padding.
+        render: makes the text that a pair is read as, with a prompt before it; None where pairs are read as they are.
         max_length: tokens that an input may have; 0 for no limit.
         pad_id: that fills shorter rows up.
         device: where the weights are.
@@ -57,6 +58,7 @@ class EncoderWeights:
     max_length: int
     pad_id: int
     device: str
+    render: Callable[[str, str, str], str] | None = None
 
 
 def load_encoder(
@@ -90,11 +92,15 @@ def load_encoder(
     if config.kind == "reranker" and model.config.pad_token_id is None:
         model.config.pad_token_id = pad_id  # decoders find the last token by it
     limit = _max_length(config, model.config, tokenizer)
-    return EncoderWeights(model, layers.to(place), _plain(backend, config.lowercases), limit, pad_id, place)
+    plain = _plain(backend, config.lowercases)
+    render = None if config.logit_score is None else _pair_template(tokenizer, config.logit_score, model, name)
+    return EncoderWeights(model, layers.to(place), plain, limit, pad_id, place, render)
 
 
 def _model(config: EmbeddingConfig, name: str, dtype: torch.dtype | str) -> Any:
     auto: Any = transformers.AutoModelForSequenceClassification if config.kind == "reranker" else transformers.AutoModel
+    if config.logit_score is not None:
+        auto = transformers.AutoModelForCausalLM
     with quiet_report(), reported_bars():
         try:
             model, info = auto.from_pretrained(
@@ -115,6 +121,36 @@ def _model(config: EmbeddingConfig, name: str, dtype: torch.dtype | str) -> Any:
         info = {**info, "missing_keys": missing, "unexpected_keys": ()}
     check_loaded(model, info, name)
     return model
+
+
+def _pair_template(tokenizer: Any, score: LogitScore, model: Any, name: str) -> Callable[[str, str, str], str]:
+    """What renders a prompt, a query and a document through a chat template.
+
+    Raises:
+        UnsupportedModelError: the template leaves one of the two texts out.
+        ModelLoadError: the tokens of the score are not in the vocabulary.
+    """
+    if max(score.true_id, score.false_id or 0) >= model.config.get_text_config().vocab_size:
+        raise ModelLoadError(f"{name}: its LogitScore has a token that is not in the vocabulary.")
+
+    def render(prompt: str, query: str, document: str) -> str:
+        parts = {"system": prompt, "query": query, "document": document}
+        messages = [
+            {"role": role, "content": [{"type": "text", "text": text}] if score.is_structured else text}
+            for role, text in parts.items()
+            if text or role != "system"
+        ]
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **score.template_options))
+
+    try:
+        tried = render("", "the query", "the document")
+    except Exception as exc:  # whatever a template raises
+        raise UnsupportedModelError(f"{name} can't be served: its chat template fails on a pair: {exc}") from exc
+    if "the query" not in tried or "the document" not in tried:
+        raise UnsupportedModelError(
+            f"{name} can't be served: its chat template leaves out messages of the roles query and document."
+        )
+    return render
 
 
 def _max_length(config: EmbeddingConfig, of_model: Any, tokenizer: Any) -> int:

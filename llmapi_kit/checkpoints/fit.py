@@ -133,6 +133,7 @@ def check_folder(
     added_bytes: int = 0,
     weights_bytes: int | None = None,
     keeps_bfloat16: bool = False,
+    trusts_code: bool = False,
 ) -> Fit:
     """What the model in a folder needs, against what `device` has free.
 
@@ -144,12 +145,14 @@ def check_folder(
         added_bytes: of what is loaded beside, such as an adapter.
         weights_bytes: of the files of weights, where those are still to be downloaded.
         keeps_bfloat16: weights in bfloat16 stay so; only keys and values are of `dtype`.
+        trusts_code: see `llmapi_kit.checkpoints.architecture.read_config`.
 
     Raises:
         ModelLoadError: its config.json is damaged, or weights are not there.
         UnsupportedModelError: it is of a kind that can't be served.
     """
-    config = read_decoder_config(path) or read_config(path, path.name).get_text_config()
+    known = None if trusts_code else read_decoder_config(path)
+    config = known or read_config(path, path.name, trusts_code=trusts_code).get_text_config()
     stored = str(config.dtype or "float32").removeprefix("torch.")
     weights = weights_bytes or sum(file.stat().st_size for file in weight_files(path))
     is_packed = bool(getattr(config, "quantization", None))  # and stays so
@@ -208,7 +211,9 @@ def check_sizes(weights: int, per_token: int, context: int, device: str) -> Fit:
     return Fit(weights, per_token, context, free, device, fits, advice)
 
 
-def folder_need(path: Path, device: str, dtype: str | None, settings: Settings) -> MemoryNeed:
+def folder_need(
+    path: Path, device: str, dtype: str | None, settings: Settings, *, trusts_code: bool = False
+) -> MemoryNeed:
     """What the model in a folder takes.
 
     Args:
@@ -216,13 +221,15 @@ def folder_need(path: Path, device: str, dtype: str | None, settings: Settings) 
         device: ``cpu`` or a CUDA device.
         dtype: as asked for; None for the device's own choice.
         settings: KV memory and context.
+        trusts_code: see `llmapi_kit.checkpoints.architecture.read_config`.
 
     Raises:
         ModelLoadError: its config.json is damaged.
     """
     if dtype is not None or device.startswith("cuda"):
-        return fit_need(check_folder(path, device, dtype=dtype), settings)
-    return fit_need(check_folder(path, device, dtype="float32", keeps_bfloat16=True), settings)
+        return fit_need(check_folder(path, device, dtype=dtype, trusts_code=trusts_code), settings)
+    fit = check_folder(path, device, dtype="float32", keeps_bfloat16=True, trusts_code=trusts_code)
+    return fit_need(fit, settings)
 
 
 def fit_need(fit: Fit, settings: Settings) -> MemoryNeed:

@@ -58,6 +58,7 @@ class HubModel:
         is_gated: whether its terms have to be accepted first.
         licence: as its page says; empty if it does not.
         token: that the hub was asked with; None for none.
+        subfolder: where in it the model is that is meant; empty for the top.
     """
 
     name: str
@@ -66,6 +67,7 @@ class HubModel:
     is_gated: bool = False
     licence: str = ""
     token: str | None = None
+    subfolder: str = ""
 
     def __repr__(self) -> str:
         return f"HubModel({self.name!r}, {len(self.files)} files)"
@@ -76,12 +78,19 @@ class HubModel:
 
         Mistral's models have theirs a second time, in a format of their own, under another name.
         """
-        names = {file.name for file in self.files}
-        found = [file for file in self.files if file.name.endswith(".safetensors") and "/" not in file.name]
-        if WEIGHTS in names:
-            return [file for file in found if file.name == WEIGHTS]
-        shards = [file for file in found if fnmatch(file.name, "model-*")]
-        return shards if INDEX in names and shards else found
+        found = {
+            name: file for name, file in self._by_name.items() if name.endswith(".safetensors") and "/" not in name
+        }
+        if WEIGHTS in found:
+            return [found[WEIGHTS]]
+        shards = [file for name, file in found.items() if fnmatch(name, "model-*")]
+        return shards if INDEX in self._by_name and shards else list(found.values())
+
+    @property
+    def _by_name(self) -> dict[str, HubFile]:
+        """Files by their names within the subfolder."""
+        start = f"{self.subfolder}/" if self.subfolder else ""
+        return {file.name.removeprefix(start): file for file in self.files if file.name.startswith(start)}
 
     @property
     def weights_bytes(self) -> int:
@@ -94,12 +103,12 @@ class HubModel:
         return self.matching((*MODEL_FILES, *TOKENIZER_FILES))
 
     def matching(self, patterns: tuple[str, ...]) -> list[HubFile]:
-        """Files whose names fit one of several patterns; of the top folder, unless a pattern has a folder in it."""
+        """Files whose names fit one of several patterns; of no folder within, unless a pattern has one in it."""
 
         def fits(name: str, pattern: str) -> bool:
             return name.count("/") == pattern.count("/") and fnmatch(name, pattern)
 
-        return [file for file in self.files if any(fits(file.name, pattern) for pattern in patterns)]
+        return [file for name, file in self._by_name.items() if any(fits(name, pattern) for pattern in patterns)]
 
 
 def look_up(name: str, revision: str | None = None) -> HubModel:
@@ -129,15 +138,21 @@ def look_up(name: str, revision: str | None = None) -> HubModel:
             raise explain(name, again, later) from again
 
 
-def check_hub_model(name: str, revision: str | None = None) -> HubModel:
+def check_hub_model(name: str, revision: str | None = None, subfolder: str = "") -> HubModel:
     """What the hub tells of a model that can be downloaded and loaded.
 
     Raises:
         ModelNotFoundError: see `look_up`; also for a gated model where there is no token.
         UnsupportedModelError: it has no safetensors weights, or is an adapter.
     """
-    model = look_up(name, revision)
+    model = replace(look_up(name, revision), subfolder=subfolder)
     names = [file.name for file in model.files]
+    if subfolder and not any(each.startswith(f"{subfolder}/") for each in names):
+        folders = sorted({each.rpartition("/")[0] for each in names if "/" in each})
+        raise ModelNotFoundError(
+            f"{name} has no folder {subfolder!r}; it has {', '.join(folders[:20]) or 'none'}. Leave subfolder out "
+            "for a model at the top."
+        )
     if ADAPTER_CONFIG in names:  # transformers would load it by itself
         raise UnsupportedModelError(f"{name} is a LoRA adapter: load its base model and pass lora={name!r}.")
     if not model.weights:

@@ -118,9 +118,10 @@ def cache_folder() -> Path:
     return Path(constants.HF_HUB_CACHE).expanduser()
 
 
-def cached_folder(name: str, revision: str | None = None) -> Path | None:
+def cached_folder(name: str, revision: str | None = None, subfolder: str = "") -> Path | None:
     """The files of a hub model that can be loaded without the hub; None for any other."""
     path = ModelCache(name, revision or REVISION).newest
+    path = path / subfolder if path is not None else None
     return path if path is not None and is_loadable(path) else None
 
 
@@ -147,6 +148,8 @@ def cached_names() -> list[str]:
 
 def is_loadable(folder: Path) -> bool:
     """Whether configuration, all weights and a tokenizer are there; not whether they are whole."""
+    if not folder.is_dir():
+        return False
     try:
         weights = weight_files(folder)
     except ModelError:

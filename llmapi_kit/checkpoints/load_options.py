@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmapi_kit.checkpoints.remote_code import check_trust
 from llmapi_kit.checkpoints.spec import HUB_ID, ModelSpec
 from llmapi_kit.errors import ConfigError, MissingDependencyError, ModelNotFoundError
 
@@ -39,6 +40,8 @@ def check_load_options(spec: ModelSpec, options: Mapping[str, Any]) -> None:
     check_kv_cache_dtype(options.get("kv_cache_dtype"), options.get("device"))
     check_sampling_names(options.get("sampling"))
     check_revision(options.get("revision"), spec)
+    check_trust(options.get("trust_remote_code"), options.get("revision"), spec)
+    check_subfolder(options.get("subfolder"), spec)
     lora = options.get("lora")
     for adapter in lora.values() if isinstance(lora, Mapping) else (lora,):
         folder = _place(adapter, "lora", "LoRA adapter")
@@ -98,6 +101,18 @@ def check_revision(revision: Any, spec: ModelSpec) -> None:
         raise ConfigError(f"revision={str(revision)[:80]!r} is not known. Use a branch, a tag or a commit of the hub.")
     if spec.kind != "hub":
         raise ConfigError(f"revision={revision!r} goes with models of the hub; {spec.name} is a folder.")
+
+
+def check_subfolder(subfolder: Any, spec: ModelSpec) -> None:
+    """Raise `ConfigError` unless a model can be in such a folder of its repository."""
+    if subfolder is None:
+        return
+    if not isinstance(subfolder, str) or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", subfolder, re.ASCII):
+        raise ConfigError(f"subfolder={str(subfolder)[:80]!r} is not known. Use a folder of the repository: 'a/b'.")
+    if spec.kind != "hub":
+        raise ConfigError(
+            f"subfolder={subfolder!r} goes with models of the hub. Name the folder itself: '{spec.name}/{subfolder}'."
+        )
 
 
 def _counterpart(quantize: str) -> str:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from llmapi_kit.checkpoints.spec import PICKLE_SUFFIXES
-from llmapi_kit.errors import ModelLoadError, ModelNotFoundError
+from llmapi_kit.errors import LlmApiKitError, ModelLoadError, ModelNotFoundError
 
+MODULE = "llmapi_kit.checkpoints.pickle_weights"  # by this name also where it is run as a script
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT", "HOME", "TMPDIR")
 # Beside weights stand states of the training, which are no weights
 NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
@@ -40,7 +42,7 @@ def convert(folder: str | os.PathLike[str]) -> list[Path]:
     environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     ended = subprocess.run(
-        [sys.executable, "-c", f"from {__name__} import convert_here; convert_here()"],
+        [sys.executable, "-c", f"from {MODULE} import convert_here; convert_here()"],
         input=json.dumps([os.fspath(file) for file in files]),
         capture_output=True,
         text=True,
@@ -50,7 +52,8 @@ def convert(folder: str | os.PathLike[str]) -> list[Path]:
     )
     if ended.returncode:
         last = next((line for line in reversed(ended.stderr.splitlines()) if line.strip()), "it ended without a word")
-        raise ModelLoadError(f"The weights in {path} could not be converted: {last.strip()[:500]}")
+        reason = last.strip().removeprefix("llmapi_kit.errors.ModelLoadError: ")
+        raise ModelLoadError(f"The weights in {path} could not be converted: {reason[:500]}")
     return [Path(file) for file in json.loads(ended.stdout.splitlines()[-1])]
 
 
@@ -88,7 +91,13 @@ def _read(file: Path) -> dict[str, Any]:
     """The tensors of a file, each with memory of its own."""
     import torch
 
-    held = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        held = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as exc:
+        reason = str(exc).partition("WeightsUnpickler error: ")[2].partition("\n")[0].strip()
+        raise ModelLoadError(
+            f"{file.name} holds something else than tensors, which could run code as it is read. {reason}".strip()
+        ) from exc
     held = held.get("state_dict", held) if isinstance(held, dict) else held
     if not isinstance(held, dict) or not all(isinstance(value, torch.Tensor) for value in held.values()):
         raise ModelLoadError(f"{file.name} holds something else than tensors by their names.")
@@ -106,8 +115,13 @@ def _write(tensors: dict[str, Any], target: Path) -> None:
 
 def main() -> None:
     """Convert the folder that the command line names."""
-    for file in convert(sys.argv[1]):
-        sys.stdout.write(f"{file}\n")
+    if len(sys.argv) != 2:
+        sys.exit(f"Usage: python -m {MODULE} FOLDER")
+    try:
+        for file in convert(sys.argv[1]):
+            sys.stdout.write(f"{file}\n")
+    except LlmApiKitError as exc:
+        sys.exit(str(exc))
 
 
 if __name__ == "__main__":

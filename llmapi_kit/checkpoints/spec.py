@@ -214,7 +214,7 @@ def _check_folder(path: Path) -> None:
         raise ModelNotFoundError(f"{path} has no config.json, so it is not a Hugging Face model folder.")
     if any(path.glob("*.safetensors")):
         return
-    pickles = [file.name for file in path.iterdir() if file.suffix in PICKLE_SUFFIXES]
+    pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLE_SUFFIXES)
     if pickles:
         raise UnsupportedModelError(
             f"{path} has only pickle weights ({pickles[0]}), which can run code when loaded. Convert them to "

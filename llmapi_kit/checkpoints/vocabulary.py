@@ -31,18 +31,19 @@ TOKENIZER_CLASSES = {
 }
 
 
-def load_tokenizer(source: str, what: str) -> Any:
-    """The tokenizer of a folder or of a model of the hub; no code that comes with it is run.
+def load_tokenizer(source: str, what: str, *, trusts_code: bool = False) -> Any:
+    """The tokenizer of a folder or of a model of the hub.
 
     Args:
         source: a folder, or ``owner/name`` of the hub.
         what: it is, for messages: ``The tokenizer of …``.
+        trusts_code: whether code that comes with it may be run.
 
     Raises:
         ModelLoadError: its files are damaged, or are not a tokenizer's.
     """
     try:
-        tokenizer: Any = _tokenizer_class(source).from_pretrained(source, trust_remote_code=False)
+        tokenizer: Any = _tokenizer_class(source).from_pretrained(source, trust_remote_code=trusts_code)
         num_tokens = len(tokenizer)
     except Exception as exc:  # whatever its files make transformers raise
         raise ModelLoadError(f"{what} could not be loaded: {type(exc).__name__}: {exc}") from exc

@@ -1,7 +1,7 @@
 """Loads weights and tokenizer of a model, from a folder or from the hub.
 
 Knows nothing of slots or engines. Blocking and slow: call it from a cell or a worker thread, never on an event loop.
-Only safetensors weights are read, and no code that comes with a model or an adapter is run.
+Only safetensors weights are read; code that comes with a model is run only where it is said to be trusted.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ from llmapi_kit.checkpoints.load_options import (
     check_quantize,
     check_revision,
     check_sampling_names,
+    check_subfolder,
 )
 from llmapi_kit.checkpoints.model_files import CONFIG, check_files, read_json
 from llmapi_kit.checkpoints.packed_checkpoint import check_quantization
+from llmapi_kit.checkpoints.remote_code import brings_code, check_code, check_trust, how_to_trust, warn_of_code
 from llmapi_kit.checkpoints.reported_bar import reported_bars
 from llmapi_kit.checkpoints.spec import ModelSpec
 from llmapi_kit.checkpoints.vision import Eye
@@ -150,6 +152,8 @@ def load_model(
     kv_cache_dtype: str | None = None,
     sampling: Mapping[str, float] | None = None,
     revision: str | None = None,
+    subfolder: str | None = None,
+    trust_remote_code: bool | None = None,
     download_stall_s: float = DEFAULT_STALL_S,
     has_native: HasNative | None = None,
 ) -> LoadedModel:
@@ -168,6 +172,8 @@ def load_model(
         sampling: what holds where a request does not say, before what its makers recommend: ``temperature``, ``top_k``,
             ``top_p``, ``min_p``, ``repetition_penalty``.
         revision: of a hub model: a branch, a tag or a commit; the main branch unless given.
+        subfolder: of a hub model: where in the repository it is.
+        trust_remote_code: run code that comes with it, see `llmapi_kit.checkpoints.remote_code`.
         download_stall_s: see `llmapi_kit.checkpoints.download.Download`.
         has_native: asked for weights that `llmapi_kit.runners.native` may compute with: whether it does. Then they
             come as `DecoderWeights`, without a model of transformers around them, whose import would be most of the
@@ -186,6 +192,9 @@ def load_model(
         )
     check_sampling_names(sampling)
     check_revision(revision, spec)
+    check_subfolder(subfolder, spec)
+    check_trust(trust_remote_code, revision, spec)
+    trusts_code = trust_remote_code is True
     device = pick_device(device)
     torch_dtype = pick_dtype(dtype, device)
     quantization = pick_quantization(quantize, device, spec)
@@ -198,13 +207,18 @@ def load_model(
     loaded_as = LOADED_AS.get(quantize, quantize) if quantize else None if torch_dtype == "auto" else _name(torch_dtype)
     keeps_bfloat16 = dtype is None and device == "cpu" and adapter is None
     if spec.kind == "hub":
-        check_fit = partial(_check_before_download, spec, device, loaded_as, keeps_bfloat16 and not integers)
-        spec = replace(spec, path=download_model(spec.name, download_stall_s, check_fit, revision))
+        stays = keeps_bfloat16 and not integers
+        check_fit = partial(_check_before_download, spec, device, loaded_as, stays, trusts_code)
+        wanted: dict[str, Any] = {"subfolder": subfolder or "", "has_code": trusts_code}
+        spec = replace(spec, path=download_model(spec.name, download_stall_s, check_fit, revision, **wanted))
+    if trusts_code and spec.path is not None:
+        warn_of_code(spec.name, check_code(spec.path, spec.name))
+        trusts_code = brings_code(read_json(spec.path / CONFIG))
     source = str(spec.path or spec.name)
     try:
         is_own = tokenizer is None and not (adapter and adapter.has_tokenizer)
         weights = None
-        if has_native is not None and device == "cpu" and adapter is None and spec.path is not None:
+        if has_native is not None and not trusts_code and device == "cpu" and adapter is None and spec.path is not None:
             asked = None if keeps_bfloat16 else cast(torch.dtype, torch_dtype)  # on a CPU it is always named
             is_there = partial(_is_there, has_native, integers, kv_dtype)
             weights = _map_weights(spec.path, asked, is_there, has_tokenizer=is_own, is_rounded=integers is not None)
@@ -214,21 +228,30 @@ def load_model(
         if weights is None:
             if spec.path is not None:
                 check_quantization(read_json(spec.path / CONFIG), spec.id, device)
-            config = _check_model(spec, source, has_tokenizer=is_own)
+            config = _check_model(spec, source, has_tokenizer=is_own, trusts_code=trusts_code)
             architecture = (config.architectures or [config.model_type])[0]
             if (integers or kv_dtype) and architecture not in ARCHITECTURES.values():
                 raise _without_native(spec, quantize, kv_cache_dtype, f"does not know {architecture}")
             keeps_bfloat16 = keeps_bfloat16 and not sees(config)  # which torch computes with, and in one type
         recommended = read_recommended(source, config)
-        text = _load_tokenizer(spec, source, tokenizer, adapter, download_stall_s)
+        text = _load_tokenizer(spec, source, tokenizer, adapter, download_stall_s, trust_remote_code is True)
         num_trained = adapter.num_embeddings if adapter else 0
         stays = keeps_bfloat16 and not integers
-        _check_fit(spec, adapter, max(len(text), num_trained), device, loaded_as, keeps_bfloat16=stays)
+        num_rows = max(len(text), num_trained)
+        _check_fit(spec, adapter, num_rows, device, loaded_as, keeps_bfloat16=stays, trusts_code=trusts_code)
         model: Any = weights
         with reported_bars():
             if weights is None:
                 stored_dtype = "auto" if keeps_bfloat16 else torch_dtype
-                model = _load_weights(spec, source, config, recommended, dtype=stored_dtype, **quantization)
+                model = _load_weights(
+                    spec,
+                    source,
+                    config,
+                    recommended,
+                    dtype=stored_dtype,
+                    trust_remote_code=trusts_code,
+                    **quantization,
+                )
                 if keeps_bfloat16 and model.dtype != torch.bfloat16:
                     model = model.to(torch_dtype)
         eye = None
@@ -313,13 +336,13 @@ def _map_weights(
     return weights if is_there(weights.integers or weights.dtype, torch.float32 if asked is None else asked) else None
 
 
-def _check_model(spec: ModelSpec, source: str, *, has_tokenizer: bool) -> Any:
+def _check_model(spec: ModelSpec, source: str, *, has_tokenizer: bool, trusts_code: bool) -> Any:
     """The configuration, of a model whose files look right and that can be served."""
     if spec.path is None:
         return read_config(source, spec.name)
-    config = read_config(spec.path, spec.name)
+    config = read_config(spec.path, spec.name, trusts_code=trusts_code)
     check_files(spec.path, has_tokenizer=has_tokenizer)
-    check_size(config, spec.path, spec.name)
+    check_size(config, spec.path, spec.name, trusts_code=trusts_code)
     return config
 
 
@@ -332,7 +355,6 @@ def _load_weights(spec: ModelSpec, source: str, config: Any, recommended: Recomm
             source,
             config=config,
             generation_config=own,  # else its file is read again, and what is no use there is an error
-            trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # else they are an error that names none
@@ -357,20 +379,38 @@ def _find_adapter(lora: str | None, stall_s: float) -> Adapter | None:
     return find_adapter(lora, stall_s)
 
 
-def _load_tokenizer(spec: ModelSpec, source: str, name: str | None, adapter: Adapter | None, stall_s: float) -> Any:
+def _load_tokenizer(
+    spec: ModelSpec, source: str, name: str | None, adapter: Adapter | None, stall_s: float, trusts_code: bool
+) -> Any:
     """The tokenizer that was named, else the adapter's, else the model's."""
     if name is not None:
         return load_other_tokenizer(name, stall_s)
     if adapter is not None and adapter.has_tokenizer:
         return load_other_tokenizer(str(adapter.folder), stall_s)
-    return load_tokenizer(source, f"The tokenizer of {spec.name}")
+    return load_tokenizer(source, f"The tokenizer of {spec.name}", trusts_code=trusts_code)
 
 
 def _check_before_download(
-    spec: ModelSpec, device: str, dtype: str | None, keeps_bfloat16: bool, folder: Path, weights_bytes: int
+    spec: ModelSpec,
+    device: str,
+    dtype: str | None,
+    keeps_bfloat16: bool,
+    trusts_code: bool,
+    folder: Path,
+    weights_bytes: int,
 ) -> None:
     """Raise `ModelTooLargeError` for a model of the hub whose weights would not fit once they were here."""
-    fit = check_folder(folder, device, dtype=dtype, keeps_bfloat16=keeps_bfloat16, weights_bytes=weights_bytes)
+    if trusts_code:
+        check_code(folder, spec.name)
+        trusts_code = brings_code(read_json(folder / CONFIG))
+    fit = check_folder(
+        folder,
+        device,
+        dtype=dtype,
+        keeps_bfloat16=keeps_bfloat16,
+        weights_bytes=weights_bytes,
+        trusts_code=trusts_code,
+    )
     if not fit.fits:
         raise ModelTooLargeError(f"{spec.id} was not downloaded, as it would not fit. {fit.advice}")
 
@@ -383,6 +423,7 @@ def _check_fit(
     dtype: str | None,
     *,
     keeps_bfloat16: bool,
+    trusts_code: bool,
 ) -> None:
     """Raise `ModelTooLargeError` unless the model fits, the adapter included."""
     added_bytes = adapter.size_bytes if adapter else 0
@@ -394,6 +435,7 @@ def _check_fit(
             num_rows=num_rows,
             added_bytes=added_bytes,
             keeps_bfloat16=keeps_bfloat16,
+            trusts_code=trusts_code,
         )
     else:
         return
@@ -401,8 +443,8 @@ def _check_fit(
         raise ModelTooLargeError(f"{spec.id} does not fit. {fit.advice}")
 
 
-def _explain(spec: ModelSpec, exc: Exception) -> ModelLoadError:
+def _explain(spec: ModelSpec, exc: Exception) -> LlmApiKitError:
     """An error a person can act on, from whatever transformers or the hub raised."""
     if "trust_remote_code" in str(exc):
-        return ModelLoadError(f"{spec.id} brings code of its own, which the kit does not run.")
+        return UnsupportedModelError(how_to_trust(spec.id))
     return ModelLoadError(f"{spec.id} could not be loaded: {type(exc).__name__}: {exc}")

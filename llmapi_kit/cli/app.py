@@ -164,11 +164,19 @@ def serve(
     revision: Annotated[
         str | None, typer.Option(help="Of a hub model: a branch, a tag or a commit.", rich_help_panel=MODEL)
     ] = None,
+    subfolder: Annotated[
+        str | None, typer.Option(help="Of a hub model: the folder that it is in.", rich_help_panel=MODEL)
+    ] = None,
     draft: Annotated[
         str | None,
         typer.Option(
-            help="'prompt-lookup' guesses what an answer repeats. Default: no guesses.", rich_help_panel=MODEL
+            help="'prompt-lookup' guesses what an answer repeats; the folder or hub name of a small model has that one "
+            "guess. Default: no guesses.",
+            rich_help_panel=MODEL,
         ),
+    ] = None,
+    draft_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens that --draft guesses at once.", rich_help_panel=MODEL)
     ] = None,
     only_cpu: Annotated[
         bool, typer.Option("--only-cpu", help="The same as --device cpu.", rich_help_panel=PLACE)
@@ -198,6 +206,7 @@ def serve(
         Path | None, typer.Option(help="A file of yours that holds the key to ask for.", rich_help_panel=SERVER)
     ] = None,
     api_key: Annotated[str | None, typer.Option("--api-key", hidden=True)] = None,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", hidden=True)] = False,
 ) -> None:
     """Serve models until Ctrl-C.
 
@@ -239,7 +248,10 @@ def serve(
             process=process,
             replicas=replicas,
             revision=revision,
+            subfolder=subfolder,
+            trust_remote_code=trust_remote_code,
             draft=draft,
+            draft_tokens=draft_tokens,
             gguf={
                 "n_gpu_layers": n_gpu_layers,
                 "kv_cache_dtype": kv_cache_dtype,

@@ -48,7 +48,10 @@ class ServeFlags:
         process: whether each model has a process of its own.
         replicas: processes of each model.
         revision: of a hub model.
-        draft: how to guess what an answer goes on with.
+        subfolder: of a hub model.
+        trust_remote_code: refused, but for what to do instead.
+        draft: how to guess what an answer goes on with, or the model that does.
+        draft_tokens: most tokens that are guessed at once.
         gguf: options of `kit.load` for GGUF files; None as a value where nothing was said.
         api_key: refused, but for what to do instead.
         api_key_file: that holds the key.
@@ -73,7 +76,10 @@ class ServeFlags:
     process: bool = False
     replicas: int | None = None
     revision: str | None = None
+    subfolder: str | None = None
+    trust_remote_code: bool = False
     draft: str | None = None
+    draft_tokens: int | None = None
     gguf: Mapping[str, Any] = field(default_factory=dict)
     api_key: str | None = field(default=None, repr=False)
     api_key_file: Path | None = None
@@ -110,6 +116,11 @@ def read_flags(flags: ServeFlags, environ: Mapping[str, str] | None = None) -> S
         raise ConfigError(
             f"--base_model {flags.base_model} and {flags.models[0]!r} both name the model; leave one out."
         )
+    if flags.trust_remote_code:
+        raise ConfigError(
+            "--trust-remote-code is not taken: whether a model's code runs as you is said in Python, where it can be "
+            "read first: kit.load(…, trust_remote_code=True, revision=…)."
+        )
     models = [flags.base_model] if flags.base_model is not None else list(flags.models)
     if len(set(models)) < len(models):
         raise ConfigError(f"A model is named twice: {', '.join(models)}.")
@@ -126,13 +137,15 @@ def read_flags(flags: ServeFlags, environ: Mapping[str, str] | None = None) -> S
         "process": flags.process or None,
         "replicas": flags.replicas,
         "revision": flags.revision,
+        "subfolder": flags.subfolder,
         "draft": flags.draft,
+        "draft_tokens": flags.draft_tokens,
         **flags.gguf,
     }
     load = {key: value for key, value in given.items() if value is not None}
     if len(models) > 1:
         single = {"lora": "--lora", "tokenizer": "--tokenizer", "quantize": "--quantize", "served_name": "--name"}
-        single |= {"mmproj": "--mmproj", "revision": "--revision"}
+        single |= {"mmproj": "--mmproj", "revision": "--revision", "subfolder": "--subfolder"}
         for key, flag in single.items():
             if key in load:
                 raise ConfigError(f"{flag} goes with one model, and {len(models)} are named: {', '.join(models)}.")

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmapi_kit.checkpoints.adapter_files import Adapter, find_adapter
 from llmapi_kit.checkpoints.fit import free_memory
-from llmapi_kit.checkpoints.low_rank import read_low_rank
+from llmapi_kit.checkpoints.low_rank import LowRank, read_low_rank
 from llmapi_kit.checkpoints.vocabulary import load_other_tokenizer
 from llmapi_kit.engines.local.loaded_adapter import AdapterFiles
 from llmapi_kit.engines.local.prompt_builder import PromptBuilder
@@ -61,8 +61,8 @@ class AdapterReader:
                 f"The adapter {adapter.name} takes {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free."
             )
         changes = read_low_rank(adapter)
-        size = sum(each.nbytes for change in changes.values() for each in (change.down, change.offset, change.up))
-        rank = max(len(change.down) for change in changes.values())
+        size = sum(change.num_bytes for change in changes.values())
+        rank = max(change.rank for change in changes.values() if isinstance(change, LowRank))
         codec, prompts = self._prompts(adapter)
         eos_ids = codec.eos_ids - self._eos_ids if codec is not None else frozenset()
         return AdapterFiles(weights=changes, size_bytes=size, rank=rank, prompts=prompts, eos_ids=eos_ids)

@@ -152,6 +152,7 @@ def _make_engine(spec: ModelSpec, config: EmbeddingConfig, settings: Settings, o
         default_prompt=config.default_prompt,
         pools_prompt=config.pools_prompt,
         adds_special=config.kind != "static",
+        render_pair=loaded.render,
     )
     makes_vectors = config.kind != "reranker"
     info = EngineInfo(
@@ -173,7 +174,7 @@ def _make_engine(spec: ModelSpec, config: EmbeddingConfig, settings: Settings, o
 def _encoder(config: EmbeddingConfig, loaded: EncoderWeights, settings: Settings) -> TorchEncoder:
     import torch
 
-    from llmapi_kit.runners.torch_encoder import Reranker, StaticEncoder, TransformerEncoder
+    from llmapi_kit.runners.torch_encoder import LogitReranker, Reranker, StaticEncoder, TransformerEncoder
 
     if config.kind == "static":
         encoder: TorchEncoder = StaticEncoder(loaded.model, loaded.layers)
@@ -187,7 +188,10 @@ def _encoder(config: EmbeddingConfig, loaded: EncoderWeights, settings: Settings
         "num_threads": settings.num_threads,
     }
     if config.kind == "reranker":
-        return Reranker(loaded.model, getattr(torch.nn, config.activation)(), **place)
+        activation, score = getattr(torch.nn, config.activation)(), config.logit_score
+        if score is not None:
+            return LogitReranker(loaded.model, activation, true_id=score.true_id, false_id=score.false_id, **place)
+        return Reranker(loaded.model, activation, **place)
     return TransformerEncoder(loaded.model, loaded.layers, config.pooling, **place)
 
 

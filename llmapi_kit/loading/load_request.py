@@ -21,6 +21,7 @@ from llmapi_kit.engines.fallback import FallbackEngine
 from llmapi_kit.engines.renamed_engine import renamed
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.loading.adapters import adapter_sources
+from llmapi_kit.loading.draft import check_draft
 from llmapi_kit.loading.embedding_source import EmbeddingSource
 from llmapi_kit.loading.gguf_source import GgufSource
 from llmapi_kit.loading.loader import ModelLoader
@@ -29,7 +30,7 @@ from llmapi_kit.loading.placement import HERE, Placement, read_placement
 from llmapi_kit.loading.placement import OPTIONS as PLACES
 from llmapi_kit.loading.sources import LoaderSource, LocalSource, Source, source_of
 
-PATHS = ("lora", "tokenizer", "mmproj")  # options that may be paths
+PATHS = ("lora", "tokenizer", "mmproj", "draft")  # what may be a path
 FALLBACK = "fallback"
 
 Name = str | os.PathLike[str]
@@ -135,6 +136,8 @@ def resolve(
     settings = load_settings(**{name: value for name, value in values.items() if name in source.settings})
     options = {name: value for name, value in values.items() if name not in (*source.settings, FALLBACK, *PLACES)}
     source.check(spec, options)
+    if "draft" in source.settings:
+        check_draft(settings)
     placement = read_placement(values, spec)
     fallback = _fallbacks(values.get(FALLBACK))
     # A digest, as options may hold a key

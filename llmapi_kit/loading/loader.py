@@ -121,6 +121,7 @@ class ModelLoader:
             from llmapi_kit.engines.local.prompt_builder import PromptBuilder
             from llmapi_kit.engines.local.sight import Sight
             from llmapi_kit.loading.adapter_reader import AdapterReader
+            from llmapi_kit.loading.draft import PROMPT_LOOKUP, draft_spec, load_draft, make_draft
             from llmapi_kit.loading.memory_release import trim_heap
             from llmapi_kit.loading.runner_choice import architecture_of, make_runner, with_arithmetic
             from llmapi_kit.runners.image_memory import ImageMemory
@@ -137,6 +138,10 @@ class ModelLoader:
         their_tokenizer = self.load_tokenizer(loaded)
         check_template(their_tokenizer.chat_template, self.spec.name)
         per_token = kv_bytes_per_token(loaded.model.config.get_text_config(), loaded.kv_dtype or loaded.dtype)
+        drafting = draft_spec(settings)
+        drafted = load_draft(drafting, loaded, their_tokenizer, self.spec.name, settings) if drafting else None
+        if drafted is not None:
+            per_token += kv_bytes_per_token(drafted.model.config.get_text_config(), drafted.dtype)
         on_gpu = loaded.device.startswith("cuda")
         plan = plan_slots(per_token, loaded.context_length, free_memory(loaded.device), on_gpu, settings)
         num_parameters = loaded.model.num_parameters()  # the runner takes weights over
@@ -144,6 +149,7 @@ class ModelLoader:
         eye = loaded.eye
         images = ImageMemory(is_spatial=eye.is_spatial, is_two_way=eye.is_two_way) if eye is not None else None
         runner = make_runner(loaded, plan, settings, images)
+        draft = make_draft(drafted, runner, plan, settings.draft, settings) if drafted is not None else None
         trim_heap()
         if not getattr(runner, "can_rewind", True):  # what a slot has read can't be taken over in part
             settings = settings.model_copy(update={"prefix_cache": "off"})
@@ -191,7 +197,8 @@ class ModelLoader:
             sight=sight,
             prepare_messages=None if _is_inherited(self.prepare_messages) else self.prepare_messages,
             read_adapter=reader if self._shared_adapters is not None else None,
-            has_lookup=settings.draft == "prompt-lookup",
+            has_lookup=settings.draft == PROMPT_LOOKUP,
+            draft=draft,
         )
         add_adapters(engine, self._shared_adapters or {})
         return engine

@@ -20,8 +20,8 @@ from llmapi_kit.errors import ConfigError
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 PrefixCache = Literal["per_key", "shared", "off"]
-Draft = Literal["off", "prompt-lookup"]
 PathLike = str | os.PathLike[str]
+Draft = Literal["off", "prompt-lookup"] | PathLike
 
 
 class _ModelSettings(TypedDict, total=False):
@@ -38,6 +38,7 @@ class _ModelSettings(TypedDict, total=False):
     max_queue: int | None
     prefix_cache: PrefixCache | None
     draft: Draft | None
+    draft_tokens: int | None
     download_stall_s: float | None
 
 
@@ -84,6 +85,8 @@ class LoadOptions(_ModelSettings, _ProviderSettings, _VectorOptions, total=False
     quantize: Literal["int8", "int4", "8bit", "4bit"] | None
     sampling: Mapping[str, Any] | None
     revision: str | None
+    subfolder: str | None
+    trust_remote_code: bool | None
     n_gpu_layers: int | None
     flash_attn: bool | None
     kv_cache_dtype: (
@@ -155,6 +158,12 @@ _SAMPLING = 'What a model samples with where a request does not say is sampling=
 _KV = "Memory for keys and values is kv_memory here, in bytes."
 _KV_DTYPE = 'The number format of keys and values is kv_cache_dtype="q8_0" here for GGUF files, "int8" for others.'
 _GPU_LAYERS = "It is n_gpu_layers here, for GGUF files."
+_DRAFT = 'A small model that guesses is draft="owner/name" here, a folder or a hub name.'
+_DRAFT_TOKENS = "How many tokens are guessed at once is draft_tokens here."
+_ATTENTION = (
+    "Attention is computed over the slots of all requests by the kit's own code, so there is none of transformers' to "
+    "choose; where a model has to run by its own, transformers chooses."
+)
 _TUNNEL = 'A public address is share=True here, or a tunnel="ngrok" of your choice.'
 _TOKEN = "ngrok's token is found in NGROK_AUTHTOKEN: an environment variable, or a secret of Colab or Kaggle."  # noqa: S105
 _KEY = "It is api_key here; without one, a random key is made."
@@ -177,6 +186,15 @@ _COMMON_HABITS = {
     "n_threads": _THREADS,
     "threads": _THREADS,
     "gpu_memory_utilization": _KV,
+    "speculative_model": _DRAFT,
+    "speculative_config": _DRAFT,
+    "assistant_model": _DRAFT,
+    "draft_model": _DRAFT,
+    "model_draft": _DRAFT,
+    "num_speculative_tokens": _DRAFT_TOKENS,
+    "num_assistant_tokens": _DRAFT_TOKENS,
+    "num_draft_tokens": _DRAFT_TOKENS,
+    "prompt_lookup_num_tokens": 'Guesses from the prompt are draft="prompt-lookup" here; draft_tokens says how many.',
     "served_model_name": _NAME,
     "model_name": _NAME,
 }
@@ -209,7 +227,11 @@ LOAD_HABITS = {
     "temperature": _SAMPLING,
     "top_p": _SAMPLING,
     "top_k": _SAMPLING,
-    "trust_remote_code": "Code that comes with a model is never run.",
+    "attn_implementation": _ATTENTION,
+    "attention_implementation": _ATTENTION,
+    "_attn_implementation": _ATTENTION,
+    "use_flash_attention_2": _ATTENTION,
+    "code_revision": "The code is that of revision, the version of the model itself.",
     "token": "The hub's token is read from HF_TOKEN in the environment.",
     "hf_token": "The hub's token is read from HF_TOKEN in the environment.",
     "system": "A system prompt goes with the request: the first of its messages.",

@@ -15,10 +15,12 @@ from llmapi_kit.checkpoints.fit import MemoryNeed, folder_need
 from llmapi_kit.checkpoints.heavy_imports import LOCAL_MODELS, import_heavy
 from llmapi_kit.checkpoints.load_options import check_load_options
 from llmapi_kit.checkpoints.model_files import CONFIG, check_files, read_json
+from llmapi_kit.checkpoints.remote_code import brings_code, check_code
 from llmapi_kit.checkpoints.spec import ModelSpec
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.errors import ConfigError, InvalidRequestError, LlmApiKitError, MissingDependencyError, ModelError
+from llmapi_kit.loading.draft import with_draft
 from llmapi_kit.loading.embedding_source import EmbeddingSource, is_embedding_model
 from llmapi_kit.loading.gguf_source import GgufSource
 from llmapi_kit.loading.load_failure import load_error
@@ -40,6 +42,7 @@ LOCAL_SETTINGS = (
     "max_queue",
     "prefix_cache",
     "draft",
+    "draft_tokens",
     "download_stall_s",
 )
 UPSTREAM_SETTINGS = (
@@ -180,6 +183,7 @@ class LocalSource:
 
     options: tuple[str, ...] | None = (
         *("device", "dtype", "lora", "tokenizer", "quantize", "kv_cache_dtype", "sampling", "revision"),
+        *("subfolder", "trust_remote_code"),
     )
     settings = LOCAL_SETTINGS
     is_light = False
@@ -190,7 +194,8 @@ class LocalSource:
         check_sampling(options.get("sampling"), is_local=True)
         check_load_options(spec, options)
         if spec.kind == "folder" and spec.path is not None:
-            check_architecture(read_json(spec.path / CONFIG), spec.name)
+            trusts_code = options.get("trust_remote_code") is True
+            check_architecture(read_json(spec.path / CONFIG), spec.name, trusts_code=trusts_code)
             is_own = options.get("tokenizer") is None and not isinstance(options.get("lora"), str)
             check_files(spec.path, has_tokenizer=is_own)
 
@@ -198,7 +203,7 @@ class LocalSource:
         """See `Source.memory_need`."""
         import_heavy(LOCAL_MODELS)
         try:
-            return _local_need(spec, settings, options)
+            return with_draft(_local_need(spec, settings, options), settings)
         except LlmApiKitError:
             raise
         except Exception as exc:  # whatever a configuration makes of the library that reads it
@@ -310,5 +315,10 @@ def _local_need(spec: ModelSpec, settings: Settings, options: Options) -> Memory
     from llmapi_kit.checkpoints.weights import pick_device
 
     place = pick_device(options.get("device"))
-    folder = spec.path or cached_folder(spec.name, options.get("revision"))
-    return MemoryNeed(place) if folder is None else folder_need(folder, place, _loaded_as(options), settings)
+    folder = spec.path or cached_folder(spec.name, options.get("revision"), options.get("subfolder") or "")
+    if folder is None:
+        return MemoryNeed(place)
+    trusts_code = options.get("trust_remote_code") is True and brings_code(read_json(folder / CONFIG))
+    if trusts_code:
+        check_code(folder, spec.name)
+    return folder_need(folder, place, _loaded_as(options), settings, trusts_code=trusts_code)

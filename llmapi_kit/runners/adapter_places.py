@@ -9,10 +9,10 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmapi_kit.errors import ModelLoadError
+from llmapi_kit.errors import ModelLoadError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from llmapi_kit.checkpoints.low_rank import LowRank
+    from llmapi_kit.checkpoints.low_rank import Changes, LowRank, Replacement
 
 # A decoder layer's matrices, those in a row that are one product
 PRODUCTS = (
@@ -78,6 +78,54 @@ def module_places(model: Any) -> dict[str, Place]:
         elif isinstance(module, Conv1D):
             places[name] = Place(name, 0, module.nf, module.nx, module.nf)
     return places
+
+
+def check_sums(changes: Changes, model: str) -> dict[str, LowRank]:
+    """What an adapter adds to layers, for a runner that can do no more than add.
+
+    Raises:
+        UnsupportedModelError: it does something else; the message says which runner can.
+    """
+    from llmapi_kit.checkpoints.low_rank import LowRank
+
+    sums = {name: change for name, change in changes.items() if isinstance(change, LowRank)}
+    whole = next((name for name in changes if name not in sums), None)
+    is_decomposed = any(change.magnitude is not None for change in sums.values())
+    if whole is None and not is_decomposed:
+        return sums
+    what = "decomposes weights (DoRA)" if is_decomposed else f"brings {whole} as a whole"
+    raise UnsupportedModelError(
+        f"The adapter {what}, which the compiled step of {model} can't compute beside others. Load the model with "
+        "native=False, which is slower on a CPU; or the adapter merged: kit.load(…, lora='…', served_name=…)."
+    )
+
+
+def check_replacements(
+    replacements: Mapping[str, Replacement], shapes: Mapping[str, tuple[int, ...]], model: str
+) -> None:
+    """Raise unless all that an adapter brings as a whole can take its place for some tokens of a step.
+
+    Args:
+        replacements: by the parameter's name.
+        shapes: of the parameters that can be replaced.
+        model: for messages.
+
+    Raises:
+        UnsupportedModelError: it brings another parameter.
+        ModelLoadError: it was made for another model, or for another vocabulary.
+    """
+    for name, replacement in replacements.items():
+        if name not in shapes:
+            raise UnsupportedModelError(
+                f"The adapter brings {name} as a whole, which can't be another one for each request in {model}; here "
+                f"{', '.join(sorted(shapes)[:4])} can. Load it merged: kit.load(…, lora='…', served_name=…)."
+            )
+        if tuple(replacement.weight.shape) != shapes[name]:
+            raise ModelLoadError(
+                f"The adapter was made for another model, or has other tokens: its {name} is "
+                f"{tuple(replacement.weight.shape)}, and in {model} it is {shapes[name]}. With tokens of its own, load "
+                "it merged: kit.load(…, lora='…', served_name=…)."
+            )
 
 
 def check_places(changes: Mapping[str, LowRank], places: Mapping[str, Place], model: str) -> None:

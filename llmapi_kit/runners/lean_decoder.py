@@ -98,6 +98,7 @@ class LeanDecoder:
         rope = getattr(config, "rope_scaling", None) or getattr(config, "rope_parameters", None) or {}
         return (
             type(model).__name__ in FAMILIES
+            and type(model).__module__.startswith("transformers.models.")  # another's may be of the same name
             and rope.get("rope_type", "default") in ("default", "linear", "llama3")
             and config.hidden_act in ("silu", "swish")
             and model.lm_head.bias is None
@@ -136,16 +137,32 @@ class LeanDecoder:
             qk = torch.addcmul(qk * cos, qk.roll(self.head_dim // 2, -1), sin)
             query, key, value = qk[:, : self._heads], qk[:, self._heads :], qkv[:, rotated:]
             attended = attend(index, query, key, value, self.windows[index], layer.scaling).reshape(num_tokens, -1)
-            x = change((index, 1), attended, torch.addmm(x, attended, layer.output))
+            x = _added(x, attended, layer.output, change, (index, 1))
             h = functional.rms_norm(x, (width,), layer.post_norm, self._eps)
             gate, up = change((index, 2), h, functional.linear(h, layer.gate_up)).chunk(2, -1)
             inner = functional.silu(gate).mul_(up)
-            x = change((index, 3), inner, torch.addmm(x, inner, layer.down))
+            x = _added(x, inner, layer.down, change, (index, 3))
         return functional.rms_norm(x, (width,), self._norm, self._eps)
+
+    def product(self, name: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The weight (outputs, inputs) and the bias (outputs,) of a product that adapters change."""
+        index, part = name
+        layer = self._layers[index]
+        weights = (layer.qkv, layer.output.t(), layer.gate_up, layer.down.t())
+        return weights[part], layer.qkv_bias if part == 0 else None
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """Logits (n, vocab) of hidden states (n, hidden)."""
         return functional.linear(states, self._head)
+
+
+def _added(
+    x: torch.Tensor, inputs: torch.Tensor, weight: torch.Tensor, change: Change, product: tuple[int, int]
+) -> torch.Tensor:
+    """Residuals (T, hidden) and a product, with what adapters change of the product alone."""
+    if change is unchanged:
+        return torch.addmm(x, inputs, weight)
+    return x + change(product, inputs, inputs @ weight)
 
 
 def _has_known_biases(layer: Any) -> bool:

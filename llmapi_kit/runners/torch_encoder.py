@@ -175,6 +175,43 @@ class Reranker(TorchEncoder):
         return scores
 
 
+class LogitReranker(Reranker):
+    """A decoder that says of two texts how well they go together by its logits of one token, or of two.
+
+    Args:
+        true_id: the token that stands for a match.
+        false_id: the token whose logit is taken off; None for none.
+        options: see `Reranker`.
+    """
+
+    def __init__(
+        self, model: Any, activation: torch.nn.Module, *, true_id: int, false_id: int | None, **options: Any
+    ) -> None:
+        super().__init__(model, activation, **options)
+        self._true_id, self._false_id = true_id, false_id
+
+    def _forward(self, batch: Sequence[EncoderInput]) -> torch.Tensor:
+        """Rows are filled up at their beginning, so that what is asked for stands last in each."""
+        length = max(len(each.ids) for each in batch)
+        rows = [[self._pad_id] * (length - len(each.ids)) + list(each.ids) for each in batch]
+        ids = torch.tensor(rows, device=self.device)
+        lengths = torch.tensor([len(each.ids) for each in batch], device=self.device)
+        places = torch.arange(length, device=self.device) - (length - lengths)[:, None]
+        output = self._weights(  # type: ignore[misc]
+            input_ids=ids,
+            attention_mask=(places >= 0).long(),
+            position_ids=places.clamp(min=0),
+            logits_to_keep=1,
+            use_cache=False,
+        )
+        logits = output.logits[:, -1].float()
+        scores = logits[:, self._true_id]
+        if self._false_id is not None:
+            scores = scores - logits[:, self._false_id]
+        activated: torch.Tensor = self._activation(scores[:, None])
+        return activated
+
+
 def padded(
     batch: Sequence[EncoderInput], pad_id: int, device: str, *, has_types: bool = False
 ) -> dict[str, torch.Tensor]:

@@ -18,20 +18,20 @@ import contextlib
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from transformers import AttentionInterface
 
 from llmapi_kit.checkpoints.decoder_weights import weights_of_model
-from llmapi_kit.checkpoints.low_rank import LowRank
+from llmapi_kit.checkpoints.low_rank import Changes
 from llmapi_kit.checkpoints.mapped_files import dropping_pages
 from llmapi_kit.errors import UnsupportedModelError
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.bucketed_decoder import PAGE, BucketedDecoder
 from llmapi_kit.runners.image_memory import FIRST_IMAGE_ID, ImageMemory
-from llmapi_kit.runners.lean_decoder import Change, LeanDecoder, unchanged
+from llmapi_kit.runners.lean_decoder import LeanDecoder, unchanged
 from llmapi_kit.runners.mean_states import MeanStates
 from llmapi_kit.runners.model_check import check_finite
 from llmapi_kit.runners.native.compiler import NativeUnavailableError
@@ -126,8 +126,8 @@ class TorchRunner:
             if is_native
             else None
         )
-        self._adapters = TorchAdapters(model, is_fused=can_be_lean) if self._native is None else self._native.adapters
         self._lean = LeanDecoder(model, max_length) if can_be_lean and self._native is None else None
+        self._adapters = TorchAdapters(model, self._lean) if self._native is None else self._native.adapters
         self._bucketed: BucketedDecoder | None = None
         try:
             with self._short_spans():
@@ -168,17 +168,22 @@ class TorchRunner:
             layout.blocks = {at: each for at, each in found.items() if each is not None}
         if not has_adapters or not isinstance(self._adapters, TorchAdapters):
             return self._compute(layout)
-        with self._adapters.step(items, layout.slots):
-            return self._compute(layout, self._adapters.change)
+        with self._adapters.step(items, layout.slots, layout.wanted):
+            return self._compute(layout, self._adapters)
 
-    def _compute(self, layout: StepLayout, change: Change = unchanged) -> torch.Tensor:
+    def _compute(self, layout: StepLayout, adapters: TorchAdapters | None = None) -> torch.Tensor:
         if self._lean is not None:
             over_slots = functools.partial(attend, layout, self._memory)
             embedded, _ = self._embedded(layout, self._lean.embed)
+            if adapters is not None:
+                embedded = adapters.embed(layout.input_ids[0], embedded)
+            change = unchanged if adapters is None else adapters.change
             states = self._lean.hidden_states(embedded, layout.positions, over_slots, change)
             self._means.add(layout.pooled, states)
             # All decodes is the common case, and then the row is the answer already
-            return self._lean.logits(states if layout.wants_all else states[layout.wanted])
+            last = states if layout.wants_all else states[layout.wanted]
+            logits = self._lean.logits(last)
+            return logits if adapters is None else adapters.output(last, logits)
         output = self._model(
             **self._model_inputs(layout),
             use_cache=False,
@@ -189,8 +194,8 @@ class TorchRunner:
         )
         if layout.pooled:
             self._means.add(layout.pooled, output.hidden_states[-1][0])
-        logits: torch.Tensor = output.logits[0]
-        return logits if self._keeps_wanted else logits[layout.wanted]
+        found: torch.Tensor = output.logits[0]
+        return found if self._keeps_wanted else found[layout.wanted]
 
     def _model_inputs(self, layout: StepLayout) -> dict[str, Any]:
         """Tokens and positions, as the model's modules take them."""
@@ -217,7 +222,7 @@ class TorchRunner:
         embedded[is_image] = features.to(embedded)
         return embedded, deeper
 
-    def add_adapter(self, adapter: int, weights: Mapping[str, LowRank]) -> None:
+    def add_adapter(self, adapter: int, weights: Changes) -> None:
         """See `AdapterRunner.add_adapter`."""
         self._adapters.add(adapter, weights)
 

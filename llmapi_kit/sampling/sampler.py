@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -72,12 +72,21 @@ class SamplerRow:
 
     def uniform(self) -> float:
         """The random number in [0, 1) of the token about to be chosen."""
-        if not self._seed:
-            seed = self.params.seed
-            self._seed = secrets.token_bytes(16) if seed is None else seed.to_bytes(16, "little", signed=True)
+        self._ensure_seed()
         counter = self.num_drawn.to_bytes(8, "little") + self.index.to_bytes(4, "little")
         digest = hashlib.blake2b(self._seed + counter, digest_size=8).digest()
         return (int.from_bytes(digest, "little") >> 11) / 2**53
+
+    def ahead(self) -> SamplerRow:
+        """A copy that draws the same random numbers, to guess what this row will choose; scores of tokens apart."""
+        if not self.params.is_greedy:
+            self._ensure_seed()
+        params = self.params if self.params.logprobs is None else replace(self.params, logprobs=None)
+        row = SamplerRow(params, self.prompt_ids, self.index, self.ending_ids, self.num_drawn)
+        row._seed, row._bias = self._seed, self._bias
+        if self._seen is not None and self._counts is not None:
+            row._seen, row._counts = self._seen.clone(), self._counts.clone()
+        return row
 
     def adjust(self, logits: torch.Tensor) -> None:
         """Apply bias, penalties and min_tokens to `logits` (vocab,) in place."""
@@ -107,6 +116,11 @@ class SamplerRow:
         if self._counts is not None and self._seen is not None:
             self._counts[token_id] += 1
             self._seen[token_id] = True
+
+    def _ensure_seed(self) -> None:
+        if not self._seed:
+            seed = self.params.seed
+            self._seed = secrets.token_bytes(16) if seed is None else seed.to_bytes(16, "little", signed=True)
 
     def _tables(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self._seen is None or self._counts is None:

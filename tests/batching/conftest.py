@@ -31,7 +31,9 @@ class Bench:
 
     def __init__(self, **options):
         loop_options = {
-            k: options.pop(k) for k in ("max_queue", "step_tokens", "queue_timeout_s", "max_stall_s") if k in options
+            k: options.pop(k)
+            for k in ("max_queue", "step_tokens", "queue_timeout_s", "max_stall_s", "draft")
+            if k in options
         }
         self.runner = FakeRunner(**options)
         self.batches = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmapi_kit.batching.prompt_lookup import FIRST_GUESSED, MAX_GUESSED, PAUSE, PromptLookup
+from llmapi_kit.batching.prompt_lookup import FIRST_GUESSED, PAUSE, PromptLookup
 from llmapi_kit.runners.fake_runner import FakeRunner
 
 from .conftest import Bench
@@ -45,7 +45,7 @@ def answers(bench, *, is_guessing, **params):
         bench.submit(
             [*PROMPT, index],
             name=f"{is_guessing} {index}",
-            request_options={"lookup": PromptLookup([*PROMPT, index])} if is_guessing else None,
+            request_options={"proposer": PromptLookup([*PROMPT, index])} if is_guessing else None,
             **{"max_tokens": 40 - index, **params},
         )
         for index in range(3)
@@ -78,7 +78,7 @@ def test_answers_are_the_same_with_and_without_guesses(loops, variant):
 
 def test_what_was_guessed_wrongly_is_no_part_of_a_cached_prefix(loops):
     bench = loops()
-    first = bench.submit(PROMPT, max_tokens=12, request_options={"lookup": Wrong()})
+    first = bench.submit(PROMPT, max_tokens=12, request_options={"proposer": Wrong()})
     bench.result(first)
     assert bench.loop.stats().num_guessed_tokens > bench.loop.stats().num_right_guesses == 0
     longer = [*PROMPT, *first.output_ids, 5, 6]
@@ -112,8 +112,8 @@ def test_guesses_grow_while_they_come_true_and_pause_where_they_do_not():
         guessed = lookup.guess(100)
         lengths.append(len(guessed))
         lookup.learn(len(guessed), len(guessed))
-    assert lengths == [FIRST_GUESSED, 5, 7, MAX_GUESSED, MAX_GUESSED]
-    lookup.learn(MAX_GUESSED, 2)
+    assert lengths == [FIRST_GUESSED, 5, 7, 8, 8]
+    lookup.learn(8, 2)
     assert len(lookup.guess(100)) == 2
     lookup.learn(2, 0)
     assert lookup.guess(100) == []

@@ -74,7 +74,9 @@ def test_guesses_are_measured_beside_none(work, tmp_path):
     assert draft.main(["--streams", "2", "--model", "tiny", *options(work, tmp_path)]) == 0
     report = json.loads((tmp_path / "draft.json").read_text())
     samples = [(each["text"], each["draft"]) for each in report["samples"]]
-    assert samples == [(text, way) for text in ("repetitive", "free") for way in ("off", "prompt-lookup")]
+    lookups = [(text, way) for text in ("repetitive", "free") for way in (draft.OFF, draft.LOOKUP)]
+    ways = (draft.OFF, draft.SMALLER, draft.ITSELF)
+    assert samples == lookups + [(text, way) for text in ("greedy", "sampled") for way in ways]
     assert "| free | 2 |" in (tmp_path / "draft.md").read_text()
 
 

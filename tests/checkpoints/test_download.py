@@ -85,6 +85,46 @@ def test_a_version_that_is_none_says_so(name, revision, error, words, repository
         kit.load(name, revision=revision)
 
 
+def test_a_model_in_a_folder_of_its_repository_is_downloaded_without_the_rest(repository, hub):
+    inner = {f"small/it/{name}": content for name, content in {**SMALL, "model.safetensors": CONTENT[::-1]}.items()}
+    repository.files |= {**inner, "small/it/deeper/model.safetensors": 5}
+    folder = download_model(NAME, 20.0, nothing, subfolder="small/it")
+    assert folder.joinpath("model.safetensors").read_bytes() == CONTENT[::-1]
+    assert {path.name for path in folder.iterdir()} == {*SMALL, "model.safetensors"}
+    assert cached_folder(NAME) is None
+    num_asked = len(hub.asked)
+    assert download_model(NAME, 20.0, nothing, subfolder="small/it") == folder
+    assert len(hub.asked) == num_asked
+    with pytest.raises(ModelNotFoundError, match="has no folder 'large'; it has small/it, small/it/deeper"):
+        download_model(NAME, 20.0, nothing, subfolder="large")
+
+
+@pytest.mark.parametrize("subfolder", ["../up", "/etc", "a/../b", 3])
+def test_a_folder_outside_a_repository_is_refused(subfolder):
+    with pytest.raises(ConfigError, match="subfolder="):
+        kit.load(NAME, subfolder=subfolder)
+
+
+def test_a_folder_of_this_machine_has_no_folder_within():
+    with pytest.raises(ConfigError, match="Name the folder itself: 'pocket/small'"):
+        kit.load("pocket", subfolder="small")
+
+
+def test_code_is_downloaded_where_it_is_wanted_also_beside_what_is_there(repository, hub):
+    repository.files |= {
+        "config.json": json.dumps({"auto_map": {"AutoModelForCausalLM": "model.Own"}}).encode(),
+        "model.py": b"own = 1",
+        "inner/more.py": 7,
+    }
+    folder = get()
+    assert not (folder / "model.py").exists()
+    assert download_model(NAME, 20.0, nothing, has_code=True) == folder
+    assert (folder / "model.py").read_bytes() == b"own = 1"
+    num_asked = len(hub.asked)
+    assert download_model(NAME, 20.0, nothing, has_code=True) == folder
+    assert len(hub.asked) == num_asked
+
+
 def test_contents_that_are_there_are_not_downloaded_again(repository, hub):
     folder = get()
     shutil.rmtree(ModelCache(NAME).folder / "refs")

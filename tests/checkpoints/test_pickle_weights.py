@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -33,9 +35,16 @@ def test_pickled_shards_load_once_they_are_converted_as_the_refusal_says(pickled
     folder, tensors = pickled
     with pytest.raises(UnsupportedModelError, match=r"python -m llmapi_kit\.checkpoints\.pickle_weights .*model"):
         parse_spec(folder)
-    assert [file.name for file in convert(folder)] == [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    ended = run(folder)
+    assert ended.stdout.split() == [str(folder / f"model-0000{n}-of-00002.safetensors") for n in (1, 2)], ended.stderr
     model = load_model(parse_spec(folder), device="cpu").model
     assert all(torch.equal(weight, tensors[name]) for name, weight in model.named_parameters())
+
+
+def run(folder):
+    """The command that the refusal names."""
+    command = [sys.executable, "-m", "llmapi_kit.checkpoints.pickle_weights", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 class Shell:
@@ -50,7 +59,7 @@ class Shell:
 
 def test_a_pickle_that_would_run_code_runs_none_and_is_refused(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Shell(tmp_path / "ran")}))
-    with pytest.raises(ModelLoadError, match="could not be converted"):
+    with pytest.raises(ModelLoadError, match=r"converted: pytorch_model\.bin holds something else than tensors, which"):
         convert(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["pytorch_model.bin"]
 
@@ -58,3 +67,6 @@ def test_a_pickle_that_would_run_code_runs_none_and_is_refused(tmp_path):
 def test_what_has_no_pickled_weights_says_so(tmp_path):
     with pytest.raises(ModelNotFoundError, match="no weights in pickle files"):
         convert(tmp_path)
+    ended = run(tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith(f"{tmp_path} has no weights in pickle files")

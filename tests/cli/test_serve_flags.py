@@ -39,6 +39,8 @@ def test_flags_become_arguments_of_load_and_launch():
         default="mine",
         max_slots=3,
         context_length=100,
+        draft="owner/small",
+        draft_tokens=4,
     )
     assert options.models == ["./m"]
     assert options.load == {
@@ -50,6 +52,8 @@ def test_flags_become_arguments_of_load_and_launch():
         "served_name": "mine",
         "max_slots": 3,
         "context_length": 100,
+        "draft": "owner/small",
+        "draft_tokens": 4,
     }
     assert options.launch == {"aliases": {"gpt-4o": "mine", "a": "b=c"}, "default": "mine"}
 
@@ -128,6 +132,8 @@ CONFLICTS = {
     "one name for two": ({"models": ["a", "b"], "name": "c"}, "--name goes with one model"),
     "an alias for nothing": ({"aliases": ["gpt-4o="]}, "--alias is 'gpt-4o='"),
     "an alias without a name": ({"aliases": ["=pocket"]}, "--alias is '=pocket'"),
+    "a subfolder of two": ({"models": ["a", "b"], "subfolder": "c"}, "--subfolder goes with one model"),
+    "code from a command line": ({"trust_remote_code": True}, "--trust-remote-code is not taken.*in Python"),
     "an alias of two": ({"aliases": ["a=b", "a=c"]}, "--alias names 'a' twice"),
 }
 

@@ -6,7 +6,7 @@ Knows nothing of queues or models. Blocking; several threads may call it at once
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from llmapi_kit.engines.base import Truncation
@@ -30,6 +30,7 @@ class TextReader:
         default_prompt: the name of the one that is taken where none is named; empty for none.
         pools_prompt: whether a prompt's tokens are pooled.
         adds_special: whether inputs get the tokenizer's special tokens.
+        render_pair: makes one text of a prompt and a pair; None where pairs are read one after the other.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class TextReader:
         default_prompt: str = "",
         pools_prompt: bool = True,
         adds_special: bool = True,
+        render_pair: Callable[[str, str, str], str] | None = None,
     ) -> None:
         self.prompts = dict(prompts)
         self._tokenizer = tokenizer
@@ -51,6 +53,7 @@ class TextReader:
         self._pools_prompt = pools_prompt
         self._adds_special = adds_special
         self._vocab_size = tokenizer.get_vocab_size()
+        self._render_pair = render_pair
 
     def read(
         self, inputs: Sequence[Text], prompt_name: str | None, truncation: Truncation | None
@@ -86,11 +89,41 @@ class TextReader:
             ContextLengthError: one is too long, and nothing says to cut it; it names the pair by `param` and number.
         """
         limit = self._limit(truncation)
+        if self._render_pair is not None:
+            return self._read_rendered(self._render_pair, pairs, truncation, limit, param)
         read = []
         for index, each in enumerate(self._encode(pairs, truncation, limit)):
             self._check_length(each.ids, limit, f"{param}.{index}")
             read.append(EncoderInput(each.ids, type_ids=each.type_ids))
         return read
+
+    def _read_rendered(
+        self,
+        render: Callable[[str, str, str], str],
+        pairs: Sequence[tuple[str, str]],
+        truncation: Truncation | None,
+        limit: int,
+        param: str,
+    ) -> list[EncoderInput]:
+        """Pairs through a chat template; what it puts after the texts is kept where they are cut."""
+        prompt = self._prompt(None)
+        read = []
+        for index, pair in enumerate(pairs):
+            ids = self.encode(render(prompt, *pair), add_special_tokens=False)
+            if truncation is not None and 0 < limit < len(ids):
+                tail = self._tail(render, prompt)[-limit:]
+                ids = ids[-limit:] if truncation.side == "start" else [*ids[: limit - len(tail)], *tail]
+            self._check_length(ids, limit, f"{param}.{index}")
+            read.append(EncoderInput(ids))
+        return read
+
+    def _tail(self, render: Callable[[str, str, str], str], prompt: str) -> list[int]:
+        """The tokens that a chat template puts after every pair."""
+        one, other = (
+            self.encode(render(prompt, text, text), add_special_tokens=False)[::-1] for text in ("0", "1 2 3 4")
+        )
+        length = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
+        return one[:length][::-1]
 
     def shorten(self, text: str, num_tokens: int) -> str:
         """A text's beginning, of at most so many tokens."""

@@ -15,8 +15,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from llmapi_kit.batching.beam_search import BeamSearch
+from llmapi_kit.batching.draft_model import DraftModel
 from llmapi_kit.batching.loop import BatchingLoop, Outbox
 from llmapi_kit.batching.prompt_lookup import PromptLookup
+from llmapi_kit.batching.proposer import Proposer
 from llmapi_kit.batching.request import Request
 from llmapi_kit.config import Settings
 from llmapi_kit.dialects import PLAIN, Dialect
@@ -61,6 +63,7 @@ class LocalEngine:
         prepare_messages: what is done to the messages of a request first, in worker threads.
         sight: of a model that sees.
         has_lookup: whether to guess what answers go on with, see `PromptLookup`; for a runner whose slots can go back.
+        draft: guesses it in place of that; owned from now on, and used by the loop's thread.
         read_adapter: reads a LoRA adapter, for a runner that takes them; None where it takes none.
 
     Attributes:
@@ -82,6 +85,7 @@ class LocalEngine:
         sight: Sight | None = None,
         read_adapter: Callable[[str], AdapterFiles] | None = None,
         has_lookup: bool = False,
+        draft: DraftModel | None = None,
     ) -> None:
         settings = settings or Settings()
         self.info = info
@@ -99,7 +103,8 @@ class LocalEngine:
         self._max_length = runner.max_length
         self._default_max_tokens = settings.default_max_tokens
         self._num_slots = runner.num_slots
-        self._has_lookup = has_lookup
+        self._has_lookup, self._draft = has_lookup, draft
+        self._draft_tokens = settings.draft_tokens
         self._loop = BatchingLoop(
             runner,
             self._deliver,
@@ -110,6 +115,7 @@ class LocalEngine:
             max_stall_s=settings.max_stall_s,
             queue_timeout_s=settings.queue_timeout_s,
             has_prefix_cache=settings.prefix_cache != "off",
+            draft=draft,
             name=f"llmapi_kit engine {info.id}",
         )
         self.adapters = self._adapters(runner, read_adapter)
@@ -300,12 +306,18 @@ class LocalEngine:
                 num_image_tokens=prompt.num_image_tokens,
                 scores_prompt=request.echo and request.prompt is not None and sampling.logprobs is not None,
                 beams=beams,
-                lookup=PromptLookup(prompt.ids) if self._has_lookup and beams is None else None,
+                proposer=self._proposer(prompt.ids) if beams is None else None,
                 detokenizers=[detokenizer() for _ in range(request.n)] if beams else (),
             )
             for index in range(1 if beams else max(request.n, request.best_of))
         ]
         return prompt, candidates
+
+    def _proposer(self, prompt_ids: Sequence[int]) -> Proposer | None:
+        """Who guesses the tokens of an answer."""
+        if self._draft is not None:
+            return self._draft.proposer(self._draft_tokens)
+        return PromptLookup(prompt_ids, self._draft_tokens) if self._has_lookup else None
 
     def _using(self, adapter: LoadedAdapter | None) -> AbstractContextManager[None]:
         return nullcontext() if adapter is None or self.adapters is None else self.adapters.using(adapter)

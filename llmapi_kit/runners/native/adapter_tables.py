@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from llmapi_kit.checkpoints.decoder_config import DecoderConfig
-from llmapi_kit.checkpoints.low_rank import LowRank
-from llmapi_kit.runners.adapter_places import PRODUCTS, check_places, fused_places
+from llmapi_kit.checkpoints.low_rank import Changes
+from llmapi_kit.runners.adapter_places import PRODUCTS, check_places, check_sums, fused_places
 from llmapi_kit.runners.base import StepItem
 
 
@@ -45,16 +45,18 @@ class AdapterTables:
         self._tables: dict[int, int] = {}  # addresses
         self._kept: dict[int, list[Any]] = {}  # what they point into
 
-    def add(self, adapter: int, changes: Mapping[str, LowRank]) -> None:
+    def add(self, adapter: int, changes: Changes) -> None:
         """Compute with an adapter from now on.
 
         Raises:
             ModelLoadError: it was made for another model.
+            UnsupportedModelError: it does more than add to layers.
         """
-        check_places(changes, self._places, self._name)
+        sums = check_sums(changes, self._name)
+        check_places(sums, self._places, self._name)
         parts: dict[Any, list[_LowRank]] = {}
         kept: list[Any] = []
-        for name, change in changes.items():
+        for name, change in sums.items():
             place = self._places[name]
             tensors = [each.float().contiguous() for each in (change.down, change.offset, change.up.t())]
             kept.extend(tensors)

@@ -5,14 +5,14 @@ Knows nothing of requests, sampling or text. Used on the engine thread only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 
 from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
 from llmapi_kit.checkpoints.integer_weights import IntegerMatrix
-from llmapi_kit.checkpoints.low_rank import LowRank
+from llmapi_kit.checkpoints.low_rank import Changes
 from llmapi_kit.errors import LlmApiKitError, ModelLoadError, UnsupportedModelError
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.mean_states import MeanStates
@@ -87,7 +87,7 @@ class NativeRunner:
         """See `Runner.start`. OpenMP's thread count belongs to the calling thread, so cells keep theirs."""
         torch.set_num_threads(self._num_threads)
 
-    def add_adapter(self, adapter: int, weights: Mapping[str, LowRank]) -> None:
+    def add_adapter(self, adapter: int, weights: Changes) -> None:
         """See `AdapterRunner.add_adapter`."""
         self._decoder.adapters.add(adapter, weights)
 
