@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 _lock = threading.RLock()
 _users: set[object] = set()
-_started: set[str] = set()  # of "ray" and "serve", what this process started and has to end
+_started: set[str] = set()  # of "connection", "cluster" and "serve": what this process has to end
 
 
 def check_address(address: Any) -> str:
@@ -55,10 +55,10 @@ def connect(address: str, user: object) -> None:
     from ray import serve
 
     with _lock:
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it tells a cell of every step
         if not ray.is_initialized():
             report("connecting to the cluster")
-            _init(address)
-            _started.add("ray")
+            _started.add(_init(address))
         if not _has_serve():
             report("starting Ray Serve")
             serve.start(proxy_location="Disabled")  # the API is served by whoever connects
@@ -77,15 +77,18 @@ def disconnect(user: object) -> None:
         _users.discard(user)
         if _users:
             return
-        if "serve" in _started and ray.is_initialized():
+        # With a cluster that was started here, Serve ends as well
+        if "serve" in _started and "cluster" not in _started and ray.is_initialized():
             with suppress(Exception):  # the cluster may be gone
-                serve.shutdown()
-        if "ray" in _started:
+                if not serve.status().applications:  # else somebody else's run there by now
+                    serve.shutdown()
+        if _started & {"connection", "cluster"}:
             ray.shutdown()
         _started.clear()
 
 
-def _init(address: str) -> None:
+def _init(address: str) -> str:
+    """Connect; tells what was started for that: a connection, or a cluster."""
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read by a cluster that is started here
@@ -94,12 +97,31 @@ def _init(address: str) -> None:
         if address == "auto":
             try:
                 ray.init("auto", **options)
-            except ConnectionError:  # none is named, and none runs here
-                ray.init("local", include_dashboard=False, **options)
-        else:
-            ray.init(address, **options, **({"include_dashboard": False} if address == "local" else {}))
+                return "connection"
+            except ConnectionError:
+                if os.environ.get("RAY_ADDRESS"):
+                    raise
+                address = "local"  # none is named, and none runs here
+        if address != "local":
+            ray.init(address, **options)
+            return "connection"
+        report("starting a cluster on this machine")
+        _start_here(options)
     except Exception as exc:  # each way to connect fails in its own
         raise ClusterError(f"The Ray cluster {address!r} can't be used: {exc}") from exc
+    return "cluster"
+
+
+def _start_here(options: dict[str, Any]) -> None:
+    """Start a cluster. Its processes wait for each other for fixed times, which a busy machine may exceed once."""
+    import ray
+
+    try:
+        ray.init("local", include_dashboard=False, **options)
+    except Exception as exc:
+        logger.warning("A Ray cluster did not start here (%s); it is tried once more", exc)
+        ray.shutdown()
+        ray.init("local", include_dashboard=False, **options)
 
 
 def _has_serve() -> bool:
