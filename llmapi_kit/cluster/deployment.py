@@ -15,6 +15,7 @@ from llmapi_kit.cluster.replicas import Replicas
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.errors import ClusterError, LlmApiKitError
+from llmapi_kit.loading.load_request import LoadRequest
 from llmapi_kit.progress import report
 from llmapi_kit.types import Readiness
 
@@ -92,6 +93,11 @@ class DeployedModel:
             "downscale_delay_s": DOWNSCALE_DELAY_S,
             "look_back_period_s": LOOK_BACK_S,
         }
+
+
+def can_use_gpu(request: LoadRequest) -> bool:
+    """Whether a load would take a GPU that is there."""
+    return not request.source.is_light and not str(request.options.get("device") or "").startswith("cpu")
 
 
 def deployment_name(model: str) -> str:

@@ -94,9 +94,8 @@ def in_cluster(request: LoadRequest, address: str, replicas: Replicas, limits: S
     else:
         settings = request.settings
     waiting = settings.model_copy(update={"total_timeout_s": limits.total_timeout_s})
-    can_use_gpu = not request.source.is_light and not str(request.options.get("device") or "").startswith("cpu")
     placement = ClusterPlacement(
-        address=address, replicas=replicas, settings=waiting, can_use_gpu=can_use_gpu
+        address=address, replicas=replicas, settings=waiting, can_use_gpu=deployment.can_use_gpu(request)
     )
     values = {each.name: getattr(request, each.name) for each in fields(LoadRequest)}
     who, rest = request.key
