@@ -68,6 +68,8 @@ class ClusterEngine:
         self._on_close = on_close
         self._counts = RequestCounts()
         self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._under_way: set[Any] = set()
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """See `Engine.generate`."""
@@ -149,8 +151,13 @@ class ClusterEngine:
 
     def close(self) -> None:
         """See `Engine.close`."""
-        if not self._closing.is_set():
+        with self._lock:
+            is_first = not self._closing.is_set()
             self._closing.set()
+            under_way = list(self._under_way)
+        if is_first:
+            for response in under_way:
+                response.cancel()
             self._on_close()
 
     async def _events(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
@@ -160,8 +167,7 @@ class ClusterEngine:
             _ReplicaDiedError: the replica is gone.
             RequestError: it refused the request.
         """
-        self._check_open()
-        response = self._streams.remote(request)
+        response = self._asked(lambda: self._streams.remote(request))
         is_over = False
         try:
             while True:
@@ -183,14 +189,15 @@ class ClusterEngine:
             is_over = is_over or isinstance(exc, _ReplicaDiedError)
             raise
         finally:
+            with self._lock:
+                self._under_way.discard(response)
             if not is_over:
                 response.cancel()
 
     async def _call(self, method: str, *arguments: Any, **keywords: Any) -> Any:
         """Have a method of a replica's engine awaited."""
         for attempt in range(1, MAX_TRIES + 1):
-            self._check_open()
-            response = self._calls.remote(method, arguments, keywords)
+            response = self._asked(lambda: self._calls.remote(method, arguments, keywords))
             try:
                 outcome: Outcome = await self._awaited(response)
             except asyncio.CancelledError:
@@ -201,6 +208,9 @@ class ClusterEngine:
                     raise _died(exc, has_begun=False) from exc
                 await asyncio.sleep(min(FIRST_PAUSE_S * 2 ** (attempt - 1), MAX_PAUSE_S))
                 continue
+            finally:
+                with self._lock:
+                    self._under_way.discard(response)
             if outcome.error is not None:
                 raise outcome.error
             return outcome.value
@@ -233,9 +243,18 @@ class ClusterEngine:
             raise EngineUnavailableError(f"The cluster can't run {self.info.id!r}: {error.message}") from error
         raise _ReplicaDiedError(type(error).__name__) from error
 
-    def _check_open(self) -> None:
-        if self._closing.is_set():
-            raise EngineUnavailableError("The model was unloaded.")
+    def _asked(self, ask: Callable[[], Any]) -> Any:
+        """A request to Serve, which `close` ends.
+
+        Raises:
+            EngineUnavailableError: this is closed.
+        """
+        with self._lock:
+            if self._closing.is_set():
+                raise EngineUnavailableError("The model was unloaded.")
+            response = ask()
+            self._under_way.add(response)
+        return response
 
 
 class _ReplicaDiedError(Exception):

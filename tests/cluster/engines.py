@@ -1,0 +1,39 @@
+"""Engines that are made in replicas. Sent there by value, so that replicas need not be able to import them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from llmapi_kit.engines.mock import MockEngine
+from llmapi_kit.errors import ModelTooLargeError
+from llmapi_kit.types import Accepted, Delta, Finished
+
+
+def make_mock(options=None):
+    """One that takes its time. All have the same numbers for the words of the contract's tests, as models do."""
+    made = TellingMock(delay_s=0.002, num_tokens=180)
+    made._words = {"one": 0, "two": 1}
+    return made
+
+
+def fail_to_make(options):
+    raise ModelTooLargeError("There is no memory for it.")
+
+
+class TellingMock(MockEngine):
+    """Says which process it is, or stops after its first word until a file is there, where it is asked to."""
+
+    async def generate(self, request):
+        words = str(request.messages[-1]["content"] if request.messages else request.prompt).split()
+        if words[-1:] == ["who?"]:
+            yield Accepted(len(words))
+            yield Delta(str(os.getpid()))
+            yield Finished("stop", len(words), 1)
+            return
+        num_deltas = 0
+        async for event in super().generate(request):
+            num_deltas += isinstance(event, Delta)
+            while num_deltas == 2 and words[:1] == ["wait-for"] and not os.path.exists(words[1]):
+                await asyncio.sleep(0.02)
+            yield event
