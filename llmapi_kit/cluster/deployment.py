@@ -61,7 +61,8 @@ class DeployedModel:
             name=deployment_name(self.name),
             ray_actor_options={"num_cpus": replicas.num_cpus, "num_gpus": num_gpus},
             max_ongoing_requests=replicas.num_ongoing(settings),
-            max_queued_requests=replicas.num_queued(settings),
+            # Counts also those that are on their way to a free replica, so it can't be what is to wait at most
+            max_queued_requests=replicas.most_requests(settings),
             graceful_shutdown_timeout_s=max(1.0, settings.total_timeout_s),
             graceful_shutdown_wait_loop_s=0.5,
             health_check_period_s=5,

@@ -47,6 +47,7 @@ class ClusterEngine:
         handle: of the deployment of `llmapi_kit.cluster.replica.EngineReplica`.
         info: of its engines.
         find_readiness: asks the cluster; may take its time.
+        max_requests: that may run and wait at a time; None where others see to that.
         on_close: called once.
 
     Attributes:
@@ -59,12 +60,14 @@ class ClusterEngine:
         info: EngineInfo,
         *,
         find_readiness: Callable[[], Readiness],
+        max_requests: int | None = None,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self.info = info
         self._streams = handle.options(method_name="generate", stream=True)
         self._calls = handle.options(method_name="call")
         self._readiness = _Readiness(find_readiness)
+        self._max_requests = max_requests
         self._on_close = on_close
         self._counts = RequestCounts()
         self._closing = threading.Event()
@@ -235,23 +238,29 @@ class ClusterEngine:
         if self._closing.is_set():
             raise EngineUnavailableError("The model was unloaded.") from error
         if isinstance(error, BackPressureError):
-            raise QueueFullError(
-                f"All replicas of {self.info.id!r} are busy, and {error.args[0]} requests wait already. Try again later.",
-                retry_after_s=FULL_RETRY_S,
-            ) from error
+            raise self._full(error.args[0]) from error
         if isinstance(error, DeploymentUnavailableError):
             raise EngineUnavailableError(f"The cluster can't run {self.info.id!r}: {error.message}") from error
         raise _ReplicaDiedError(type(error).__name__) from error
+
+    def _full(self, num: int) -> QueueFullError:
+        return QueueFullError(
+            f"All replicas of {self.info.id!r} are busy, and {num} requests run or wait already. Try again later.",
+            retry_after_s=FULL_RETRY_S,
+        )
 
     def _asked(self, ask: Callable[[], Any]) -> Any:
         """A request to Serve, which `close` ends.
 
         Raises:
             EngineUnavailableError: this is closed.
+            QueueFullError: as many as may be are under way.
         """
         with self._lock:
             if self._closing.is_set():
                 raise EngineUnavailableError("The model was unloaded.")
+            if self._max_requests is not None and len(self._under_way) >= self._max_requests:
+                raise self._full(self._max_requests)
             response = ask()
             self._under_way.add(response)
         return response

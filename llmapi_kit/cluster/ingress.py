@@ -59,10 +59,11 @@ class Ingress:
         self._aliases = arguments.aliases
         app = serve.get_replica_context().app_name
         engines = []
-        for name, handle in zip(names, handles, strict=True):
+        for model, name, handle in zip(arguments.models, names, handles, strict=True):
             outcome: Outcome = await handle.describe.remote()
             find = partial(deployment.readiness, app, name)
-            engines.append(ClusterEngine(handle, outcome.value, find_readiness=find))
+            most = model.replicas.most_requests(model.request.settings)
+            engines.append(ClusterEngine(handle, outcome.value, find_readiness=find, max_requests=most))
         settings = arguments.settings
         self._store = await asyncio.to_thread(open_store, settings)
         catalog = Catalog(engines, arguments.aliases, arguments.default)

@@ -43,8 +43,9 @@ class ClusterPlacement(Placement):
             LlmApiKitError: it can't be loaded there, or the cluster can't be used.
         """
         app = f"llmapi_kit-{deployment.deployment_name(name)}-{random_hex(6)}"
+        settings = self.settings or Settings()
         model = deployment.DeployedModel(
-            partial(make_engine, options), name, self.settings or Settings(), self.replicas, self.can_use_gpu
+            partial(make_engine, options), name, settings, self.replicas, self.can_use_gpu
         )
         connection.connect(self.address, app)
         try:
@@ -58,6 +59,7 @@ class ClusterPlacement(Placement):
             handle,
             replace(info, description=f"{info.description} In a cluster.".strip()),
             find_readiness=partial(deployment.readiness, app, deployment.deployment_name(name)),
+            max_requests=self.replicas.most_requests(settings),
             on_close=partial(_end, app),
         )
 

@@ -40,9 +40,10 @@ class Replicas:
         waiting = min(settings.max_slots, settings.max_queue or settings.max_slots)
         return settings.max_slots + waiting
 
-    def num_queued(self, settings: Settings) -> int:
-        """Requests that may wait besides; those above are refused."""
-        return self.most * (settings.max_queue or min(QUEUES_PER_SLOT * settings.max_slots, MAX_QUEUE))
+    def most_requests(self, settings: Settings) -> int:
+        """Requests that may run and wait in all; those above are refused."""
+        waiting = settings.max_queue or min(QUEUES_PER_SLOT * settings.max_slots, MAX_QUEUE)
+        return self.most * (self.num_ongoing(settings) + waiting)
 
 
 def read_replicas(given: Any) -> Replicas:

@@ -57,7 +57,8 @@ def start_model(proxy_url):
         handle = deployment.start(model, name)
         info = handle.describe.remote().result().value
         find = partial(deployment.readiness, name, name)
-        return lambda: ClusterEngine(handle, info, find_readiness=find), model
+        most = model.replicas.most_requests(model.settings)
+        return lambda: ClusterEngine(handle, info, find_readiness=find, max_requests=most)
 
     return start_model
 
@@ -65,4 +66,4 @@ def start_model(proxy_url):
 @pytest.fixture(scope="session")
 def mock(start_model):
     """A function that makes an engine over two replicas of a mock."""
-    return start_model(engines.make_mock, "mock", replicas=2, max_slots=8, max_queue=8)[0]
+    return start_model(engines.make_mock, "mock", replicas=2, max_slots=8, max_queue=8)
