@@ -99,10 +99,8 @@ async def throughput(engine: Engine, min_s: float) -> float:
 
 async def one_request(engine: Engine, text: str) -> tuple[float, float]:
     """The time to the first token, and between two, of a request alone."""
-    began, times = time.perf_counter(), []
-    async for event in engine.generate(_request(text, 6)):
-        if isinstance(event, Delta):
-            times.append(time.perf_counter())
+    began = time.perf_counter()
+    times = [time.perf_counter() async for event in engine.generate(_request(text, 6)) if isinstance(event, Delta)]
     return times[0] - began, (times[-1] - times[0]) / (len(times) - 1)
 
 
@@ -153,7 +151,7 @@ def table(data: dict[str, object]) -> list[str]:
         "|---:|---:|---:|",
     ]
     for num, rate in rates.items():
-        lines.append(f"| {num} | {shown(rate)} | {shown(ratio(rate, rates['1']), ' ×')} |")
+        lines.append(f"| {num} | {shown(rate)} | {shown(ratio(rate, rates['1']), ' times')} |")
     lines += ["", "| Four replicas | Prompt tokens from a cache | of one replica's |", "|---|---:|---:|"]
     for name, key in (("this router", "prefix_hit_rate"), (DEFAULT_ROUTER, "prefix_hit_rate_without_router")):
         lines.append(f"| {name} | {data[key]:.1%} | {ratio(data[key], one) or 0:.0%} |")  # type: ignore[arg-type]
@@ -176,21 +174,15 @@ def _start(args: argparse.Namespace) -> dict[str, Engine]:
 
     ray.cloudpickle.register_pickle_by_value(timed_engine)
     settings = Settings(max_slots=NUM_SLOTS, max_queue=STREAMS)
-    make = partial(
-        timed_engine.TimedEngine, num_slots=NUM_SLOTS, step_s=STEP_S, block_s=BLOCK_S, num_blocks=NUM_BLOCKS
-    )
+    make = partial(timed_engine.TimedEngine, num_slots=NUM_SLOTS, step_s=STEP_S, block_s=BLOCK_S, num_blocks=NUM_BLOCKS)
     engines: dict[str, Engine] = {}
-    ours = deployment.ROUTER
     for name in (*map(str, REPLICAS), DEFAULT_ROUTER):
-        if name == DEFAULT_ROUTER:
-            deployment.ROUTER = str(RequestRouterConfig().request_router_class)
-        num = 4 if name == DEFAULT_ROUTER else int(name)
-        app = f"timed-{num}{'-default' if name == DEFAULT_ROUTER else ''}"
-        model = deployment.DeployedModel(make, app, settings, Replicas(num, num, num_cpus=0.1))
-        try:
-            handle = deployment.start(model, app)
-        finally:
-            deployment.ROUTER = ours
+        is_ours = name != DEFAULT_ROUTER
+        num = int(name) if is_ours else 4
+        app = f"timed-{num}" if is_ours else "timed-default"
+        router = deployment.ROUTER if is_ours else str(RequestRouterConfig().request_router_class)
+        model = deployment.DeployedModel(make, app, settings, Replicas(num, num, num_cpus=0.1), router=router)
+        handle = deployment.start(model, app)
         info = handle.describe.remote().result().value
         find = partial(deployment.readiness, app, app)
         engines[name] = ClusterEngine(handle, info, find_readiness=find, on_close=partial(deployment.stop, app))

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import threading
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -275,26 +274,22 @@ def serve(
         is_one = len(options.models) == 1
         print(f"{'Loading' if is_one else 'Serving'} {', '.join(options.models)} ...", flush=True)
         models_to_serve: list[Any] = [Choice(model, options.load) for model in options.models]
-        launch = partial(
-            kit.launch,
-            port=port,
-            host=host,
-            api_key=options.api_key,
-            tunnel=tunnel,
-            tunnel_options=public,
+        launch: dict[str, Any] = {
+            **{"port": port, "host": host, "api_key": options.api_key},
+            **{"tunnel": tunnel, "tunnel_options": public},
             **options.launch,
             **options.cluster,
-        )
+        }
         with reporting(_print_step):
             # In a cluster they are loaded as they are launched, which Ctrl-C is to end as well
             if options.cluster:
-                server = launch(models_to_serve)
+                server = kit.launch(models_to_serve, **launch)
             else:
                 models_to_serve = [kit.load(model, lazy=not is_one) for model in models_to_serve]
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: done.set())
         if not options.cluster:
-            server = launch(models_to_serve)
+            server = kit.launch(models_to_serve, **launch)
         print(server)
         print(f"  key in  {server.key_file}\n")
         print(f"{curl_snippet(server.url, server.key_file, server.models[0])}\n\nServing until Ctrl-C.", flush=True)

@@ -149,8 +149,8 @@ def read_flags(flags: ServeFlags, environ: Mapping[str, str] | None = None) -> S
             load = {"served_name": found.served_name, **found.options, **load}
     launch = {"aliases": _aliases(flags.aliases), "default": flags.default}
     launch = {key: value for key, value in launch.items() if value}
-    key = _api_key(flags, os.environ if environ is None else environ)
-    return ServeOptions(models, load, launch, key, _cluster(flags))
+    api_key = _api_key(flags, os.environ if environ is None else environ)
+    return ServeOptions(models, load, launch, api_key, _cluster(flags))
 
 
 def _place(flags: ServeFlags) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Engines as deployments of Ray Serve, on as many machines as a Ray cluster has. Nothing else in the kit imports Ray."""
+"""Engines as deployments of Ray Serve, on as many machines as a Ray cluster has. Nothing else imports Ray."""
 
 from __future__ import annotations
 

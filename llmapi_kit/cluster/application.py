@@ -1,4 +1,4 @@
-"""The application of ``serve run`` and of Serve's configuration files: the API, and one deployment a model behind it."""
+"""What ``serve run`` and Serve's configuration files deploy: the API, and one deployment a model behind it."""
 
 from __future__ import annotations
 
@@ -34,6 +34,4 @@ def application(args: Mapping[str, Any]) -> Any:
 def _deployed(model: ServedModel, arguments: Arguments) -> DeployedModel:
     request = model.request
     waiting = request.settings.model_copy(update={"total_timeout_s": arguments.settings.total_timeout_s})
-    return DeployedModel(
-        request.make, request.spec.id, waiting, model.replicas, can_use_gpu=can_use_gpu(request)
-    )
+    return DeployedModel(request.make, request.spec.id, waiting, model.replicas, can_use_gpu=can_use_gpu(request))

@@ -67,7 +67,7 @@ def connect(address: str, user: object) -> None:
 
 
 def disconnect(user: object) -> None:
-    """Somebody needs the cluster no more. Of the last one, everything that was started here ends. Safe to call twice."""
+    """Somebody needs the cluster no more; after the last one, what was started here ends. Safe to call twice."""
     import ray
     from ray import serve
 

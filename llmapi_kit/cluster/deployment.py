@@ -39,6 +39,7 @@ class DeployedModel:
         settings: of the model and of those who wait for it.
         replicas: how many.
         can_use_gpu: whether a replica is to have one, where the cluster has any and `replicas` does not say.
+        router: the class of Serve's request router.
     """
 
     make_engine: Callable[[], Engine]
@@ -46,6 +47,7 @@ class DeployedModel:
     settings: Settings
     replicas: Replicas
     can_use_gpu: bool = False
+    router: str = ROUTER
 
     def bind(self) -> Any:
         """The node of a Serve application's graph that stands for it."""
@@ -70,7 +72,8 @@ class DeployedModel:
             # The old replicas answer until the new ones are there, unless those need the same GPU
             max_surge_percent=0 if num_gpus else 100,
             request_router_config={
-                "request_router_class": ROUTER,
+                "request_router_class": self.router,
+                "request_router_kwargs": {"num_slots": settings.max_slots},
                 "initial_backoff_s": 0.01,
                 "max_backoff_s": 0.1,
             },

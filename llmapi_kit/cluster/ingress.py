@@ -70,12 +70,10 @@ class Ingress:
         check = KeyCheck(arguments.api_key, _SharedLimits(arguments.ingress_replicas))
         self._state = ApiState(catalog, check, settings, self._store)
         loop = asyncio.get_running_loop()
-        self._keys, self._key_watch = await asyncio.to_thread(
-            open_keys, self, self._state, loop.call_soon_threadsafe
-        )
+        self._keys, self._key_watch = await asyncio.to_thread(open_keys, self, self._state, loop.call_soon_threadsafe)
         self._key_watch.start()
 
-    def __serve_build_asgi_app__(self) -> ASGIApp:  # noqa: PLW3201 - Serve asks for it by this name
+    def __serve_build_asgi_app__(self) -> ASGIApp:
         return create_app(self._state)
 
     @property

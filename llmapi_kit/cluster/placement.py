@@ -19,6 +19,8 @@ from llmapi_kit.ids import random_hex
 from llmapi_kit.loading.load_request import LoadRequest
 from llmapi_kit.loading.placement import EngineMaker, Placement
 
+ONE = Replicas()
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterPlacement(Placement):
@@ -32,7 +34,7 @@ class ClusterPlacement(Placement):
     """
 
     address: str = "auto"
-    replicas: Replicas = Replicas()
+    replicas: Replicas = ONE
     settings: Settings | None = None
     can_use_gpu: bool = False
 
@@ -44,9 +46,7 @@ class ClusterPlacement(Placement):
         """
         app = f"llmapi_kit-{deployment.deployment_name(name)}-{random_hex(6)}"
         settings = self.settings or Settings()
-        model = deployment.DeployedModel(
-            partial(make_engine, options), name, settings, self.replicas, self.can_use_gpu
-        )
+        model = deployment.DeployedModel(partial(make_engine, options), name, settings, self.replicas, self.can_use_gpu)
         connection.connect(self.address, app)
         try:
             handle = deployment.start(model, app)

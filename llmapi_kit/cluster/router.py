@@ -6,6 +6,8 @@ replicas have computed; where it knows nothing, all of them choose alike.
 
 from __future__ import annotations
 
+import time
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
 from itertools import count
@@ -14,22 +16,29 @@ from typing import Any
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from llmapi_kit.engines.base import GenerationRequest
-from llmapi_kit.engines.prefix_affinity import PrefixAffinity, block_keys
+from llmapi_kit.engines.prefix_affinity import MAX_KEYS, PrefixAffinity, block_keys
 from llmapi_kit.engines.replicas import MUCH_MORE
+
+ON_ITS_WAY_S = 0.5  # then a request that was not taken waits, or is gone
+
+
+TIMES_OF_ONE = 8  # that a beginning is seen of one conversation; its short turns may end in the same block
 
 
 class PrefixAwareRouter(RequestRouter):
     """See the module. Made by Serve."""
 
-    def initialize_state(self, much_more: int = MUCH_MORE) -> None:
+    def initialize_state(self, num_slots: int = 0) -> None:
         """Take the router's own arguments.
 
         Args:
-            much_more: see `llmapi_kit.engines.replicas.MUCH_MORE`.
+            num_slots: of a replica.
         """
-        self._much_more = much_more
+        self._num_slots = num_slots
+        self._times: OrderedDict[bytes, int] = OrderedDict()
         self._affinity = PrefixAffinity()
         self._counter = count()
+        self._chosen: dict[str, tuple[ReplicaID, float]] = {}
         self._numbers: dict[ReplicaID, int] = {}
 
     async def choose_replicas(
@@ -40,20 +49,30 @@ class PrefixAwareRouter(RequestRouter):
             pending_request.routing_context.should_backoff = True  # after all of them were full
         keys = _keys_of(pending_request)
         lengths = self._affinity.lengths(keys)
-        busy = {each.replica_id: self._num_requests(each) for each in candidate_replicas}
-        most = min(busy.values(), default=0) + self._much_more
+        busy = self._num_requests(candidate_replicas)
+        least = min(busy.values(), default=0)
 
         def rank(replica: RunningReplica) -> tuple[bool, int, int, bytes]:
             replica_id = replica.replica_id
-            is_near = busy[replica_id] <= most
-            length = lengths.get(self._number(replica_id), 0) if is_near else 0
-            return not is_near, -length, busy[replica_id], _lot(keys, replica_id)
+            length = lengths.get(self._number(replica_id), 0)
+            is_near = busy[replica_id] <= least + self._much_more(keys[:length])
+            return not is_near, -length if is_near else 0, busy[replica_id], _lot(keys, replica_id)
 
-        return [[replica] for replica in sorted(candidate_replicas, key=rank)]
+        ranked = sorted(candidate_replicas, key=rank)
+        if pending_request is not None and ranked:
+            self._chosen[_id_of(pending_request)] = ranked[0].replica_id, time.monotonic()
+        return [[replica] for replica in ranked]
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
         """A replica took a request: from now on it has its prompt."""
-        self._affinity.saw(_keys_of(pending_request), self._number(replica_id))
+        self._chosen.pop(_id_of(pending_request), None)
+        keys = _keys_of(pending_request)
+        self._affinity.saw(keys, self._number(replica_id))
+        for key in keys:
+            self._times[key] = self._times.get(key, 0) + 1
+            self._times.move_to_end(key)
+        while len(self._times) > MAX_KEYS:
+            self._times.popitem(last=False)
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
         """A replica has lost what it had."""
@@ -66,8 +85,24 @@ class PrefixAwareRouter(RequestRouter):
         for replica_id in self._numbers.keys() - {each.replica_id for each in replicas}:
             self._forget(replica_id)
 
-    def _num_requests(self, replica: RunningReplica) -> int:
-        return int(self.replica_queue_len_cache.get(replica.replica_id) or 0)
+    def _num_requests(self, replicas: Sequence[RunningReplica]) -> dict[ReplicaID, int]:
+        """What each has to do, with what is on its way there: of many that come at once none is counted yet."""
+        oldest = time.monotonic() - ON_ITS_WAY_S
+        self._chosen = {key: value for key, value in self._chosen.items() if value[1] > oldest}
+        on_their_way = Counter(replica_id for replica_id, _ in self._chosen.values())
+        known = self.replica_queue_len_cache
+        return {
+            each.replica_id: int(known.get(each.replica_id) or 0) + on_their_way[each.replica_id] for each in replicas
+        }
+
+    def _much_more(self, matched: Sequence[bytes]) -> int:
+        """How many requests a replica may have more than the least busy one and still get what its cache begins.
+
+        More for what one conversation alone has said, which no other replica has and will have. What many begin with,
+        such as a system prompt, is soon everywhere.
+        """
+        is_ones_own = bool(matched) and self._times.get(matched[-1], 0) <= TIMES_OF_ONE
+        return max(MUCH_MORE, self._num_slots) if is_ones_own else MUCH_MORE
 
     def _number(self, replica_id: ReplicaID) -> int:
         if replica_id not in self._numbers:
@@ -78,6 +113,10 @@ class PrefixAwareRouter(RequestRouter):
         number = self._numbers.pop(replica_id, None)
         if number is not None:
             self._affinity.forget(number)
+
+
+def _id_of(pending_request: PendingRequest) -> str:
+    return str(pending_request.metadata.internal_request_id)
 
 
 def _keys_of(pending_request: PendingRequest | None) -> list[bytes]:

@@ -29,9 +29,7 @@ def proxy_url():
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     for attempt in range(3):  # its processes wait for each other for fixed times, which a busy machine may exceed
         try:
-            ray.init(
-                "local", num_cpus=16, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING
-            )
+            ray.init("local", num_cpus=16, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
             break
         except Exception:
             ray.shutdown()

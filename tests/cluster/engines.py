@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ModelTooLargeError
@@ -21,8 +22,20 @@ def fail_to_make(options):
     raise ModelTooLargeError("There is no memory for it.")
 
 
+async def until(condition):
+    """Wait for it, for minutes."""
+    for _ in range(10_000):
+        if condition():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("it never was")
+
+
 class TellingMock(MockEngine):
-    """Says which process it is, or stops after its first word until a file is there, where it is asked to."""
+    """Says which process it is, or stops after its first word until a file is there, where it is asked to.
+
+    It makes the file itself where whoever asked it to leaves.
+    """
 
     async def generate(self, request):
         words = str(request.messages[-1]["content"] if request.messages else request.prompt).split()
@@ -31,9 +44,15 @@ class TellingMock(MockEngine):
             yield Delta(str(os.getpid()))
             yield Finished("stop", len(words), 1)
             return
-        num_deltas = 0
-        async for event in super().generate(request):
-            num_deltas += isinstance(event, Delta)
-            while num_deltas == 2 and words[:1] == ["wait-for"] and not os.path.exists(words[1]):
-                await asyncio.sleep(0.02)
-            yield event
+        gate = Path(words[1]) if words[:1] == ["wait-for"] else None
+        num_deltas, is_over = 0, False
+        try:
+            async for event in super().generate(request):
+                num_deltas += isinstance(event, Delta)
+                if gate is not None and num_deltas == 2:
+                    await until(gate.exists)
+                yield event
+            is_over = True
+        finally:
+            if gate is not None and not is_over:
+                gate.touch()
