@@ -518,12 +518,12 @@ def _in_cluster(
     from llmapi_kit.cluster.placement import in_cluster
     from llmapi_kit.cluster.replicas import read_replicas
 
-    address, numbers = check_address(cluster), read_replicas(replicas)
     if any(not isinstance(each, LoadRequest) for each in wanted):
         raise ConfigError(
             "cluster takes models by name, as they are loaded there: launch('pocket', cluster='auto'). One that is "
             "loaded here runs here. With options of load(), pass Choice('pocket', {'dtype': 'bfloat16'})."
         )
+    address, numbers = check_address(cluster), read_replicas(replicas)
     return [in_cluster(each, address, numbers, limits) for each in wanted if isinstance(each, LoadRequest)]
 
 

@@ -275,8 +275,11 @@ def serve(
         print(f"{'Loading' if is_one else 'Serving'} {', '.join(options.models)} ...", flush=True)
         models_to_serve: list[Any] = [Choice(model, options.load) for model in options.models]
         launch: dict[str, Any] = {
-            **{"port": port, "host": host, "api_key": options.api_key},
-            **{"tunnel": tunnel, "tunnel_options": public},
+            "port": port,
+            "host": host,
+            "api_key": options.api_key,
+            "tunnel": tunnel,
+            "tunnel_options": public,
             **options.launch,
             **options.cluster,
         }

@@ -9,6 +9,7 @@ from typing import Any
 
 from llmapi_kit.checkpoints.fit import MemoryNeed
 from llmapi_kit.cluster import connection, deployment
+from llmapi_kit.cluster.bridge import bridged
 from llmapi_kit.cluster.engine import ClusterEngine
 from llmapi_kit.cluster.replica import Outcome
 from llmapi_kit.cluster.replicas import Replicas
@@ -51,6 +52,8 @@ class ClusterPlacement(Placement):
         try:
             handle = deployment.start(model, app)
             outcome: Outcome = handle.describe.remote().result()
+            if self.address.startswith("ray://"):
+                handle = bridged(app)
         except BaseException:
             connection.disconnect(app)
             raise

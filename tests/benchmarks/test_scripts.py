@@ -21,6 +21,7 @@ MODULES = [
     "bare_llama_decode",
     "bare_loop",
     "busy_kernel",
+    "cluster",
     "conversation",
     "draft",
     "embeddings",

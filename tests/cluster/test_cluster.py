@@ -16,11 +16,13 @@ import pytest
 
 from llmapi_kit import kit
 from llmapi_kit.cluster import app, connection, deployment
+from llmapi_kit.cluster.bridge import bridged
+from llmapi_kit.cluster.engine import ClusterEngine
 from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.errors import (
     ClusterError,
-    ConfigError,
     EngineUnavailableError,
+    InvalidRequestError,
     ModelTooLargeError,
     QueueFullError,
     RequestError,
@@ -245,6 +247,22 @@ def test_a_cluster_without_room_says_so(proxy_url, monkeypatch):
         kit.launch("mock", cluster="auto", replicas={"num_cpus": 1000}, port=0)
 
 
-def test_a_model_of_this_process_is_not_taken_for_one_of_the_cluster():
-    with pytest.raises(ConfigError, match="by name"):
-        kit.launch(kit.load("mock"), cluster="auto", port=0)
+def test_a_process_outside_of_the_cluster_asks_through_a_bridge(mock, tmp_path):
+    """Ray Client, which it would have besides, is Ray's."""
+    through = mock()
+    engine = ClusterEngine(bridged("mock"), through.info, find_readiness=through.readiness)
+    request = prompt("one two three")
+    assert answers_of(run(collect(engine.generate(request)))) == answers_of(run(collect(through.generate(request))))
+    assert run(engine.embed(["one"])) == run(through.embed(["one"]))
+    with pytest.raises(InvalidRequestError):
+        run(engine.detokenize([10**9]))
+
+    async def leave(gate):
+        async with contextlib.aclosing(engine.generate(prompt(f"wait-for {gate}"))) as events:
+            while not isinstance(await anext(events), Delta):
+                pass
+        await until(gate.exists)
+
+    run(leave(tmp_path / "gate"))
+    engine.close()
+    assert isinstance(run(answered(engine, "one"))[0].error, EngineUnavailableError)
