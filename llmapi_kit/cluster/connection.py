@@ -12,6 +12,8 @@ import threading
 from contextlib import suppress
 from typing import Any
 
+import psutil
+
 from llmapi_kit.errors import ClusterError, ConfigError, MissingDependencyError
 from llmapi_kit.progress import report
 
@@ -106,22 +108,47 @@ def _init(address: str) -> str:
             ray.init(address, **options)
             return "connection"
         report("starting a cluster on this machine")
-        _start_here(options)
+        start_here()
     except Exception as exc:  # each way to connect fails in its own
         raise ClusterError(f"The Ray cluster {address!r} can't be used: {exc}") from exc
     return "cluster"
 
 
-def _start_here(options: dict[str, Any]) -> None:
-    """Start a cluster. Its processes wait for each other for fixed times, which a busy machine may exceed once."""
+def start_here(**options: Any) -> None:
+    """Start a cluster on this machine, and connect to it.
+
+    Its processes wait for each other for fixed times, which a busy machine exceeds now and then: it is tried again.
+
+    Args:
+        options: of `ray.init`.
+
+    Raises:
+        Exception: of Ray, when it did not start.
+    """
     import ray
 
-    try:
-        ray.init("local", include_dashboard=False, **options)
-    except Exception as exc:
-        logger.warning("A Ray cluster did not start here (%s); it is tried once more", exc)
-        ray.shutdown()
-        ray.init("local", include_dashboard=False, **options)
+    for is_last in (False, False, True):
+        before = set(psutil.Process().children())
+        try:
+            ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING, **options)
+            return
+        except Exception as exc:
+            ray.shutdown()
+            _end_left_behind(set(psutil.Process().children()) - before)
+            if is_last:
+                raise
+            logger.warning("A Ray cluster did not start here (%s); it is tried once more", exc)
+
+
+def _end_left_behind(processes: set[psutil.Process]) -> None:
+    """End Ray's processes of a start that failed, which it leaves running."""
+    import ray
+
+    for process in processes:
+        with suppress(psutil.Error):
+            if os.path.dirname(ray.__file__) in " ".join(process.cmdline()):
+                process.kill()
+                process.wait(5)
 
 
 def _has_serve() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import warnings
 from functools import partial
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from benchmarks.processes import free_port
-from llmapi_kit.cluster import deployment
+from llmapi_kit.cluster import connection, deployment
 from llmapi_kit.cluster.engine import ClusterEngine
 from llmapi_kit.cluster.replicas import Replicas
 from llmapi_kit.config import load_settings
@@ -21,20 +22,14 @@ from . import engines
 @pytest.fixture(scope="session")
 def proxy_url():
     """Where Serve's proxy answers; the cluster runs."""
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what Ray imports
+        warnings.simplefilter("ignore")  # of what Ray imports, and of the processes of a start that failed
         import ray
         from ray import serve
 
-    before = {process.pid for process in psutil.Process().children(recursive=True)}
-    for attempt in range(3):  # its processes wait for each other for fixed times, which a busy machine may exceed
-        try:
-            ray.init("local", num_cpus=16, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
-            break
-        except Exception:
-            ray.shutdown()
-            if attempt == 2:
-                raise
+        connection.start_here(num_cpus=16)
+        gc.collect()
     ray.cloudpickle.register_pickle_by_value(engines)
     port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})

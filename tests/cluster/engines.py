@@ -18,6 +18,11 @@ def make_mock(options=None):
     return made
 
 
+def make_slow_mock(options=None):
+    """One whose streams cost little, so that many share two cores."""
+    return TellingMock(delay_s=0.05, num_tokens=60)
+
+
 def fail_to_make(options):
     raise ModelTooLargeError("There is no memory for it.")
 
