@@ -10,7 +10,7 @@ PROCESSES ?= 2
 TESTS = $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab serve test test-here test-other-pythons test-fast test-clients check docs notebooks pictures bench gpu-check model-table vision-table format clean
+.PHONY: help demo lab serve test test-here test-other-pythons test-fast test-clients check docs notebooks pictures bench cluster-check gpu-check model-table vision-table format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,7 +35,7 @@ test-other-pythons: $(VENV)/.installed
 	@$(BIN)/python tools/other_pythons.py
 
 test-fast: $(VENV)/.installed ## Run the tests that are not marked slow, for in between
-	$(TESTS) -m "not slow and not clients and not gpu"
+	$(TESTS) -m "not slow and not clients and not gpu and not cluster"
 
 test-clients: $(VENV)/.installed $(VENV)/.programs ## Run agents and tools that others wrote against the server
 	$(BIN)/python tools/client_environments.py
@@ -64,6 +64,9 @@ pictures: $(VENV)/.installed $(VENV)/.programs ## Take the documentation's pictu
 
 bench: $(VENV)/.installed ## Measure this server beside others
 	$(BIN)/python -m benchmarks.serving
+
+cluster-check: $(VENV)/.installed ## Kill replicas of a Ray cluster for minutes, under load
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 model-table: $(VENV)/.installed ## Try every model family of transformers and write docs/model_families.md
 	$(BIN)/python -m tools.model_table

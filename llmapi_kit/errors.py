@@ -44,6 +44,7 @@ Knows nothing of HTTP frameworks, tunnels or torch; every other module may impor
     │   ├── SessionGoneError        it ended, expired, or never was
     │   ├── BotTypeError            there is no such bot type
     │   └── BotUnavailableError     the bot type is known, and nothing here can answer for it
+    ├── ClusterError            a Ray cluster can't be reached, or can't run what it was given
     └── TunnelError             the public side; `.code` is the provider's own error code, if it gave one
         ├── TunnelAuthError         token missing or refused
         ├── TunnelLimitError        the provider's plan does not allow it now
@@ -328,6 +329,10 @@ class BotTypeError(SessionError):
 
 class BotUnavailableError(SessionError):
     """The bot type is known, and nothing here can answer for it; the message says what to configure."""
+
+
+class ClusterError(LlmApiKitError):
+    """A Ray cluster can't be reached, or can't run what it was given."""
 
 
 class TunnelError(LlmApiKitError):

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, overload
@@ -203,6 +203,8 @@ def launch(
     name: str | None = None,
     aliases: Mapping[str, str] | None = None,
     default: str | None = None,
+    cluster: str | None = None,
+    replicas: int | Mapping[str, Any] | None = None,
     **settings: Unpack[LaunchSettings],
 ) -> Server:
     """Serve models from a background thread of this process; returns when it answers.
@@ -237,6 +239,11 @@ def launch(
         name: tells servers of this process apart; the port unless given.
         aliases: further names to answer to, each with the model that it stands for; they are listed as models too.
         default: the model that answers where none is named, if not the first.
+        cluster: have the models, given by name, run in a Ray cluster: ``auto`` (the one that RAY_ADDRESS names or that
+            runs on this machine; one is started here where there is none), ``local`` (one is started here), or an
+            address such as ``ray://head:10001``. This process serves the API; `Server.stop` ends the models there.
+        replicas: with `cluster`, how many of each model: a number, or a dictionary of ``min``, ``max`` (more are
+            started under load, and end without), ``num_cpus`` and ``num_gpus`` (what each takes).
         settings: limits and timeouts; see `llmapi_kit.config.Settings`. Those of models, such as ``max_slots``, go to
             the models given by name.
 
@@ -262,9 +269,11 @@ def launch(
     limits = load_settings(**settings)
     place = Endpoint(host=host, port=port, api_key=api_key, tunnel=tunnel, tunnel_options=tunnel_options or {})
     wanted = check_launch(model, place, name=name, aliases=aliases, default=default, settings=settings)
+    if cluster is not None or replicas is not None:
+        wanted = _in_cluster(wanted, cluster, replicas, limits)
     if tunnel is not None and (rule := tunnel_policy()) is not None:
         logger.warning(rule)
-    engines = _engines(wanted, limits)
+    engines = _engines(wanted, limits, is_elsewhere=cluster is not None)
     with _lock:
         _forget_stopped()
         identity = _identity(name, port)
@@ -276,6 +285,7 @@ def launch(
         is_same = old is not None and (old.host, old.api_key, old.settings) == (host, key, limits)
         if old is not None and is_same and old.is_running and port in (0, None, old.port):
             old.match_tunnel(tunnel, tunnel_options or {})  # first, as it may fail, and then all is as it was
+            old.on_stop = _end_of(engines if cluster is not None else ())
             _unload(old.replace_engines(engines, aliases, default), limits.drain_s)
             return _say_what_is_replaced(old, before)
         where = _port(port, host, old)
@@ -297,6 +307,7 @@ def launch(
         except PortInUseError as exc:
             raise _explain_port(exc, where) from exc.__cause__
         server.on_restart = partial(_take_place, identity, weakref.ref(server))
+        server.on_stop = _end_of(engines if cluster is not None else ())
         report("starting the server")
         _bring_up(server, old, tunnel, tunnel_options)
         _servers[identity] = server
@@ -485,14 +496,46 @@ def _say_what_is_replaced(server: Server, before: Sequence[str]) -> Server:
     return server
 
 
-def _engines(wanted: Sequence[Servable], limits: Settings) -> list[Engine]:
-    """The engines of what `launch` was given; of several models, those given by name are loaded later."""
-    is_lazy = len(wanted) > 1
+def _engines(wanted: Sequence[Servable], limits: Settings, *, is_elsewhere: bool) -> list[Engine]:
+    """The engines of what `launch` was given; of several models that are loaded here, those given by name later."""
+    is_lazy = len(wanted) > 1 and not is_elsewhere
     there = [
         _models.load(each, is_lazy=is_lazy, settings=limits) if isinstance(each, LoadRequest) else each
         for each in wanted
     ]
     return [each.engine if isinstance(each, Model) else each for each in there]
+
+
+def _in_cluster(
+    wanted: Sequence[Servable], cluster: str | None, replicas: int | Mapping[str, Any] | None, limits: Settings
+) -> list[Servable]:
+    """What `launch` was given, to be loaded in a cluster."""
+    if cluster is None:
+        raise ConfigError(
+            f"replicas is {replicas!r} and goes with cluster=…: launch(…, cluster='auto', replicas=2). For processes "
+            "of this machine it is an argument of load()."
+        )
+    from llmapi_kit.cluster.connection import check_address
+    from llmapi_kit.cluster.placement import in_cluster
+    from llmapi_kit.cluster.replicas import read_replicas
+
+    if any(not isinstance(each, LoadRequest) for each in wanted):
+        raise ConfigError(
+            "cluster takes models by name, as they are loaded there: launch('pocket', cluster='auto'). One that is "
+            "loaded here runs here. With options of load(), pass Choice('pocket', {'dtype': 'bfloat16'})."
+        )
+    address, numbers = check_address(cluster), read_replicas(replicas)
+    return [in_cluster(each, address, numbers, limits) for each in wanted if isinstance(each, LoadRequest)]
+
+
+def _end_of(engines: Sequence[Engine]) -> Callable[[], None]:
+    """What to do when a server has stopped: its models in a cluster have nobody left who could ask them."""
+
+    def end() -> None:
+        with _lock:
+            _unload(engines)
+
+    return end
 
 
 def _newest(records: Sequence[ServerRecord], registry: RunningServers, api_key: str | None) -> RemoteServer:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -161,6 +161,15 @@ def serve(
     replicas: Annotated[
         int | None, typer.Option(help="Processes of each model, which share its requests.", rich_help_panel=PLACE)
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="A Ray cluster to run the models in: 'auto', 'local' or 'ray://head:10001'.", rich_help_panel=PLACE
+        ),
+    ] = None,
+    max_replicas: Annotated[
+        int | None, typer.Option(help="With --cluster: replicas of each model under load.", rich_help_panel=PLACE)
+    ] = None,
     revision: Annotated[
         str | None, typer.Option(help="Of a hub model: a branch, a tag or a commit.", rich_help_panel=MODEL)
     ] = None,
@@ -218,6 +227,7 @@ def serve(
     with _errors_as_lines():
         with uncollected():
             from llmapi_kit import kit
+            from llmapi_kit.checkpoints.choice import Choice
             from llmapi_kit.cli.serve_flags import ServeFlags, read_flags
             from llmapi_kit.cli.tunnel_flags import tunnel_options
             from llmapi_kit.notebook import display
@@ -247,6 +257,8 @@ def serve(
             num_threads=num_threads,
             process=process,
             replicas=replicas,
+            cluster=cluster,
+            max_replicas=max_replicas,
             revision=revision,
             subfolder=subfolder,
             trust_remote_code=trust_remote_code,
@@ -273,22 +285,29 @@ def serve(
         kit.check_launch(options.models, endpoint, options=options.load, **options.launch)
         is_one = len(options.models) == 1
         print(f"{'Loading' if is_one else 'Serving'} {', '.join(options.models)} ...", flush=True)
+        models_to_serve: list[Any] = [Choice(model, options.load) for model in options.models]
+        launch: dict[str, Any] = {
+            "port": port,
+            "host": host,
+            "api_key": options.api_key,
+            "tunnel": tunnel,
+            "tunnel_options": public,
+            **options.launch,
+            **options.cluster,
+        }
         with reporting(_print_step):
-            loaded = [kit.load(model, lazy=not is_one, **options.load) for model in options.models]
+            # In a cluster they are loaded as they are launched, which Ctrl-C is to end as well
+            if options.cluster:
+                server = kit.launch(models_to_serve, **launch)
+            else:
+                models_to_serve = [kit.load(model, lazy=not is_one) for model in models_to_serve]
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: done.set())
-        server = kit.launch(
-            loaded,
-            port=port,
-            host=host,
-            api_key=options.api_key,
-            tunnel=tunnel,
-            tunnel_options=public,
-            **options.launch,
-        )
+        if not options.cluster:
+            server = kit.launch(models_to_serve, **launch)
         print(server)
         print(f"  key in  {server.key_file}\n")
-        print(f"{curl_snippet(server.url, server.key_file, loaded[0].name)}\n\nServing until Ctrl-C.", flush=True)
+        print(f"{curl_snippet(server.url, server.key_file, server.models[0])}\n\nServing until Ctrl-C.", flush=True)
         while server.is_running and not done.wait(1):
             pass
         print("\nStopping ...", flush=True)

@@ -46,7 +46,9 @@ class ServeFlags:
         context_length: most tokens of a request.
         num_threads: CPU threads of a step.
         process: whether each model has a process of its own.
-        replicas: processes of each model.
+        replicas: processes of each model; or, with `cluster`, how many of it there are always.
+        cluster: a Ray cluster to run the models in.
+        max_replicas: with `cluster`, how many of each model there are under load.
         revision: of a hub model.
         subfolder: of a hub model.
         trust_remote_code: refused, but for what to do instead.
@@ -75,6 +77,8 @@ class ServeFlags:
     num_threads: int | None = None
     process: bool = False
     replicas: int | None = None
+    cluster: str | None = None
+    max_replicas: int | None = None
     revision: str | None = None
     subfolder: str | None = None
     trust_remote_code: bool = False
@@ -94,12 +98,14 @@ class ServeOptions:
         load: its other arguments.
         launch: further arguments of `kit.launch`.
         api_key: the key to ask for; None for a random one.
+        cluster: those of them that say that models run in a cluster; empty where they don't.
     """
 
     models: Sequence[str]
     load: Mapping[str, Any]
     launch: Mapping[str, Any] = field(default_factory=dict)
     api_key: str | None = field(default=None, repr=False)
+    cluster: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_flags(flags: ServeFlags, environ: Mapping[str, str] | None = None) -> ServeOptions:
@@ -135,7 +141,7 @@ def read_flags(flags: ServeFlags, environ: Mapping[str, str] | None = None) -> S
         "context_length": flags.context_length,
         "num_threads": flags.num_threads,
         "process": flags.process or None,
-        "replicas": flags.replicas,
+        "replicas": flags.replicas if flags.cluster is None else None,
         "revision": flags.revision,
         "subfolder": flags.subfolder,
         "draft": flags.draft,
@@ -156,7 +162,8 @@ def read_flags(flags: ServeFlags, environ: Mapping[str, str] | None = None) -> S
             load = {"served_name": found.served_name, **found.options, **load}
     launch = {"aliases": _aliases(flags.aliases), "default": flags.default}
     launch = {key: value for key, value in launch.items() if value}
-    return ServeOptions(models, load, launch, _api_key(flags, os.environ if environ is None else environ))
+    api_key = _api_key(flags, os.environ if environ is None else environ)
+    return ServeOptions(models, load, launch, api_key, _cluster(flags))
 
 
 def _place(flags: ServeFlags) -> dict[str, Any]:
@@ -174,6 +181,17 @@ def _place(flags: ServeFlags) -> dict[str, Any]:
         raise ConfigError(f"--gpus is {flags.gpus!r}; it must be the number of a GPU, or several, such as 0,1.")
     devices = [f"cuda:{int(number)}" for number in numbers]
     return {"device": devices[0]} if len(devices) == 1 else {"devices": devices}
+
+
+def _cluster(flags: ServeFlags) -> dict[str, Any]:
+    """What `kit.launch` is told of a cluster."""
+    if flags.cluster is None:
+        if flags.max_replicas is not None:
+            raise ConfigError("--max-replicas goes with --cluster: on one machine there are always --replicas.")
+        return {}
+    least = 1 if flags.replicas is None else flags.replicas
+    most = least if flags.max_replicas is None else flags.max_replicas
+    return {"cluster": flags.cluster, "replicas": {"min": least, "max": most}}
 
 
 def _quantize(flags: ServeFlags) -> str | None:

@@ -116,7 +116,8 @@ def resolve(
     """
     if isinstance(model, Choice):
         options = {**model.options, **(given or {})}
-        return resolve(model.name, served_name, options, defaults, is_embedding=is_embedding)
+        name = options.pop("served_name", None) if served_name is None else served_name
+        return resolve(model.name, name, options, defaults, is_embedding=is_embedding)
     if not isinstance(model, str | os.PathLike | ModelLoader):
         raise ConfigError(f"load() takes a model's name, a path or a ModelLoader, not {type(model).__name__}.")
     loader = model if isinstance(model, ModelLoader) else None

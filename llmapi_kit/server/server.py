@@ -71,6 +71,7 @@ class Server(PublicServer, SharedServer):
         name: of the launch.
         replaced: the models that the latest launch took out of service.
         on_restart: asked before a `restart`; raises what speaks against it.
+        on_stop: called when `stop` is done.
 
     Raises:
         PortInUseError: the port is taken.
@@ -108,6 +109,7 @@ class Server(PublicServer, SharedServer):
         self._logs = log_buffer.install()
         self._is_stopped = False
         self.on_restart: Callable[[], None] = lambda: None
+        self.on_stop: Callable[[], None] = lambda: None
         self.host, self.port = host, port
         self._open(Catalog(engines, aliases, default), secrets.token_hex(8), instead_of)
         self._registry = RunningServers(settings)
@@ -410,7 +412,7 @@ class Server(PublicServer, SharedServer):
         """Stop: take nothing new, let running requests finish for a while, end the others with an error.
 
         Safe to call twice; a second call ends what an interrupted one left. Takes `drain_s` and about three seconds
-        more at most, or eight where the database hangs. The models stay loaded.
+        more at most, or eight where the database hangs. The models stay loaded, but for those in a cluster.
 
         Args:
             drain_s: how long running requests may take; None for the setting (30 s).
@@ -421,15 +423,10 @@ class Server(PublicServer, SharedServer):
             >>> server.is_running
             False
         """
-        self._public.give_up_opening()
-        with self._lock:
-            self._is_stopped = True
-            self._state.is_draining = True
-            try:
-                self.close_tunnel()
-                self._drain(self.settings.drain_s if drain_s is None else drain_s)
-            finally:  # also when the cell is interrupted while it drains
-                self._end()
+        try:
+            self._stop(drain_s)
+        finally:
+            self.on_stop()  # without the lock, which a launch may wait for
 
     def restart(self) -> None:
         """Stop, if it runs, and answer again: the same URL, key, models and settings, and a tunnel if there was one.
@@ -453,7 +450,7 @@ class Server(PublicServer, SharedServer):
             self._check_models()
             tunnel = self._public.asked_kind
             if not self._is_stopped:
-                self.stop()
+                self._stop()
             self._open(self._state.catalog, self._state.instance)
             self._record = replace(self._record, started_at=time.time(), public_url=None)
             self._allow_hosts()
@@ -461,6 +458,17 @@ class Server(PublicServer, SharedServer):
             self.start()
             if tunnel is not None:
                 self.open_tunnel(tunnel, **self._public.options)
+
+    def _stop(self, drain_s: float | None = None) -> None:
+        self._public.give_up_opening()
+        with self._lock:
+            self._is_stopped = True
+            self._state.is_draining = True
+            try:
+                self.close_tunnel()
+                self._drain(self.settings.drain_s if drain_s is None else drain_s)
+            finally:  # also when the cell is interrupted while it drains
+                self._end()
 
     def _check_models(self) -> None:
         gone = [engine.info.id for engine in self.engines if not engine.readiness().ready]

@@ -22,6 +22,7 @@ MODULES = [
     "bare_llama_decode",
     "bare_loop",
     "busy_kernel",
+    "cluster",
     "cluster_simulation",
     "conversation",
     "draft",

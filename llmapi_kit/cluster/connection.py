@@ -1,0 +1,157 @@
+"""Connects this process to a Ray cluster with Serve on it, or starts one here, and takes back what it started.
+
+Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import threading
+from contextlib import suppress
+from typing import Any
+
+import psutil
+
+from llmapi_kit.errors import ClusterError, ConfigError, MissingDependencyError
+from llmapi_kit.progress import report
+
+ADDRESS_HELP = (
+    "It is 'auto' (the cluster that RAY_ADDRESS names or that runs on this machine; one is started here where there is "
+    "none), 'local' (one is started here), or the address of a cluster, such as 'ray://head:10001'."
+)
+
+logger = logging.getLogger(__name__)
+
+_lock = threading.RLock()
+_users: set[object] = set()
+_started: set[str] = set()  # of "connection", "cluster" and "serve": what this process has to end
+
+
+def check_address(address: Any) -> str:
+    """The address, if it may be one.
+
+    Raises:
+        ConfigError: it can't be.
+        MissingDependencyError: Ray is not installed.
+    """
+    if not isinstance(address, str) or not (address in ("auto", "local") or ":" in address):
+        raise ConfigError(f"cluster is {address!r}. {ADDRESS_HELP}")
+    if importlib.util.find_spec("ray") is None or importlib.util.find_spec("ray.serve") is None:
+        raise MissingDependencyError("ray", "ray", f"cluster={address!r}")
+    return address
+
+
+def connect(address: str, user: object) -> None:
+    """Connect, and start Serve where it does not run. The same cluster serves all users.
+
+    Args:
+        address: see `check_address`.
+        user: who needs it, until `disconnect`.
+
+    Raises:
+        ClusterError: there is no such cluster, or it does not answer.
+    """
+    import ray
+    from ray import serve
+
+    with _lock:
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it tells a cell of every step
+        if not ray.is_initialized():
+            report("connecting to the cluster")
+            _started.add(_init(address))
+        if not _has_serve():
+            report("starting Ray Serve")
+            serve.start(proxy_location="Disabled")  # the API is served by whoever connects
+            _started.add("serve")
+        _users.add(user)
+
+
+def disconnect(user: object) -> None:
+    """Somebody needs the cluster no more; after the last one, what was started here ends. Safe to call twice."""
+    import ray
+    from ray import serve
+
+    with _lock:
+        if user not in _users:
+            return
+        _users.discard(user)
+        if _users:
+            return
+        # With a cluster that was started here, Serve ends as well
+        if "serve" in _started and "cluster" not in _started and ray.is_initialized():
+            with suppress(Exception):  # the cluster may be gone
+                if not serve.status().applications:  # else somebody else's run there by now
+                    serve.shutdown()
+        if _started & {"connection", "cluster"}:
+            ray.shutdown()
+        _started.clear()
+
+
+def _init(address: str) -> str:
+    """Connect; tells what was started for that: a connection, or a cluster."""
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read by a cluster that is started here
+    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
+    try:
+        if address == "auto":
+            try:
+                ray.init("auto", **options)
+                return "connection"
+            except ConnectionError:
+                if os.environ.get("RAY_ADDRESS"):
+                    raise
+                address = "local"  # none is named, and none runs here
+        if address != "local":
+            ray.init(address, **options)
+            return "connection"
+        report("starting a cluster on this machine")
+        start_here()
+    except Exception as exc:  # each way to connect fails in its own
+        raise ClusterError(f"The Ray cluster {address!r} can't be used: {exc}") from exc
+    return "cluster"
+
+
+def start_here(**options: Any) -> None:
+    """Start a cluster on this machine, and connect to it.
+
+    Its processes wait for each other for fixed times, which a busy machine exceeds now and then: it is tried again.
+
+    Args:
+        options: of `ray.init`.
+
+    Raises:
+        Exception: of Ray, when it did not start.
+    """
+    import ray
+
+    for is_last in (False, False, True):
+        before = set(psutil.Process().children())
+        try:
+            ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING, **options)
+            return
+        except Exception as exc:
+            ray.shutdown()
+            _end_left_behind(set(psutil.Process().children()) - before)
+            if is_last:
+                raise
+            logger.warning("A Ray cluster did not start here (%s); it is tried once more", exc)
+
+
+def _end_left_behind(processes: set[psutil.Process]) -> None:
+    """End Ray's processes of a start that failed, which it leaves running."""
+    import ray
+
+    for process in processes:
+        with suppress(psutil.Error):
+            if os.path.dirname(ray.__file__) in " ".join(process.cmdline()):
+                process.kill()
+                process.wait(5)
+
+
+def _has_serve() -> bool:
+    from ray.util import list_named_actors
+
+    return any(actor["namespace"] == "serve" for actor in list_named_actors(all_namespaces=True))

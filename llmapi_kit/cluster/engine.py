@@ -1,0 +1,320 @@
+"""An engine whose replicas run in a Ray cluster: an `Engine` over the handle of a Serve deployment.
+
+Serve chooses the replica, queues what they can't take yet, and starts others in place of those that die. A request
+whose replica dies before anything of its answer was passed on is asked again; later it ends in one error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any, NoReturn
+
+from llmapi_kit.cluster.replica import Item, Outcome, Report
+from llmapi_kit.cluster.request_counts import RequestCounts
+from llmapi_kit.engines.base import EmbeddingRequest, GenerationRequest, ScoreRequest
+from llmapi_kit.engines.channel import Ended
+from llmapi_kit.errors import EngineUnavailableError, QueueFullError, RequestError
+from llmapi_kit.types import (
+    Accepted,
+    Embedded,
+    EngineInfo,
+    EngineStats,
+    Event,
+    Failed,
+    GeneratedImage,
+    ImageRequest,
+    Readiness,
+    Score,
+)
+
+MAX_TRIES = 6  # of a request whose replicas die one after the other
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.05, 1.0
+RETRY_AFTER_S = 5
+FULL_RETRY_S = 2
+READINESS_AGE_S, READINESS_WAIT_S = 1.0, 0.5
+
+logger = logging.getLogger(__name__)
+
+
+class ClusterEngine:
+    """See `llmapi_kit.engines.base.Engine`.
+
+    Args:
+        handle: of the deployment of `llmapi_kit.cluster.replica.EngineReplica`.
+        info: of its engines.
+        find_readiness: asks the cluster; may take its time.
+        max_requests: that may run and wait at a time; None where others see to that.
+        on_close: called once.
+
+    Attributes:
+        info: that of its engines.
+    """
+
+    def __init__(
+        self,
+        handle: Any,
+        info: EngineInfo,
+        *,
+        find_readiness: Callable[[], Readiness],
+        max_requests: int | None = None,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.info = info
+        self._streams = handle.options(method_name="generate", stream=True)
+        self._calls = handle.options(method_name="call")
+        self._readiness = _Readiness(find_readiness)
+        self._max_requests = max_requests
+        self._on_close = on_close
+        self._counts = RequestCounts()
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._under_way: set[Any] = set()
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        """See `Engine.generate`."""
+        with self._counts.request(request.n) as counted:
+            is_accepted = False
+            for attempt in range(1, MAX_TRIES + 1):
+                has_begun = False
+                try:
+                    async for event in self._events(request):
+                        if isinstance(event, Accepted):
+                            if not is_accepted:
+                                yield counted.saw(event)
+                            is_accepted = True
+                            continue
+                        if isinstance(event, Failed) and not is_accepted:
+                            raise event.error
+                        has_begun = True
+                        yield counted.saw(event)
+                    return
+                except _ReplicaDiedError as exc:
+                    if has_begun or attempt == MAX_TRIES:
+                        error = _died(exc, has_begun)
+                        if not is_accepted:
+                            raise error from exc
+                        yield counted.saw(Failed(error))
+                        return
+                    logger.warning("A replica of %s died (%s); the request is asked again", self.info.id, exc)
+                    await asyncio.sleep(min(FIRST_PAUSE_S * 2 ** (attempt - 1), MAX_PAUSE_S))
+                except RequestError as exc:
+                    if not is_accepted:
+                        raise
+                    yield counted.saw(Failed(exc))
+                    return
+
+    async def embed(self, inputs: Sequence[str | Sequence[int]], *, cache_salt: str = "") -> list[Embedded]:
+        """See `Engine.embed`."""
+        embedded: list[Embedded] = await self._call("embed", list(inputs), cache_salt=cache_salt)
+        return embedded
+
+    async def embed_request(self, request: EmbeddingRequest) -> list[Embedded]:
+        """See `Embedder.embed_request`."""
+        embedded: list[Embedded] = await self._call("embed_request", request)
+        return embedded
+
+    async def score(self, request: ScoreRequest) -> list[Score]:
+        """See `Embedder.score`."""
+        scores: list[Score] = await self._call("score", request)
+        return scores
+
+    async def generate_images(self, request: ImageRequest) -> list[GeneratedImage]:
+        """See `ImageEngine.generate_images`."""
+        images: list[GeneratedImage] = await self._call("generate_images", request)
+        return images
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """See `Engine.tokenize`."""
+        ids: list[int] = await self._call("tokenize", text, add_special_tokens=add_special_tokens)
+        return ids
+
+    async def tokenize_chat(self, request: GenerationRequest) -> list[int]:
+        """See `Engine.tokenize_chat`."""
+        ids: list[int] = await self._call("tokenize_chat", request)
+        return ids
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """See `Engine.detokenize`."""
+        text: str = await self._call("detokenize", list(token_ids))
+        return text
+
+    def readiness(self) -> Readiness:
+        """See `Engine.readiness`: ready when a replica is. What the cluster said last where it does not answer soon."""
+        if self._closing.is_set():
+            return Readiness(False, "The model was unloaded.", "unloaded")
+        return self._readiness.read()
+
+    def stats(self) -> EngineStats:
+        """See `Engine.stats`: of the requests that came through here, wherever they were answered."""
+        return self._counts.stats()
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        with self._lock:
+            is_first = not self._closing.is_set()
+            self._closing.set()
+            under_way = list(self._under_way)
+        if is_first:
+            for response in under_way:
+                response.cancel()
+            self._on_close()
+
+    async def _events(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        """The events of one try.
+
+        Raises:
+            _ReplicaDiedError: the replica is gone.
+            RequestError: it refused the request.
+        """
+        response = self._asked(lambda: self._streams.remote(request))
+        is_over = False
+        try:
+            while True:
+                items: list[Item] = await self._awaited(anext(response, None)) or []
+                if not items:
+                    raise _ReplicaDiedError("its stream ended early")
+                for item in items:
+                    if isinstance(item, Report):
+                        self._counts.report(item)
+                        is_over = True
+                        return
+                    if isinstance(item, Ended):
+                        if item.error is not None:
+                            is_over = True
+                            raise item.error
+                    else:
+                        yield item
+        except BaseException as exc:
+            is_over = is_over or isinstance(exc, _ReplicaDiedError)
+            raise
+        finally:
+            with self._lock:
+                self._under_way.discard(response)
+            if not is_over:
+                response.cancel()
+
+    async def _call(self, method: str, *arguments: Any, **keywords: Any) -> Any:
+        """Have a method of a replica's engine awaited."""
+        for attempt in range(1, MAX_TRIES + 1):
+            response = self._asked(lambda: self._calls.remote(method, arguments, keywords))
+            try:
+                outcome: Outcome = await self._awaited(response)
+            except asyncio.CancelledError:
+                response.cancel()
+                raise
+            except _ReplicaDiedError as exc:
+                if attempt == MAX_TRIES:
+                    raise _died(exc, has_begun=False) from exc
+                await asyncio.sleep(min(FIRST_PAUSE_S * 2 ** (attempt - 1), MAX_PAUSE_S))
+                continue
+            finally:
+                with self._lock:
+                    self._under_way.discard(response)
+            if outcome.error is not None:
+                raise outcome.error
+            return outcome.value
+
+    async def _awaited(self, response: Any) -> Any:
+        """What Serve answers, with its errors as ours."""
+        from ray.exceptions import RayError
+        from ray.serve.exceptions import RayServeException
+
+        try:
+            return await response
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            raise _ReplicaDiedError("it gave the request up") from None
+        except (RayError, RayServeException) as exc:
+            self._translate(exc)
+
+    def _translate(self, error: Exception) -> NoReturn:
+        from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+        if self._closing.is_set():
+            raise EngineUnavailableError("The model was unloaded.") from error
+        if isinstance(error, BackPressureError):
+            raise self._full(error.args[0]) from error
+        if isinstance(error, DeploymentUnavailableError):
+            raise EngineUnavailableError(f"The cluster can't run {self.info.id!r}: {error.message}") from error
+        raise _ReplicaDiedError(type(error).__name__) from error
+
+    def _full(self, num: int) -> QueueFullError:
+        return QueueFullError(
+            f"All replicas of {self.info.id!r} are busy, and {num} requests run or wait already. Try again later.",
+            retry_after_s=FULL_RETRY_S,
+        )
+
+    def _asked(self, ask: Callable[[], Any]) -> Any:
+        """A request to Serve, which `close` ends.
+
+        Raises:
+            EngineUnavailableError: this is closed.
+            QueueFullError: as many as may be are under way.
+        """
+        with self._lock:
+            if self._closing.is_set():
+                raise EngineUnavailableError("The model was unloaded.")
+            if self._max_requests is not None and len(self._under_way) >= self._max_requests:
+                raise self._full(self._max_requests)
+            response = ask()
+            self._under_way.add(response)
+        return response
+
+
+class _ReplicaDiedError(Exception):
+    """What answered is gone."""
+
+
+def _died(error: _ReplicaDiedError, has_begun: bool) -> EngineUnavailableError:
+    what = "The replica that answered died" if has_begun else f"{MAX_TRIES} replicas died before they could answer"
+    return EngineUnavailableError(f"{what} ({error}). Send the request again.", retry_after_s=RETRY_AFTER_S)
+
+
+def _is_cancelled() -> bool:
+    """Whether whoever waits gave up; Ray has the same exception for a request that its replica gave up."""
+    task = asyncio.current_task()
+    cancelling = getattr(task, "cancelling", None)  # not on Python 3.10, which can't tell
+    return cancelling is None or cancelling() > 0
+
+
+class _Readiness:
+    """What the cluster said last, asked anew where that is old, by a thread that nobody waits for longer than briefly.
+
+    Args:
+        find: asks the cluster.
+    """
+
+    def __init__(self, find: Callable[[], Readiness]) -> None:
+        self._find = find
+        self._lock = threading.Lock()
+        self._known = Readiness(True)
+        self._known_at = time.monotonic()
+        self._fresh: threading.Event | None = None
+
+    def read(self) -> Readiness:
+        """The latest that is known."""
+        with self._lock:
+            if time.monotonic() - self._known_at < READINESS_AGE_S:
+                return self._known
+            if self._fresh is None:
+                self._fresh = threading.Event()
+                threading.Thread(target=self._refresh, name="llmapi_kit cluster", daemon=True).start()
+            fresh = self._fresh
+        fresh.wait(READINESS_WAIT_S)
+        return self._known
+
+    def _refresh(self) -> None:
+        try:
+            found = self._find()
+        except Exception as exc:  # whatever a cluster that is gone makes of the question
+            found = Readiness(False, f"The cluster does not answer: {exc}")
+        with self._lock:
+            self._known, self._known_at = found, time.monotonic()
+            fresh, self._fresh = self._fresh, None
+        if fresh is not None:
+            fresh.set()

@@ -1,0 +1,113 @@
+"""A load whose engine is to run in a cluster: what `kit.launch` does with ``cluster=``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+from llmapi_kit.checkpoints.fit import MemoryNeed
+from llmapi_kit.cluster import connection, deployment
+from llmapi_kit.cluster.bridge import bridged
+from llmapi_kit.cluster.engine import ClusterEngine
+from llmapi_kit.cluster.replica import Outcome
+from llmapi_kit.cluster.replicas import Replicas
+from llmapi_kit.config import Settings
+from llmapi_kit.engines.base import Engine
+from llmapi_kit.errors import ConfigError
+from llmapi_kit.ids import random_hex
+from llmapi_kit.loading.load_request import LoadRequest
+from llmapi_kit.loading.placement import EngineMaker, Placement
+
+ONE = Replicas()
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterPlacement(Placement):
+    """In a cluster.
+
+    Attributes:
+        address: of the cluster; see `llmapi_kit.cluster.connection`.
+        replicas: how many.
+        settings: of the model and of those who wait for it.
+        can_use_gpu: see `llmapi_kit.cluster.deployment.DeployedModel`.
+    """
+
+    address: str = "auto"
+    replicas: Replicas = ONE
+    settings: Settings | None = None
+    can_use_gpu: bool = False
+
+    def make(self, make_engine: EngineMaker, options: Mapping[str, Any], name: str) -> Engine:
+        """Deploy the model; see `Placement.make`.
+
+        Raises:
+            LlmApiKitError: it can't be loaded there, or the cluster can't be used.
+        """
+        app = f"llmapi_kit-{deployment.deployment_name(name)}-{random_hex(6)}"
+        settings = self.settings or Settings()
+        model = deployment.DeployedModel(partial(make_engine, options), name, settings, self.replicas, self.can_use_gpu)
+        connection.connect(self.address, app)
+        try:
+            handle = deployment.start(model, app)
+            outcome: Outcome = handle.describe.remote().result()
+            if self.address.startswith("ray://"):
+                handle = bridged(app)
+        except BaseException:
+            connection.disconnect(app)
+            raise
+        info = outcome.value
+        return ClusterEngine(
+            handle,
+            replace(info, description=f"{info.description} In a cluster.".strip()),
+            find_readiness=partial(deployment.readiness, app, deployment.deployment_name(name)),
+            max_requests=self.replicas.most_requests(settings),
+            on_close=partial(_end, app),
+        )
+
+
+class ClusterLoadRequest(LoadRequest):
+    """A load that takes no memory here."""
+
+    def need(self) -> MemoryNeed:
+        """See `LoadRequest.need`."""
+        return MemoryNeed()
+
+
+def in_cluster(request: LoadRequest, address: str, replicas: Replicas, limits: Settings) -> LoadRequest:
+    """The same load, in a cluster.
+
+    Args:
+        request: made for this process.
+        address: of the cluster.
+        replicas: how many.
+        limits: of the server that answers.
+
+    Raises:
+        ConfigError: it says already where it runs, or there is nothing to compute.
+    """
+    if request.placement.devices:
+        raise ConfigError(
+            f"{request.spec.name!r} has options for processes of this machine (process, replicas or devices), and "
+            "cluster says that it runs elsewhere. Leave those out; launch() takes replicas for the cluster."
+        )
+    if request.spec.kind == "upstream":
+        raise ConfigError(f"{request.spec.name!r} is computed by its provider, so a cluster has nothing to do.")
+    if not request.settings.num_threads and replicas.num_cpus >= 1:
+        settings = request.settings.model_copy(update={"num_threads": int(replicas.num_cpus)})
+    else:
+        settings = request.settings
+    waiting = settings.model_copy(update={"total_timeout_s": limits.total_timeout_s})
+    placement = ClusterPlacement(
+        address=address, replicas=replicas, settings=waiting, can_use_gpu=deployment.can_use_gpu(request)
+    )
+    values = {each.name: getattr(request, each.name) for each in fields(LoadRequest)}
+    who, rest = request.key
+    values |= {"placement": placement, "settings": settings, "key": (("cluster", address, replicas, who), rest)}
+    return ClusterLoadRequest(**values)
+
+
+def _end(app: str) -> None:
+    deployment.stop(app)
+    connection.disconnect(app)

@@ -1,0 +1,62 @@
+"""A Ray cluster of this machine's, shared by all tests of a process, and gone after them."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import warnings
+from functools import partial
+
+import psutil
+import pytest
+
+from benchmarks.processes import free_port
+from llmapi_kit.cluster import connection, deployment
+from llmapi_kit.cluster.engine import ClusterEngine
+from llmapi_kit.cluster.replicas import Replicas
+from llmapi_kit.config import load_settings
+
+from . import engines
+
+
+@pytest.fixture(scope="session")
+def proxy_url():
+    """Where Serve's proxy answers; the cluster runs."""
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what Ray imports, and of the processes of a start that failed
+        import ray
+        from ray import serve
+
+        connection.start_here(num_cpus=16)
+        gc.collect()
+    ray.cloudpickle.register_pickle_by_value(engines)
+    port = free_port()
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    yield f"http://127.0.0.1:{port}"
+    started = [each for each in psutil.Process().children(recursive=True) if each.pid not in before]
+    ray.shutdown()
+    assert not psutil.wait_procs(started, 60)[1], "processes of Ray outlive the tests"
+
+
+@pytest.fixture(scope="session")
+def start_model(proxy_url):
+    """A function that deploys a model, and returns one that makes an engine over it for each call."""
+
+    def start_model(make_engine, name, *, replicas=1, **settings):
+        numbers = Replicas(replicas, replicas, num_cpus=0.5)
+        model = deployment.DeployedModel(partial(make_engine, None), name, load_settings(**settings), numbers)
+        handle = deployment.start(model, name)
+        info = handle.describe.remote().result().value
+        find = partial(deployment.readiness, name, name)
+        most = model.replicas.most_requests(model.settings)
+        return lambda: ClusterEngine(handle, info, find_readiness=find, max_requests=most)
+
+    return start_model
+
+
+@pytest.fixture(scope="session")
+def mock(start_model):
+    """A function that makes an engine over two replicas of a mock."""
+    return start_model(engines.make_mock, "mock", replicas=2, max_slots=8, max_queue=8)
