@@ -171,8 +171,8 @@ class DraftModel:
             self._write_on(drafted, most)
         except Exception as exc:
             logger.warning("The draft model failed; %s requests go on without it", len(drafted), exc_info=exc)
-            if self._runner.recover(exc):
-                self._slots = [_Slot() for _ in self._slots]
+            self._runner.recover(exc)
+            self._slots = [_Slot() for _ in self._slots]  # what of the step was computed is not known
             for request in drafted:
                 request.proposer = None
 

@@ -208,6 +208,12 @@ def _check_folder(path: Path) -> None:
     if (path / "modules.json").is_file():  # of sentence-transformers, which may have its weights in a folder within
         return
     if not os.path.lexists(path / "config.json"):  # what else is wrong with it is told when it is read
+        versions = sorted(each for each in path.glob("snapshots/*") if each.is_dir())
+        if versions:
+            raise ModelNotFoundError(
+                f"{path} is a model's place in a hub cache. Name one of its versions, {versions[-1]}; or set "
+                f"HF_HUB_CACHE to {path.parent} before Python starts, and name it as on the hub."
+            )
         files = sorted(path.glob("*.gguf"))
         if files:
             raise ModelNotFoundError(f"{path} has GGUF files: name the one to load, such as {files[0]}.")

@@ -115,12 +115,15 @@ def test_a_long_prompt_is_computed_in_parts_by_the_draft(bench):
 
 def test_a_draft_that_fails_costs_nothing_but_the_draft(bench):
     draft = FakeRunner(poison=7)
-    b = bench(draft=make_draft(draft))
+    b = bench(num_slots=1, draft=make_draft(draft))
     request = submit(b)
     assert b.result(request)[1].reason == "length"
     assert request.output_ids == b.runner.expected(PROMPT, 8)
     assert len(draft.recovered) == 1
     assert request.proposer is None
+    again = submit(b, [*PROMPT[:3], 2], name="again", max_tokens=20)
+    b.result(again)
+    assert again.output_ids == b.runner.expected([*PROMPT[:3], 2], 20)
 
 
 def test_the_context_of_a_draft_may_be_shorter(bench):

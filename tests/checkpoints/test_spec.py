@@ -74,6 +74,13 @@ def test_a_folder_without_configuration_or_weights_is_refused(tmp_path):
         parse_spec(str(tmp_path))
 
 
+def test_a_place_in_a_hub_cache_is_told_from_a_model_in_it(tmp_path):
+    version = tmp_path / "models--owner--name" / "snapshots" / "0123456789abcdef"
+    version.mkdir(parents=True)
+    with pytest.raises(ModelNotFoundError, match=f"{version}; or set HF_HUB_CACHE to {tmp_path} before"):
+        parse_spec(str(version.parent.parent))
+
+
 def test_an_adapter_is_not_taken_for_a_model(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(UnsupportedModelError, match="lora="):
