@@ -134,8 +134,11 @@ def start(model: DeployedModel, app: str) -> Any:
 
 def stop(app: str) -> None:
     """Delete an application; what its replicas are answering may finish."""
+    import ray
     from ray import serve
 
+    if not ray.is_initialized():
+        return  # or Serve would start a cluster to look for it in
     try:
         serve.delete(app, _blocking=False)
     except Exception as exc:  # the cluster may be gone, and the application with it
@@ -152,8 +155,11 @@ def readiness(app: str, deployment: str) -> Readiness:
 
 def _look(app: str, deployment: str) -> tuple[str, int, str]:
     """The deployment's status, how many replicas run, and what Serve says of it."""
+    import ray
     from ray import serve
 
+    if not ray.is_initialized():
+        return "DELETED", 0, "This process is connected to no cluster."
     found = serve.status().applications.get(app)
     if found is None:
         return "DELETED", 0, f"The cluster has no application {app!r}."
