@@ -104,6 +104,14 @@ def can_use_gpu(request: LoadRequest) -> bool:
     return not request.source.is_light and not str(request.options.get("device") or "").startswith("cpu")
 
 
+def settings_of(request: LoadRequest, replicas: Replicas) -> Settings:
+    """A load's settings, with as many threads as a replica has CPUs where they don't say."""
+    settings = request.settings
+    if settings.num_threads or replicas.num_cpus < 1:
+        return settings
+    return settings.model_copy(update={"num_threads": int(replicas.num_cpus)})
+
+
 def deployment_name(model: str) -> str:
     """What Serve calls a model's deployment: Serve's own separator, and slashes, can't be in it."""
     return re.sub(r"[^\w.:-]", "-", model)

@@ -124,10 +124,7 @@ def in_cluster(request: LoadRequest, address: str, replicas: Replicas, limits: S
         )
     if request.spec.kind == "upstream":
         raise ConfigError(f"{request.spec.name!r} is computed by its provider, so a cluster has nothing to do.")
-    if not request.settings.num_threads and replicas.num_cpus >= 1:
-        settings = request.settings.model_copy(update={"num_threads": int(replicas.num_cpus)})
-    else:
-        settings = request.settings
+    settings = deployment.settings_of(request, replicas)
     waiting = settings.model_copy(update={"total_timeout_s": limits.total_timeout_s})
     placement = ClusterPlacement(
         address=address, replicas=replicas, settings=waiting, can_use_gpu=deployment.can_use_gpu(request)
