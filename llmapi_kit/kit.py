@@ -270,7 +270,9 @@ def launch(
     place = Endpoint(host=host, port=port, api_key=api_key, tunnel=tunnel, tunnel_options=tunnel_options or {})
     wanted = check_launch(model, place, name=name, aliases=aliases, default=default, settings=settings)
     if cluster is not None or replicas is not None:
-        wanted = _in_cluster(wanted, cluster, replicas, limits)
+        from llmapi_kit.cluster.placement import all_in_cluster  # most launches do without
+
+        wanted = all_in_cluster(wanted, cluster, replicas, limits)
     if tunnel is not None and (rule := tunnel_policy()) is not None:
         logger.warning(rule)
     engines = _engines(wanted, limits, is_elsewhere=cluster is not None)
@@ -504,28 +506,6 @@ def _engines(wanted: Sequence[Servable], limits: Settings, *, is_elsewhere: bool
         for each in wanted
     ]
     return [each.engine if isinstance(each, Model) else each for each in there]
-
-
-def _in_cluster(
-    wanted: Sequence[Servable], cluster: str | None, replicas: int | Mapping[str, Any] | None, limits: Settings
-) -> list[Servable]:
-    """What `launch` was given, to be loaded in a cluster."""
-    if cluster is None:
-        raise ConfigError(
-            f"replicas is {replicas!r} and goes with cluster=…: launch(…, cluster='auto', replicas=2). For processes "
-            "of this machine it is an argument of load()."
-        )
-    from llmapi_kit.cluster.connection import check_address
-    from llmapi_kit.cluster.placement import in_cluster
-    from llmapi_kit.cluster.replicas import read_replicas
-
-    if any(not isinstance(each, LoadRequest) for each in wanted):
-        raise ConfigError(
-            "cluster takes models by name, as they are loaded there: launch('pocket', cluster='auto'). One that is "
-            "loaded here runs here. With options of load(), pass Choice('pocket', {'dtype': 'bfloat16'})."
-        )
-    address, numbers = check_address(cluster), read_replicas(replicas)
-    return [in_cluster(each, address, numbers, limits) for each in wanted if isinstance(each, LoadRequest)]
 
 
 def _end_of(engines: Sequence[Engine]) -> Callable[[], None]:

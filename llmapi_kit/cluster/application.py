@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from llmapi_kit.cluster.arguments import Arguments, ServedModel, read_arguments
-from llmapi_kit.cluster.deployment import DeployedModel, can_use_gpu, deployment_name
+from llmapi_kit.cluster.deployment import DeployedModel, can_use_gpu, deployment_name, settings_of
 from llmapi_kit.cluster.ingress import Ingress
 
 MAX_CONNECTIONS = 2000  # of an ingress replica
@@ -32,6 +33,6 @@ def application(args: Mapping[str, Any]) -> Any:
 
 
 def _deployed(model: ServedModel, arguments: Arguments) -> DeployedModel:
-    request = model.request
+    request = replace(model.request, settings=settings_of(model.request, model.replicas))
     waiting = request.settings.model_copy(update={"total_timeout_s": arguments.settings.total_timeout_s})
     return DeployedModel(request.make, request.spec.id, waiting, model.replicas, can_use_gpu=can_use_gpu(request))

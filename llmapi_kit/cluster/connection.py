@@ -5,10 +5,12 @@ Knows nothing of models.
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import logging
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -25,7 +27,7 @@ ADDRESS_HELP = (
 logger = logging.getLogger(__name__)
 
 _lock = threading.RLock()
-_users: set[object] = set()
+_users: dict[object, Callable[[], None]] = {}
 _started: set[str] = set()  # of "connection", "cluster" and "serve": what this process has to end
 
 
@@ -43,12 +45,13 @@ def check_address(address: Any) -> str:
     return address
 
 
-def connect(address: str, user: object) -> None:
+def connect(address: str, user: object, end: Callable[[], None] = lambda: None) -> None:
     """Connect, and start Serve where it does not run. The same cluster serves all users.
 
     Args:
         address: see `check_address`.
         user: who needs it, until `disconnect`.
+        end: what to do where this process ends before that.
 
     Raises:
         ClusterError: there is no such cluster, or it does not answer.
@@ -65,7 +68,9 @@ def connect(address: str, user: object) -> None:
             report("starting Ray Serve")
             serve.start(proxy_location="Disabled")  # the API is served by whoever connects
             _started.add("serve")
-        _users.add(user)
+        if not _users:
+            atexit.register(_end_at_exit)  # after Ray's own, so that it is called before that
+        _users[user] = end
 
 
 def disconnect(user: object) -> None:
@@ -76,9 +81,10 @@ def disconnect(user: object) -> None:
     with _lock:
         if user not in _users:
             return
-        _users.discard(user)
+        del _users[user]
         if _users:
             return
+        atexit.unregister(_end_at_exit)
         # With a cluster that was started here, Serve ends as well
         if "serve" in _started and "cluster" not in _started and ray.is_initialized():
             with suppress(Exception):  # the cluster may be gone
@@ -87,6 +93,11 @@ def disconnect(user: object) -> None:
         if _started & {"connection", "cluster"}:
             ray.shutdown()
         _started.clear()
+
+
+def _end_at_exit() -> None:
+    for end in list(_users.values()):
+        end()
 
 
 def _init(address: str) -> str:

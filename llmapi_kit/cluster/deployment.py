@@ -104,6 +104,14 @@ def can_use_gpu(request: LoadRequest) -> bool:
     return not request.source.is_light and not str(request.options.get("device") or "").startswith("cpu")
 
 
+def settings_of(request: LoadRequest, replicas: Replicas) -> Settings:
+    """A load's settings, with as many threads as a replica has CPUs where they don't say."""
+    settings = request.settings
+    if settings.num_threads or replicas.num_cpus < 1:
+        return settings
+    return settings.model_copy(update={"num_threads": int(replicas.num_cpus)})
+
+
 def deployment_name(model: str) -> str:
     """What Serve calls a model's deployment: Serve's own separator, and slashes, can't be in it."""
     return re.sub(r"[^\w.:-]", "-", model)
@@ -134,8 +142,11 @@ def start(model: DeployedModel, app: str) -> Any:
 
 def stop(app: str) -> None:
     """Delete an application; what its replicas are answering may finish."""
+    import ray
     from ray import serve
 
+    if not ray.is_initialized():
+        return  # or Serve would start a cluster to look for it in
     try:
         serve.delete(app, _blocking=False)
     except Exception as exc:  # the cluster may be gone, and the application with it
@@ -152,8 +163,11 @@ def readiness(app: str, deployment: str) -> Readiness:
 
 def _look(app: str, deployment: str) -> tuple[str, int, str]:
     """The deployment's status, how many replicas run, and what Serve says of it."""
+    import ray
     from ray import serve
 
+    if not ray.is_initialized():
+        return "DELETED", 0, "This process is connected to no cluster."
     found = serve.status().applications.get(app)
     if found is None:
         return "DELETED", 0, f"The cluster has no application {app!r}."

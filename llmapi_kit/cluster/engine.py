@@ -11,9 +11,11 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any, NoReturn
+from contextlib import aclosing
+from itertools import count
+from typing import Any
 
-from llmapi_kit.cluster.replica import Item, Outcome, Report
+from llmapi_kit.cluster.replica import Outcome, Report
 from llmapi_kit.cluster.request_counts import RequestCounts
 from llmapi_kit.engines.base import EmbeddingRequest, GenerationRequest, ScoreRequest
 from llmapi_kit.engines.channel import Ended
@@ -35,6 +37,7 @@ MAX_TRIES = 6  # of a request whose replicas die one after the other
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.05, 1.0
 RETRY_AFTER_S = 5
 FULL_RETRY_S = 2
+UNLOADED = "The model was unloaded."
 READINESS_AGE_S, READINESS_WAIT_S = 1.0, 0.5
 
 logger = logging.getLogger(__name__)
@@ -76,32 +79,23 @@ class ClusterEngine:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """See `Engine.generate`."""
+        is_accepted = has_begun = False
         with self._counts.request(request.n) as counted:
-            is_accepted = False
-            for attempt in range(1, MAX_TRIES + 1):
-                has_begun = False
+            for attempt in count(1):
                 try:
-                    async for event in self._events(request):
-                        if isinstance(event, Accepted):
-                            if not is_accepted:
-                                yield counted.saw(event)
+                    async with aclosing(self._events(request)) as events:
+                        async for event in events:
+                            if isinstance(event, Failed) and not has_begun:
+                                raise event.error
+                            if isinstance(event, Accepted) and is_accepted:
+                                continue  # of an earlier try
                             is_accepted = True
-                            continue
-                        if isinstance(event, Failed) and not is_accepted:
-                            raise event.error
-                        has_begun = True
-                        yield counted.saw(event)
+                            has_begun = has_begun or not isinstance(event, Accepted)
+                            yield counted.saw(event)
                     return
-                except _ReplicaDiedError as exc:
-                    if has_begun or attempt == MAX_TRIES:
-                        error = _died(exc, has_begun)
-                        if not is_accepted:
-                            raise error from exc
-                        yield counted.saw(Failed(error))
-                        return
-                    logger.warning("A replica of %s died (%s); the request is asked again", self.info.id, exc)
-                    await asyncio.sleep(min(FIRST_PAUSE_S * 2 ** (attempt - 1), MAX_PAUSE_S))
                 except RequestError as exc:
+                    if not has_begun and await self._may_do_better(exc, attempt):
+                        continue
                     if not is_accepted:
                         raise
                     yield counted.saw(Failed(exc))
@@ -145,7 +139,7 @@ class ClusterEngine:
     def readiness(self) -> Readiness:
         """See `Engine.readiness`: ready when a replica is. What the cluster said last where it does not answer soon."""
         if self._closing.is_set():
-            return Readiness(False, "The model was unloaded.", "unloaded")
+            return Readiness(False, UNLOADED, "unloaded")
         return self._readiness.read()
 
     def stats(self) -> EngineStats:
@@ -167,30 +161,24 @@ class ClusterEngine:
         """The events of one try.
 
         Raises:
-            _ReplicaDiedError: the replica is gone.
-            RequestError: it refused the request.
+            RequestError: the replica refused the request, or is gone.
         """
         response = self._asked(lambda: self._streams.remote(request))
         is_over = False
         try:
-            while True:
-                items: list[Item] = await self._awaited(anext(response, None)) or []
-                if not items:
-                    raise _ReplicaDiedError("its stream ended early")
+            while items := await self._awaited(anext(response, None)):
                 for item in items:
                     if isinstance(item, Report):
                         self._counts.report(item)
+                    elif isinstance(item, Ended):
                         is_over = True
-                        return
-                    if isinstance(item, Ended):
                         if item.error is not None:
-                            is_over = True
                             raise item.error
                     else:
                         yield item
-        except BaseException as exc:
-            is_over = is_over or isinstance(exc, _ReplicaDiedError)
-            raise
+            if not is_over:
+                is_over = True
+                raise self._died("its stream ended early")
         finally:
             with self._lock:
                 self._under_way.discard(response)
@@ -199,24 +187,31 @@ class ClusterEngine:
 
     async def _call(self, method: str, *arguments: Any, **keywords: Any) -> Any:
         """Have a method of a replica's engine awaited."""
-        for attempt in range(1, MAX_TRIES + 1):
+        for attempt in count(1):
             response = self._asked(lambda: self._calls.remote(method, arguments, keywords))
             try:
                 outcome: Outcome = await self._awaited(response)
+                if outcome.error is not None:
+                    raise outcome.error
+                return outcome.value
             except asyncio.CancelledError:
                 response.cancel()
                 raise
-            except _ReplicaDiedError as exc:
-                if attempt == MAX_TRIES:
-                    raise _died(exc, has_begun=False) from exc
-                await asyncio.sleep(min(FIRST_PAUSE_S * 2 ** (attempt - 1), MAX_PAUSE_S))
-                continue
+            except RequestError as exc:
+                if not await self._may_do_better(exc, attempt):
+                    raise
             finally:
                 with self._lock:
                     self._under_way.discard(response)
-            if outcome.error is not None:
-                raise outcome.error
-            return outcome.value
+
+    async def _may_do_better(self, error: RequestError, attempt: int) -> bool:
+        """Whether to ask once more, after a pause: another replica may answer what one that is gone could not."""
+        is_gone = isinstance(error, EngineUnavailableError) and not self._closing.is_set()
+        if not is_gone or attempt == MAX_TRIES:
+            return False
+        logger.warning("%s: %s It is asked again", self.info.id, error.message)
+        await asyncio.sleep(min(FIRST_PAUSE_S * 2 ** (attempt - 1), MAX_PAUSE_S))
+        return True
 
     async def _awaited(self, response: Any) -> Any:
         """What Serve answers, with its errors as ours."""
@@ -228,20 +223,25 @@ class ClusterEngine:
         except asyncio.CancelledError:
             if _is_cancelled():
                 raise
-            raise _ReplicaDiedError("it gave the request up") from None
+            raise self._died("it gave the request up") from None
         except (RayError, RayServeException) as exc:
-            self._translate(exc)
+            raise self._translated(exc) from exc
 
-    def _translate(self, error: Exception) -> NoReturn:
+    def _translated(self, error: Exception) -> RequestError:
         from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
         if self._closing.is_set():
-            raise EngineUnavailableError("The model was unloaded.") from error
+            return EngineUnavailableError(UNLOADED)
         if isinstance(error, BackPressureError):
-            raise self._full(error.args[0]) from error
+            return self._full(error.args[0])
         if isinstance(error, DeploymentUnavailableError):
-            raise EngineUnavailableError(f"The cluster can't run {self.info.id!r}: {error.message}") from error
-        raise _ReplicaDiedError(type(error).__name__) from error
+            return EngineUnavailableError(f"The cluster can't run {self.info.id!r}: {error.message}")
+        return self._died(type(error).__name__)
+
+    def _died(self, how: str) -> EngineUnavailableError:
+        return EngineUnavailableError(
+            f"The replica that answered died ({how}). Send the request again.", retry_after_s=RETRY_AFTER_S
+        )
 
     def _full(self, num: int) -> QueueFullError:
         return QueueFullError(
@@ -258,21 +258,12 @@ class ClusterEngine:
         """
         with self._lock:
             if self._closing.is_set():
-                raise EngineUnavailableError("The model was unloaded.")
+                raise EngineUnavailableError(UNLOADED)
             if self._max_requests is not None and len(self._under_way) >= self._max_requests:
                 raise self._full(self._max_requests)
             response = ask()
             self._under_way.add(response)
         return response
-
-
-class _ReplicaDiedError(Exception):
-    """What answered is gone."""
-
-
-def _died(error: _ReplicaDiedError, has_begun: bool) -> EngineUnavailableError:
-    what = "The replica that answered died" if has_begun else f"{MAX_TRIES} replicas died before they could answer"
-    return EngineUnavailableError(f"{what} ({error}). Send the request again.", retry_after_s=RETRY_AFTER_S)
 
 
 def _is_cancelled() -> bool:

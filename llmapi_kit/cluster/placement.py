@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
@@ -10,15 +10,17 @@ from typing import Any
 from llmapi_kit.checkpoints.fit import MemoryNeed
 from llmapi_kit.cluster import connection, deployment
 from llmapi_kit.cluster.bridge import bridged
+from llmapi_kit.cluster.connection import check_address
 from llmapi_kit.cluster.engine import ClusterEngine
 from llmapi_kit.cluster.replica import Outcome
-from llmapi_kit.cluster.replicas import Replicas
+from llmapi_kit.cluster.replicas import Replicas, read_replicas
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.ids import random_hex
 from llmapi_kit.loading.load_request import LoadRequest
 from llmapi_kit.loading.placement import EngineMaker, Placement
+from llmapi_kit.loading.servable import Servable
 
 ONE = Replicas()
 
@@ -48,7 +50,7 @@ class ClusterPlacement(Placement):
         app = f"llmapi_kit-{deployment.deployment_name(name)}-{random_hex(6)}"
         settings = self.settings or Settings()
         model = deployment.DeployedModel(partial(make_engine, options), name, settings, self.replicas, self.can_use_gpu)
-        connection.connect(self.address, app)
+        connection.connect(self.address, app, partial(_end, app))
         try:
             handle = deployment.start(model, app)
             outcome: Outcome = handle.describe.remote().result()
@@ -75,6 +77,34 @@ class ClusterLoadRequest(LoadRequest):
         return MemoryNeed()
 
 
+def all_in_cluster(wanted: Sequence[Servable], cluster: Any, replicas: Any, limits: Settings) -> list[Servable]:
+    """What `kit.launch` was given, to be loaded in a cluster.
+
+    Args:
+        wanted: the models.
+        cluster: its address; see `llmapi_kit.cluster.connection.check_address`.
+        replicas: see `llmapi_kit.cluster.replicas.read_replicas`.
+        limits: of the server that answers.
+
+    Raises:
+        ConfigError: it can't be.
+        MissingDependencyError: Ray is not installed.
+    """
+    if cluster is None:
+        raise ConfigError(
+            f"replicas is {replicas!r} and goes with cluster=…: launch(…, cluster='auto', replicas=2). For processes "
+            "of this machine it is an argument of load()."
+        )
+    requests = [each for each in wanted if isinstance(each, LoadRequest)]
+    if len(requests) < len(wanted):
+        raise ConfigError(
+            "cluster takes models by name, as they are loaded there: launch('pocket', cluster='auto'). One that is "
+            "loaded here runs here. With options of load(), pass Choice('pocket', {'dtype': 'bfloat16'})."
+        )
+    address, numbers = check_address(cluster), read_replicas(replicas)
+    return [in_cluster(request, address, numbers, limits) for request in requests]
+
+
 def in_cluster(request: LoadRequest, address: str, replicas: Replicas, limits: Settings) -> LoadRequest:
     """The same load, in a cluster.
 
@@ -94,10 +124,7 @@ def in_cluster(request: LoadRequest, address: str, replicas: Replicas, limits: S
         )
     if request.spec.kind == "upstream":
         raise ConfigError(f"{request.spec.name!r} is computed by its provider, so a cluster has nothing to do.")
-    if not request.settings.num_threads and replicas.num_cpus >= 1:
-        settings = request.settings.model_copy(update={"num_threads": int(replicas.num_cpus)})
-    else:
-        settings = request.settings
+    settings = deployment.settings_of(request, replicas)
     waiting = settings.model_copy(update={"total_timeout_s": limits.total_timeout_s})
     placement = ClusterPlacement(
         address=address, replicas=replicas, settings=waiting, can_use_gpu=deployment.can_use_gpu(request)

@@ -93,11 +93,12 @@ async def ask_while_replicas_die(engine, app_name, num_streams, num_kills):
             found.append(await answered(engine, f"question {number}"))
 
     clients = [asyncio.create_task(client(number)) for number in range(num_streams)]
-    for _ in range(num_kills):
-        await until(lambda: engine.stats().num_running > num_streams // 2)
-        os.kill(random.choice(pids_of(app_name)), signal.SIGKILL)
-        failed = engine.stats().num_failed
-        await until(lambda before=failed: engine.stats().num_failed > before)
+    for number in range(num_kills):
+        await until(lambda: engine.stats().num_running > num_streams // 2 and len(pids_of(app_name)) > 1)
+        victim = random.choice(pids_of(app_name))
+        os.kill(victim, signal.SIGKILL)
+        await until(lambda gone=victim: gone not in pids_of(app_name))
+        print(f"killed {number + 1}, {len(found)} answers", flush=True)
     is_over.set()
     await asyncio.gather(*clients)
     return found
