@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environments import make_environment
-from benchmarks.models import BenchModel
+from benchmarks.models import CONTEXT, BenchModel
 from benchmarks.processes import ServerProcess, free_port
 
 OURS = "llmapi_kit"
@@ -140,7 +140,7 @@ def _xllamacpp(model: BenchModel, work: Path, *, num_threads: int | None = None)
     python = make_environment("xllamacpp", work) / "python"
     port = free_port()
     command = [str(python), str(PEER_SERVER), str(model.gguf), "--alias", model.name, "--port", str(port)]
-    command += ["--threads", str(num_threads or os.cpu_count() or 1)]
+    command += ["--threads", str(num_threads or os.cpu_count() or 1), "--context", str(CONTEXT)]
     server = _server(name, model, work, command, port, "/health", {})
     return Contender(name, server, model.name, EVERY_TOKEN)
 

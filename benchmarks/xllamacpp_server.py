@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--alias", required=True, help="what requests call it")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--slots", type=int, default=32, help="requests at once")
-    parser.add_argument("--context", type=int, default=2048, help="tokens of a request")
+    parser.add_argument("--context", type=int, required=True, help="tokens of a request")
     parser.add_argument("--threads", type=int, default=-1, help="of a step; all cores unless given")
     args = parser.parse_args()
     params = xllamacpp.CommonParams()

@@ -200,14 +200,15 @@ def _make_own_steps(
     file: GgufFile, plan: SlotPlan, settings: Settings, options: GgufOptions, context: ContextOptions
 ) -> tuple[VectorSteps, int]:
     """The same without pictures."""
+    import torch
+
     from llmapi_kit.runners.llama_model import LlamaModel
     from llmapi_kit.runners.llama_process import LlamaProcess, StepsSetup
     from llmapi_kit.runners.llama_steps import LlamaSteps
     from llmapi_kit.runners.load_trial import try_to_load
-    from llmapi_kit.runners.thread_count import best_num_threads
 
     adapters = [options.merged_adapter] if options.merged_adapter is not None else []
-    num_threads = settings.num_threads or best_num_threads(file.weights_bytes)
+    num_threads = settings.num_threads or torch.get_num_threads()
     if options.is_isolated:
         report("reading weights")
         process = LlamaProcess(

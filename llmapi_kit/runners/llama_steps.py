@@ -59,8 +59,8 @@ class LlamaSteps:
         model: with its weights; this closes it.
         num_slots: sequences held at once.
         max_length: tokens a slot can hold.
-        num_threads: CPU threads of a step.
-        adapts_threads: take one thread where that is sooner, see `ThreadChoice`.
+        num_threads: CPU threads of a step, all of which are started by the thread that calls `step`.
+        adapts_threads: take fewer where that is sooner, see `ThreadChoice`.
         options: of the computation.
 
     Attributes:
@@ -97,14 +97,14 @@ class LlamaSteps:
             num_slots=num_slots,
             max_length=max_length,
             num_outputs=self._max_outputs,
-            num_threads=num_threads,
+            num_threads=1,
             options=options or ContextOptions(),
         )
         self._context, self._memory = self._llama.handle, self._llama.memory
         self._batch = _BatchArrays(BATCH_TOKENS)
         self._held = [0] * num_slots  # positions from here on are free
-        self._threads = ThreadChoice(num_threads) if adapts_threads else None
-        self._num_threads = num_threads
+        self._threads = ThreadChoice.for_model(model.size_bytes, num_threads) if adapts_threads else None
+        self._num_threads = 1
         self._adapters: dict[int, int] = {}  # number to address
         self._current_adapter = 0
         self._view, self._view_of = np.empty((0, self.vocab_size), np.float32), (0, 0)
@@ -115,6 +115,9 @@ class LlamaSteps:
         except BaseException:
             self.close()
             raise
+        # Only now. OpenMP keeps the threads of each thread that had some; where there are more of them than cores, they
+        # sleep rather than spin, and a step of a small model takes four times as long on two threads as on one
+        self._set_num_threads(self._threads.num_threads if self._threads else num_threads)
 
     def step(self, items: Sequence[StepItem], out: Floats | None = None) -> Floats:
         """See `Runner.step`.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import _ctypes
 import random
+from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 import torch
 
@@ -12,6 +14,8 @@ from llmapi_kit.errors import ConfigError, ModelLoadError, UnsupportedModelError
 from llmapi_kit.runners import libllama
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.llama_context import ContextOptions
+from llmapi_kit.runners.llama_model import LlamaModel
+from llmapi_kit.runners.llama_steps import LlamaSteps
 
 from .conftest import VOCAB
 from .llama_files import run, with_wide_heads, write_tiny
@@ -55,6 +59,20 @@ def logits_of(tiny):
             return tiny[1](input_ids=torch.tensor([ids])).logits[0]
 
     return compute
+
+
+def test_the_thread_that_makes_it_starts_no_others_but_the_one_that_steps_does(tiny):
+    """Or there are more threads than cores, and they sleep at every barrier."""
+    count = psutil.Process().num_threads
+    made_by, stepped_by = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+    with made_by, stepped_by:
+        num_before = made_by.submit(count).result()
+        steps = made_by.submit(LlamaSteps, LlamaModel(tiny[0]), num_slots=1, max_length=64, num_threads=2).result()
+        assert count() == num_before
+        num_before = stepped_by.submit(count).result()
+        stepped_by.submit(steps.step, [StepItem(0, 0, [5], True)]).result()
+        assert count() == num_before + 1
+        stepped_by.submit(steps.close).result()
 
 
 def test_mixed_steps_give_the_models_own_logits(make_runner, logits_of):

@@ -20,7 +20,7 @@ from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.llama_context import ContextOptions
 from llmapi_kit.runners.llama_model import LlamaModel
-from llmapi_kit.runners.llama_process import MAX_ROWS, LlamaProcess, StepsSetup
+from llmapi_kit.runners.llama_process import MAX_ROWS, SPIN_COUNT, SPIN_VARIABLE, LlamaProcess, StepsSetup
 from llmapi_kit.runners.llama_steps import LlamaSteps
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Failed, Finished
@@ -61,6 +61,16 @@ def test_it_computes_what_is_computed_here(path, process):
     assert len(logits) == 1560 > MAX_ROWS
     np.testing.assert_allclose(logits, here.step(long), atol=1e-5)
     here.close()
+
+
+def test_its_threads_spin_briefly_unless_the_user_has_said_for_how_long(path, process, monkeypatch):
+    assert psutil.Process(process.pid).environ()[SPIN_VARIABLE] == str(SPIN_COUNT)
+    monkeypatch.setenv(SPIN_VARIABLE, "77")
+    os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="process died"):
+        process.step([StepItem(0, 0, [5], True)])
+    process.restart()
+    assert psutil.Process(process.pid).environ()[SPIN_VARIABLE] == "77"
 
 
 def test_an_error_of_a_step_is_raised_here_and_ends_nothing(process):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
+
 from llmapi_kit.runners.thread_choice import EARLY, LONGEST_WAIT, ThreadChoice
 
 
@@ -34,8 +36,42 @@ def test_one_thread_is_taken_within_steps_where_others_want_the_cores_and_all_ag
     run(choice, QUIET, 1000)
     assert run(choice, BUSY, 20).count(4) < 5
     assert choice.num_threads == 1
-    run(choice, QUIET, 2 * LONGEST_WAIT + 2)
+    run(choice, QUIET, 1200)  # as many as make the 160 s that were lost a twentieth
     assert choice.num_threads == 4
+
+
+def test_threads_that_take_a_step_to_wake_are_taken_all_the_same():
+    choice = ThreadChoice(4)
+    run(choice, BUSY, 20)
+    threads_before = 1
+    for _ in range(2 * LONGEST_WAIT):
+        threads = choice.next(4)
+        is_asleep = threads > threads_before
+        choice.took(4, 2.1 if is_asleep else QUIET[threads])
+        threads_before = threads
+    assert choice.num_threads == 4
+
+
+@pytest.mark.parametrize("num_good", [0, 1, 4])
+def test_threads_that_lose_much_are_rare_even_where_most_of_their_steps_are_sooner(num_good):
+    choice = ThreadChoice.for_model(10**6, 4)
+    took, num_steps = 0.0, 0
+    for _ in range(10_000):
+        threads = choice.next(4)
+        num_steps += threads > 1
+        seconds = 1.0 if threads == 1 else 0.5 if num_steps % (num_good + 1) else 100.0
+        choice.took(4, seconds)
+        took += seconds
+    assert took < 1.25 * 10_000
+
+
+@pytest.mark.parametrize(("weights_bytes", "first", "most"), [(10**6, 1, 2), (10**9, 16, 16)])
+def test_a_small_model_begins_with_one_thread_and_has_two_where_that_is_sooner(weights_bytes, first, most):
+    choice = ThreadChoice.for_model(weights_bytes, 16)
+    seconds = {1: 2.0, most: 1.0}
+    used = run(choice, seconds, 100)
+    assert (used[0], used[-1]) == (first, most)
+    assert set(used) <= {1, most}
 
 
 def test_one_slow_step_alone_changes_nothing():
