@@ -12,9 +12,10 @@ from dataclasses import replace
 import torch
 
 from llmapi_kit.checkpoints.architecture import constant_length
-from llmapi_kit.checkpoints.decoder_weights import DecoderWeights, weights_of_model
+from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
 from llmapi_kit.checkpoints.fit import SlotPlan
 from llmapi_kit.checkpoints.heavy_imports import MODEL_CLASSES, import_heavy
+from llmapi_kit.checkpoints.model_decoder import weights_of_model
 from llmapi_kit.checkpoints.weights import LoadedModel
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import UnsupportedModelError
@@ -58,7 +59,7 @@ def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings, images:
     constant = constant_length(loaded.model.config.get_text_config())
     if constant and plan.max_length > constant and images is None:
         return _make_sequence_runner(loaded, plan, settings, is_length_dependent=True)
-    gives_up_its_weights = LeanDecoder.can_run(loaded.model)
+    gives_up_its_weights = LeanDecoder.can_run(loaded.model) or NativeDecoder.can_run(loaded.model)
     try:
         runner = TorchRunner(
             loaded.model,
@@ -94,9 +95,7 @@ def with_arithmetic(loaded: LoadedModel, settings: Settings) -> LoadedModel:
     if isinstance(model, DecoderWeights) or loaded.dtype != "float32" or model.dtype != torch.bfloat16:
         return loaded
     import_heavy(MODEL_CLASSES)
-    from llmapi_kit.runners.lean_decoder import LeanDecoder
-
-    may_be_native = settings.native and not settings.compile and LeanDecoder.can_run(model)
+    may_be_native = settings.native and not settings.compile and loaded.eye is None
     has_step = NativeDecoder.is_available(torch.bfloat16, torch.float32)
     if may_be_native and has_step and NativeDecoder.can_run(model, torch.float32):
         return loaded

@@ -24,9 +24,9 @@ from typing import Any, Literal
 import torch
 from transformers import AttentionInterface
 
-from llmapi_kit.checkpoints.decoder_weights import weights_of_model
 from llmapi_kit.checkpoints.low_rank import LowRank
 from llmapi_kit.checkpoints.mapped_files import dropping_pages
+from llmapi_kit.checkpoints.model_decoder import weights_of_model
 from llmapi_kit.errors import UnsupportedModelError
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.bucketed_decoder import PAGE, BucketedDecoder
@@ -64,7 +64,8 @@ class TorchRunner:
             `NativeDecoder` computes in float32 with them; torch needs them widened.
         num_threads: CPU threads of a step; 0 chooses by the model's size.
         lean: use `LeanDecoder` where it knows the model's family; False always goes through the model's modules.
-        native: with `lean`: use `NativeDecoder`, compiled C, where it knows the family and there is a compiler.
+        native: with `lean`: use `NativeDecoder`, compiled C, where it knows the family and there is a compiler. It
+            knows more families, but pictures only of those that `LeanDecoder` knows.
         is_compiled: with `lean`: decode through `torch.compile`, not `native`; on a CPU it needs a C++ compiler.
         images: vectors of pictures, whose ids may stand among the tokens.
 
@@ -100,7 +101,8 @@ class TorchRunner:
         self._spatial: SpatialPositions | None = None
         if images is not None and images.is_spatial:
             self._spatial = SpatialPositions(images, num_slots, max_length)
-        is_native = native and can_be_lean and not is_compiled and _can_be_native(model, dtype)
+        may_be_native = native and lean and not is_compiled and (images is None or can_be_lean)
+        is_native = may_be_native and _can_be_native(model, dtype)
         if dtype is not None and not is_native:
             widen(model, dtype)
         is_bucketed = can_be_lean and (is_compiled or model.device.type == "cuda")
@@ -127,7 +129,7 @@ class TorchRunner:
             else None
         )
         self._adapters = TorchAdapters(model, is_fused=can_be_lean) if self._native is None else self._native.adapters
-        self._lean = LeanDecoder(model, max_length) if can_be_lean and self._native is None else None
+        self._lean = LeanDecoder(model, max_length) if can_be_lean and not is_native else None
         self._bucketed: BucketedDecoder | None = None
         try:
             with self._short_spans():

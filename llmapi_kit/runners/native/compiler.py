@@ -23,7 +23,10 @@ import platformdirs
 
 logger = logging.getLogger(__name__)
 
-SOURCE_NAMES = ("decoder.c", "adapters.h", "panels.h", "floats.h", "integers.h", "vectors.h", "team.h")
+SOURCE_NAMES = (
+    *("decoder.c", "experts.h", "pass.h", "attention.h", "arithmetic.h", "model.h", "adapters.h"),
+    *("panels.h", "floats.h", "integers.h", "vectors.h", "team.h"),
+)
 SOURCES = tuple(Path(__file__).with_name(name) for name in SOURCE_NAMES)
 COMPILERS = ("cc", "gcc", "clang")
 # No -ffast-math: with gcc it also changes how the whole process rounds tiny numbers.
