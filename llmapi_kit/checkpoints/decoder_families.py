@@ -219,19 +219,19 @@ def layer_shapes(config: Any, layer: int) -> dict[str, tuple[int, ...]]:
     if config.has_qk_norm:
         widths = (queries, keys) if variant.norms_all_heads else (head_dim, head_dim)
         parts |= {f"self_attn.{name}_norm.weight": (width,) for name, width in zip("qk", widths, strict=True)}
-    parts.update(
-        _expert_shapes(variant.experts, hidden) if variant.has_experts(layer) else _feed_forward_shapes(config)
-    )
+    parts.update(_expert_shapes(variant.experts, hidden) if variant.has_experts(layer) else _dense_shapes(config))
     parts.update({f"{name}.weight": (hidden,) for name in variant.norms.names()})
     return parts
 
 
 def _linear(name: str, outputs: int, inputs: int, *, has_bias: bool = False) -> dict[str, tuple[int, ...]]:
-    weight = {f"{name}.weight": (outputs, inputs)}
-    return {**weight, f"{name}.bias": (outputs,)} if has_bias else weight
+    parts: dict[str, tuple[int, ...]] = {f"{name}.weight": (outputs, inputs)}
+    if has_bias:
+        parts[f"{name}.bias"] = (outputs,)
+    return parts
 
 
-def _feed_forward_shapes(config: Any) -> dict[str, tuple[int, ...]]:
+def _dense_shapes(config: Any) -> dict[str, tuple[int, ...]]:
     inner, has_bias = config.intermediate_size, config.variant.has_feed_forward_bias
     sizes = {"gate_up": 2 * inner} if config.variant.is_fused else {"gate": inner, "up": inner}
     parts: dict[str, tuple[int, ...]] = {}

@@ -17,17 +17,20 @@ from llmapi_kit.checkpoints.decoder_families import ACTIVATIONS, FAMILIES, Exper
 from llmapi_kit.checkpoints.decoder_weights import HEAD, DecoderWeights, Rotation, tensor_shapes
 from llmapi_kit.checkpoints.integer_weights import IntegerMatrix
 
-# Rotary embeddings whose frequencies are the same at each length
-CONSTANT_ROPES = {*ROPE_NUMBERS, "yarn"}
+# Rotary embeddings whose frequencies are the same at each length, or up to one: see `constant_length`
+KNOWN_ROPES = {*ROPE_NUMBERS, "yarn", "longrope", "dynamic"}
 
 
 def is_decoder(model: Any) -> bool:
-    """Whether a model of transformers computes what a `DecoderConfig` can say, and nothing else."""
+    """Whether a model of transformers computes what a `DecoderConfig` can say, and nothing else.
+
+    Some do so only up to the length that `architecture.constant_length` tells.
+    """
     family = FAMILIES.get(type(model).__name__)
     if family is None or model.lm_head.bias is not None or hasattr(model, "hf_quantizer"):
         return False
     kinds = {each.get("rope_type", "default") for each in _ropes(model.config)}
-    is_known = kinds <= CONSTANT_ROPES and getattr(model.config, family.activation) in ACTIVATIONS
+    is_known = kinds <= KNOWN_ROPES and getattr(model.config, family.activation) in ACTIVATIONS
     layers = model.model.layers
     if not is_known or not all(getattr(layer.self_attn, "is_causal", True) for layer in layers):
         return False
@@ -129,7 +132,10 @@ def _tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 def _rotations(model: Any) -> list[Rotation]:
     rotary = model.model.rotary_emb
     names = [f"{kind}_" for kind in _layer_kinds(model)] if not hasattr(rotary, "inv_freq") else [""]
-    return [Rotation(getattr(rotary, f"{name}inv_freq"), getattr(rotary, f"{name}attention_scaling")) for name in names]
+    # A forward pass may have left frequencies there that are for its own length
+    frequencies = [getattr(rotary, f"{name}original_inv_freq") for name in names]
+    scales = [float(getattr(rotary, f"{name}attention_scaling")) for name in names]
+    return [Rotation(*rotation) for rotation in zip(frequencies, scales, strict=True)]
 
 
 def _rotation_of_layers(model: Any) -> tuple[int, ...]:

@@ -43,7 +43,7 @@ def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings, images:
     Raises:
         ModelError: the model can't be run this way, or its weights are no finite numbers.
     """
-    if (weights := _native_weights(loaded)) is not None:
+    if (weights := _native_weights(loaded, plan)) is not None:
         return NativeRunner(
             weights,
             num_slots=plan.num_slots,
@@ -124,7 +124,7 @@ def architecture_of(loaded: LoadedModel) -> str:
     return model.config.architecture if isinstance(model, DecoderWeights) else type(model).__name__
 
 
-def _native_weights(loaded: LoadedModel) -> DecoderWeights | None:
+def _native_weights(loaded: LoadedModel, plan: SlotPlan) -> DecoderWeights | None:
     """The weights for the step in C; those of a model of transformers only where it has to be that step.
 
     Raises:
@@ -142,6 +142,12 @@ def _native_weights(loaded: LoadedModel) -> DecoderWeights | None:
             f"{type(model).__name__}: quantize and kv_cache_dtype on a CPU are computed by a compiled step, which "
             "needs a C compiler, dtype float32 or bfloat16, and a model like Llama that sees no pictures. Leave them "
             "out, or load a GGUF file of the model."
+        )
+    constant = constant_length(model.config.get_text_config())
+    if constant and plan.max_length > constant:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} computes otherwise beyond {constant} tokens, which the compiled step, and with it "
+            f"quantize and kv_cache_dtype on a CPU, does not know. Pass context_length={constant}, or leave them out."
         )
     weights = weights_of_model(model)
     if loaded.integers is not None:

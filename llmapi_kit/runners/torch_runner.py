@@ -24,6 +24,7 @@ from typing import Any, Literal
 import torch
 from transformers import AttentionInterface
 
+from llmapi_kit.checkpoints.architecture import constant_length
 from llmapi_kit.checkpoints.low_rank import LowRank
 from llmapi_kit.checkpoints.mapped_files import dropping_pages
 from llmapi_kit.checkpoints.model_decoder import weights_of_model
@@ -101,7 +102,9 @@ class TorchRunner:
         self._spatial: SpatialPositions | None = None
         if images is not None and images.is_spatial:
             self._spatial = SpatialPositions(images, num_slots, max_length)
+        constant = constant_length(model.config.get_text_config())
         may_be_native = native and lean and not is_compiled and (images is None or can_be_lean)
+        may_be_native = may_be_native and max_length <= (constant or max_length)
         is_native = may_be_native and _can_be_native(model, dtype)
         if dtype is not None and not is_native:
             widen(model, dtype)

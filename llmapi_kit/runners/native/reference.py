@@ -90,14 +90,12 @@ class _Forward:
 
     def _queries_keys_values(self, index: int, x: torch.Tensor) -> list[torch.Tensor]:
         config, variant = self._config, self._variant
-        sizes = [config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads]
+        queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
         projected = torch.cat([self._project(index, x, name) for name in variant.products[0]], -1)
-        parts = list(projected.split([size * config.head_dim for size in sizes], -1))
-        heads = [part if variant.norms_all_heads else part.unflatten(-1, (-1, config.head_dim)) for part in parts]
+        parts = projected.tensor_split((queries, queries + keys), -1)
+        heads = [part if variant.norms_all_heads else part.reshape(len(x), -1, config.head_dim) for part in parts]
         if config.has_qk_norm:
-            heads[:2] = [
-                self._norm(index, part, f"self_attn.{name}_norm") for part, name in zip(heads[:2], "qk", strict=True)
-            ]
+            heads[:2] = [self._norm(index, heads[i], f"self_attn.{name}_norm") for i, name in enumerate("qk")]
         heads = [part.reshape(len(x), -1, config.head_dim).transpose(0, 1) for part in heads]
         if (rotation := variant.rotation(index)) >= 0:
             heads[:2] = [_rotate(part, *self._rotaries[rotation]) for part in heads[:2]]

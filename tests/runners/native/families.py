@@ -22,11 +22,23 @@ WINDOW = 9
 EXPERTS = {"moe_intermediate_size": 40, "num_experts": 6, "num_experts_per_tok": 2}
 TURNED_IN_PART = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
+FOR_LONG_TEXTS = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "partial_rotary_factor": 0.5,
+    "short_factor": [1.0, 1.1, 1.2, 1.3],
+    "long_factor": [4.0, 5.0, 6.0, 7.0],
+    "original_max_position_embeddings": 64,
+}
 FAMILIES = {
     "llama with biases": ("Llama", {"attention_bias": True, "mlp_bias": True}),
     "llama with yarn": ("Llama", {"rope_parameters": YARN}),
     "phi3": ("Phi3", {"sliding_window": WINDOW}),
     "phi4 mini": ("Phi3", {"rope_parameters": TURNED_IN_PART}),
+    "phi4 mini with factors for long texts": (
+        "Phi3",
+        {"rope_parameters": FOR_LONG_TEXTS, "original_max_position_embeddings": 64},
+    ),
     "smollm3": ("SmolLM3", {"use_sliding_window": True, "sliding_window": WINDOW}),
     "olmo2": ("Olmo2", {}),
     "olmo3": ("Olmo3", {"sliding_window": WINDOW}),
