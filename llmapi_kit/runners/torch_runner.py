@@ -27,7 +27,7 @@ from transformers import AttentionInterface
 from llmapi_kit.checkpoints.architecture import constant_length
 from llmapi_kit.checkpoints.low_rank import LowRank
 from llmapi_kit.checkpoints.mapped_files import dropping_pages
-from llmapi_kit.checkpoints.model_decoder import weights_of_model
+from llmapi_kit.checkpoints.model_decoder import config_of, weights_of_model
 from llmapi_kit.errors import UnsupportedModelError
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.bucketed_decoder import PAGE, BucketedDecoder
@@ -45,7 +45,7 @@ from llmapi_kit.runners.step_layout import StepLayout
 from llmapi_kit.runners.thread_count import best_num_threads, num_threads_set
 from llmapi_kit.runners.torch_adapters import TorchAdapters
 from llmapi_kit.runners.two_way import blocks
-from llmapi_kit.runners.widening import widen
+from llmapi_kit.runners.widening import widen, widened
 
 logger = logging.getLogger(__name__)
 
@@ -109,8 +109,11 @@ class TorchRunner:
         if dtype is not None and not is_native:
             widen(model, dtype)
         is_bucketed = can_be_lean and (is_compiled or model.device.type == "cuda")
-        with short_spans(model, max_length):
+        has_experts = is_native and config_of(model).variant.experts is not None
+        with short_spans(model, max_length), widened(model) if has_experts else contextlib.nullcontext():
             expected = self._reference_logits()
+        if has_experts:
+            expected = expected.to(dtype or model.dtype)  # by which the check knows how far apart they may be
         # Recorded steps keep their windows
         expected_bucketed = self._reference_logits() if is_bucketed else None
         self.vocab_size = int(expected.shape[-1])

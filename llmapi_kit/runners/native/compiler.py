@@ -55,7 +55,14 @@ def load_library(*defines: str) -> ctypes.CDLL:
     try:
         version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=TIMEOUT_S).stdout
         digest = hashlib.sha256(
-            b"\0".join((*(source.read_bytes() for source in SOURCES), version, _processor(), repr(flags).encode()))
+            b"\0".join(
+                (
+                    *(source.read_bytes() for source in SOURCES),
+                    version,
+                    _processor(),
+                    repr((compiler[1:], flags)).encode(),
+                )
+            )
         )
         folder = Path(platformdirs.user_cache_dir("llmapi_kit", appauthor=False)) / "native"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

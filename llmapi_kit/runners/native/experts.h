@@ -27,8 +27,8 @@ static void route(const Pass *pass, const Layer *layer, long t) {
     }
     for (long e = 0; e < count; e++) sum += scores[e] = expf(scores[e] - peak);
     for (long k = 0; k < chosen; k++) {
-        long best = 0;
-        for (long e = 1; e < count; e++) best = scores[e] > scores[best] ? e : best;
+        long best = sum > 0 ? 0 : k; /* where scores are no numbers, each is chosen once, too: `inputs` has no more room */
+        for (long e = 0; e < count && sum > 0; e++) best = scores[e] > scores[best] ? e : best;
         pass->routed.chosen[t * chosen + k] = best;
         kept += shares[k] = scores[best];
         scores[best] = -1;

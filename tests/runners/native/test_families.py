@@ -16,7 +16,9 @@ from llmapi_kit.runners.native import decoder
 from llmapi_kit.runners.native.decoder import NativeDecoder
 from llmapi_kit.runners.native.reference import last_logits
 from llmapi_kit.runners.native.runner import NativeRunner
+from llmapi_kit.runners.self_check import check_prompts
 from llmapi_kit.runners.torch_runner import TorchRunner
+from llmapi_kit.runners.widening import widened
 from tests.runners.native.families import FAMILIES, VOCAB, make_family
 
 IDS = [(31 * i + 5) % VOCAB for i in range(40)]  # well past the windows
@@ -74,6 +76,36 @@ def test_a_family_computes_with_fewer_bits_what_they_say(family, form):
     runner = NativeRunner(weights, num_slots=2, max_length=64, dtype=torch.float32, kv_dtype=None)
     runner.step([StepItem(1, 0, IDS[:20], False)])
     close(runner.step([StepItem(1, 20, IDS[20:], True)]), expected, 2e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, None])
+def test_experts_with_weights_in_bfloat16_are_checked_against_what_float32_chooses(dtype, monkeypatch):
+    """A model that computed in bfloat16 by itself chose other experts than the step, and was refused as wrong."""
+    expected = []
+    monkeypatch.setattr(
+        "llmapi_kit.runners.torch_runner.check_steps", lambda step, prompts, logits, *_: expected.append(logits)
+    )
+    model = make_family("mixtral").bfloat16()
+    ids = check_prompts(VOCAB, 64, 1)[0]
+    with torch.no_grad():
+        own = make_family("mixtral").bfloat16().float()(torch.tensor([ids])).logits[:, -1]
+    before = [weight.clone() for weight in model.parameters()]
+    with widened(model), torch.no_grad():
+        close(model(torch.tensor([ids])).logits[:, -1], own)
+    assert all(torch.equal(*pair) for pair in zip(model.parameters(), before, strict=True))
+    runner = TorchRunner(model, num_slots=1, max_length=64, dtype=dtype)
+    assert runner.kind == "native"
+    assert expected[0].dtype == (dtype or torch.bfloat16)
+
+
+def test_scores_that_are_no_numbers_choose_each_expert_once():
+    """They once chose the first one twice, and with it more rows than there is memory for."""
+    weights = weights_of_model(make_family("mixtral"))
+    weights.tensors["model.embed_tokens.weight"][5] = torch.nan
+    native = NativeDecoder(weights, num_slots=2, max_length=64, num_threads=1)
+    logits = native.step([StepItem(0, 0, [5] * 40, True), StepItem(1, 0, IDS, True)])[0]
+    assert torch.isnan(logits[0]).all()
+    close(logits[1], own_logits("mixtral")[0][39])
 
 
 def test_threads_share_experts_without_a_difference(monkeypatch):
