@@ -168,6 +168,9 @@ FAMILIES: dict[str, Family] = {
     "Qwen2ForCausalLM": Family(),
     "Qwen3ForCausalLM": Family(),
     "SmolLM3ForCausalLM": Family(),
+    "MinistralForCausalLM": Family(),
+    "SeedOssForCausalLM": Family(),
+    "CwmForCausalLM": Family(),
     "Phi3ForCausalLM": Family(Variant(is_fused=True), has_one_window=True),
     "GraniteForCausalLM": Family(
         reads=("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling")
@@ -188,6 +191,7 @@ FAMILIES: dict[str, Family] = {
         scales_embedding=True,
     ),
     "MixtralForCausalLM": Family(has_one_window=True, expert_size="intermediate_size", renormalises=True),
+    "OlmoeForCausalLM": Family(Variant(norms_all_heads=True), expert_size="intermediate_size"),
     "Qwen2MoeForCausalLM": Family(expert_size="moe_intermediate_size"),
     "Qwen3MoeForCausalLM": Family(expert_size="moe_intermediate_size"),
 }

@@ -32,6 +32,8 @@ def is_decoder(model: Any) -> bool:
     kinds = {each.get("rope_type", "default") for each in _ropes(model.config)}
     is_known = kinds <= KNOWN_ROPES and getattr(model.config, family.activation) in ACTIVATIONS
     layers = model.model.layers
+    if getattr(model.config, "clip_qkv", None) is not None:  # of OLMoE
+        return False
     if not is_known or not all(getattr(layer.self_attn, "is_causal", True) for layer in layers):
         return False
     tensors = dict(_tensors(model))

@@ -40,6 +40,8 @@ FAMILIES = {
         {"rope_parameters": FOR_LONG_TEXTS, "original_max_position_embeddings": 64},
     ),
     "smollm3": ("SmolLM3", {"use_sliding_window": True, "sliding_window": WINDOW}),
+    "ministral": ("Ministral", {"head_dim": 16, "sliding_window": WINDOW}),
+    "seed oss": ("SeedOss", {"attention_bias": True, "attention_out_bias": True}),
     "olmo2": ("Olmo2", {}),
     "olmo3": ("Olmo3", {"sliding_window": WINDOW}),
     "granite": (
@@ -67,6 +69,7 @@ FAMILIES = {
         {"head_dim": 24, "query_pre_attn_scalar": 20, "sliding_window": WINDOW, "sliding_window_pattern": 3},
     ),
     "mixtral": ("Mixtral", {"num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": WINDOW}),
+    "olmoe": ("Olmoe", {"num_experts": 6, "num_experts_per_tok": 2}),
     "qwen2 with experts": ("Qwen2Moe", {**EXPERTS, "shared_expert_intermediate_size": 48, "mlp_only_layers": [1]}),
     "qwen3 with experts": ("Qwen3Moe", {**EXPERTS, "head_dim": 24, "norm_topk_prob": True, "decoder_sparse_step": 2}),
 }
