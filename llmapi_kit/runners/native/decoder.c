@@ -126,6 +126,7 @@ static void compute_logits(const Pass *pass) {
         round_inputs(pass->h + i * w.h, model->hidden);
     }
     barrier(pass->team);
+    if (!step->num_wanted) return;
     multiply_head(pass->team, step->num_wanted, pass->h, w.h, model->head, model->hidden, width, step->logits, width);
     if (model->logit_scale == 1 && !model->logit_cap) return;
     SHARED(pass->team, i, step->num_wanted, 1) {
@@ -137,11 +138,11 @@ static void compute_logits(const Pass *pass) {
 }
 
 static void run(Team *team, int index, void *arguments) {
-    const Step *step = arguments;
-    const Model *model = step->model;
-    const long n = step->num_tokens, num_layers = model->num_layers;
-    const Pass pass = pass_of(step, team, index);
-    SHARED(team, t, n, 4) if (step->tokens[t] >= 0) embed(model, step->tokens[t], pass.x + t * pass.w.x, pass.w.x);
+    const Step step = *(const Step *)arguments; /* after the last barrier the caller's may be gone */
+    const Model *model = step.model;
+    const long n = step.num_tokens, num_layers = model->num_layers;
+    const Pass pass = pass_of(&step, team, index);
+    SHARED(team, t, n, 4) if (step.tokens[t] >= 0) embed(model, step.tokens[t], pass.x + t * pass.w.x, pass.w.x);
     barrier(team);
     for (long l = 0; l < num_layers; l++) {
         const Layer *layer = model->layers + l;

@@ -116,6 +116,9 @@ def test_threads_share_experts_without_a_difference(monkeypatch):
     )
     for step in ([StepItem(0, 0, IDS, True), StepItem(1, 0, OTHERS, True)], [StepItem(1, 25, [9], True)]):
         assert torch.equal(one.step(step)[0], several.step(step)[0])
+    for _ in range(300):  # with no logits wanted, threads once read what was asked for after the caller had left
+        several.step([StepItem(0, 0, IDS[:3], False)])
+    assert torch.equal(one.step(step)[0], several.step(step)[0])
     several.close()
 
 
