@@ -10,10 +10,11 @@ of a family to come is overlooked. Free of torch; a test compares it with transf
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from llmapi_kit.checkpoints.decoder_families import Variant
 from llmapi_kit.checkpoints.model_files import CONFIG, read_json
 from llmapi_kit.errors import ModelLoadError
 
@@ -65,16 +66,18 @@ class Rope:
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
-    """What a Llama-like decoder computes, by the names of config.json.
+    """What a decoder computes, by the names of config.json.
 
     Attributes:
         architecture: its class in transformers.
         has_qkv_bias: whether the projections to queries, keys and values add a bias.
-        has_qk_norm: whether each head's queries and keys are normed.
+        has_qk_norm: whether queries and keys are normed.
         windows: of each layer, how many of the latest positions it sees; 0 for all.
+        rope: None where the weights come with their own frequencies.
         eos_token_id: as it stands in the file.
         dtype: that the file names for the weights; None where it names none.
         quantization: of weights that come quantized, as it stands in the file; see `packed_checkpoint`.
+        variant: in what it differs from a Llama.
     """
 
     architecture: str
@@ -91,10 +94,11 @@ class DecoderConfig:
     has_qkv_bias: bool
     has_qk_norm: bool
     windows: tuple[int, ...]
-    rope: Rope
+    rope: Rope | None
     eos_token_id: int | list[int] | None
     dtype: str | None
     quantization: Mapping[str, Any] | None = None
+    variant: Variant = field(default_factory=Variant)
 
     def get_text_config(self) -> DecoderConfig:
         """Itself, as it has no other part; a configuration of transformers may."""
@@ -121,7 +125,7 @@ def _parse(values: Mapping[str, Any]) -> DecoderConfig:
     _require(values.get("architectures") == [architecture])
     _require(values.keys() <= READ | READ_BY_FAMILY[family] | IGNORED)
     _check_ignored(values)
-    sizes = {name: _size(values.get(name)) for name in SIZES}
+    sizes: dict[str, Any] = {name: _size(values.get(name)) for name in SIZES}
     heads = sizes["num_attention_heads"]
     kv_heads = _kv_heads(values, family, heads)
     head_dim = _head_dim(values, family, sizes["hidden_size"], heads)

@@ -1,4 +1,4 @@
-"""The weights of a Llama-like decoder by name: mapped from files, or taken over from a model of transformers.
+"""The weights of a decoder by name, as they are mapped from files.
 
 This is what `runners/native` computes with. From files it needs none of transformers' classes, whose import takes
 twice as long as all the rest of a small model's load. Files are taken only where they hold exactly the tensors that
@@ -8,15 +8,16 @@ find, and for `checkpoint_check` to name. Part of loading: blocking, but reads h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from llmapi_kit.checkpoints.decoder_config import ROPE_NUMBERS, DecoderConfig, Rope
+from llmapi_kit.checkpoints.decoder_config import DecoderConfig, Rope
+from llmapi_kit.checkpoints.decoder_families import ROUTER, SHARED_GATE, layer_shapes
 from llmapi_kit.checkpoints.integer_weights import IntegerFormat, IntegerMatrix, RoundedMatrix
 from llmapi_kit.checkpoints.mapped_files import drop_pages
 from llmapi_kit.checkpoints.model_files import weight_files
@@ -24,6 +25,20 @@ from llmapi_kit.checkpoints.packed_checkpoint import Packing, packing_of, unpack
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 HEAD_BITS = 8  # of integers, in embedding and output layer
+KEPT = tuple(f".{name}.weight" for name in (ROUTER, SHARED_GATE))  # few numbers that decide much: never integers
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """A rotary embedding.
+
+    Attributes:
+        inv_freq: (rotated / 2,) in radians a position; `rotated` of a head's numbers are turned, the first ones.
+        scale: of cosines and sines.
+    """
+
+    inv_freq: torch.Tensor
+    scale: float = 1.0
 
 
 class DecoderWeights:
@@ -33,7 +48,7 @@ class DecoderWeights:
         config: what the tensors are for.
         tensors: by their names in transformers, all of one type and on the CPU; without an output layer where that
             is the embedding. Owned from now on.
-        inv_freq: (head_dim / 2,) of the rotary embedding, in radians a position.
+        rotations: the rotary embeddings that layers have; all turn as many numbers.
 
     Attributes:
         config: as given.
@@ -43,13 +58,16 @@ class DecoderWeights:
     """
 
     def __init__(
-        self, config: DecoderConfig, tensors: dict[str, torch.Tensor | IntegerMatrix], inv_freq: torch.Tensor
+        self,
+        config: DecoderConfig,
+        tensors: dict[str, torch.Tensor | IntegerMatrix],
+        rotations: Sequence[Rotation],
     ) -> None:
         self.config = config
         self.tensors = tensors
         self.dtype = self.tensor(EMBEDDING).dtype
         self.integers: IntegerFormat | None = None
-        self._inv_freq = inv_freq.float()
+        self._rotations = tuple(rotations)
         self._num_parameters = sum(tensor.numel() for tensor in tensors.values())
         self.num_bytes = sum(tensor.nbytes for tensor in tensors.values())
 
@@ -84,7 +102,7 @@ class DecoderWeights:
             bits = HEAD_BITS if name in (EMBEDDING, HEAD) else integers.bits
             if isinstance(tensor, IntegerMatrix):
                 tensor.bits = bits  # of a value in memory, which may have more than in a file
-            elif tensor.ndim == 2:
+            elif tensor.ndim == 2 and not name.endswith(KEPT):
                 self.tensors[name] = RoundedMatrix(tensor, bits, integers.group)
         self.num_bytes = sum(tensor.nbytes for tensor in self.tensors.values())
 
@@ -98,11 +116,20 @@ class DecoderWeights:
             self.num_bytes += more.nbytes - rows.nbytes
         self.config = replace(self.config, vocab_size=num_rows)
 
-    def rotary(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines of the rotary embedding, (length, head_dim) each."""
-        angles = torch.arange(length)[:, None].float() * self._inv_freq
-        angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos(), angles.sin()
+    @property
+    def num_rotated(self) -> int:
+        """How many numbers of a head are turned by its position."""
+        return 2 * len(self._rotations[0].inv_freq)
+
+    def rotaries(self, length: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Cosines and sines of each rotary embedding, (length, num_rotated) each."""
+        return [_cosines_and_sines(rotation, length) for rotation in self._rotations]
+
+
+def _cosines_and_sines(rotation: Rotation, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    angles = torch.arange(length)[:, None].float() * rotation.inv_freq.float()
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos() * rotation.scale, angles.sin() * rotation.scale
 
 
 def layer_name(index: int, part: str) -> str:
@@ -123,7 +150,7 @@ def read_decoder_weights(folder: Path, config: DecoderConfig) -> DecoderWeights 
         return None
     if config.num_hidden_layers > len(tensors):  # a million layers are not worth naming
         return None
-    shapes = dict(_shapes(config))
+    shapes = dict(tensor_shapes(config))
     packing = packing_of(config.quantization)
     if config.quantization is not None and packing is None:
         return None
@@ -137,7 +164,8 @@ def read_decoder_weights(folder: Path, config: DecoderConfig) -> DecoderWeights 
     if len({each.dtype for each in found.values() if isinstance(each, torch.Tensor)}) != 1:
         return None
     ordered = {name: found[name] for name in shapes}
-    weights = DecoderWeights(config, ordered, inverse_frequencies(config.rope, config.head_dim))
+    rotation = Rotation(inverse_frequencies(cast(Rope, config.rope), config.head_dim))
+    weights = DecoderWeights(config, ordered, [rotation])
     if packing is not None and any(isinstance(each, IntegerMatrix) for each in found.values()):
         weights.integers = _integers(packing, found)
     return weights
@@ -148,22 +176,6 @@ def _integers(packing: Packing, found: Mapping[str, torch.Tensor | IntegerMatrix
     layers = [each for name, each in found.items() if len(each.shape) == 2 and name not in (EMBEDDING, HEAD)]
     bits = packing.bits if all(isinstance(each, IntegerMatrix) for each in layers) else 8
     return IntegerFormat(bits, packing.step_group)
-
-
-def weights_of_model(model: Any) -> DecoderWeights:
-    """The weights of a model of transformers, which has none after it and can't run by itself any more.
-
-    Args:
-        model: a causal language model on the CPU that `LeanDecoder` and `NativeDecoder` can run.
-    """
-    tensors: dict[str, torch.Tensor | IntegerMatrix] = {
-        name: parameter.detach() for name, parameter in model.named_parameters()
-    }
-    config = _config_of(model, is_tied=HEAD not in tensors)
-    weights = DecoderWeights(config, tensors, model.model.rotary_emb.inv_freq)
-    for parameter in model.parameters():  # a view of a mapped file keeps all of it mapped
-        parameter.data = torch.empty(0, dtype=parameter.dtype)
-    return weights
 
 
 def inverse_frequencies(rope: Rope, head_dim: int) -> torch.Tensor:
@@ -205,58 +217,12 @@ def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return is_same
 
 
-def _shapes(config: DecoderConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+def tensor_shapes(config: DecoderConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of each tensor that a configuration asks for, in the order of transformers' modules."""
-    hidden, inner, head_dim = config.hidden_size, config.intermediate_size, config.head_dim
-    queries, keys = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
-    parts: dict[str, tuple[int, ...]] = {}
-    for name, size in (("q", queries), ("k", keys), ("v", keys)):
-        parts[f"self_attn.{name}_proj.weight"] = (size, hidden)
-        if config.has_qkv_bias:
-            parts[f"self_attn.{name}_proj.bias"] = (size,)
-    parts["self_attn.o_proj.weight"] = (hidden, queries)
-    if config.has_qk_norm:
-        parts |= {f"self_attn.{name}_norm.weight": (head_dim,) for name in "qk"}
-    parts |= {f"mlp.{name}_proj.weight": (inner, hidden) for name in ("gate", "up")}
-    parts["mlp.down_proj.weight"] = (hidden, inner)
-    parts |= {f"{name}_layernorm.weight": (hidden,) for name in ("input", "post_attention")}
-    yield EMBEDDING, (config.vocab_size, hidden)
+    yield EMBEDDING, (config.vocab_size, config.hidden_size)
     for index in range(config.num_hidden_layers):
-        for part, shape in parts.items():
+        for part, shape in layer_shapes(config, index).items():
             yield layer_name(index, part), shape
-    yield NORM, (hidden,)
+    yield NORM, (config.hidden_size,)
     if not config.tie_word_embeddings:
-        yield HEAD, (config.vocab_size, hidden)
-
-
-def _config_of(model: Any, *, is_tied: bool) -> DecoderConfig:
-    """What a model of transformers computes, told by its modules."""
-    config, layers = model.config, model.model.layers
-    attention = layers[0].self_attn
-    # Mistral's layers leave it to their configuration
-    window = getattr(config, "sliding_window", None) if type(model).__name__ == "MistralForCausalLM" else None
-    return DecoderConfig(
-        architecture=type(model).__name__,
-        vocab_size=int(model.lm_head.weight.shape[0]),
-        hidden_size=int(config.hidden_size),
-        intermediate_size=int(config.intermediate_size),
-        num_hidden_layers=len(layers),
-        num_attention_heads=int(config.num_attention_heads),
-        num_key_value_heads=int(config.num_key_value_heads),
-        head_dim=int(attention.head_dim),
-        max_position_embeddings=int(config.max_position_embeddings),
-        rms_norm_eps=float(config.rms_norm_eps),
-        tie_word_embeddings=is_tied,
-        has_qkv_bias=attention.q_proj.bias is not None,
-        has_qk_norm=hasattr(attention, "q_norm"),
-        windows=tuple(getattr(layer.self_attn, "sliding_window", window) or 0 for layer in layers),
-        rope=_rope_of(config),
-        eos_token_id=config.eos_token_id,
-        dtype=None,
-    )
-
-
-def _rope_of(config: Any) -> Rope:
-    values: Mapping[str, Any] = config.rope_parameters
-    kind = values.get("rope_type", "default")
-    return Rope(kind, float(values["rope_theta"]), **{name: float(values[name]) for name in ROPE_NUMBERS[kind]})
+        yield HEAD, (config.vocab_size, config.hidden_size)

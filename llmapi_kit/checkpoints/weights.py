@@ -18,7 +18,8 @@ import transformers
 
 from llmapi_kit.checkpoints.architecture import auto_class, context_limit, read_config, sees
 from llmapi_kit.checkpoints.checkpoint_check import check_loaded, check_size, quiet_report
-from llmapi_kit.checkpoints.decoder_config import ARCHITECTURES, read_decoder_config
+from llmapi_kit.checkpoints.decoder_config import read_decoder_config
+from llmapi_kit.checkpoints.decoder_families import FAMILIES
 from llmapi_kit.checkpoints.decoder_weights import DecoderWeights, read_decoder_weights
 from llmapi_kit.checkpoints.download import DEFAULT_STALL_S, download_model
 from llmapi_kit.checkpoints.fit import check_folder
@@ -230,7 +231,7 @@ def load_model(
                 check_quantization(read_json(spec.path / CONFIG), spec.id, device)
             config = _check_model(spec, source, has_tokenizer=is_own, trusts_code=trusts_code)
             architecture = (config.architectures or [config.model_type])[0]
-            if (integers or kv_dtype) and architecture not in ARCHITECTURES.values():
+            if (integers or kv_dtype) and architecture not in FAMILIES:
                 raise _without_native(spec, quantize, kv_cache_dtype, f"does not know {architecture}")
             keeps_bfloat16 = keeps_bfloat16 and not sees(config)  # which torch computes with, and in one type
         recommended = read_recommended(source, config)

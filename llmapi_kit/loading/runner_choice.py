@@ -12,9 +12,10 @@ from dataclasses import replace
 import torch
 
 from llmapi_kit.checkpoints.architecture import constant_length
-from llmapi_kit.checkpoints.decoder_weights import DecoderWeights, weights_of_model
+from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
 from llmapi_kit.checkpoints.fit import SlotPlan
 from llmapi_kit.checkpoints.heavy_imports import MODEL_CLASSES, import_heavy
+from llmapi_kit.checkpoints.model_decoder import weights_of_model
 from llmapi_kit.checkpoints.weights import LoadedModel
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import UnsupportedModelError
@@ -42,7 +43,7 @@ def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings, images:
     Raises:
         ModelError: the model can't be run this way, or its weights are no finite numbers.
     """
-    if (weights := _native_weights(loaded)) is not None:
+    if (weights := _native_weights(loaded, plan)) is not None:
         return NativeRunner(
             weights,
             num_slots=plan.num_slots,
@@ -58,7 +59,7 @@ def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings, images:
     constant = constant_length(loaded.model.config.get_text_config())
     if constant and plan.max_length > constant and images is None:
         return _make_sequence_runner(loaded, plan, settings, is_length_dependent=True)
-    gives_up_its_weights = LeanDecoder.can_run(loaded.model)
+    gives_up_its_weights = LeanDecoder.can_run(loaded.model) or NativeDecoder.can_run(loaded.model)
     try:
         runner = TorchRunner(
             loaded.model,
@@ -94,9 +95,7 @@ def with_arithmetic(loaded: LoadedModel, settings: Settings) -> LoadedModel:
     if isinstance(model, DecoderWeights) or loaded.dtype != "float32" or model.dtype != torch.bfloat16:
         return loaded
     import_heavy(MODEL_CLASSES)
-    from llmapi_kit.runners.lean_decoder import LeanDecoder
-
-    may_be_native = settings.native and not settings.compile and LeanDecoder.can_run(model)
+    may_be_native = settings.native and not settings.compile and loaded.eye is None
     has_step = NativeDecoder.is_available(torch.bfloat16, torch.float32)
     if may_be_native and has_step and NativeDecoder.can_run(model, torch.float32):
         return loaded
@@ -125,7 +124,7 @@ def architecture_of(loaded: LoadedModel) -> str:
     return model.config.architecture if isinstance(model, DecoderWeights) else type(model).__name__
 
 
-def _native_weights(loaded: LoadedModel) -> DecoderWeights | None:
+def _native_weights(loaded: LoadedModel, plan: SlotPlan) -> DecoderWeights | None:
     """The weights for the step in C; those of a model of transformers only where it has to be that step.
 
     Raises:
@@ -143,6 +142,12 @@ def _native_weights(loaded: LoadedModel) -> DecoderWeights | None:
             f"{type(model).__name__}: quantize and kv_cache_dtype on a CPU are computed by a compiled step, which "
             "needs a C compiler, dtype float32 or bfloat16, and a model like Llama that sees no pictures. Leave them "
             "out, or load a GGUF file of the model."
+        )
+    constant = constant_length(model.config.get_text_config())
+    if constant and plan.max_length > constant:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} computes otherwise beyond {constant} tokens, which the compiled step, and with it "
+            f"quantize and kv_cache_dtype on a CPU, does not know. Pass context_length={constant}, or leave them out."
         )
     weights = weights_of_model(model)
     if loaded.integers is not None:

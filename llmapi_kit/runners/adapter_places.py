@@ -5,22 +5,15 @@ A runner that computes queries, keys and values in one product has one place for
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llmapi_kit.checkpoints.decoder_families import PRODUCTS
 from llmapi_kit.errors import ModelLoadError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from llmapi_kit.checkpoints.low_rank import Changes, LowRank, Replacement
-
-# A decoder layer's matrices, those in a row that are one product
-PRODUCTS = (
-    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    ("self_attn.o_proj",),
-    ("mlp.gate_proj", "mlp.up_proj"),
-    ("mlp.down_proj",),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +35,22 @@ class Place:
     width: int
 
 
-def fused_places(num_layers: int, sizes: Mapping[str, tuple[int, int]]) -> dict[str, Place]:
-    """Places in a decoder whose products are `PRODUCTS`, each known as (layer, index).
+def fused_places(
+    sizes: Sequence[Mapping[str, tuple[int, int]]], products: Sequence[Sequence[str]] = PRODUCTS
+) -> dict[str, Place]:
+    """Places in a decoder that computes several matrices in one product, each known as (layer, index).
 
     Args:
-        num_layers: of the decoder.
-        sizes: by part of a layer, such as ``mlp.down_proj``: (outputs, inputs).
+        sizes: of each layer, by part of it, such as ``mlp.down_proj``: (outputs, inputs).
+        products: the parts that are one product; those that a layer does not have are no places in it.
     """
     places: dict[str, Place] = {}
-    for layer in range(num_layers):
-        for index, parts in enumerate(PRODUCTS):
-            width, first = sum(sizes[part][0] for part in parts), 0
+    for layer, own in enumerate(sizes):
+        for index, names in enumerate(products):
+            parts = [name for name in names if name in own]
+            width, first = sum(own[part][0] for part in parts), 0
             for part in parts:
-                outputs, inputs = sizes[part]
+                outputs, inputs = own[part]
                 places[f"model.layers.{layer}.{part}"] = Place((layer, index), first, outputs, inputs, width)
                 first += outputs
     return places

@@ -291,4 +291,4 @@ def _fused_places(model: Any) -> dict[str, Place]:
         for name, module in layers[0].named_modules()
         if isinstance(module, torch.nn.Linear)
     }
-    return fused_places(len(layers), sizes)
+    return fused_places([sizes] * len(layers))

@@ -24,9 +24,10 @@ from typing import Any, Literal
 import torch
 from transformers import AttentionInterface
 
-from llmapi_kit.checkpoints.decoder_weights import weights_of_model
+from llmapi_kit.checkpoints.architecture import constant_length
 from llmapi_kit.checkpoints.low_rank import Changes
 from llmapi_kit.checkpoints.mapped_files import dropping_pages
+from llmapi_kit.checkpoints.model_decoder import config_of, weights_of_model
 from llmapi_kit.errors import UnsupportedModelError
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.bucketed_decoder import PAGE, BucketedDecoder
@@ -44,7 +45,7 @@ from llmapi_kit.runners.step_layout import StepLayout
 from llmapi_kit.runners.thread_count import best_num_threads, num_threads_set
 from llmapi_kit.runners.torch_adapters import TorchAdapters
 from llmapi_kit.runners.two_way import blocks
-from llmapi_kit.runners.widening import widen
+from llmapi_kit.runners.widening import widen, widened
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,8 @@ class TorchRunner:
             `NativeDecoder` computes in float32 with them; torch needs them widened.
         num_threads: CPU threads of a step; 0 chooses by the model's size.
         lean: use `LeanDecoder` where it knows the model's family; False always goes through the model's modules.
-        native: with `lean`: use `NativeDecoder`, compiled C, where it knows the family and there is a compiler.
+        native: with `lean`: use `NativeDecoder`, compiled C, where it knows the family and there is a compiler. It
+            knows more families, but pictures only of those that `LeanDecoder` knows.
         is_compiled: with `lean`: decode through `torch.compile`, not `native`; on a CPU it needs a C++ compiler.
         images: vectors of pictures, whose ids may stand among the tokens.
 
@@ -100,11 +102,15 @@ class TorchRunner:
         self._spatial: SpatialPositions | None = None
         if images is not None and images.is_spatial:
             self._spatial = SpatialPositions(images, num_slots, max_length)
-        is_native = native and can_be_lean and not is_compiled and _can_be_native(model, dtype)
+        constant = constant_length(model.config.get_text_config())
+        may_be_native = native and lean and not is_compiled and (images is None or can_be_lean)
+        may_be_native = may_be_native and max_length <= (constant or max_length)
+        is_native = may_be_native and _can_be_native(model, dtype)
         if dtype is not None and not is_native:
             widen(model, dtype)
         is_bucketed = can_be_lean and (is_compiled or model.device.type == "cuda")
-        with short_spans(model, max_length):
+        has_experts = is_native and config_of(model).variant.experts is not None
+        with short_spans(model, max_length), widened(model) if has_experts else contextlib.nullcontext():
             expected = self._reference_logits()
         # Recorded steps keep their windows
         expected_bucketed = self._reference_logits() if is_bucketed else None
@@ -126,7 +132,7 @@ class TorchRunner:
             if is_native
             else None
         )
-        self._lean = LeanDecoder(model, max_length) if can_be_lean and self._native is None else None
+        self._lean = LeanDecoder(model, max_length) if can_be_lean and not is_native else None
         self._adapters = TorchAdapters(model, self._lean) if self._native is None else self._native.adapters
         self._bucketed: BucketedDecoder | None = None
         try:
@@ -328,8 +334,13 @@ class TorchRunner:
 
 
 def _can_be_native(model: Any, dtype: torch.dtype | None) -> bool:
-    """Whether the decoder in C can be had; where only a compiler is missing for it, that is logged."""
+    """Whether the decoder in C can be had; where only a compiler is missing for it, that is logged.
+
+    Not for experts in 16 bits: they are chosen by scores, and other roundings than the model's own choose others.
+    """
     if not NativeDecoder.can_run(model, dtype):
+        return False
+    if (dtype or model.dtype) != torch.float32 and config_of(model).variant.experts is not None:
         return False
     try:
         NativeDecoder.compile(Formats(model.dtype, dtype or model.dtype))

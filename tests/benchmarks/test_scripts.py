@@ -30,6 +30,7 @@ MODULES = [
     "engine_process",
     "environments",
     "fair_share",
+    "families",
     "gpu",
     "load",
     "models",

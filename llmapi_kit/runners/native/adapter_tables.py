@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from llmapi_kit.checkpoints.decoder_config import DecoderConfig
+from llmapi_kit.checkpoints.decoder_families import PRODUCTS, layer_shapes
 from llmapi_kit.checkpoints.low_rank import Changes
-from llmapi_kit.runners.adapter_places import PRODUCTS, check_places, check_sums, fused_places
+from llmapi_kit.runners.adapter_places import check_places, check_sums, fused_places
 from llmapi_kit.runners.base import StepItem
 
 
@@ -41,7 +42,7 @@ class AdapterTables:
     def __init__(self, config: DecoderConfig) -> None:
         self._num_layers = config.num_hidden_layers
         self._name = config.architecture
-        self._places = fused_places(config.num_hidden_layers, _sizes(config))
+        self._places = fused_places(_sizes(config), config.variant.products)
         self._tables: dict[int, int] = {}  # addresses
         self._kept: dict[int, list[Any]] = {}  # what they point into
 
@@ -85,19 +86,13 @@ class AdapterTables:
         return addresses
 
 
-def _sizes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
-    """Outputs and inputs of each part of a layer."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    return {
-        "self_attn.q_proj": (queries, hidden),
-        "self_attn.k_proj": (keys, hidden),
-        "self_attn.v_proj": (keys, hidden),
-        "self_attn.o_proj": (hidden, queries),
-        "mlp.gate_proj": (inner, hidden),
-        "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
-    }
+def _sizes(config: DecoderConfig) -> list[dict[str, tuple[int, int]]]:
+    """Outputs and inputs of each matrix of each layer."""
+    layers = [layer_shapes(config, index) for index in range(config.num_hidden_layers)]
+    return [
+        {name.removesuffix(".weight"): (shape[0], shape[1]) for name, shape in layer.items() if len(shape) == 2}
+        for layer in layers
+    ]
 
 
 def address_of(addresses: array[int] | None) -> int | None:

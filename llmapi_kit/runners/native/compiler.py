@@ -23,7 +23,10 @@ import platformdirs
 
 logger = logging.getLogger(__name__)
 
-SOURCE_NAMES = ("decoder.c", "adapters.h", "panels.h", "floats.h", "integers.h", "vectors.h", "team.h")
+SOURCE_NAMES = (
+    *("decoder.c", "experts.h", "pass.h", "attention.h", "arithmetic.h", "model.h", "adapters.h"),
+    *("panels.h", "floats.h", "integers.h", "vectors.h", "team.h"),
+)
 SOURCES = tuple(Path(__file__).with_name(name) for name in SOURCE_NAMES)
 COMPILERS = ("cc", "gcc", "clang")
 # No -ffast-math: with gcc it also changes how the whole process rounds tiny numbers.
@@ -52,7 +55,14 @@ def load_library(*defines: str) -> ctypes.CDLL:
     try:
         version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=TIMEOUT_S).stdout
         digest = hashlib.sha256(
-            b"\0".join((*(source.read_bytes() for source in SOURCES), version, _processor(), repr(flags).encode()))
+            b"\0".join(
+                (
+                    *(source.read_bytes() for source in SOURCES),
+                    version,
+                    _processor(),
+                    repr((compiler[1:], flags)).encode(),
+                )
+            )
         )
         folder = Path(platformdirs.user_cache_dir("llmapi_kit", appauthor=False)) / "native"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,4 +1,4 @@
-"""Steps of Llama-like decoders through `decoder.c`: one call a step, without the GIL.
+"""Steps of decoders through `decoder.c`: one call a step, without the GIL.
 
 In torch a step of a small model is some fifty small operations, each of which takes and releases the GIL that the
 server's thread wants too. Here Python only lists tokens; the server's work runs beside the whole step.
@@ -10,27 +10,28 @@ positions, nothing of requests. Engine thread only.
 from __future__ import annotations
 
 import ctypes
-import functools
 import weakref
 from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from llmapi_kit.checkpoints.decoder_config import DecoderConfig
+from llmapi_kit.checkpoints.decoder_families import ROUTER, SHARED_GATE, Activation
 from llmapi_kit.checkpoints.decoder_weights import EMBEDDING, HEAD, NORM, DecoderWeights, layer_name
 from llmapi_kit.checkpoints.integer_weights import IntegerFormat
-from llmapi_kit.runners.adapter_places import PRODUCTS
+from llmapi_kit.checkpoints.model_decoder import config_of, is_decoder
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.image_memory import FIRST_IMAGE_ID
-from llmapi_kit.runners.lean_decoder import LeanDecoder
 from llmapi_kit.runners.native.adapter_tables import AdapterTables, address_of
 from llmapi_kit.runners.native.compiler import NativeUnavailableError, load_library
 from llmapi_kit.runners.native.packed_weights import PackedWeights, untouched
+from llmapi_kit.runners.native.structures import Expert, Layer, Model, declare
 
 # Macros for what weights, keys and values are stored as
 WEIGHTS: dict[torch.dtype, tuple[str, ...]] = {torch.float32: (), torch.bfloat16: ("WEIGHTS_BFLOAT16",)}
@@ -43,10 +44,10 @@ MEMORY: dict[torch.dtype, tuple[str, ...]] = {
 # in it but the first: several come in a burst, while the server's thread needs a core to read the rest
 SHARED_FROM = 200_000_000
 SHARED_PER_PROMPT = 80_000_000
-MATRICES = PRODUCTS
-_POINTER, _SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+GATES: dict[Activation, int] = {"silu": 0, "gelu_tanh": 1}  # as model.h numbers them
 _T = TypeVar("_T")
 Rows = Callable[[Sequence[int]], torch.Tensor]
+BIASES = ("qkv_bias", "output_bias", "gate_up_bias", "down_bias")  # of `Layer`, as `Variant.products`
 GIVEN = -1  # in place of a token whose vector is there
 
 
@@ -83,25 +84,6 @@ class Formats:
         return (*WEIGHTS[self.weights], *memory, *rounds)
 
 
-class _Layer(ctypes.Structure):
-    """`Layer` of decoder.c."""
-
-    POINTERS = ("qkv", "output", "gate_up", "down", "input_norm", "post_norm", "qkv_bias", "query_norm", "key_norm")
-    _fields_: ClassVar = [*((name, _POINTER) for name in POINTERS), ("window", _SIZE), ("scaling", _FLOAT)]
-
-
-class _Model(ctypes.Structure):
-    """`Model` of decoder.c."""
-
-    SIZES = ("num_layers", "hidden", "inner", "heads", "kv_heads", "head_dim", "vocab", "max_length")
-    POINTERS = ("cosines", "sines", "embedding", "head", "norm", "layers", "memory")
-    _fields_: ClassVar = [
-        *((name, _SIZE) for name in SIZES),
-        ("epsilon", _FLOAT),
-        *((name, _POINTER) for name in POINTERS),
-    ]
-
-
 class NativeDecoder:
     """Computes packed steps of a model whose weights it takes over.
 
@@ -135,25 +117,15 @@ class NativeDecoder:
         config = weights.config
         self.adapters = AdapterTables(config)
         formats = Formats(weights.integers or weights.dtype, dtype or weights.dtype, kv_dtype)
-        self._library = _declare(load_library(*_defines(formats)))
+        self._library = declare(load_library(*_defines(formats)))
         self._num_threads = num_threads
-        self._num_weights = weights.num_parameters()
+        self._num_weights = _num_multiplied(weights)
         self._width = 2 * config.num_hidden_layers * config.num_attention_heads * config.head_dim
         self._panel = int(self._library.panel_width())
         self._kept: list[Any] = []  # what the C structures point into
         self.vocab_size = config.vocab_size
         self._hidden = config.hidden_size
-        self._model = _Model(
-            num_layers=config.num_hidden_layers,
-            hidden=self._hidden,
-            inner=config.intermediate_size,
-            heads=config.num_attention_heads,
-            kv_heads=config.num_key_value_heads,
-            head_dim=config.head_dim,
-            vocab=self.vocab_size,
-            max_length=max_length,
-            epsilon=config.rms_norm_eps,
-        )
+        self._model = _model_of(config, weights.num_rotated, max_length)
         self._team = self._library.team_start(num_threads)
         if not self._team:
             raise MemoryError("no memory for the threads of a step")
@@ -180,8 +152,7 @@ class NativeDecoder:
     def can_run(model: Any, dtype: torch.dtype | None = None) -> bool:
         """Whether the forward pass of a model of transformers is written out in C, for its device and types."""
         is_known = model.device.type == "cpu" and Formats(model.dtype, dtype or model.dtype).defines() is not None
-        is_even = model.config.hidden_size % 2 == 0 and model.config.intermediate_size % 2 == 0
-        return is_known and is_even and LeanDecoder.can_run(model)
+        return is_known and is_decoder(model) and _has_even_widths(config_of(model))
 
     @staticmethod
     def compile(formats: Formats) -> None:
@@ -296,43 +267,63 @@ class NativeDecoder:
         return -(-size // self._panel) * self._panel
 
     def _take_over(self, weights: DecoderWeights, max_length: int, threads: Executor) -> None:
-        config, native = weights.config, self._model
-        cos, sin = weights.rotary(max_length)
-        half = config.head_dim // 2
-        native.cosines = self._floats(cos)
-        native.sines = self._floats(torch.cat((-sin[:, :half], sin[:, half:]), dim=-1))
-        native.norm = self._floats(weights.take(NORM))
-        layers = (_Layer * config.num_hidden_layers)()
+        config = weights.config
+        rotations = [self._rotation(*rotary) for rotary in weights.rotaries(max_length)]
+        self._model.norm = self._norm(weights, NORM)
+        layers = (Layer * config.num_hidden_layers)()
         for index, layer in enumerate(layers):
-            take = functools.partial(_take, weights, index)
-            layer.input_norm = self._floats(take("input_layernorm.weight"))
-            layer.post_norm = self._floats(take("post_attention_layernorm.weight"))
-            if config.has_qkv_bias:
-                biases = [take(f"self_attn.{name}_proj.bias") for name in "qkv"]
-                layer.qkv_bias = self._floats(self._pad(torch.cat(biases)))
-            if config.has_qk_norm:
-                layer.query_norm = self._floats(take("self_attn.q_norm.weight"))
-                layer.key_norm = self._floats(take("self_attn.k_norm.weight"))
+            self._take_vectors(weights, index, layer)
+            if (rotation := config.variant.rotation(index)) >= 0:
+                layer.cosines, layer.sines = rotations[rotation]
             layer.window = config.windows[index]
-            layer.scaling = config.head_dim**-0.5
-        native.layers = self._keep(layers, ctypes.addressof(layers))
+            layer.scaling = config.variant.attention_scale or config.head_dim**-0.5
+            layer.inner = _inner_size(config, index)
+        self._model.layers = self._keep(layers, ctypes.addressof(layers))
         self._layers = layers
         self._pack(weights, layers, threads)
 
-    def _pack(self, weights: DecoderWeights, layers: ctypes.Array[_Layer], threads: Executor) -> None:
+    def _take_vectors(self, weights: DecoderWeights, index: int, layer: Layer) -> None:
+        """Take over what is no packed matrix."""
+        config, variant = weights.config, weights.config.variant
+        for place in fields(variant.norms):
+            if name := getattr(variant.norms, place.name):
+                setattr(layer, place.name, self._norm(weights, layer_name(index, f"{name}.weight")))
+        if config.has_qk_norm:
+            layer.query_norm, layer.key_norm = (
+                self._norm(weights, layer_name(index, f"self_attn.{name}_norm.weight")) for name in "qk"
+            )
+        for field, parts in zip(BIASES, variant.products, strict=True):
+            names = [layer_name(index, f"{part}.bias") for part in parts]
+            if names[0] in weights.tensors:
+                setattr(layer, field, self._floats(self._pad(torch.cat([weights.take(name) for name in names]))))
+        if variant.has_experts(index):
+            names = [layer_name(index, f"{part}.weight") for part in (ROUTER, SHARED_GATE)]
+            layer.router = self._floats(torch.cat([weights.take(name) for name in names if name in weights.tensors]))
+
+    def _pack(self, weights: DecoderWeights, layers: ctypes.Array[Layer], threads: Executor) -> None:
         """Take over the matrices."""
-        groups = [
-            [layer_name(index, f"{part}.weight") for part in group]
-            for index in range(len(layers))
-            for group in MATRICES
-        ]
+        variant = weights.config.variant
+        groups = [group for index in range(len(layers)) for group in _matrices(weights.config, index)]
         groups += [[EMBEDDING]] if weights.is_tied else [[HEAD], [EMBEDDING]]
         packed = PackedWeights(self._library, self._team, weights, groups, threads)
         addresses = iter(self._keep(packed, packed.addresses))
-        for layer in layers:
-            layer.qkv, layer.output, layer.gate_up, layer.down = (next(addresses) for _ in MATRICES)
+        for index, layer in enumerate(layers):
+            layer.qkv, layer.output = next(addresses), next(addresses)
+            if layer.inner:
+                layer.gate_up, layer.down = next(addresses), next(addresses)
+            if variant.experts is not None and variant.has_experts(index):
+                experts = [Expert(next(addresses), next(addresses)) for _ in range(variant.experts.num_experts)]
+                table = (Expert * len(experts))(*experts)
+                layer.experts = self._keep(table, ctypes.addressof(table))
         self._model.head = next(addresses)
         self._model.embedding = next(addresses, self._model.head)
+
+    def _rotation(self, cosines: torch.Tensor, sines: torch.Tensor) -> tuple[int, int]:
+        half = cosines.shape[-1] // 2
+        return self._floats(cosines), self._floats(torch.cat((-sines[:, :half], sines[:, half:]), dim=-1))
+
+    def _norm(self, weights: DecoderWeights, name: str) -> int:
+        return self._floats(weights.take(name).float() + weights.config.variant.norm_offset)
 
     def _pad(self, rows: torch.Tensor) -> torch.Tensor:
         missing = self._padded(len(rows)) - len(rows)
@@ -354,30 +345,65 @@ def _defines(formats: Formats) -> tuple[str, ...]:
     return defines
 
 
-def _take(weights: DecoderWeights, index: int, part: str) -> torch.Tensor:
-    return weights.take(layer_name(index, part))
-
-
-def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    """Tell ctypes the functions' types."""
-    model = ctypes.POINTER(_Model)
-    for name, arguments in {
-        "panel_width": (),
-        "packed_size": (_SIZE, _SIZE, _SIZE),
-        "slot_size": (model,),
-        "prefix_size": (model, _SIZE),
-        "work_size": (model, _SIZE, _SIZE),
-    }.items():
-        function = getattr(library, name)
-        function.argtypes, function.restype = arguments, _SIZE
-    library.step.argtypes = (
-        *(model, _POINTER, _SIZE),
-        *(_SIZE, _POINTER, _POINTER, _POINTER, _POINTER),
-        *(_SIZE, _POINTER, _POINTER, _POINTER, _POINTER),
+def _model_of(config: DecoderConfig, num_rotated: int, max_length: int) -> Model:
+    """What model.h has of a configuration."""
+    variant, experts = config.variant, config.variant.experts
+    model = Model(
+        num_layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        inner=max(_inner_size(config, index) for index in range(config.num_hidden_layers)),
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        vocab=config.vocab_size,
+        max_length=max_length,
+        rotated=num_rotated,
+        activation=GATES[variant.activation],
+        norms_all_heads=variant.norms_all_heads,
+        epsilon=config.rms_norm_eps,
+        embedding_scale=variant.embedding_scale,
+        residual_multiplier=variant.residual_multiplier,
+        attention_cap=variant.attention_softcap,
+        logit_scale=variant.logit_scale,
+        logit_cap=variant.logit_softcap,
     )
-    library.pack.argtypes = (_POINTER, _SIZE, _POINTER, _POINTER, *(_SIZE, _SIZE, _SIZE), _POINTER)
-    library.team_start.argtypes, library.team_start.restype = (_SIZE,), _POINTER
-    for function in (library.step, library.pack, library.team_stop):
-        function.restype = None
-    library.team_stop.argtypes = (_POINTER,)
-    return library
+    if experts is not None:
+        model.num_experts, model.experts_per_token = experts.num_experts, experts.per_token
+        model.expert_inner, model.renormalises = experts.intermediate_size, experts.renormalises
+        model.has_shared_gate = experts.shared_size > 0
+    return model
+
+
+def _inner_size(config: DecoderConfig, layer: int) -> int:
+    """Width of the feed-forward that all tokens of a layer go through; 0 where there is none."""
+    experts = config.variant.experts
+    return experts.shared_size if experts is not None and experts.layers[layer] else config.intermediate_size
+
+
+def _has_even_widths(config: DecoderConfig) -> bool:
+    """Whether all matrices have an even number of inputs, as `floats.h` wants them."""
+    experts = config.variant.experts
+    widths = [config.hidden_size, config.num_attention_heads * config.head_dim, config.intermediate_size]
+    widths += [experts.intermediate_size, experts.shared_size] if experts is not None else []
+    return all(width % 2 == 0 for width in widths)
+
+
+def _matrices(config: DecoderConfig, index: int) -> list[list[str]]:
+    """A layer's matrices as they are packed, those of a product together."""
+    variant, experts = config.variant, config.variant.experts
+    groups = [list(parts) for parts in variant.products]
+    if experts is not None and experts.layers[index]:
+        shared = [[part.replace("mlp.", "mlp.shared_expert.") for part in parts] for parts in groups[2:]]
+        groups[2:] = shared if experts.shared_size else []
+        for expert in range(experts.num_experts):
+            groups += [[f"mlp.experts.{expert}.{part}_proj"] for part in ("gate_up", "down")]
+    return [[layer_name(index, f"{part}.weight") for part in group] for group in groups]
+
+
+def _num_multiplied(weights: DecoderWeights) -> int:
+    """Weights that a token is multiplied with."""
+    experts = weights.config.variant.experts
+    if experts is None:
+        return weights.num_parameters()
+    idle = 3 * weights.config.hidden_size * experts.intermediate_size * (experts.num_experts - experts.per_token)
+    return weights.num_parameters() - idle * sum(experts.layers)

@@ -11,12 +11,15 @@ Reads each weight once and lets go of its pages, so that it takes no memory to s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import torch
 from torch.nn import functional
 
+from llmapi_kit.checkpoints.decoder_families import ROUTER, SHARED_GATE, Activation, Experts
 from llmapi_kit.checkpoints.decoder_weights import EMBEDDING, HEAD, NORM, DecoderWeights, layer_name
 from llmapi_kit.checkpoints.integer_weights import IntegerMatrix
 from llmapi_kit.checkpoints.mapped_files import drop_pages
@@ -24,6 +27,10 @@ from llmapi_kit.runners.thread_count import num_threads_set
 
 BLOCK = 1 << 22  # numbers of a matrix that a thread widens at once, ...
 ROUNDED_BLOCK = 1 << 18  # ... and that it rounds, which takes several times their room
+ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
+    "silu": functional.silu,
+    "gelu_tanh": functools.partial(functional.gelu, approximate="tanh"),
+}
 
 
 @torch.inference_mode()
@@ -52,49 +59,82 @@ class _Forward:
     def __init__(self, weights: DecoderWeights, length: int, pool: ThreadPoolExecutor, windows: Sequence[int]) -> None:
         self._weights, self._tensors, self._config, self._pool = weights, weights.tensors, weights.config, pool
         self._is_tied, self._windows = weights.is_tied, windows
-        self._cos, self._sin = weights.rotary(length)
+        self._variant = weights.config.variant
+        self._rotaries = weights.rotaries(length)
         self._behind = torch.arange(length)[:, None] - torch.arange(length)[None]  # (T, T)
 
     def logits(self, ids: Sequence[int]) -> torch.Tensor:
-        embedding = self._tensors[EMBEDDING]
+        embedding, variant = self._tensors[EMBEDDING], self._variant
         x = torch.cat([_rows(embedding, token, token + 1) for token in ids])  # (T, hidden)
+        x = x * variant.embedding_scale
+        norms = variant.norms
         for index in range(self._config.num_hidden_layers):
-            x = x + self._attend(index, self._norm(x, layer_name(index, "input_layernorm.weight")))
-            x = x + self._feed_forward(index, self._norm(x, layer_name(index, "post_attention_layernorm.weight")))
-        logits = self._multiply(self._norm(x[-1:], NORM), EMBEDDING if self._is_tied else HEAD)
+            attended = self._attend(index, self._norm(index, x, norms.before_attention))
+            x = x + variant.residual_multiplier * self._norm(index, attended, norms.after_attention)
+            fed = self._feed_forward(index, self._norm(index, x, norms.before_feed_forward))
+            x = x + variant.residual_multiplier * self._norm(index, fed, norms.after_feed_forward)
+        logits = self._multiply(self._normed(x[-1:], NORM), EMBEDDING if self._is_tied else HEAD)
         _release(embedding)
-        return logits
+        return _capped(logits * variant.logit_scale, variant.logit_softcap)
 
     def _attend(self, index: int, x: torch.Tensor) -> torch.Tensor:
         config = self._config
-        query = self._rotate(self._heads(index, x, "q", config.num_attention_heads))  # (heads, T, head_dim)
-        key = self._rotate(self._heads(index, x, "k", config.num_key_value_heads))
-        value = self._heads(index, x, "v", config.num_key_value_heads)
+        query, key, value = self._queries_keys_values(index, x)  # (heads, T, head_dim)
         group = config.num_attention_heads // config.num_key_value_heads
         key, value = key.repeat_interleave(group, 0), value.repeat_interleave(group, 0)
-        scores = query @ key.transpose(1, 2) * config.head_dim**-0.5  # (heads, T, T)
+        scale = self._variant.attention_scale or config.head_dim**-0.5
+        scores = _capped(query @ key.transpose(1, 2) * scale, self._variant.attention_softcap)  # (heads, T, T)
         is_hidden = (self._behind < 0) | (self._behind >= (self._windows[index] or len(x)))
         mixed = scores.masked_fill(is_hidden, -torch.inf).softmax(-1) @ value
         return self._project(index, mixed.transpose(0, 1).flatten(1), "self_attn.o_proj")
 
-    def _feed_forward(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        gate = functional.silu(self._project(index, x, "mlp.gate_proj"))
-        return self._project(index, gate * self._project(index, x, "mlp.up_proj"), "mlp.down_proj")
-
-    def _heads(self, index: int, x: torch.Tensor, name: str, num_heads: int) -> torch.Tensor:
-        """Queries, keys or values, (heads, T, head_dim)."""
-        heads = self._project(index, x, f"self_attn.{name}_proj").view(len(x), num_heads, -1).transpose(0, 1)
-        if name != "v" and self._config.has_qk_norm:
-            return self._norm(heads, layer_name(index, f"self_attn.{name}_norm.weight"))
+    def _queries_keys_values(self, index: int, x: torch.Tensor) -> list[torch.Tensor]:
+        config, variant = self._config, self._variant
+        queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+        projected = torch.cat([self._project(index, x, name) for name in variant.products[0]], -1)
+        parts = projected.tensor_split((queries, queries + keys), -1)
+        heads = [part if variant.norms_all_heads else part.reshape(len(x), -1, config.head_dim) for part in parts]
+        if config.has_qk_norm:
+            heads[:2] = [self._norm(index, heads[i], f"self_attn.{name}_norm") for i, name in enumerate("qk")]
+        heads = [part.reshape(len(x), -1, config.head_dim).transpose(0, 1) for part in heads]
+        if (rotation := variant.rotation(index)) >= 0:
+            heads[:2] = [_rotate(part, *self._rotaries[rotation]) for part in heads[:2]]
         return heads
 
-    def _rotate(self, heads: torch.Tensor) -> torch.Tensor:
-        first, second = heads.chunk(2, -1)
-        return heads * self._cos + torch.cat((-second, first), -1) * self._sin
+    def _feed_forward(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        if self._variant.has_experts(index):
+            return self._experts(index, x)
+        gate, down = self._variant.products[2:]
+        return self._gated(index, x, gate, down[0])
 
-    def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
+    def _gated(self, index: int, x: torch.Tensor, gate_up: Sequence[str], down: str) -> torch.Tensor:
+        gate, up = torch.cat([self._project(index, x, name) for name in gate_up], -1).chunk(2, -1)
+        return self._project(index, ACTIVATIONS[self._variant.activation](gate) * up, down)
+
+    def _experts(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        experts = cast(Experts, self._variant.experts)
+        shares, chosen = self._project(index, x, ROUTER).softmax(-1).topk(experts.per_token)  # (T, per_token)
+        if experts.renormalises:
+            shares = shares / shares.sum(-1, keepdim=True)
+        fed = torch.zeros_like(x)
+        for expert in sorted(set(chosen.flatten().tolist())):
+            token, place = torch.where(chosen == expert)
+            name = f"mlp.experts.{expert}"
+            own = self._gated(index, x[token], [f"{name}.gate_up_proj"], f"{name}.down_proj")
+            fed.index_add_(0, token, own * shares[token, place, None])
+        if experts.shared_size:
+            gate_up = [f"mlp.shared_expert.{name}_proj" for name in ("gate", "up")]
+            own = self._gated(index, x, gate_up, "mlp.shared_expert.down_proj")
+            fed += self._project(index, x, SHARED_GATE).sigmoid() * own
+        return fed
+
+    def _norm(self, index: int, x: torch.Tensor, name: str) -> torch.Tensor:
+        """By the norm of a layer, where it has one of that name."""
+        return self._normed(x, layer_name(index, f"{name}.weight")) if name else x
+
+    def _normed(self, x: torch.Tensor, name: str) -> torch.Tensor:
         scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + self._config.rms_norm_eps)
-        return x * scale * self._weights.tensor(name).float()
+        return x * scale * (self._weights.tensor(name).float() + self._variant.norm_offset)
 
     def _project(self, index: int, x: torch.Tensor, name: str) -> torch.Tensor:
         projected = self._multiply(x, layer_name(index, f"{name}.weight"))
@@ -111,6 +151,17 @@ class _Forward:
         product = torch.cat(list(parts), dim=-1)
         _release(weight)
         return product
+
+
+def _rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """The first numbers of each head, as many as there are cosines."""
+    turned, kept = heads[..., : cos.shape[-1]], heads[..., cos.shape[-1] :]
+    first, second = turned.chunk(2, -1)
+    return torch.cat((turned * cos + torch.cat((-second, first), -1) * sin, kept), -1)
+
+
+def _capped(scores: torch.Tensor, cap: float) -> torch.Tensor:
+    return cap * torch.tanh(scores / cap) if cap else scores
 
 
 def _rows(weight: torch.Tensor | IntegerMatrix, begin: int, end: int) -> torch.Tensor:

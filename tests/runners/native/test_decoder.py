@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from llmapi_kit.checkpoints.decoder_weights import weights_of_model
+from llmapi_kit.checkpoints.model_decoder import weights_of_model
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.native import decoder, packed_weights
 from llmapi_kit.runners.native.decoder import NativeDecoder

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmapi_kit.checkpoints.decoder_weights import weights_of_model
 from llmapi_kit.checkpoints.integer_weights import ROUNDED, IntegerFormat
+from llmapi_kit.checkpoints.model_decoder import weights_of_model
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.native import compiler, decoder
 from llmapi_kit.runners.native.compiler import load_library

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from llmapi_kit.checkpoints.decoder_config import read_decoder_config
-from llmapi_kit.checkpoints.decoder_weights import read_decoder_weights, weights_of_model
+from llmapi_kit.checkpoints.decoder_weights import read_decoder_weights
+from llmapi_kit.checkpoints.model_decoder import weights_of_model
 from llmapi_kit.errors import ModelLoadError, UnsupportedModelError
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.native import decoder
@@ -65,8 +66,13 @@ def test_a_compiled_step_that_computes_something_else_is_found_out(family, monke
 
 
 def test_matrices_in_a_wrong_order_are_found_out(monkeypatch):
-    order = [("self_attn.k_proj", "self_attn.q_proj", "self_attn.v_proj"), *decoder.MATRICES[1:]]
-    monkeypatch.setattr(decoder, "MATRICES", order)
+    matrices = decoder._matrices
+
+    def swapped(config, index):
+        (query, key, value), *others = matrices(config, index)
+        return [[key, query, value], *others]
+
+    monkeypatch.setattr(decoder, "_matrices", swapped)
     with pytest.raises(UnsupportedModelError, match="LlamaForCausalLM gives other logits"):
         run(weights_of_model(make_tiny("llama")))
 
