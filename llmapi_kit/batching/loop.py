@@ -192,6 +192,10 @@ class BatchingLoop:
             tokens_per_s=sum(num for _, num in counted) / span,
         )
 
+    def has_room(self, num_sequences: int, length: int) -> bool:
+        """Whether so many sequences of this length can be held at once."""
+        return self._scheduler.has_room(num_sequences, length)
+
     # On the loop's thread
 
     def _run(self) -> None:

@@ -82,6 +82,11 @@ class Scheduler:
         self.waiting.append(request)
         self._share.came(request.key_id)
 
+    def has_room(self, num_sequences: int, length: int) -> bool:
+        """Whether so many sequences of this length can be held at once."""
+        is_held = self._pages is None or num_sequences * self._pages.count(length) <= self._pages.num_pages
+        return is_held and num_sequences <= self._num_slots
+
     def remove(self, request: Request) -> int | None:
         """Take a request out wherever it stands; returns the slot it held, which is free now."""
         if request.slot is None:

@@ -15,6 +15,8 @@ LAYER_TYPES = ("layer_types", "layers_block_type", "block_types")
 NUM_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 NUM_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads")
 WIDTH = ("hidden_size", "d_model", "n_embd")
+# Positions that a slot takes memory for at a time: whole pages of the system, for the heads of all usual models
+PAGE_SIZE = 64
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
@@ -27,6 +29,11 @@ def kv_bytes_per_token(config: Any, dtype: str) -> int:
     """
     num_layers = num_attention_layers(config)
     return num_layers * _width(config) * BYTES.get(dtype, 4) if num_layers else 0
+
+
+def pages_of(num_slots: int, max_length: int) -> int:
+    """Pages that so many full slots take."""
+    return num_slots * -(-max_length // PAGE_SIZE)
 
 
 def num_attention_layers(config: Any) -> int:

@@ -7,6 +7,7 @@ unloaded for it, and no more than need be. An estimate: what really fits is foun
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +15,14 @@ from pathlib import Path
 import psutil
 
 from llmapi_kit.checkpoints.architecture import context_limit, read_config
-from llmapi_kit.checkpoints.cache_size import BYTES, kv_bytes_per_token
+from llmapi_kit.checkpoints.cache_size import BYTES, PAGE_SIZE, kv_bytes_per_token
 from llmapi_kit.checkpoints.decoder_config import DecoderConfig, read_decoder_config
 from llmapi_kit.checkpoints.model_files import weight_files
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ModelTooLargeError
 
 MIN_LENGTH = 256
+NO_OVERCOMMIT = "2"  # Linux then counts memory when it is asked for
 DEFAULT_MAX_LENGTH = 8192
 # Options with which weights are smaller, and what they are then; the largest first
 SMALLER_ON_GPU = (('dtype="bfloat16"', "bfloat16"), ('quantize="8bit"', "int8"), ('quantize="4bit"', "int4"))
@@ -37,12 +39,25 @@ class SlotPlan:
     Attributes:
         num_slots: requests at once.
         max_length: tokens each may have.
-        kv_bytes: what that takes.
+        kv_bytes: what they may take together.
+        num_pages: pages of `PAGE_SIZE` tokens that they may hold together, where not all may be full; else None.
     """
 
     num_slots: int
     max_length: int
     kv_bytes: int
+    num_pages: int | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that all slots may hold together."""
+        full = self.num_slots * self.max_length
+        return full if self.num_pages is None else min(full, self.num_pages * PAGE_SIZE)
+
+    @property
+    def num_full_slots(self) -> int:
+        """Slots that may be full at once."""
+        return max(1, self.num_tokens // self.max_length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +101,25 @@ class MemoryNeed:
 
 
 def plan_slots(
-    bytes_per_token: int, context_length: int, free_bytes: int, on_gpu: bool, settings: Settings
+    bytes_per_token: int,
+    context_length: int,
+    free_bytes: int,
+    on_gpu: bool,
+    settings: Settings,
+    *,
+    is_paged: bool = False,
 ) -> SlotPlan:
     """Divide the memory for keys and values into slots.
 
     As many slots as asked for, each as long as asked for, if they fit; else fewer slots; else shorter ones.
+
+    Args:
+        bytes_per_token: in all layers.
+        context_length: the model's own limit.
+        free_bytes: beside the weights.
+        on_gpu: whether it is a GPU's memory.
+        settings: how many slots of which length are asked for, and the memory for them.
+        is_paged: whether slots take memory as they grow. Then they are as many as asked for, and share it.
 
     Raises:
         ModelTooLargeError: not even one short slot fits.
@@ -111,8 +140,24 @@ def plan_slots(
                 f"The KV cache needs {bytes_per_token * MIN_LENGTH / 2**20:.0f} MiB for the shortest request, and "
                 f"{budget / 2**20:.0f} MiB may be used. Free memory, set LLMAPI_KIT_KV_MEMORY, or take a smaller model."
             )
+    if is_paged and fitting < settings.max_slots:
+        num_pages = budget // (bytes_per_token * PAGE_SIZE)
+        max_length = min(max_length, num_pages * PAGE_SIZE)
+        return SlotPlan(settings.max_slots, max_length, num_pages * PAGE_SIZE * bytes_per_token, num_pages)
     num_slots = max(1, min(fitting, settings.max_slots))
     return SlotPlan(num_slots, max_length, (num_slots + num_spare) * max_length * bytes_per_token)
+
+
+def has_lazy_memory() -> bool:
+    """Whether this system provides memory as it is written to, and takes it back, however much is asked for."""
+    if not hasattr(mmap, "MADV_DONTNEED"):
+        return False
+    import resource  # where there is the one, there is the other
+
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        return False
+    policy = Path("/proc/sys/vm/overcommit_memory")
+    return not policy.exists() or policy.read_text(encoding="ascii").strip() != NO_OVERCOMMIT
 
 
 def free_memory(device: str) -> int:

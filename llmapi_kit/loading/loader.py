@@ -116,7 +116,7 @@ class ModelLoader:
             report("importing torch")
         try:
             from llmapi_kit.checkpoints.cache_size import kv_bytes_per_token
-            from llmapi_kit.checkpoints.fit import free_memory, plan_slots
+            from llmapi_kit.checkpoints.fit import free_memory, has_lazy_memory, plan_slots
             from llmapi_kit.engines.local.engine import LocalEngine
             from llmapi_kit.engines.local.prompt_builder import PromptBuilder
             from llmapi_kit.engines.local.sight import Sight
@@ -138,7 +138,9 @@ class ModelLoader:
         check_template(their_tokenizer.chat_template, self.spec.name)
         per_token = kv_bytes_per_token(loaded.model.config.get_text_config(), loaded.kv_dtype or loaded.dtype)
         on_gpu = loaded.device.startswith("cuda")
-        plan = plan_slots(per_token, loaded.context_length, free_memory(loaded.device), on_gpu, settings)
+        free = free_memory(loaded.device)
+        is_paged = not on_gpu and has_lazy_memory()
+        plan = plan_slots(per_token, loaded.context_length, free, on_gpu, settings, is_paged=is_paged)
         num_parameters = loaded.model.num_parameters()  # the runner takes weights over
         architecture = architecture_of(loaded)
         eye = loaded.eye

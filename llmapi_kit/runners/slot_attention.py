@@ -7,13 +7,13 @@ transformers calls it. Knows nothing of requests. Engine thread only.
 from __future__ import annotations
 
 import math
-import mmap
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from llmapi_kit.errors import UnsupportedModelError
+from llmapi_kit.runners.lazy_memory import LazyMemory
 from llmapi_kit.runners.score_attention import ScoreChanges, attend_with_scores
 from llmapi_kit.runners.step_layout import StepLayout
 
@@ -42,6 +42,7 @@ class KVMemory:
         self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.device = device
         self.dtype = dtype
+        self._lazy: list[tuple[LazyMemory, int, int]] = []  # with rows of a slot, and bytes of a row
 
     @property
     def num_bytes(self) -> int:
@@ -60,11 +61,18 @@ class KVMemory:
                 shape = self.num_slots, like.shape[1], self.max_length, like.shape[2]
                 if self.device.type != "cpu":
                     return torch.zeros(shape, device=self.device, dtype=self.dtype)
-                pages = mmap.mmap(-1, math.prod(shape) * self.dtype.itemsize)
-                return torch.frombuffer(pages, dtype=self.dtype).view(shape)
+                memory = LazyMemory(math.prod(shape) * self.dtype.itemsize)
+                self._lazy.append((memory, shape[1] * self.max_length, shape[3] * self.dtype.itemsize))
+                return torch.frombuffer(memory.buffer, dtype=self.dtype, count=math.prod(shape)).view(shape)
 
             self.layers[index] = allocate(key), allocate(value)
         return self.layers[index]
+
+    def trim(self, slot: int, length: int) -> None:
+        """Give back the memory of a slot from a position on, in every layer; on a CPU."""
+        for memory, num_rows, row_bytes in self._lazy:
+            heads = range(slot * num_rows, (slot + 1) * num_rows, self.max_length)
+            memory.give_back(((head + length) * row_bytes, (head + self.max_length) * row_bytes) for head in heads)
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Copy the first positions of a slot to another, in every layer."""
@@ -75,6 +83,7 @@ class KVMemory:
     def clear(self) -> None:
         """Let go of all tensors."""
         self.layers.clear()
+        self._lazy.clear()
 
 
 def slot_attention(

@@ -51,7 +51,7 @@ def test_answers_are_the_same_whatever_memory_there_is(bench, seed):
         assert isinstance(end, Finished), end
         assert text == _expected(tight, prompt, request.max_new_tokens)
     stats = tight.loop.stats()
-    assert stats.num_finished == 24 and stats.num_failed == 0
+    assert (stats.num_finished, stats.num_failed) == (24, 0)
     assert stats.num_prompt_tokens <= sum(len(prompt) for _, prompt in sent)
 
 
@@ -75,9 +75,7 @@ def test_memory_for_all_slots_preempts_nobody(bench):
 @pytest.mark.parametrize("num_pages", [6, 24])
 def test_seeded_answers_and_their_logprobs_outlive_preemption(bench, num_pages):
     tight = bench(**{**TIGHT, "num_pages": num_pages})
-    made = []
-    for i in range(6):
-        made.append(tight.submit([i + 1] * 4, max_tokens=28, name=str(i), seed=i, **SAMPLED))
+    made = [tight.submit([i + 1] * 4, max_tokens=28, name=str(i), seed=i, **SAMPLED) for i in range(6)]
     for request in made:
         tight.result(request)
     if num_pages < 24:

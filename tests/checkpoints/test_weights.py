@@ -274,6 +274,18 @@ def test_memory_becomes_slots_then_shorter_slots(budget, slots, length):
     assert plan.kv_bytes <= budget
 
 
+@pytest.mark.parametrize(
+    ("budget", "slots", "length", "num_full"),
+    [(10**9, 32, 1000, 32), (10 * 1000 * 100, 32, 1000, 9), (500 * 100, 32, 448, 1)],
+    ids=["plenty", "shared", "shorter slots"],
+)
+def test_slots_that_grow_in_pages_share_memory_for_fewer(budget, slots, length, num_full):
+    plan = plan_slots(100, 1000, 10**12, False, Settings(kv_memory=budget), is_paged=True)
+    assert (plan.num_slots, plan.max_length, plan.num_full_slots) == (slots, length, num_full)
+    assert plan.max_length <= plan.num_tokens
+    assert plan.num_tokens * 100 <= plan.kv_bytes <= budget
+
+
 @pytest.mark.parametrize("num_that_fit", [1, 2, 7])
 def test_on_a_gpu_the_slot_that_is_allocated_beside_them_is_counted_too(num_that_fit):
     plan = plan_slots(100, 1000, num_that_fit * 1000 * 100, True, Settings())
