@@ -142,7 +142,7 @@ class Scheduler:
         if request.beams is not None:
             self._reserve(request.beams.members)
         if placement.copy_from is not None:
-            self._grow({slot: placement.num_cached for slot in (placement.copy_from, placement.slot)})
+            self._grow(dict.fromkeys((placement.copy_from, placement.slot), placement.num_cached))
             self._changes.append(Copy(placement.copy_from, placement.slot, placement.num_cached))
 
     def fork(self, source: Request, target: Request) -> tuple[int, int, int]:

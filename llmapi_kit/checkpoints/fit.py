@@ -15,13 +15,14 @@ from pathlib import Path
 import psutil
 
 from llmapi_kit.checkpoints.architecture import context_limit, read_config
-from llmapi_kit.checkpoints.cache_size import BYTES, PAGE_SIZE, kv_bytes_per_token
+from llmapi_kit.checkpoints.cache_size import BYTES, PAGE_SIZE, kv_bytes_per_token, step_bytes
 from llmapi_kit.checkpoints.decoder_config import DecoderConfig, read_decoder_config
 from llmapi_kit.checkpoints.model_files import weight_files
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ModelTooLargeError
 
 MIN_LENGTH = 256
+STEP_TOKENS = 512  # that a step may compute, unless the setting says otherwise
 NO_OVERCOMMIT = "2"  # Linux then counts memory when it is asked for
 DEFAULT_MAX_LENGTH = 8192
 # Options with which weights are smaller, and what they are then; the largest first
@@ -72,6 +73,7 @@ class Fit:
         device: ``cpu`` or ``cuda:0``.
         fits: whether weights and one request fit.
         advice: a sentence for a person.
+        step_bytes: intermediate values of a step.
     """
 
     weights_bytes: int
@@ -81,6 +83,7 @@ class Fit:
     device: str
     fits: bool
     advice: str
+    step_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +207,8 @@ def check_folder(
     num_matrices = 1 if getattr(config, "tie_word_embeddings", False) else 2
     weights += int(num_added * num_matrices * getattr(config, "hidden_size", 0) * WEIGHT_BYTES.get(kept, 4))
     per_token = kv_bytes_per_token(config, stored if dtype in (None, "int8", "int4") else dtype)
-    fit = check_sizes(weights + added_bytes, per_token, context_limit(config), device)
+    working = step_bytes(config, STEP_TOKENS)
+    fit = check_sizes(weights + added_bytes, per_token, context_limit(config), device, working)
     if fit.fits or is_packed:
         return fit
     if device.startswith("cuda"):
@@ -227,12 +231,12 @@ def _proposal(fit: Fit, weights_bytes: int, kept: str, smaller: Sequence[tuple[s
     for option, dtype in smaller:
         share = WEIGHT_BYTES[dtype] / WEIGHT_BYTES.get(kept, 4)
         size = int(weights_bytes * share) + others
-        if share < 1 and size + fit.kv_bytes_per_token * MIN_LENGTH <= fit.free_bytes:
+        if share < 1 and size + fit.kv_bytes_per_token * MIN_LENGTH + fit.step_bytes <= fit.free_bytes:
             return f"With {option} the weights would take {size / 2**20:,.0f} MiB, and fit."
     return "Nor does it fit in fewer bits here: choose a smaller model, or a GGUF file of it in 4 bits."
 
 
-def check_sizes(weights: int, per_token: int, context: int, device: str) -> Fit:
+def check_sizes(weights: int, per_token: int, context: int, device: str, working: int = 0) -> Fit:
     """Sizes that are known, against what `device` has free.
 
     Args:
@@ -240,9 +244,10 @@ def check_sizes(weights: int, per_token: int, context: int, device: str) -> Fit:
         per_token: bytes of keys and values.
         context: the model's own limit; 0 where it has none.
         device: ``cpu`` or a CUDA device.
+        working: bytes of intermediate values.
     """
     free = free_memory(device)
-    needed = weights + per_token * MIN_LENGTH
+    needed = weights + per_token * MIN_LENGTH + working
     fits = needed <= free
     advice = (
         f"Weights take {weights / 2**20:,.0f} MiB, each token of context {per_token / 1024:,.1f} KiB; "
@@ -250,7 +255,7 @@ def check_sizes(weights: int, per_token: int, context: int, device: str) -> Fit:
     )
     if not fits:
         advice += " That is not enough: free memory, or take less."
-    return Fit(weights, per_token, context, free, device, fits, advice)
+    return Fit(weights, per_token, context, free, device, fits, advice, working)
 
 
 def folder_need(path: Path, device: str, dtype: str | None, settings: Settings) -> MemoryNeed:
@@ -278,7 +283,7 @@ def fit_need(fit: Fit, settings: Settings) -> MemoryNeed:
         settings: KV memory and context.
     """
     on_gpu = fit.device.startswith("cuda")
-    weights, per_token = fit.weights_bytes, fit.kv_bytes_per_token
+    weights, per_token = fit.weights_bytes + fit.step_bytes, fit.kv_bytes_per_token
     length = min(settings.context_length or DEFAULT_MAX_LENGTH, fit.context_length or DEFAULT_MAX_LENGTH)
     share = GPU_KV_SHARE if on_gpu else CPU_KV_SHARE
     room = max(0, fit.free_bytes - weights) * share

@@ -117,11 +117,11 @@ class ModelLoader:
         try:
             from llmapi_kit.checkpoints.cache_size import kv_bytes_per_token
             from llmapi_kit.checkpoints.fit import free_memory, has_lazy_memory, plan_slots
+            from llmapi_kit.checkpoints.heap import trim_heap
             from llmapi_kit.engines.local.engine import LocalEngine
             from llmapi_kit.engines.local.prompt_builder import PromptBuilder
             from llmapi_kit.engines.local.sight import Sight
             from llmapi_kit.loading.adapter_reader import AdapterReader
-            from llmapi_kit.loading.memory_release import trim_heap
             from llmapi_kit.loading.runner_choice import architecture_of, make_runner, with_arithmetic
             from llmapi_kit.runners.image_memory import ImageMemory
             from llmapi_kit.sampling.grammar_compiler import GrammarCompiler

@@ -231,8 +231,9 @@ def test_what_a_model_needs_is_said_before_it_is_loaded(monkeypatch):
     ],
 )
 def test_what_would_fit_is_proposed(device, dtype, words, monkeypatch):
-    size = check_folder(POCKET_DIR, "cpu").weights_bytes
-    monkeypatch.setattr(fit, "free_memory", lambda device: size * (1.7 if dtype == "float32" else 0.9))
+    found = check_folder(POCKET_DIR, "cpu")
+    free = found.step_bytes + found.weights_bytes * (1.7 if dtype == "float32" else 0.9)
+    monkeypatch.setattr(fit, "free_memory", lambda device: free)
     assert words in check_folder(POCKET_DIR, device, dtype=dtype).advice
 
 
@@ -255,6 +256,11 @@ def test_what_would_fit_is_proposed(device, dtype, words, monkeypatch):
 )
 def test_what_a_token_takes_is_known_however_a_family_names_it(config, expected):
     assert kv_bytes_per_token(config, "float32") == expected
+
+
+def test_kv_bytes_in_int8_count_the_scales():
+    config = SimpleNamespace(num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=2, hidden_size=64)
+    assert kv_bytes_per_token(config, "int8") == 3 * 2 * 2 * (8 + 4)
 
 
 def test_kv_bytes_count_key_value_heads_only():
