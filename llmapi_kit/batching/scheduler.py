@@ -155,6 +155,8 @@ class Scheduler:
     def schedule(self) -> list[tuple[Request, StepItem]]:
         """What the next step computes; empty when there is nothing to do."""
         plan = self._plan()
+        if self._pages is None:
+            return plan
         lengths = _lengths(plan)
         while not self._grow(lengths):
             if any(is_guess(*each) for each in plan):
@@ -275,14 +277,16 @@ class Scheduler:
         """Whether a running request is computing a prefix that this one shares, and is not there yet."""
         if not self._has_prefix_cache or not request.can_reuse_prefix:
             return False
-        prompt = request.prompt_ids[:-1]
-        if len(prompt) < MIN_SHARED:
+        prompt = request.prompt_ids
+        if len(prompt) <= MIN_SHARED:
             return False
+        start = prompt[:MIN_SHARED]
         for other in self.running:
             if other.is_parked or not other.num_uncomputed_prompt or other.cache_salt != request.cache_salt:
                 continue
-            begins_alike = other.prompt_ids[:MIN_SHARED] == prompt[:MIN_SHARED]  # which is found out sooner
-            if begins_alike and other.num_computed < common_prefix(other.prompt_ids, prompt):
+            if other.prompt_ids[:MIN_SHARED] != start:  # which is found out sooner
+                continue
+            if other.num_computed < min(common_prefix(other.prompt_ids, prompt), len(prompt) - 1):
                 return True
         return False
 
