@@ -118,9 +118,10 @@ def _report(
             of_way = [each for each in samples if each["way"] == way and abs(each["num_tokens"] - wanted) < wanted / 4]
             middle = {name: median([each[name] for each in of_way]) or 0.0 for name in MEASURES}
             num_tokens = of_way[0]["num_tokens"]
+            rate, memory = shown(num_tokens / middle["ttft_s"]), middle["prompt_bytes"] / 2**20
             lines.append(
-                f"| {num_tokens:,} | {way} | {middle['ttft_s']:.1f} | {shown(num_tokens / middle['ttft_s'])} | "
-                f"{middle['prompt_cpu_s']:.1f} | {shown(middle['tokens_per_s'])} | {middle['prompt_bytes'] / 2**20:,.0f} |"
+                f"| {num_tokens:,} | {way} | {middle['ttft_s']:.1f} | {rate} | {middle['prompt_cpu_s']:.1f} | "
+                f"{shown(middle['tokens_per_s'])} | {memory:,.0f} |"
             )
     return "\n".join(lines)
 

@@ -10,7 +10,7 @@ import sys
 import psutil
 import pytest
 
-from benchmarks import adapters, conversation, draft, engine_process, gpu, overhead, serving
+from benchmarks import adapters, conversation, draft, engine_process, gpu, long_context, overhead, serving
 from benchmarks.processes import ServerFailedError, ServerProcess, free_port
 from benchmarks.serving_report import Failure, Run, Sample, to_markdown
 
@@ -29,6 +29,7 @@ MODULES = [
     "fair_share",
     "gpu",
     "load",
+    "long_context",
     "models",
     "overhead",
     "quantized",
@@ -74,6 +75,16 @@ def test_guesses_are_measured_beside_none(work, tmp_path):
     samples = [(each["text"], each["draft"]) for each in report["samples"]]
     assert samples == [(text, way) for text in ("repetitive", "free") for way in ("off", "prompt-lookup")]
     assert "| free | 2 |" in (tmp_path / "draft.md").read_text()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_long_prompt_is_measured_in_each_way(work, tmp_path):
+    ways = ["C, in int8", "torch"]
+    assert long_context.main(["--model", "tiny", "--ways", *ways, *options(work, tmp_path)]) == 0
+    report = json.loads((tmp_path / "long_context.json").read_text())
+    assert [each["way"] for each in report] == ways
+    assert all(each["num_tokens"] > 200 and each["tokens_per_s"] > 0 for each in report)
+    assert "| torch |" in (tmp_path / "long_context.md").read_text()
 
 
 @pytest.mark.usefixtures("tiny")
