@@ -42,12 +42,14 @@ class SlotPlan:
         max_length: tokens each may have.
         kv_bytes: what they may take together.
         num_pages: pages of `PAGE_SIZE` tokens that they may hold together, where not all may be full; else None.
+        advice: where requests may have fewer tokens than was asked for: why, and what would do; else empty.
     """
 
     num_slots: int
     max_length: int
     kv_bytes: int
     num_pages: int | None = None
+    advice: str = ""
 
     @property
     def num_tokens(self) -> int:
@@ -111,6 +113,7 @@ def plan_slots(
     settings: Settings,
     *,
     is_paged: bool = False,
+    int8_bytes: int = 0,
 ) -> SlotPlan:
     """Divide the memory for keys and values into slots.
 
@@ -123,6 +126,7 @@ def plan_slots(
         on_gpu: whether it is a GPU's memory.
         settings: how many slots of which length are asked for, and the memory for them.
         is_paged: whether slots take memory as they grow. Then they are as many as asked for, and share it.
+        int8_bytes: what a token would take in int8, where that can be had and is not what `bytes_per_token` says.
 
     Raises:
         ModelTooLargeError: not even one short slot fits.
@@ -136,19 +140,32 @@ def plan_slots(
     if not bytes_per_token:  # a state of fixed size, which is little
         return SlotPlan(settings.max_slots, max_length, 0)
     fitting = budget // (bytes_per_token * max_length) - num_spare
+    advice = ""
     if fitting < 1:
-        max_length = budget // (bytes_per_token * (1 + num_spare))
+        wanted, max_length = max_length, budget // (bytes_per_token * (1 + num_spare))
+        if is_paged:
+            max_length -= max_length % PAGE_SIZE
+        fewer_bits = f' Pass kv_cache_dtype="int8", which holds {budget // int8_bytes:,} tokens.' if int8_bytes else ""
         if max_length < MIN_LENGTH:
             raise ModelTooLargeError(
                 f"The KV cache needs {bytes_per_token * MIN_LENGTH / 2**20:.0f} MiB for the shortest request, and "
-                f"{budget / 2**20:.0f} MiB may be used. Free memory, set LLMAPI_KIT_KV_MEMORY, or take a smaller model."
+                f"{budget / 2**20:.0f} MiB may be used.{fewer_bits} Free memory, set LLMAPI_KIT_KV_MEMORY, or take a "
+                "smaller model."
+            )
+        if settings.context_length:
+            needed = wanted * bytes_per_token * (1 + num_spare)
+            advice = (
+                f"Requests may have {max_length:,} tokens, not {wanted:,}: keys and values of so many take "
+                f"{needed / 2**20:,.0f} MiB, and {budget / 2**20:,.0f} MiB may be used.{fewer_bits} "
+                f"kv_memory={needed} allows it where there is as much."
             )
     if is_paged and fitting < settings.max_slots:
         num_pages = budget // (bytes_per_token * PAGE_SIZE)
         max_length = min(max_length, num_pages * PAGE_SIZE)
-        return SlotPlan(settings.max_slots, max_length, num_pages * PAGE_SIZE * bytes_per_token, num_pages)
+        return SlotPlan(settings.max_slots, max_length, num_pages * PAGE_SIZE * bytes_per_token, num_pages, advice)
     num_slots = max(1, min(fitting, settings.max_slots))
-    return SlotPlan(num_slots, max_length, (num_slots + num_spare) * max_length * bytes_per_token)
+    kv_bytes = (num_slots + num_spare) * max_length * bytes_per_token
+    return SlotPlan(num_slots, max_length, kv_bytes, advice=advice)
 
 
 def has_lazy_memory() -> bool:

@@ -292,6 +292,20 @@ def test_slots_that_grow_in_pages_share_memory_for_fewer(budget, slots, length, 
     assert plan.num_tokens * 100 <= plan.kv_bytes <= budget
 
 
+def test_less_context_than_asked_for_is_told_with_what_would_do():
+    def plan(**settings):
+        return plan_slots(100, 0, 10**12, False, Settings(kv_memory=10**6, **settings), is_paged=True, int8_bytes=25)
+
+    told = plan(context_length=32768)
+    assert told.max_length == 9984
+    assert "9,984 tokens, not 32,768" in told.advice
+    assert 'kv_cache_dtype="int8", which holds 40,000' in told.advice
+    assert f"kv_memory={100 * 32768}" in told.advice
+    assert plan(context_length=4096).advice == plan().advice == ""
+    with pytest.raises(ModelLoadError, match="int8"):
+        plan_slots(10**4, 0, 10**12, False, Settings(kv_memory=10**6), int8_bytes=25)
+
+
 @pytest.mark.parametrize("num_that_fit", [1, 2, 7])
 def test_on_a_gpu_the_slot_that_is_allocated_beside_them_is_counted_too(num_that_fit):
     plan = plan_slots(100, 1000, num_that_fit * 1000 * 100, True, Settings())
