@@ -18,6 +18,7 @@ INNER = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "decoder_
 WIDTH = ("hidden_size", "d_model", "n_embd")
 # Positions that a slot takes memory for at a time: whole pages of the system, for the heads of all usual models
 PAGE_SIZE = 64
+LIBRARY_BYTES = 8 * 2**20  # that a step's libraries keep for themselves, as measured
 SCALE_BYTES = 4  # of keys and values in int8: a head of a token has one for each
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
@@ -45,7 +46,7 @@ def step_bytes(config: Any, num_tokens: int) -> int:
     """
     hidden = _number(config, WIDTH)
     inner = _number(config, INNER) or 4 * hidden
-    return num_tokens * 4 * (6 * hidden + 3 * inner)
+    return LIBRARY_BYTES + num_tokens * 4 * (6 * hidden + 3 * inner)
 
 
 def pages_of(num_slots: int, max_length: int) -> int:
