@@ -43,7 +43,8 @@ class Settings(BaseSettings):
         max_slots: requests answered at once, memory allowing.
         context_length: tokens a request may have, prompt and answer, where the model allows it; 0 is the
             model's own limit.
-        kv_memory: bytes for keys and values; 0 takes a share of what is free.
+        kv_memory: bytes for keys and values; 0 takes a share of what is free. On a CPU the slots share it and take
+            pages of it as they grow; when there are none left, the request that came last waits and goes on later.
         num_threads: CPU threads of a model's step; 0 chooses by its size.
         native: compute the steps of Llama-like models on a CPU in C, compiled at the first load where there is a
             compiler; False computes them in torch.

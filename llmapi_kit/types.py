@@ -303,6 +303,7 @@ class EngineStats:
         num_finished: requests answered in full.
         num_failed: requests that ended in an error.
         num_cancelled: requests whose client left.
+        num_preemptions: how often a request lost its slot to others, as the KV memory ran out; it goes on later.
         num_prompt_tokens: prompt tokens computed or reused.
         num_cached_tokens: those that were reused.
         num_completion_tokens: tokens made.
@@ -324,6 +325,7 @@ class EngineStats:
     num_finished: int = 0
     num_failed: int = 0
     num_cancelled: int = 0
+    num_preemptions: int = 0
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
     num_completion_tokens: int = 0

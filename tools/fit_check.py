@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from llmapi_kit.checkpoints.cache_size import kv_bytes_per_token
+from llmapi_kit.checkpoints.cache_size import kv_bytes_per_token, step_bytes
 from llmapi_kit.checkpoints.fit import check_folder
 from llmapi_kit.checkpoints.spec import POCKET_DIR
 from tools import model_families
@@ -54,11 +54,14 @@ def main() -> None:
             found = _measure(folder, small, asked)
             dtype = asked or ("float32" if found["dtype"] == "float32" else None)
             fit = check_folder(folder, "cpu", dtype=dtype, keeps_bfloat16=asked is None)
-            told = fit.weights_bytes + kv_bytes_per_token(config, found["dtype"]) * found["num_tokens"]
+            num_tokens = found["num_tokens"]
+            told = fit.weights_bytes + kv_bytes_per_token(config, found["dtype"]) * num_tokens
+            told += step_bytes(config, num_tokens)
             taken = found["bytes"]
             worst = max(worst, abs(told / taken - 1))
             print(
-                f"{name:10} {stored:9} -> {asked or '-':9} {told >> 20:6} MiB told {taken >> 20:6} MiB taken",
+                f"{name:10} {stored:9} -> {asked or '-':9} {told >> 20:6} MiB told {taken >> 20:6} MiB taken"
+                f" {told / taken - 1:+7.1%}",
                 flush=True,
             )
             shutil.rmtree(folder)

@@ -39,6 +39,7 @@ COUNTERS: dict[str, tuple[str, Value]] = {
     "requests_finished": ("Requests answered in full.", lambda s: s.num_finished),
     "requests_failed": ("Requests that ended in an error.", lambda s: s.num_failed),
     "requests_cancelled": ("Requests whose client left.", lambda s: s.num_cancelled),
+    "preemptions": ("Times that a request lost its slot, as KV memory ran out.", lambda s: s.num_preemptions),
     "prompt_tokens": ("Prompt tokens computed or reused.", lambda s: s.num_prompt_tokens),
     "cached_prompt_tokens": ("Prompt tokens reused from the prefix cache.", lambda s: s.num_cached_tokens),
     "completion_tokens": ("Tokens made.", lambda s: s.num_completion_tokens),

@@ -36,6 +36,7 @@ class ModelStatus(Sent):
     num_finished: int = Field(description="Requests answered in full.")
     num_failed: int = Field(description="Requests that ended in an error.")
     num_cancelled: int = Field(description="Requests whose client left.")
+    num_preemptions: int = Field(description="How often one lost its slot to others, as the KV memory ran out.")
     num_prompt_tokens: int
     num_cached_tokens: int = Field(description="Of these, not computed again.")
     num_completion_tokens: int

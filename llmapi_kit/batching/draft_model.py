@@ -19,9 +19,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from llmapi_kit.batching.draft_pace import DraftPace
+from llmapi_kit.batching.page_pool import Change, Copy, Free, Trim
 from llmapi_kit.batching.prefix_cache import common_prefix
 from llmapi_kit.batching.request import Request
-from llmapi_kit.runners.base import Logits, Runner, StepItem
+from llmapi_kit.runners.base import Logits, PagedRunner, Runner, StepItem
 from llmapi_kit.sampling.sampler import SamplerRow, sample
 
 logger = logging.getLogger(__name__)
@@ -139,15 +140,33 @@ class DraftModel:
         """See `Runner.close`."""
         self._runner.close()
 
-    def copy_prefix(self, source: int, target: int, length: int) -> None:
-        """The model copies a prefix; the draft copies as much of it as it has."""
+    def follow(self, change: Change) -> None:
+        """Do to the draft's slots what was done to the model's."""
+        match change:
+            case Copy(source, target, length):
+                self._copy_prefix(source, target, length)
+            case Free(slot):
+                self.free(slot)
+            case Trim(slot, length):
+                self._trim(slot, length)
+
+    def _copy_prefix(self, source: int, target: int, length: int) -> None:
+        """Copy as much of a prefix as the draft has."""
         tokens = self._slots[source].tokens[:length]
         if tokens:
             self._runner.copy_prefix(source, target, len(tokens))
         self._slots[target] = _Slot(tokens)
 
+    def _trim(self, slot: int, length: int) -> None:
+        """Give a slot's memory back from a position on."""
+        if isinstance(self._runner, PagedRunner):
+            self._runner.trim(slot, length)
+        held = self._slots[slot]
+        del held.tokens[length:]
+        held.num_agreed = min(held.num_agreed, length)
+
     def free(self, slot: int) -> None:
-        """The slot's request ended."""
+        """The slot's request ended, or lost the slot."""
         self._runner.free(slot)
         self._slots[slot].owner = None
         if not self._has_prefix_cache:

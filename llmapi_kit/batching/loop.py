@@ -24,7 +24,7 @@ from llmapi_kit.batching.output_processor import OutputProcessor, TokenBytes
 from llmapi_kit.batching.request import Request
 from llmapi_kit.batching.scheduler import Scheduler, is_guess
 from llmapi_kit.errors import EngineUnavailableError, GenerationError, QueueFullError, RequestError, RequestTimeoutError
-from llmapi_kit.runners.base import Logits, Runner, StepItem
+from llmapi_kit.runners.base import Logits, PagedRunner, Runner, StepItem
 from llmapi_kit.sampling.logprobs import best_continuations, score
 from llmapi_kit.sampling.masks import MaskWorker
 from llmapi_kit.sampling.sampler import sample
@@ -80,9 +80,16 @@ class BatchingLoop:
         self._masks = MaskWorker()
         self._max_queue = max_queue
         self._queue_timeout_s = queue_timeout_s
+        paged = runner if isinstance(runner, PagedRunner) else None
         self._scheduler = Scheduler(
-            runner.num_slots, step_tokens, max_stall_s=max_stall_s, has_prefix_cache=has_prefix_cache
+            runner.num_slots,
+            step_tokens,
+            max_stall_s=max_stall_s,
+            has_prefix_cache=has_prefix_cache,
+            page_size=paged.page_size if paged else 1,
+            num_pages=paged.num_pages if paged else 0,
         )
+        self._kv_tokens = paged.num_pages * paged.page_size if paged else runner.num_slots * runner.max_length
         self._wake = threading.Condition()
         self._inbox: deque[Request] = deque()
         self._calls: deque[tuple[Callable[[], None], Future[None]]] = deque()
@@ -180,13 +187,18 @@ class BatchingLoop:
             self._stats,
             num_prompt_tokens=self._stats.num_prompt_tokens + cache.num_hit_tokens,
             num_cached_tokens=cache.num_hit_tokens,
-            kv_use=cache.num_tokens / (self._runner.num_slots * self._runner.max_length),
+            kv_use=cache.num_tokens / self._kv_tokens,
+            num_preemptions=self._scheduler.num_preemptions,
             ttft=self._stats.ttft.copy(),
             inter_token=self._stats.inter_token.copy(),
             num_running=sum(request.leader is request for request in tuple(self._scheduler.running)),
             num_queued=len(self._inbox) + len(self._scheduler.waiting),
             tokens_per_s=sum(num for _, num in counted) / span,
         )
+
+    def has_room(self, num_sequences: int, length: int) -> bool:
+        """Whether so many sequences of this length can be held at once."""
+        return self._scheduler.has_room(num_sequences, length)
 
     # On the loop's thread
 
@@ -244,11 +256,12 @@ class BatchingLoop:
     def _step(self) -> None:
         self._expire_waiting()
         self._write_ahead()  # first, so that the draft has what is copied now
-        for source, target, length in self._scheduler.admit():
-            self._runner.copy_prefix(source, target, length)
-            if self._draft is not None:
-                self._draft.copy_prefix(source, target, length)
+        self._scheduler.admit()
         plan = self._scheduler.schedule()
+        for change in self._scheduler.take_changes():
+            change.apply(self._runner)
+            if self._draft is not None:
+                self._draft.follow(change)
         self._flush()  # now, with little left to do in Python: whoever gets them wants the GIL at once
         self._step_started = time.monotonic()
         try:
@@ -281,9 +294,11 @@ class BatchingLoop:
     def _expire_waiting(self) -> None:
         waiting = self._scheduler.waiting
         oldest = time.monotonic() - self._queue_timeout_s
-        while waiting and waiting[0].enqueued_at < oldest:
+        while (first := next((each for each in waiting if not each.num_preemptions), None)) is not None:
+            if first.enqueued_at >= oldest:
+                break
             message = f"The request waited {self._queue_timeout_s:.0f} s for a free slot. Try again later."
-            self._emit(waiting[0], Failed(RequestTimeoutError(message)))
+            self._emit(first, Failed(RequestTimeoutError(message)))
 
     def _compute(self, plan: Sequence[tuple[Request, StepItem]]) -> None:
         """Run the planned items as one step; raises before any request has changed, or not at all."""
@@ -300,7 +315,7 @@ class BatchingLoop:
         sampled = sample(logits, [request.row for request in wanting], masks) if wanting else []
         for request, item in plan:
             if item.start < len(request.prompt_ids):
-                self._stats.num_prompt_tokens += len(item.tokens)
+                self._stats.num_prompt_tokens += request.read(item.start + len(item.tokens))
             self._scheduler.computed(request, item)
         now = time.monotonic()
         for i, (request, choice) in enumerate(zip(wanting, sampled, strict=True)):

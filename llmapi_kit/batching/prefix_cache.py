@@ -10,7 +10,7 @@ share at a finer grain and need paged attention for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 # A copy, or waiting for another request's prefill, pays only for a prefix of some length.
@@ -48,14 +48,19 @@ class PrefixCache:
     Args:
         num_slots: how many there are.
         is_enabled: False forgets a slot's content when its request ends.
+        can_copy: whether there is memory for a copy of so many tokens; without it, an ended request's slot that holds
+            them is taken over.
 
     Attributes:
         num_hit_tokens: prompt tokens that were found.
         num_asked_tokens: prompt tokens that were looked for.
     """
 
-    def __init__(self, num_slots: int, *, is_enabled: bool = True) -> None:
+    def __init__(
+        self, num_slots: int, *, is_enabled: bool = True, can_copy: Callable[[int], bool] = lambda length: True
+    ) -> None:
         self._slots = [_Slot() for _ in range(num_slots)]
+        self._can_copy = can_copy
         self._is_enabled = is_enabled
         self._clock = 0
         self.num_hit_tokens = 0
@@ -66,11 +71,13 @@ class PrefixCache:
         """Tokens held in all slots."""
         return sum(len(slot.tokens) for slot in self._slots)
 
-    def place(self, prompt: Sequence[int], salt: str, *, is_reusing: bool = True) -> Placement | None:
+    def place(
+        self, prompt: Sequence[int], salt: str, *, is_reusing: bool = True, is_counted: bool = True
+    ) -> Placement | None:
         """Choose a slot for a prompt and mark it busy; None when all are.
 
         At least the last token of the prompt is left to compute, as its logits are needed; all of them unless
-        `is_reusing`.
+        `is_reusing`. What is found counts in the attributes if `is_counted`.
         """
         free = [i for i, slot in enumerate(self._slots) if not slot.is_busy]
         if not free:
@@ -78,6 +85,9 @@ class PrefixCache:
         reusable = prompt[:-1] if self._is_enabled and is_reusing else ()
         placement = self._choose(free, reusable, salt)
         self._take(placement, prompt, salt)
+        if is_counted:
+            self.num_hit_tokens += placement.num_cached
+            self.num_asked_tokens += len(prompt)
         return placement
 
     def extend(self, slot: int, tokens: Sequence[int]) -> None:
@@ -87,6 +97,15 @@ class PrefixCache:
     def copy(self, source: int, target: int) -> None:
         """The target slot was made to hold what the source holds."""
         self._slots[target].tokens = list(self._slots[source].tokens)
+
+    def cut(self, slot: int, length: int) -> None:
+        """The slot holds no more than so many tokens."""
+        del self._slots[slot].tokens[length:]
+
+    def lengths_needed(self) -> dict[int, int]:
+        """How many tokens each slot can't do without: 0 after its request. The longest unused ones come first."""
+        order = sorted(range(len(self._slots)), key=lambda i: (not self._slots[i].is_busy, self._slots[i].used_at))
+        return {i: len(self._slots[i].tokens) if self._slots[i].is_busy else 0 for i in order}
 
     def forget(self) -> None:
         """The slots hold nothing any more."""
@@ -109,7 +128,7 @@ class PrefixCache:
         others = [i for i in free if i != best or not length] or free
         # Empty slots first, the lowest of them: neighbouring slots attend without a copy. Then the longest unused.
         target = min(others, key=lambda i: (bool(self._slots[i].tokens), self._slots[i].used_at, i))
-        if target == best:
+        if target == best or (length and best in free and not self._can_copy(length)):
             return Placement(best, length)
         if length < MIN_SHARED:
             slot = self._slots[target]
@@ -135,8 +154,6 @@ class PrefixCache:
         slot = self._slots[placement.slot]
         slot.tokens = list(prompt[: placement.num_cached])
         slot.salt, slot.is_busy = salt, True
-        self.num_hit_tokens += placement.num_cached
-        self.num_asked_tokens += len(prompt)
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

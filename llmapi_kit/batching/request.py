@@ -48,9 +48,12 @@ class Request:
         matcher: what the answer must match; this answer's own.
         beams: the beam search it leads or belongs to.
         detokenizers: with beams, one for each answer in place of `detokenizer`.
+        number: it was the how-manieth to come.
         slot: where its KV memory is; None while it waits.
         num_computed: tokens of prompt and answer whose keys and values are in the slot.
         num_cached: prompt tokens that were in the slot already.
+        num_read: prompt tokens that were computed or found, once they were: a preemption takes none away.
+        num_preemptions: how often it lost its slot to others, as memory ran out.
         output_ids: tokens made so far.
         prompt_scores: position to the log-probability of the prompt's token there.
         is_parked: it holds a slot but computes nothing: a beam that waits for a fork.
@@ -59,6 +62,8 @@ class Request:
         enqueued_at: `time.monotonic()` when it was made.
         last_token_at: `time.monotonic()` of its latest token; 0 before the first.
         has_no_answer: whether it ends with its prompt.
+        prefill_ids: what has to be in its slot before it makes its next token: the prompt, and after a preemption what
+            it had made, but for the latest token.
     """
 
     id: str
@@ -82,9 +87,12 @@ class Request:
     matcher: Matcher | None = None
     beams: BeamSearch[Request] | None = None
     detokenizers: Sequence[Detokenizer] = ()
+    number: int = 0
     slot: int | None = None
     num_computed: int = 0
     num_cached: int = 0
+    num_read: int = 0
+    num_preemptions: int = 0
     output_ids: list[int] = field(default_factory=list)
     prompt_scores: dict[int, Sampled] = field(default_factory=dict)
     is_parked: bool = False
@@ -93,10 +101,12 @@ class Request:
     enqueued_at: float = field(default_factory=time.monotonic)
     last_token_at: float = 0.0
     has_no_answer: bool = field(init=False)
+    prefill_ids: Sequence[int] = field(init=False)
     stops: StopMatcher = field(init=False)
     row: SamplerRow = field(init=False)
 
     def __post_init__(self) -> None:
+        self.prefill_ids = self.prompt_ids
         self.has_no_answer = self.is_embedding or self.max_new_tokens == 0
         self.stops = StopMatcher(self.params.stop, is_included=self.params.include_stop_str_in_output)
         self.row = SamplerRow(self.params, self.prompt_ids, self.index)
@@ -106,6 +116,17 @@ class Request:
     def sibling(self) -> Request:
         """Another request of the same beam search, which waits in its slot."""
         return replace(self, output_ids=[], is_parked=True)
+
+    def preempt(self) -> None:
+        """Its slot is another one's now; when it gets one again, it goes on as if it had not lost it."""
+        self.prefill_ids = [*self.prompt_ids, *self.output_ids[:-1]]
+        self.slot, self.num_computed = None, 0
+        self.num_preemptions += 1
+
+    def read(self, end: int) -> int:
+        """Its prompt is computed up to `end`; returns how many of these tokens never were before."""
+        before, self.num_read = self.num_read, max(self.num_read, min(end, len(self.prompt_ids)))
+        return self.num_read - before
 
     @property
     def num_tokens(self) -> int:
@@ -119,8 +140,13 @@ class Request:
 
     @property
     def num_uncomputed_prompt(self) -> int:
-        """Prompt tokens that still need a forward pass; 0 once it decodes."""
-        return max(0, len(self.prompt_ids) - self.num_computed)
+        """Tokens to prefill that still need a forward pass; 0 once it decodes."""
+        return max(0, len(self.prefill_ids) - self.num_computed)
+
+    @property
+    def is_scoring(self) -> bool:
+        """Whether log-probabilities of its prompt's tokens are still wanted."""
+        return self.scores_prompt and not self.output_ids
 
     def chunk_size(self, size: int) -> int:
         """How many more tokens of the prompt to compute where `size` would be: parts that have to be are left whole."""
@@ -148,7 +174,7 @@ class Request:
     @property
     def can_reuse_prefix(self) -> bool:
         """Whether computed parts of the prompt may be taken from the cache: not where every token's result counts."""
-        return not (self.scores_prompt or self.is_embedding)
+        return not (self.is_scoring or self.is_embedding)
 
     @property
     def is_at_limit(self) -> bool:

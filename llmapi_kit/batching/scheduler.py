@@ -5,15 +5,20 @@ Slots are shared fairly between the keys that requests came with, and within a k
 goes to prefill, oldest first but in turns between keys, in chunks. Beside running streams the budget is what the model
 prefills in `max_stall_s`, as measured, so that a prompt, however long, holds no stream up for longer. A request whose
 prompt another one is just computing waits for it and copies the result.
+
+Where there is less memory than all slots could fill, a request is let in when its prompt has room. When running ones
+have grown into all there is, the one that came last loses its slot and waits at the head of the queue, to compute
+again what is lost by then; the one that came first never does but for a beam search, so each ends some time.
 Knows nothing of models, sampling or events. Engine thread only.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from llmapi_kit.batching.fair_share import FairShare
+from llmapi_kit.batching.page_pool import Change, Copy, Free, PagePool
 from llmapi_kit.batching.prefix_cache import MIN_SHARED, PrefixCache, common_prefix
 from llmapi_kit.batching.request import Request
 from llmapi_kit.runners.base import StepItem
@@ -36,30 +41,51 @@ class Scheduler:
         step_tokens: most tokens computed in a step; decodes are never held back by it.
         max_stall_s: how long a prefill may hold up running streams in one step, about.
         has_prefix_cache: whether slots keep what they computed.
+        page_size: positions that slots take at a time, if `num_pages` says how many they may take.
+        num_pages: pages that slots may hold together; 0 for as many as they can fill.
 
     Attributes:
         waiting: requests without a slot, oldest first.
         running: requests with a slot, oldest first.
         cache: what the slots hold.
+        num_preemptions: how often a request lost its slot.
     """
 
     def __init__(
-        self, num_slots: int, step_tokens: int, *, max_stall_s: float = 0.2, has_prefix_cache: bool = True
+        self,
+        num_slots: int,
+        step_tokens: int,
+        *,
+        max_stall_s: float = 0.2,
+        has_prefix_cache: bool = True,
+        page_size: int = 1,
+        num_pages: int = 0,
     ) -> None:
         self.step_tokens = step_tokens
         self._max_stall_s = max_stall_s
         self._tokens_per_s: float | None = None  # of prefill, lately
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
-        self.cache = PrefixCache(num_slots, is_enabled=has_prefix_cache)
+        self.cache = PrefixCache(num_slots, is_enabled=has_prefix_cache, can_copy=self._can_copy)
+        self._pages = PagePool(self.cache, num_slots, page_size, num_pages) if num_pages else None
+        self._changes: list[Change] = []
+        self._num_added = 0
+        self.num_preemptions = 0
         self._has_prefix_cache = has_prefix_cache
         self._num_slots = num_slots
         self._share = FairShare(num_slots)
 
     def add(self, request: Request) -> None:
         """Put a request at the end of the queue."""
+        self._num_added += 1
+        request.number = self._num_added
         self.waiting.append(request)
         self._share.came(request.key_id)
+
+    def has_room(self, num_sequences: int, length: int) -> bool:
+        """Whether so many sequences of this length can be held at once."""
+        is_held = self._pages is None or num_sequences * self._pages.count(length) <= self._pages.num_pages
+        return is_held and num_sequences <= self._num_slots
 
     def remove(self, request: Request) -> int | None:
         """Take a request out wherever it stands; returns the slot it held, which is free now."""
@@ -69,15 +95,12 @@ class Scheduler:
         self.running.remove(request)
         slot, request.slot = request.slot, None
         self.cache.release(slot)
+        if self._pages is not None:
+            self._pages.release(slot)
         return slot
 
-    def admit(self) -> list[tuple[int, int, int]]:
-        """Give slots to waiting requests.
-
-        Returns:
-            (source, target, length) of each prefix to copy before the next step.
-        """
-        copies: list[tuple[int, int, int]] = []
+    def admit(self) -> None:
+        """Give slots to waiting requests."""
         passed_over: set[Request] = set()
         while self.waiting and len(self.running) < self._num_slots:
             request = self._share.next(self.waiting, self.running, passed_over)
@@ -86,20 +109,29 @@ class Scheduler:
             if self._is_worth_waiting(request):
                 passed_over.add(request)
                 continue
-            if len(self.running) + request.num_slots > self._num_slots:
+            if len(self.running) + request.num_slots > self._num_slots or not self._has_memory(request):
                 break
             self.waiting.remove(request)
             self._share.took_slot(request)
-            copies.extend(self._place(request))
-        return copies
+            self._place(request)
 
-    def _place(self, request: Request) -> list[tuple[int, int, int]]:
-        """Give a request its slots; the copy that its prompt begins with, if any."""
-        placement = self.cache.place(request.prompt_ids, request.cache_salt, is_reusing=request.can_reuse_prefix)
+    def take_changes(self) -> list[Change]:
+        """What is to be done with slots before the next step, in this order; once."""
+        changes, self._changes = self._changes, []
+        return changes
+
+    def _place(self, request: Request) -> None:
+        """Give a request its slots."""
+        is_new = not request.num_preemptions
+        placement = self.cache.place(
+            request.prefill_ids, request.cache_salt, is_reusing=request.can_reuse_prefix, is_counted=is_new
+        )
         if placement is None:
             raise RuntimeError(f"no slot for request {request.id}, though one is free")
         request.slot = placement.slot
-        request.num_computed = request.num_cached = placement.num_cached
+        request.num_computed = placement.num_cached
+        if is_new:
+            request.num_cached = request.num_read = placement.num_cached
         self.running.append(request)
         for member in request.beams.members[1:] if request.beams else ():
             empty = self.cache.place((), request.cache_salt)
@@ -107,9 +139,11 @@ class Scheduler:
                 raise RuntimeError(f"no slot for a beam of request {request.id}, though one is free")
             member.slot = empty.slot
             self.running.append(member)
-        if placement.copy_from is None:
-            return []
-        return [(placement.copy_from, placement.slot, placement.num_cached)]
+        if request.beams is not None:
+            self._reserve(request.beams.members)
+        if placement.copy_from is not None:
+            self._grow(dict.fromkeys((placement.copy_from, placement.slot), placement.num_cached))
+            self._changes.append(Copy(placement.copy_from, placement.slot, placement.num_cached))
 
     def fork(self, source: Request, target: Request) -> tuple[int, int, int]:
         """A beam goes on from what another one computed; returns the copy to make before the next step."""
@@ -120,12 +154,26 @@ class Scheduler:
 
     def schedule(self) -> list[tuple[Request, StepItem]]:
         """What the next step computes; empty when there is nothing to do."""
+        plan = self._plan()
+        if self._pages is None:
+            return plan
+        lengths = _lengths(plan)
+        while not self._grow(lengths):
+            if any(is_guess(*each) for each in plan):
+                plan = [(request, _without_guesses(request, item)) for request, item in plan]
+            else:
+                self._preempt(max(self._preemptible(), key=lambda request: request.number))
+                plan = [each for each in plan if each[0].slot is not None]
+            lengths = _lengths(plan)
+        return plan
+
+    def _plan(self) -> list[tuple[Request, StepItem]]:
         plan: list[tuple[Request, StepItem]] = []
         prefilling: list[Request] = []
         for request in self.running:
             if request.is_parked:
                 continue
-            if request.num_computed < len(request.prompt_ids):
+            if request.num_computed < len(request.prefill_ids):
                 prefilling.append(request)
             else:
                 plan.append((request, self._decode(request)))
@@ -136,9 +184,9 @@ class Scheduler:
             if budget <= 0 and plan:
                 break
             remaining = request.num_uncomputed_prompt
-            size = min(remaining, max(budget, 1), MAX_SCORED_CHUNK if request.scores_prompt else remaining)
+            size = min(remaining, max(budget, 1), MAX_SCORED_CHUNK if request.is_scoring else remaining)
             size = request.chunk_size(size)
-            chunk = request.prompt_ids[request.num_computed : request.num_computed + size]
+            chunk = request.prefill_ids[request.num_computed : request.num_computed + size]
             plan.append((request, _prefill(request, chunk, is_last=size == remaining)))
             budget -= size
         return plan
@@ -179,18 +227,70 @@ class Scheduler:
         request.num_computed += 1
         self.cache.extend(_slot(request), (token_id,))
 
+    def _preempt(self, request: Request) -> None:
+        self.num_preemptions += 1
+        slot = self.remove(request)
+        request.preempt()
+        self.waiting.appendleft(request)
+        if slot is not None:
+            self._changes.append(Free(slot))
+
+    def _preemptible(self) -> list[Request]:
+        """Requests that can lose their slots: beam searches have had their memory kept for them."""
+        return [request for request in self.running if request.beams is None]
+
+    def _can_copy(self, length: int) -> bool:
+        return self._pages is None or self._pages.has_free(length)
+
+    def _grow(self, lengths: Mapping[int, int]) -> bool:
+        """Take memory for slots that will be so long; False where there is none."""
+        if self._pages is None:
+            return True
+        trims = self._pages.grow(lengths)
+        self._changes.extend(trims or ())
+        return trims is not None
+
+    def _reserve(self, beams: Sequence[Request]) -> None:
+        """Take all the memory that a beam search may need: it can't lose its slots."""
+        if self._pages is None:
+            return
+        lengths = {_slot(beam): len(beam.prompt_ids) + beam.max_new_tokens for beam in beams}
+        trims = self._pages.reserve(lengths)
+        if trims is None:
+            raise RuntimeError(f"no memory for the beams of request {beams[0].id}, though there is some")
+        self._changes.extend(trims)
+
+    def _has_memory(self, request: Request) -> bool:
+        """Whether a request can be let in beside those that run; alone it always can."""
+        if self._pages is None or not self.running:
+            return True
+        leaders = {each.leader for each in self.running}
+        return sum(map(self._num_pages, (*leaders, request))) <= self._pages.num_pages
+
+    def _num_pages(self, request: Request) -> int:
+        """Pages that a request is to have: those of its prompt and one more, or all where they can't be taken back."""
+        if self._pages is None:
+            return 0
+        most = self._pages.count(len(request.prompt_ids) + request.max_new_tokens)
+        if request.beams is not None:
+            return most * request.num_slots
+        length = max(len(request.prefill_ids), request.num_computed)
+        return min(self._pages.count(length + 1) + 1, most)
+
     def _is_worth_waiting(self, request: Request) -> bool:
         """Whether a running request is computing a prefix that this one shares, and is not there yet."""
         if not self._has_prefix_cache or not request.can_reuse_prefix:
             return False
-        prompt = request.prompt_ids[:-1]
-        if len(prompt) < MIN_SHARED:
+        prompt = request.prompt_ids
+        if len(prompt) <= MIN_SHARED:
             return False
+        start = prompt[:MIN_SHARED]
         for other in self.running:
             if other.is_parked or not other.num_uncomputed_prompt or other.cache_salt != request.cache_salt:
                 continue
-            begins_alike = other.prompt_ids[:MIN_SHARED] == prompt[:MIN_SHARED]  # which is found out sooner
-            if begins_alike and other.num_computed < common_prefix(other.prompt_ids, prompt):
+            if other.prompt_ids[:MIN_SHARED] != start:  # which is found out sooner
+                continue
+            if other.num_computed < min(common_prefix(other.prompt_ids, prompt), len(prompt) - 1):
                 return True
         return False
 
@@ -200,13 +300,22 @@ def is_guess(request: Request, item: StepItem) -> bool:
     return item.wants_every and item.start >= len(request.prompt_ids)
 
 
+def _without_guesses(request: Request, item: StepItem) -> StepItem:
+    return item._replace(tokens=item.tokens[:1], wants_every=False) if is_guess(request, item) else item
+
+
+def _lengths(plan: Sequence[tuple[Request, StepItem]]) -> dict[int, int]:
+    """How long the slots of a step will be."""
+    return {item.slot: item.start + len(item.tokens) for _, item in plan}
+
+
 def _prefill(request: Request, tokens: Sequence[int], *, is_last: bool) -> StepItem:
     return StepItem(
         _slot(request),
         request.num_computed,
         tokens,
-        wants_logits=(is_last and not request.is_embedding) or request.scores_prompt,
-        wants_every=request.scores_prompt,
+        wants_logits=(is_last and not request.is_embedding and not request.output_ids) or request.is_scoring,
+        wants_every=request.is_scoring,
         wants_mean=request.is_embedding,
         adapter=request.adapter,
     )

@@ -14,7 +14,12 @@ RECURRENT = {"xlstm"}  # with heads all the same
 LAYER_TYPES = ("layer_types", "layers_block_type", "block_types")
 NUM_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 NUM_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads")
+INNER = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "decoder_ffn_dim")
 WIDTH = ("hidden_size", "d_model", "n_embd")
+# Positions that a slot takes memory for at a time: whole pages of the system, for the heads of all usual models
+PAGE_SIZE = 64
+LIBRARY_BYTES = 8 * 2**20  # that a step's libraries keep for themselves, as measured
+SCALE_BYTES = 4  # of keys and values in int8: a head of a token has one for each
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
@@ -26,7 +31,27 @@ def kv_bytes_per_token(config: Any, dtype: str) -> int:
         dtype: of keys and values.
     """
     num_layers = num_attention_layers(config)
-    return num_layers * _width(config) * BYTES.get(dtype, 4) if num_layers else 0
+    if not num_layers:
+        return 0
+    scales = 2 * _kv_heads(config, _number(config, NUM_HEADS)) * SCALE_BYTES if dtype == "int8" else 0
+    return num_layers * (_width(config) * BYTES.get(dtype, 4) + scales)
+
+
+def step_bytes(config: Any, num_tokens: int) -> int:
+    """Bytes of the intermediate values of a step, about: those of one layer, as all layers use the same memory.
+
+    Args:
+        config: as for `kv_bytes_per_token`.
+        num_tokens: of the step.
+    """
+    hidden = _number(config, WIDTH)
+    inner = _number(config, INNER) or 4 * hidden
+    return LIBRARY_BYTES + num_tokens * 4 * (6 * hidden + 3 * inner)
+
+
+def pages_of(num_slots: int, max_length: int) -> int:
+    """Pages that so many full slots take."""
+    return num_slots * -(-max_length // PAGE_SIZE)
 
 
 def num_attention_layers(config: Any) -> int:

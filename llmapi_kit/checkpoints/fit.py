@@ -7,6 +7,7 @@ unloaded for it, and no more than need be. An estimate: what really fits is foun
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +15,15 @@ from pathlib import Path
 import psutil
 
 from llmapi_kit.checkpoints.architecture import context_limit, read_config
-from llmapi_kit.checkpoints.cache_size import BYTES, kv_bytes_per_token
+from llmapi_kit.checkpoints.cache_size import BYTES, PAGE_SIZE, kv_bytes_per_token, step_bytes
 from llmapi_kit.checkpoints.decoder_config import DecoderConfig, read_decoder_config
 from llmapi_kit.checkpoints.model_files import weight_files
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ModelTooLargeError
 
 MIN_LENGTH = 256
+STEP_TOKENS = 512  # that a step may compute, unless the setting says otherwise
+NO_OVERCOMMIT = "2"  # Linux then counts memory when it is asked for
 DEFAULT_MAX_LENGTH = 8192
 # Options with which weights are smaller, and what they are then; the largest first
 SMALLER_ON_GPU = (('dtype="bfloat16"', "bfloat16"), ('quantize="8bit"', "int8"), ('quantize="4bit"', "int4"))
@@ -37,12 +40,27 @@ class SlotPlan:
     Attributes:
         num_slots: requests at once.
         max_length: tokens each may have.
-        kv_bytes: what that takes.
+        kv_bytes: what they may take together.
+        num_pages: pages of `PAGE_SIZE` tokens that they may hold together, where not all may be full; else None.
+        advice: where requests may have fewer tokens than was asked for: why, and what would do; else empty.
     """
 
     num_slots: int
     max_length: int
     kv_bytes: int
+    num_pages: int | None = None
+    advice: str = ""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that all slots may hold together."""
+        full = self.num_slots * self.max_length
+        return full if self.num_pages is None else min(full, self.num_pages * PAGE_SIZE)
+
+    @property
+    def num_full_slots(self) -> int:
+        """Slots that may be full at once."""
+        return max(1, self.num_tokens // self.max_length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +75,7 @@ class Fit:
         device: ``cpu`` or ``cuda:0``.
         fits: whether weights and one request fit.
         advice: a sentence for a person.
+        step_bytes: intermediate values of a step.
     """
 
     weights_bytes: int
@@ -66,6 +85,7 @@ class Fit:
     device: str
     fits: bool
     advice: str
+    step_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +106,27 @@ class MemoryNeed:
 
 
 def plan_slots(
-    bytes_per_token: int, context_length: int, free_bytes: int, on_gpu: bool, settings: Settings
+    bytes_per_token: int,
+    context_length: int,
+    free_bytes: int,
+    on_gpu: bool,
+    settings: Settings,
+    *,
+    is_paged: bool = False,
+    int8_bytes: int = 0,
 ) -> SlotPlan:
     """Divide the memory for keys and values into slots.
 
     As many slots as asked for, each as long as asked for, if they fit; else fewer slots; else shorter ones.
+
+    Args:
+        bytes_per_token: in all layers.
+        context_length: the model's own limit.
+        free_bytes: beside the weights.
+        on_gpu: whether it is a GPU's memory.
+        settings: how many slots of which length are asked for, and the memory for them.
+        is_paged: whether slots take memory as they grow. Then they are as many as asked for, and share it.
+        int8_bytes: what a token would take in int8, where that can be had and is not what `bytes_per_token` says.
 
     Raises:
         ModelTooLargeError: not even one short slot fits.
@@ -104,15 +140,44 @@ def plan_slots(
     if not bytes_per_token:  # a state of fixed size, which is little
         return SlotPlan(settings.max_slots, max_length, 0)
     fitting = budget // (bytes_per_token * max_length) - num_spare
+    advice = ""
     if fitting < 1:
-        max_length = budget // (bytes_per_token * (1 + num_spare))
+        wanted, max_length = max_length, budget // (bytes_per_token * (1 + num_spare))
+        if is_paged:
+            max_length -= max_length % PAGE_SIZE
+        fewer_bits = f' Pass kv_cache_dtype="int8", which holds {budget // int8_bytes:,} tokens.' if int8_bytes else ""
         if max_length < MIN_LENGTH:
             raise ModelTooLargeError(
                 f"The KV cache needs {bytes_per_token * MIN_LENGTH / 2**20:.0f} MiB for the shortest request, and "
-                f"{budget / 2**20:.0f} MiB may be used. Free memory, set LLMAPI_KIT_KV_MEMORY, or take a smaller model."
+                f"{budget / 2**20:.0f} MiB may be used.{fewer_bits} Free memory, set LLMAPI_KIT_KV_MEMORY, or take a "
+                "smaller model."
             )
+        if settings.context_length:
+            needed = wanted * bytes_per_token * (1 + num_spare)
+            advice = (
+                f"Requests may have {max_length:,} tokens, not {wanted:,}: keys and values of so many take "
+                f"{needed / 2**20:,.0f} MiB, and {budget / 2**20:,.0f} MiB may be used.{fewer_bits} "
+                f"kv_memory={needed} allows it where there is as much."
+            )
+    if is_paged and fitting < settings.max_slots:
+        num_pages = budget // (bytes_per_token * PAGE_SIZE)
+        max_length = min(max_length, num_pages * PAGE_SIZE)
+        return SlotPlan(settings.max_slots, max_length, num_pages * PAGE_SIZE * bytes_per_token, num_pages, advice)
     num_slots = max(1, min(fitting, settings.max_slots))
-    return SlotPlan(num_slots, max_length, (num_slots + num_spare) * max_length * bytes_per_token)
+    kv_bytes = (num_slots + num_spare) * max_length * bytes_per_token
+    return SlotPlan(num_slots, max_length, kv_bytes, advice=advice)
+
+
+def has_lazy_memory() -> bool:
+    """Whether this system provides memory as it is written to, and takes it back, however much is asked for."""
+    if not hasattr(mmap, "MADV_DONTNEED"):
+        return False
+    import resource  # where there is the one, there is the other
+
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        return False
+    policy = Path("/proc/sys/vm/overcommit_memory")
+    return not policy.exists() or policy.read_text(encoding="ascii").strip() != NO_OVERCOMMIT
 
 
 def free_memory(device: str) -> int:
@@ -162,7 +227,8 @@ def check_folder(
     num_matrices = 1 if getattr(config, "tie_word_embeddings", False) else 2
     weights += int(num_added * num_matrices * getattr(config, "hidden_size", 0) * WEIGHT_BYTES.get(kept, 4))
     per_token = kv_bytes_per_token(config, stored if dtype in (None, "int8", "int4") else dtype)
-    fit = check_sizes(weights + added_bytes, per_token, context_limit(config), device)
+    working = step_bytes(config, STEP_TOKENS)
+    fit = check_sizes(weights + added_bytes, per_token, context_limit(config), device, working)
     if fit.fits or is_packed:
         return fit
     if device.startswith("cuda"):
@@ -185,12 +251,12 @@ def _proposal(fit: Fit, weights_bytes: int, kept: str, smaller: Sequence[tuple[s
     for option, dtype in smaller:
         share = WEIGHT_BYTES[dtype] / WEIGHT_BYTES.get(kept, 4)
         size = int(weights_bytes * share) + others
-        if share < 1 and size + fit.kv_bytes_per_token * MIN_LENGTH <= fit.free_bytes:
+        if share < 1 and size + fit.kv_bytes_per_token * MIN_LENGTH + fit.step_bytes <= fit.free_bytes:
             return f"With {option} the weights would take {size / 2**20:,.0f} MiB, and fit."
     return "Nor does it fit in fewer bits here: choose a smaller model, or a GGUF file of it in 4 bits."
 
 
-def check_sizes(weights: int, per_token: int, context: int, device: str) -> Fit:
+def check_sizes(weights: int, per_token: int, context: int, device: str, working: int = 0) -> Fit:
     """Sizes that are known, against what `device` has free.
 
     Args:
@@ -198,9 +264,10 @@ def check_sizes(weights: int, per_token: int, context: int, device: str) -> Fit:
         per_token: bytes of keys and values.
         context: the model's own limit; 0 where it has none.
         device: ``cpu`` or a CUDA device.
+        working: bytes of intermediate values.
     """
     free = free_memory(device)
-    needed = weights + per_token * MIN_LENGTH
+    needed = weights + per_token * MIN_LENGTH + working
     fits = needed <= free
     advice = (
         f"Weights take {weights / 2**20:,.0f} MiB, each token of context {per_token / 1024:,.1f} KiB; "
@@ -208,7 +275,7 @@ def check_sizes(weights: int, per_token: int, context: int, device: str) -> Fit:
     )
     if not fits:
         advice += " That is not enough: free memory, or take less."
-    return Fit(weights, per_token, context, free, device, fits, advice)
+    return Fit(weights, per_token, context, free, device, fits, advice, working)
 
 
 def folder_need(
@@ -240,7 +307,7 @@ def fit_need(fit: Fit, settings: Settings) -> MemoryNeed:
         settings: KV memory and context.
     """
     on_gpu = fit.device.startswith("cuda")
-    weights, per_token = fit.weights_bytes, fit.kv_bytes_per_token
+    weights, per_token = fit.weights_bytes + fit.step_bytes, fit.kv_bytes_per_token
     length = min(settings.context_length or DEFAULT_MAX_LENGTH, fit.context_length or DEFAULT_MAX_LENGTH)
     share = GPU_KV_SHARE if on_gpu else CPU_KV_SHARE
     room = max(0, fit.free_bytes - weights) * share

@@ -31,6 +31,7 @@ class ModelShape:
     head_dim: int
     max_position_embeddings: int
     tie_word_embeddings: bool = False
+    model_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,11 @@ def _row(values: Mapping[str, Any]) -> KnownModel:
     return KnownModel(
         name=values["name"],
         num_parameters=values["num_parameters"],
-        shape=ModelShape(**values["shape"], tie_word_embeddings=values.get("tie_word_embeddings", False)),
+        shape=ModelShape(
+            **values["shape"],
+            tie_word_embeddings=values.get("tie_word_embeddings", False),
+            model_type=values["model_type"],
+        ),
         download_bytes=values.get("download", STORED_BYTES * values["num_parameters"]),
         licence=values["licence"],
         is_gated=values.get("gated", False),

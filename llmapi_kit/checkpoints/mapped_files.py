@@ -11,7 +11,8 @@ import ctypes
 import functools
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,43 @@ def drop_pages(tensor: torch.Tensor) -> None:
     num_pages = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE - first
     if num_pages > 0 and not _has_own_pages(first, num_pages):
         madvise(first * mmap.PAGESIZE, num_pages * mmap.PAGESIZE, mmap.MADV_DONTNEED)
+
+
+def drop_unused_pages(model: torch.nn.Module, files: Collection[Path]) -> None:
+    """Let go of pages of a model's files that hold none of its weights any more, as they were made into others.
+
+    Other weights of the same file keep it mapped as a whole.
+    """
+    if (madvise := _madvise()) is None:
+        return
+    names = {os.fspath(file.resolve()) for file in files}
+    used = sorted((weight.data_ptr(), weight.data_ptr() + weight.nbytes) for weight in model.state_dict().values())
+    for start, end in _mappings(names):
+        for first, last in _gaps(start, end, used):
+            if not _has_own_pages(first // mmap.PAGESIZE, (last - first) // mmap.PAGESIZE):
+                madvise(first, last - first, mmap.MADV_DONTNEED)
+
+
+def _mappings(names: Collection[str]) -> Iterator[tuple[int, int]]:
+    """Addresses from … to … where files are mapped."""
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
+        place, _, _, _, _, *name = line.split(maxsplit=5)
+        if name and name[0] in names:
+            start, end = place.split("-")
+            yield int(start, 16), int(end, 16)
+
+
+def _gaps(start: int, end: int, used: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Whole pages of a range that lie in no used one; these are in order."""
+    for first, last in [*used, (end, end)]:
+        if last <= start:
+            continue
+        low, high = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, min(first, end) // mmap.PAGESIZE * mmap.PAGESIZE
+        if low < high:
+            yield low, high
+        start = max(start, last)
+        if first >= end:
+            return
 
 
 @contextlib.contextmanager

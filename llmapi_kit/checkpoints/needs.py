@@ -10,9 +10,11 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llmapi_kit.checkpoints.cache_size import BYTES, kv_bytes_per_token
+from llmapi_kit.checkpoints.cache_size import kv_bytes_per_token
+from llmapi_kit.checkpoints.decoder_config import ARCHITECTURES
 from llmapi_kit.checkpoints.fit import (
     DEFAULT_MAX_LENGTH,
+    WEIGHT_BYTES,
     Fit,
     SlotPlan,
     check_sizes,
@@ -22,8 +24,10 @@ from llmapi_kit.config import Settings
 from llmapi_kit.errors import ModelTooLargeError
 
 Verdict = Literal["fits", "tight", "too large", "not here"]
-PRECISIONS = ("bfloat16", "float32", "8bit")
-NOT_YET = "Fewer bits are not listed: quantize is 'int8' or 'int4' on a CPU, '4bit' on a GPU."
+# Number formats of weights, by what they are for; the first of those in fewer bits is the largest
+WHOLE = ("bfloat16", "float32")
+ON_CPU, ON_GPU = ("int8", "int4"), ("8bit",)
+NOT_YET = "On a GPU quantize='4bit' takes less, and is not listed."
 # Python's libraries and the buffers of a step. On a CPU torch and transformers take 320 MiB, as measured; on a GPU it
 # is an allowance for the CUDA context and its kernels
 OVERHEAD_BYTES = {"cpu": 350 * 2**20, "cuda": 700 * 2**20}
@@ -34,7 +38,7 @@ class Needs:
     """What one model takes in one number format.
 
     Attributes:
-        precision: ``float32``, ``bfloat16`` or ``8bit``.
+        precision: ``float32``, ``bfloat16``, ``int8``, ``int4`` or ``8bit``.
         options: for `kit.load`; empty where it is what the device gets anyway.
         fit: weights, keys and values of a token, and what is free.
         length: tokens of one request of the usual length.
@@ -79,16 +83,16 @@ def needs_of(
     Args:
         num_parameters: each counted once.
         shape: a configuration, or `llmapi_kit.checkpoints.known_models.ModelShape`.
-        precision: one of `PRECISIONS`.
+        precision: one of `precisions_of` the device.
         device: ``cpu`` or a CUDA device.
         settings: slots, context and KV memory.
         stored: the format of its files.
     """
     on_gpu = device.startswith("cuda")
     options = load_options(precision, device, stored)
-    weights = "int8" if precision == "8bit" else precision
+    weights = WEIGHT_BYTES["int8" if precision == "8bit" else precision]
     per_token = kv_bytes_per_token(shape, _kv_format(precision, on_gpu, is_default=not options))
-    fit = check_sizes(num_parameters * BYTES[weights], per_token, shape.max_position_embeddings, device)
+    fit = check_sizes(int(num_parameters * weights), per_token, shape.max_position_embeddings, device)
     overhead = OVERHEAD_BYTES["cuda" if on_gpu else "cpu"]
     room = fit.free_bytes - fit.weights_bytes - overhead
     try:
@@ -96,7 +100,12 @@ def needs_of(
     except ModelTooLargeError:
         plan = None
     length = min(settings.context_length or DEFAULT_MAX_LENGTH, fit.context_length or DEFAULT_MAX_LENGTH)
-    return Needs(precision, options, fit, length, overhead, plan, _obstacle(precision, on_gpu))
+    return Needs(precision, options, fit, length, overhead, plan, _obstacle(precision, on_gpu, shape))
+
+
+def precisions_of(device: str) -> tuple[str, ...]:
+    """The number formats that weights can have on a device."""
+    return (*WHOLE, *(ON_GPU if device.startswith("cuda") else ON_CPU))
 
 
 def default_precision(device: str, stored: str = "bfloat16") -> str:
@@ -111,19 +120,25 @@ def default_precision(device: str, stored: str = "bfloat16") -> str:
 
 def load_options(precision: str, device: str, stored: str = "bfloat16") -> dict[str, Any]:
     """Arguments of `kit.load` for a number format; none for what a device gets where nothing is said."""
-    if precision == "8bit":
-        return {"quantize": "8bit"}
+    if precision not in WHOLE:
+        return {"quantize": precision}
     return {} if precision == default_precision(device, stored) else {"dtype": precision}
 
 
 def _kv_format(precision: str, on_gpu: bool, *, is_default: bool) -> str:
-    """Of keys and values: a CPU that was told nothing computes in float32; beside 8 bits, the rest is in 16."""
+    """Of keys and values.
+
+    A CPU that was told nothing computes in float32, beside integers, too; on a GPU the rest is in 16 bits beside 8.
+    """
     if precision == "8bit":
         return "bfloat16"
-    return "float32" if is_default and not on_gpu else precision
+    return "float32" if precision in ON_CPU or (is_default and not on_gpu) else precision
 
 
-def _obstacle(precision: str, on_gpu: bool) -> str:
+def _obstacle(precision: str, on_gpu: bool, shape: Any) -> str:
+    if precision in ON_CPU:
+        is_known = getattr(shape, "model_type", None) in ARCHITECTURES
+        return "needs a CPU" if on_gpu else "" if is_known else "not of this family"
     if precision != "8bit":
         return ""
     if not on_gpu:

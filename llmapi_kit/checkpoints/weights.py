@@ -36,7 +36,8 @@ from llmapi_kit.checkpoints.load_options import (
     check_sampling_names,
     check_subfolder,
 )
-from llmapi_kit.checkpoints.model_files import CONFIG, check_files, read_json
+from llmapi_kit.checkpoints.mapped_files import drop_unused_pages
+from llmapi_kit.checkpoints.model_files import CONFIG, check_files, read_json, weight_files
 from llmapi_kit.checkpoints.packed_checkpoint import check_quantization
 from llmapi_kit.checkpoints.remote_code import brings_code, check_code, check_trust, how_to_trust, warn_of_code
 from llmapi_kit.checkpoints.reported_bar import reported_bars
@@ -272,6 +273,8 @@ def load_model(
             model = apply_adapter(model, adapter, is_merged=not quantization)
         if weights is None:
             model = (model if quantization else model.to(device)).eval()
+            if spec.path is not None and device == "cpu":
+                drop_unused_pages(model, weight_files(spec.path))
     except LlmApiKitError:
         raise
     except torch.OutOfMemoryError as exc:

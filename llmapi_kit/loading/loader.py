@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import os
 import sys
 import time
@@ -26,6 +27,8 @@ from llmapi_kit.types import EngineInfo
 if TYPE_CHECKING:
     from llmapi_kit.checkpoints.weights import LoadedModel
     from llmapi_kit.sampling.tokenizer import ModelTokenizer
+
+logger = logging.getLogger(__name__)
 
 Self = TypeVar("Self", bound="ModelLoader")
 SHIPPED = {"pocket": "The small model", "pocket-vision": "The small model for drawings"}
@@ -116,13 +119,14 @@ class ModelLoader:
             report("importing torch")
         try:
             from llmapi_kit.checkpoints.cache_size import kv_bytes_per_token
-            from llmapi_kit.checkpoints.fit import free_memory, plan_slots
+            from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
+            from llmapi_kit.checkpoints.fit import free_memory, has_lazy_memory, plan_slots
+            from llmapi_kit.checkpoints.heap import trim_heap
             from llmapi_kit.engines.local.engine import LocalEngine
             from llmapi_kit.engines.local.prompt_builder import PromptBuilder
             from llmapi_kit.engines.local.sight import Sight
             from llmapi_kit.loading.adapter_reader import AdapterReader
             from llmapi_kit.loading.draft import PROMPT_LOOKUP, draft_spec, load_draft, make_draft
-            from llmapi_kit.loading.memory_release import trim_heap
             from llmapi_kit.loading.runner_choice import architecture_of, make_runner, with_arithmetic
             from llmapi_kit.runners.image_memory import ImageMemory
             from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
@@ -137,13 +141,28 @@ class ModelLoader:
         report("preparing the engine")
         their_tokenizer = self.load_tokenizer(loaded)
         check_template(their_tokenizer.chat_template, self.spec.name)
-        per_token = kv_bytes_per_token(loaded.model.config.get_text_config(), loaded.kv_dtype or loaded.dtype)
+        text_config = loaded.model.config.get_text_config()
+        per_token = kv_bytes_per_token(text_config, loaded.kv_dtype or loaded.dtype)
+        can_be_int8 = loaded.kv_dtype != "int8" and isinstance(loaded.model, DecoderWeights)
+        int8_per_token = kv_bytes_per_token(text_config, "int8") if can_be_int8 else 0
         drafting = draft_spec(settings)
         drafted = load_draft(drafting, loaded, their_tokenizer, self.spec.name, settings) if drafting else None
         if drafted is not None:
-            per_token += kv_bytes_per_token(drafted.model.config.get_text_config(), drafted.dtype)
+            draft_per_token = kv_bytes_per_token(drafted.model.config.get_text_config(), drafted.dtype)
+            per_token += draft_per_token
+            int8_per_token += draft_per_token if can_be_int8 else 0
         on_gpu = loaded.device.startswith("cuda")
-        plan = plan_slots(per_token, loaded.context_length, free_memory(loaded.device), on_gpu, settings)
+        plan = plan_slots(
+            per_token,
+            loaded.context_length,
+            free_memory(loaded.device),
+            on_gpu,
+            settings,
+            is_paged=not on_gpu and has_lazy_memory(),
+            int8_bytes=int8_per_token,
+        )
+        if plan.advice:
+            logger.warning("%s: %s", self.spec.id, plan.advice)
         num_parameters = loaded.model.num_parameters()  # the runner takes weights over
         architecture = architecture_of(loaded)
         eye = loaded.eye

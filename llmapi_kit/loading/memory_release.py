@@ -5,9 +5,10 @@ Knows nothing of models. Runs in the thread that loads or closes one; takes some
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import sys
+
+from llmapi_kit.checkpoints.heap import trim_heap
 
 LAST_ERROR = ("last_type", "last_value", "last_traceback", "last_exc")
 
@@ -38,15 +39,6 @@ def release_memory() -> int:
     torch.cuda.empty_cache()
     after: int = sum(torch.cuda.memory_reserved(device) for device in devices)
     return before - after
-
-
-def trim_heap() -> None:
-    """Hand what was freed back to the system, which glibc keeps for itself; elsewhere nothing.
-
-    A load frees hundreds of megabytes in pieces: weights as they were read, before they were converted.
-    """
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
-        trim(0)
 
 
 def _forget_tracebacks_of_ipython() -> None:

@@ -51,6 +51,7 @@ def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings, images:
             dtype=getattr(torch, loaded.dtype),
             kv_dtype=getattr(torch, loaded.kv_dtype or "", None),
             num_threads=settings.num_threads,
+            num_pages=plan.num_pages,
         )
     import_heavy(MODEL_CLASSES)
     from llmapi_kit.runners.lean_decoder import LeanDecoder
@@ -70,6 +71,7 @@ def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings, images:
             native=settings.native,
             is_compiled=settings.compile,
             images=images,
+            num_pages=plan.num_pages,
         )
     except UnsupportedModelError as exc:
         if images is not None or gives_up_its_weights:
@@ -110,7 +112,7 @@ def _make_sequence_runner(
 
     return SequenceRunner(
         loaded.model,
-        num_slots=plan.num_slots,
+        num_slots=plan.num_full_slots,
         max_length=plan.max_length,
         dtype=torch.float32 if loaded.dtype == "float32" else None,
         num_threads=settings.num_threads,

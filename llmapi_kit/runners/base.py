@@ -104,6 +104,25 @@ class Runner(Protocol):
 
 
 @runtime_checkable
+class PagedRunner(Protocol):
+    """What a runner has besides whose slots take memory as they grow, in pages, and give it back.
+
+    Called between steps, on the thread of the steps.
+
+    Attributes:
+        page_size: positions a page.
+        num_pages: that all slots together may hold; at least what one slot of `Runner.max_length` takes.
+    """
+
+    page_size: int
+    num_pages: int
+
+    def trim(self, slot: int, length: int) -> None:
+        """Give back a slot's memory from position `length` on, a multiple of `page_size`; what it held is lost."""
+        ...
+
+
+@runtime_checkable
 class AdapterRunner(Protocol):
     """What a runner has besides whose steps may go through adapters, each item through its own or none.
 

@@ -26,6 +26,8 @@ class FakeRunner:
         answer_length: the end-of-sequence token is the most likely one after this many tokens past the first
             step's; None for never.
         poison: a step that computes this token raises.
+        page_size: see `PagedRunner`.
+        num_pages: see `PagedRunner`; None for what all slots can fill.
         before_step: called with the items before each step, on the engine thread; may block or raise.
     """
 
@@ -38,6 +40,8 @@ class FakeRunner:
         eos_id: int = 0,
         answer_length: int | None = None,
         poison: int | None = None,
+        page_size: int = 8,
+        num_pages: int | None = None,
         before_step: Callable[[Sequence[StepItem]], None] | None = None,
     ) -> None:
         self.num_slots = num_slots
@@ -46,6 +50,8 @@ class FakeRunner:
         self.eos_id = eos_id
         self.answer_length = answer_length
         self.poison = poison
+        self.page_size = page_size
+        self.num_pages = num_slots * -(-max_length // page_size) if num_pages is None else num_pages
         self.before_step = before_step
         self.steps: list[list[StepItem]] = []
         self.freed: list[int] = []
@@ -56,6 +62,7 @@ class FakeRunner:
         self._adapter_of: dict[int, int] = {}  # slot to the adapter of its latest tokens
         self._tokens: dict[int, list[int]] = {}
         self._prompt_length: dict[int, int] = {}
+        self._held: dict[int, int] = {}  # slot to pages
 
     def start(self) -> None:
         """See `Runner.start`."""
@@ -82,6 +89,7 @@ class FakeRunner:
                 self._prompt_length[item.slot] = item.start + len(item.tokens)
             for token in item.tokens:
                 held.append(token)
+                self._hold(item.slot)
                 if item.wants_every or (item.wants_logits and len(held) == item.start + len(item.tokens)):
                     rows.append(self._logits(item.slot))
         self.steps.append(list(items))
@@ -106,6 +114,20 @@ class FakeRunner:
         """See `Runner.copy_prefix`."""
         self._tokens[target] = self._tokens[source][:length]
         self._adapter_of[target] = self._adapter_of.get(source, 0)
+        self._hold(target)
+
+    def trim(self, slot: int, length: int) -> None:
+        """See `PagedRunner.trim`."""
+        if length % self.page_size:
+            raise AssertionError(f"slot {slot} is cut to {length}, within a page of {self.page_size}")
+        del self._tokens.setdefault(slot, [])[length:]
+        self._held[slot] = min(self._held.get(slot, 0), length // self.page_size)
+
+    def _hold(self, slot: int) -> None:
+        num_pages = -(-len(self._tokens[slot]) // self.page_size)
+        self._held[slot] = max(self._held.get(slot, 0), num_pages)
+        if sum(self._held.values()) > self.num_pages:
+            raise AssertionError(f"{self._held} pages are more than {self.num_pages}")
 
     def free(self, slot: int) -> None:
         """See `Runner.free`."""

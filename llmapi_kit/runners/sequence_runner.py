@@ -22,6 +22,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from llmapi_kit.checkpoints.heap import trim_heap
 from llmapi_kit.errors import LlmApiKitError, UnsupportedModelError
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.mean_states import MeanStates
@@ -33,6 +34,9 @@ from llmapi_kit.runners.thread_count import best_num_threads
 from llmapi_kit.runners.widening import widen
 
 logger = logging.getLogger(__name__)
+
+# Tokens of a prompt from which it pays: a state-space model's intermediate values are large, and glibc keeps them
+TRIMMED_FROM = 128
 
 # What models call what they keep of a sequence: in their output, and as an argument where that is another name
 CACHE_NAMES = {
@@ -129,6 +133,8 @@ class SequenceRunner:
     def step(self, items: Sequence[StepItem]) -> torch.Tensor:
         """See `Runner.step`."""
         answers = [self._compute(item) for item in items]
+        if self._device.type == "cpu" and any(len(item.tokens) >= TRIMMED_FROM for item in items):
+            trim_heap()
         rows = [answer for item, answer in zip(items, answers, strict=True) if item.wants_logits]
         return torch.cat(rows) if rows else torch.empty(0, self.vocab_size)
 

@@ -7,13 +7,14 @@ transformers calls it. Knows nothing of requests. Engine thread only.
 from __future__ import annotations
 
 import math
-import mmap
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from llmapi_kit.errors import UnsupportedModelError
+from llmapi_kit.runners.base import StepItem
+from llmapi_kit.runners.lazy_memory import LazyMemory
 from llmapi_kit.runners.score_attention import ScoreChanges, attend_with_scores
 from llmapi_kit.runners.step_layout import StepLayout
 
@@ -42,6 +43,7 @@ class KVMemory:
         self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.device = device
         self.dtype = dtype
+        self._lazy: list[tuple[LazyMemory, int, int]] = []  # with rows of a slot, and bytes of a row
 
     @property
     def num_bytes(self) -> int:
@@ -60,11 +62,18 @@ class KVMemory:
                 shape = self.num_slots, like.shape[1], self.max_length, like.shape[2]
                 if self.device.type != "cpu":
                     return torch.zeros(shape, device=self.device, dtype=self.dtype)
-                pages = mmap.mmap(-1, math.prod(shape) * self.dtype.itemsize)
-                return torch.frombuffer(pages, dtype=self.dtype).view(shape)
+                memory = LazyMemory(math.prod(shape) * self.dtype.itemsize)
+                self._lazy.append((memory, shape[1] * self.max_length, shape[3] * self.dtype.itemsize))
+                return torch.frombuffer(memory.buffer, dtype=self.dtype, count=math.prod(shape)).view(shape)
 
             self.layers[index] = allocate(key), allocate(value)
         return self.layers[index]
+
+    def trim(self, slot: int, length: int) -> None:
+        """Give back the memory of a slot from a position on, in every layer; on a CPU."""
+        for memory, num_rows, row_bytes in self._lazy:
+            heads = range(slot * num_rows, (slot + 1) * num_rows, self.max_length)
+            memory.give_back(((head + length) * row_bytes, (head + self.max_length) * row_bytes) for head in heads)
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Copy the first positions of a slot to another, in every layer."""
@@ -75,6 +84,7 @@ class KVMemory:
     def clear(self) -> None:
         """Let go of all tensors."""
         self.layers.clear()
+        self._lazy.clear()
 
 
 def slot_attention(
@@ -178,8 +188,11 @@ def attend(
         else:
             length = item.start + len(item.tokens)
             past_key, past_value = keys[item.slot, None, :, :length], values[item.slot, None, :, :length]
-        chunk_query, blocks = query[at:end].transpose(0, 1)[None], layout.blocks.get(at)
-        chunk = _chunk(chunk_query, past_key, past_value, item.start, window, scaling, changes, blocks)
+        chunk_query = query[at:end].transpose(0, 1)[None]
+        mask = None
+        if not _is_causal(past_key.shape[2], item.start, window, changes, layout.blocks.get(at)):
+            mask = _chunk_mask(layout, at, item, window, query)
+        chunk = _chunk(chunk_query, past_key, past_value, mask, scaling, changes)
         output[at:end] = chunk[0].transpose(0, 1)
     return output
 
@@ -205,34 +218,48 @@ def _decode(
     return out.reshape(num_tokens, heads, -1)
 
 
+def _is_causal(length: int, start: int, window: int, changes: ScoreChanges | None, blocks: torch.Tensor | None) -> bool:
+    """Whether each token of a chunk sees what is before it in the chunk, and nothing else is to be said."""
+    return changes is None and blocks is None and start == 0 and (not window or length <= window)
+
+
+def _chunk_mask(layout: StepLayout, at: int, item: StepItem, window: int, like: torch.Tensor) -> torch.Tensor:
+    """What is added to the scores of a chunk, (1, 1, c, start + c).
+
+    Made once a step: over a long past, making it in every layer took a tenth of the attention's time.
+    """
+    known = layout.chunk_masks.get((at, window))
+    if known is not None:
+        return known
+    length = item.start + len(item.tokens)
+    rows = torch.arange(item.start, length, device=like.device)[:, None]
+    columns = torch.arange(length, device=like.device)[None]
+    is_hidden = columns > rows
+    if (blocks := layout.blocks.get(at)) is not None:
+        is_hidden[:, item.start :] &= ~blocks
+    if window:
+        is_hidden |= columns <= rows - window
+    added = torch.zeros(is_hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(is_hidden, -torch.inf)
+    layout.chunk_masks[at, window] = added[None, None]
+    return layout.chunk_masks[at, window]
+
+
 def _chunk(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    start: int,
-    window: int,
+    mask: torch.Tensor | None,
     scaling: float | None,
     changes: ScoreChanges | None,
-    blocks: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Consecutive tokens of one slot: query (1, heads, c, d) at positions start…, keys (1, kv_heads, start + c, d)."""
+    """Consecutive tokens of one slot: query (1, heads, c, d), keys (1, kv_heads, length, d); no mask is causal."""
     is_grouped = query.shape[1] != keys.shape[1]
-    length = keys.shape[2]
-    is_plain = changes is None and blocks is None
-    if is_plain and start == 0 and (not window or length <= window):
+    if mask is None:
         return functional.scaled_dot_product_attention(
             query, keys, values, is_causal=True, scale=scaling, enable_gqa=is_grouped
         )
-    rows = torch.arange(length - query.shape[2], length, device=query.device)[:, None]
-    columns = torch.arange(length, device=query.device)[None]
-    mask = columns <= rows
-    if blocks is not None:
-        mask[:, start:] |= blocks
-    if window:
-        mask &= columns > rows - window
     if changes is not None:
-        added = torch.zeros(mask.shape, dtype=query.dtype, device=query.device).masked_fill_(~mask, -torch.inf)
-        return attend_with_scores(query, keys, values, added[None, None], scaling, changes)
+        return attend_with_scores(query, keys, values, mask, scaling, changes)
     if is_grouped and query.device.type == "cuda":
         # Fused kernels take a mask or grouped heads, not both; the plain one writes every score to memory, in float32
         num_sharing = query.shape[1] // keys.shape[1]

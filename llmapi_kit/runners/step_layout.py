@@ -89,12 +89,14 @@ class StepLayout:
         chunks: (item, first index in the row) of the others.
         pooled: (item, first index in the row) of those whose hidden states go into a mean.
         blocks: of chunks by their first index in the row: (n, n), which of its tokens see each other both ways.
+        chunk_masks: of chunks, by their first index in the row and a window: what all layers add to the scores.
     """
 
     def __init__(self, items: Sequence[StepItem], device: torch.device) -> None:
         self.decodes = sorted((item for item in items if len(item.tokens) == 1), key=lambda item: item.slot)
         self.chunks: list[tuple[StepItem, int]] = []
         self.blocks: dict[int, torch.Tensor] = {}
+        self.chunk_masks: dict[tuple[int, int], torch.Tensor] = {}
         tokens: list[int] = []
         slots: list[int] = []
         positions: list[int] = []

@@ -25,6 +25,7 @@ import torch
 from transformers import AttentionInterface
 
 from llmapi_kit.checkpoints.architecture import constant_length
+from llmapi_kit.checkpoints.cache_size import PAGE_SIZE, pages_of
 from llmapi_kit.checkpoints.low_rank import Changes
 from llmapi_kit.checkpoints.mapped_files import dropping_pages
 from llmapi_kit.checkpoints.model_decoder import config_of, weights_of_model
@@ -69,6 +70,10 @@ class TorchRunner:
             knows more families, but pictures only of those that `LeanDecoder` knows.
         is_compiled: with `lean`: decode through `torch.compile`, not `native`; on a CPU it needs a C++ compiler.
         images: vectors of pictures, whose ids may stand among the tokens.
+        num_pages: see `PagedRunner`; None for what all slots can fill. A GPU has that allocated anyway.
+
+    Attributes:
+        page_size: see `PagedRunner`.
 
     Raises:
         UnsupportedModelError: the model can't be run this way; the message says why.
@@ -88,10 +93,13 @@ class TorchRunner:
         native: bool = True,
         is_compiled: bool = False,
         images: ImageMemory | None = None,
+        num_pages: int | None = None,
     ) -> None:
         self._num_threads = num_threads or best_num_threads(sum(p.nbytes for p in model.parameters()))
         self.num_slots = num_slots
         self.max_length = max_length
+        self.page_size = PAGE_SIZE
+        self.num_pages = num_pages or pages_of(num_slots, max_length)
         self._model = model
         self._device = model.device
         is_special = images is not None and (images.is_spatial or images.is_two_way)
@@ -249,8 +257,12 @@ class TorchRunner:
             self._spatial.copy_prefix(source, target, length)
 
     def free(self, slot: int) -> None:
-        """See `Runner.free`. KV memory is preallocated and stays as it is."""
+        """See `Runner.free`. KV memory stays as it is, for prompts that begin alike."""
         self._means.free(slot)
+
+    def trim(self, slot: int, length: int) -> None:
+        """See `PagedRunner.trim`."""
+        (self._native or self._memory).trim(slot, length)
 
     @torch.inference_mode()
     def mean_state(self, slot: int) -> list[float]:

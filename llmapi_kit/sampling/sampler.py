@@ -125,7 +125,8 @@ class SamplerRow:
     def _tables(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self._seen is None or self._counts is None:
             self._seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
-            seen = [token_id for token_id in self.prompt_ids if token_id < len(logits)]  # others are of pictures
+            width = len(logits)
+            seen = [token_id for token_id in self.prompt_ids if token_id < width]  # others are of pictures
             self._seen[torch.tensor(seen, device=logits.device, dtype=torch.long)] = True
             self._counts = torch.zeros_like(logits)
         return self._seen, self._counts

@@ -23,7 +23,7 @@ def token_bytes(token_id, *, skip_special_tokens=True, begins_text=False):
 
 
 class Bench:
-    """A loop, its runner, and the events of each request.
+    """A loop, its runner, and the events of each request. The runner is the fake one unless one is given.
 
     Attributes:
         batches: what each call of `deliver` brought.
@@ -32,10 +32,10 @@ class Bench:
     def __init__(self, **options):
         loop_options = {
             k: options.pop(k)
-            for k in ("max_queue", "step_tokens", "queue_timeout_s", "max_stall_s", "draft")
+            for k in ("max_queue", "step_tokens", "queue_timeout_s", "max_stall_s", "has_prefix_cache", "draft")
             if k in options
         }
-        self.runner = FakeRunner(**options)
+        self.runner = options.pop("runner", None) or FakeRunner(**options)
         self.batches = []
         self._events = {}
         self._changed = threading.Condition()

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 import benchmarks
-from benchmarks import adapters, conversation, draft, engine_process, gpu, overhead, serving
+from benchmarks import adapters, conversation, draft, engine_process, gpu, long_context, overhead, serving
 from benchmarks.processes import ServerFailedError, ServerProcess, free_port
 from benchmarks.serving_report import Failure, Run, Sample, to_markdown
 
@@ -33,6 +33,7 @@ MODULES = [
     "families",
     "gpu",
     "load",
+    "long_context",
     "models",
     "overhead",
     "quantized",
@@ -80,6 +81,16 @@ def test_guesses_are_measured_beside_none(work, tmp_path):
     ways = (draft.OFF, draft.SMALLER, draft.ITSELF)
     assert samples == lookups + [(text, way) for text in ("greedy", "sampled") for way in ways]
     assert "| free | 2 |" in (tmp_path / "draft.md").read_text()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_long_prompt_is_measured_in_each_way(work, tmp_path):
+    ways = ["C, in int8", "torch"]
+    assert long_context.main(["--model", "tiny", "--ways", *ways, *options(work, tmp_path)]) == 0
+    report = json.loads((tmp_path / "long_context.json").read_text())
+    assert [each["way"] for each in report] == ways
+    assert all(each["num_tokens"] > 200 and each["tokens_per_s"] > 0 for each in report)
+    assert "| torch |" in (tmp_path / "long_context.md").read_text()
 
 
 @pytest.mark.usefixtures("tiny")

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from llmapi_kit.checkpoints.mapped_files import drop_pages, dropping_pages
+from llmapi_kit.checkpoints.mapped_files import drop_pages, drop_unused_pages, dropping_pages
 
 NUM = 4_000_000  # 16 MB: far more than pages that stay for other reasons
 
@@ -43,6 +43,16 @@ def test_what_was_written_to_a_mapped_tensor_stays(mapped):
     drop_pages(mapped)
     assert mapped[12345] == -7.0
     assert mapped[-1] == NUM - 1
+
+
+def test_what_a_model_does_not_use_of_its_file_leaves_memory(mapped, tmp_path):
+    layer = torch.nn.Linear(1000, 1000, bias=False)
+    layer.weight = torch.nn.Parameter(mapped[1_000_000:2_000_000].view(1000, 1000), requires_grad=False)
+    mapped[3_500_000] = -7.0
+    expected = mapped.double().sum().item()
+    drop_unused_pages(layer, [tmp_path / "numbers"])
+    assert layer.weight.nbytes <= resident_bytes(mapped) < 0.8 * mapped.nbytes
+    assert mapped.double().sum().item() == expected
 
 
 def test_a_tensor_of_no_file_keeps_its_values():

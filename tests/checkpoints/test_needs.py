@@ -6,7 +6,7 @@ import pytest
 
 from llmapi_kit.checkpoints import fit, needs
 from llmapi_kit.checkpoints.known_models import known_models
-from llmapi_kit.checkpoints.needs import OVERHEAD_BYTES, load_options, needs_of
+from llmapi_kit.checkpoints.needs import OVERHEAD_BYTES, load_options, needs_of, precisions_of
 from llmapi_kit.config import Settings
 
 GIB = 2**30
@@ -31,6 +31,8 @@ def of(model, precision, device="cpu", **settings):
         ("bfloat16", "cpu", 2 * 596_049_920, 2 * 28 * 8 * 128 * 4),  # computed in float32
         ("bfloat16", "cuda:0", 2 * 596_049_920, 2 * 28 * 8 * 128 * 2),
         ("8bit", "cuda:0", 596_049_920, 2 * 28 * 8 * 128 * 2),
+        ("int8", "cpu", 596_049_920, 2 * 28 * 8 * 128 * 4),
+        ("int4", "cpu", int(0.65 * 596_049_920), 2 * 28 * 8 * 128 * 4),
     ],
 )
 def test_weights_and_context_follow_from_the_shape(machine, precision, device, weights, per_token):
@@ -70,10 +72,21 @@ def test_what_is_planned_fits_into_what_is_free(machine):
         ("bfloat16", "cuda:0", "float16", {}),
         ("float32", "cuda:0", "bfloat16", {"dtype": "float32"}),
         ("8bit", "cuda:0", "bfloat16", {"quantize": "8bit"}),
+        ("int4", "cpu", "bfloat16", {"quantize": "int4"}),
     ],
 )
 def test_code_says_only_what_differs_from_the_device_s_own_choice(precision, device, stored, options):
     assert load_options(precision, device, stored) == options
+
+
+def test_integers_are_offered_on_a_cpu_for_families_of_the_compiled_step(machine):
+    machine(64 * GIB)
+    phi = next(each for each in known_models() if "Phi" in each.name)
+    assert of(QWEN, "int8").verdict == "fits"
+    assert of(QWEN, "int8", "cuda:0").obstacle == "needs a CPU"
+    assert (of(phi, "int4").verdict, of(phi, "int4").obstacle) == ("not here", "not of this family")
+    assert precisions_of("cpu") == ("bfloat16", "float32", "int8", "int4")
+    assert precisions_of("cuda:1") == ("bfloat16", "float32", "8bit")
 
 
 def test_eight_bits_are_not_offered_on_a_cpu_nor_without_their_package(machine, monkeypatch):

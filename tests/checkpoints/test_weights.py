@@ -231,8 +231,9 @@ def test_what_a_model_needs_is_said_before_it_is_loaded(monkeypatch):
     ],
 )
 def test_what_would_fit_is_proposed(device, dtype, words, monkeypatch):
-    size = check_folder(POCKET_DIR, "cpu").weights_bytes
-    monkeypatch.setattr(fit, "free_memory", lambda device: size * (1.7 if dtype == "float32" else 0.9))
+    found = check_folder(POCKET_DIR, "cpu")
+    free = found.step_bytes + found.weights_bytes * (1.7 if dtype == "float32" else 0.9)
+    monkeypatch.setattr(fit, "free_memory", lambda device: free)
     assert words in check_folder(POCKET_DIR, device, dtype=dtype).advice
 
 
@@ -257,6 +258,11 @@ def test_what_a_token_takes_is_known_however_a_family_names_it(config, expected)
     assert kv_bytes_per_token(config, "float32") == expected
 
 
+def test_kv_bytes_in_int8_count_the_scales():
+    config = SimpleNamespace(num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=2, hidden_size=64)
+    assert kv_bytes_per_token(config, "int8") == 3 * 2 * 2 * (8 + 4)
+
+
 def test_kv_bytes_count_key_value_heads_only():
     config = SimpleNamespace(num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=2, hidden_size=64)
     assert kv_bytes_per_token(config, "float32") == 2 * 3 * 2 * 8 * 4
@@ -272,6 +278,32 @@ def test_memory_becomes_slots_then_shorter_slots(budget, slots, length):
     plan = plan_slots(100, 1000, 10**12, False, Settings(kv_memory=budget))
     assert (plan.num_slots, plan.max_length) == (slots, length)
     assert plan.kv_bytes <= budget
+
+
+@pytest.mark.parametrize(
+    ("budget", "slots", "length", "num_full"),
+    [(10**9, 32, 1000, 32), (10 * 1000 * 100, 32, 1000, 9), (500 * 100, 32, 448, 1)],
+    ids=["plenty", "shared", "shorter slots"],
+)
+def test_slots_that_grow_in_pages_share_memory_for_fewer(budget, slots, length, num_full):
+    plan = plan_slots(100, 1000, 10**12, False, Settings(kv_memory=budget), is_paged=True)
+    assert (plan.num_slots, plan.max_length, plan.num_full_slots) == (slots, length, num_full)
+    assert plan.max_length <= plan.num_tokens
+    assert plan.num_tokens * 100 <= plan.kv_bytes <= budget
+
+
+def test_less_context_than_asked_for_is_told_with_what_would_do():
+    def plan(**settings):
+        return plan_slots(100, 0, 10**12, False, Settings(kv_memory=10**6, **settings), is_paged=True, int8_bytes=25)
+
+    told = plan(context_length=32768)
+    assert told.max_length == 9984
+    assert "9,984 tokens, not 32,768" in told.advice
+    assert 'kv_cache_dtype="int8", which holds 40,000' in told.advice
+    assert f"kv_memory={100 * 32768}" in told.advice
+    assert plan(context_length=4096).advice == plan().advice == ""
+    with pytest.raises(ModelLoadError, match="int8"):
+        plan_slots(10**4, 0, 10**12, False, Settings(kv_memory=10**6), int8_bytes=25)
 
 
 @pytest.mark.parametrize("num_that_fit", [1, 2, 7])

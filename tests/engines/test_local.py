@@ -66,6 +66,15 @@ def test_a_completion_goes_on_with_the_prompts_text_and_a_message_is_a_text_of_i
     assert "".join(entry.text for entry in entries) == text
 
 
+def test_beams_that_would_take_more_memory_than_there_is_are_refused(local):
+    engine = local(num_slots=4, max_length=32, page_size=8, num_pages=4)
+    error = refused(engine, replace(ask("a b c d", max_tokens=20), num_beams=2))
+    assert error.param == "num_beams"
+    assert "up to 24 tokens each" in error.message
+    _, events = asyncio.run(collect(engine.generate(replace(ask("a b c d", max_tokens=8), num_beams=2))))
+    assert isinstance(events[-1], Finished)
+
+
 def test_without_max_tokens_the_context_is_the_limit(local):
     _, events = asyncio.run(collect(local(max_length=10).generate(ask("a b c d"))))
     assert events[-1] == Finished("length", 4, 6)

@@ -281,6 +281,13 @@ class LocalEngine:
                 f"num_beams is {request.num_beams}; this model has room for {self._num_slots} at once.",
                 param="num_beams",
             )
+        length = len(prompt.ids) + max_new_tokens
+        if request.num_beams > 1 and not self._loop.has_room(request.num_beams, length):
+            raise InvalidRequestError(
+                f"num_beams is {request.num_beams}; with up to {length} tokens each, prompt included, they take more "
+                "memory than this model has for them. Ask for fewer beams, or for less with max_tokens.",
+                param="num_beams",
+            )
         beams: BeamSearch[Request] | None = None
         if request.num_beams > 1:
             beams = BeamSearch(request.num_beams, request.n, length_penalty=request.length_penalty)

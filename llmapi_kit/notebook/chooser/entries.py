@@ -5,6 +5,7 @@ Reads names, sizes and configurations on this machine; asks the hub only for a n
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from typing import Any
 from llmapi_kit.checkpoints.cache_size import BYTES
 from llmapi_kit.checkpoints.hub_cache import CachedModel, ModelCache, cached_models
 from llmapi_kit.checkpoints.known_models import KnownModel, known_models
-from llmapi_kit.checkpoints.needs import Needs, needs_of
+from llmapi_kit.checkpoints.needs import WHOLE, Needs, needs_of
 from llmapi_kit.checkpoints.spec import POCKET_DIR
 from llmapi_kit.config import Settings, load_settings
 from llmapi_kit.errors import LlmApiKitError
@@ -122,21 +123,22 @@ def of_hub(name: str) -> Entry:
 def recommended(entries: list[Entry], machine: ChooserMachine, settings: Settings) -> tuple[Entry, str] | None:
     """The best model of the table that fits here, and its number format; None if none does.
 
-    One that is whole in its own format is better than a larger one in 8 bits, which is slow; and one with room for a
-    request of the usual length better than any that is tight.
+    One that is whole in its own format is better than a larger one in fewer bits, which lose something; and one with
+    room for a request of the usual length better than any that is tight.
     """
     limit = MAX_CPU_PARAMETERS if machine.device == "cpu" else float("inf")
     ranked = sorted((each for each in entries if each.rank), key=lambda each: each.rank, reverse=True)
     possible = [
         each for each in ranked if each.num_parameters <= limit and each.missing_bytes <= machine.free_disk_bytes
     ]
-    whole = tuple(precision for precision in machine.precisions("bfloat16") if precision != "8bit")
-    for verdict, precisions in (("fits", whole), ("fits", ("8bit",)), ("tight", machine.precisions("bfloat16"))):
-        for entry in possible:
-            for precision in precisions:
-                needs = entry.needs(precision, machine, settings)
-                if needs is not None and needs.verdict == verdict:
-                    return entry, precision
+    every = machine.precisions("bfloat16")
+    whole = tuple(precision for precision in every if precision in WHOLE)
+    orders = (whole, *((precision,) for precision in every if precision not in WHOLE))
+    for verdict, precisions, entry in itertools.product(("fits", "tight"), orders, possible):
+        for precision in precisions:
+            needs = entry.needs(precision, machine, settings)
+            if needs is not None and needs.verdict == verdict:
+                return entry, precision
     return None
 
 

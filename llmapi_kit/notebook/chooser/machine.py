@@ -14,7 +14,7 @@ import psutil
 
 from llmapi_kit.checkpoints.fit import free_memory
 from llmapi_kit.checkpoints.hub_cache import cache_folder, free_disk_bytes
-from llmapi_kit.checkpoints.needs import default_precision
+from llmapi_kit.checkpoints.needs import default_precision, precisions_of
 from llmapi_kit.notebook.environment import see_gpus
 
 GIB = 2**30
@@ -43,7 +43,7 @@ class ChooserMachine:
 
     def precisions(self, stored: str) -> tuple[str, ...]:
         """Number formats for weights that are stored in one, the one first that `kit.load` takes by itself."""
-        possible = ("bfloat16", "float32") if self.device == "cpu" else ("bfloat16", "8bit", "float32")
+        possible = precisions_of("cpu") if self.device == "cpu" else ("bfloat16", "8bit", "float32")
         first = default_precision(self.device, stored)
         return (first, *(each for each in possible if each != first))
 

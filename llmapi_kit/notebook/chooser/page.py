@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from html import escape
 
-from llmapi_kit.checkpoints.needs import PRECISIONS, Needs
+from llmapi_kit.checkpoints.needs import Needs, precisions_of
 from llmapi_kit.config import Settings
 from llmapi_kit.notebook.chooser.entries import Entry
 from llmapi_kit.notebook.chooser.machine import GIB, ChooserMachine
@@ -39,7 +39,7 @@ def header(machine: ChooserMachine, recommended: str | None) -> str:
 
 def detail(entry: Entry, machine: ChooserMachine, settings: Settings) -> str:
     """All about one model."""
-    needs = [entry.needs(precision, machine, settings) for precision in PRECISIONS]
+    needs = [entry.needs(precision, machine, settings) for precision in precisions_of(machine.device)]
     known = [each for each in needs if each is not None]
     rows = "".join(_memory_row(each, _scale(known, machine)) for each in known)
     memory = f"{_legend()}{rows}" if known else _line("Memory", "not known before it is loaded")

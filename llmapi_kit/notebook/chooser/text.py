@@ -6,20 +6,20 @@ import textwrap
 from collections.abc import Sequence
 
 from llmapi_kit.checkpoints.known_models import read_table
-from llmapi_kit.checkpoints.needs import NOT_YET, PRECISIONS, Needs
+from llmapi_kit.checkpoints.needs import NOT_YET, Needs, precisions_of
 from llmapi_kit.config import Settings
 from llmapi_kit.notebook.chooser.entries import Entry
 from llmapi_kit.notebook.chooser.machine import GIB, ChooserMachine
 from llmapi_kit.notebook.progress_state import as_amount
 
 MARKS = {"fits": "fits", "tight": "tight", "too large": "too large", "not here": ""}
-HEAD = ("Model", "Parameters", "Download", *PRECISIONS, "Licence", "Here")
 
 
 def as_table(entries: Sequence[Entry], machine: ChooserMachine, settings: Settings) -> str:
     """One row for each model: what it needs in each number format, beside what is free."""
-    rows = [HEAD, *(_row(entry, machine, settings) for entry in entries)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    head = ("Model", "Parameters", "Download", *precisions_of(machine.device), "Licence", "Here")
+    rows = [head, *(_row(entry, machine, settings) for entry in entries)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
@@ -68,5 +68,5 @@ def memory(needs: Needs | None) -> str:
 
 def _row(entry: Entry, machine: ChooserMachine, settings: Settings) -> tuple[str, ...]:
     download = as_amount(entry.missing_bytes, "B") if entry.missing_bytes else "none"
-    needs = [memory(entry.needs(precision, machine, settings)) for precision in PRECISIONS]
+    needs = [memory(entry.needs(precision, machine, settings)) for precision in precisions_of(machine.device)]
     return (entry.name, parameters(entry), download, *needs, access(entry) or "?", presence(entry))

@@ -30,7 +30,7 @@ from llmapi_kit.notebook.progress_state import ProgressState, as_html
 logger = logging.getLogger(__name__)
 
 MARKS = {"fits": "✓", "tight": "~", "too large": "✗", "not here": "✗"}
-FORMATS = {"float32": "float32", "bfloat16": "bfloat16", "8bit": "8 bits"}
+FORMATS = {"float32": "float32", "bfloat16": "bfloat16", "8bit": "8 bits", "int8": "int8", "int4": "int4"}
 WIDE = {"width": "auto"}
 
 

@@ -28,9 +28,10 @@ from llmapi_kit.checkpoints.integer_weights import IntegerFormat
 from llmapi_kit.checkpoints.model_decoder import config_of, is_decoder
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.image_memory import FIRST_IMAGE_ID
+from llmapi_kit.runners.lazy_memory import LazyMemory
 from llmapi_kit.runners.native.adapter_tables import AdapterTables, address_of
 from llmapi_kit.runners.native.compiler import NativeUnavailableError, load_library
-from llmapi_kit.runners.native.packed_weights import PackedWeights, untouched
+from llmapi_kit.runners.native.packed_weights import PackedWeights
 from llmapi_kit.runners.native.structures import Expert, Layer, Model, declare
 
 # Macros for what weights, keys and values are stored as
@@ -133,7 +134,10 @@ class NativeDecoder:
         with ThreadPoolExecutor(num_threads, "llmapi_kit pack", torch.set_num_threads, (1,)) as threads:
             self._take_over(weights, max_length, threads)
         slot_size = int(self._library.slot_size(self._model))
-        self._memory = untouched((num_slots, slot_size), np.dtype(f"u{formats.stored.itemsize}"))
+        self._item_bytes = formats.stored.itemsize
+        self._slot_bytes = slot_size * self._item_bytes
+        self._pages = LazyMemory(num_slots * self._slot_bytes, has_large_pages=True)
+        self._memory = np.frombuffer(self._pages.buffer, np.uint8).reshape(num_slots, self._slot_bytes)
         self._model.memory = self._memory.ctypes.data
         self._logits = torch.empty(num_slots, self._padded(self.vocab_size))
         self._reserve(1)
@@ -250,8 +254,16 @@ class NativeDecoder:
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Copy the first positions of a slot to another, in every layer."""
-        size = self._library.prefix_size(self._model, length)
+        size = self._prefix_bytes(length)
         self._memory[target, :size] = self._memory[source, :size]
+
+    def trim(self, slot: int, length: int) -> None:
+        """Give back the memory of a slot from a position on."""
+        start = slot * self._slot_bytes
+        self._pages.give_back([(start + self._prefix_bytes(length), start + self._slot_bytes)])
+
+    def _prefix_bytes(self, length: int) -> int:
+        return int(self._library.prefix_size(self._model, length)) * self._item_bytes
 
     def close(self) -> None:
         """End the threads. The decoder is not used after it."""

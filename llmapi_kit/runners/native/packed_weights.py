@@ -5,9 +5,7 @@ Knows names and shapes of matrices, nothing of their order in a model.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import mmap
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Any
@@ -18,6 +16,7 @@ import torch
 from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
 from llmapi_kit.checkpoints.integer_weights import IntegerMatrix
 from llmapi_kit.checkpoints.mapped_files import drop_pages
+from llmapi_kit.runners.lazy_memory import LazyMemory
 
 CACHE_LINE = 64
 AT_ONCE = 16  # blocks
@@ -97,16 +96,7 @@ def _bits(matrix: torch.Tensor | IntegerMatrix) -> int:
 
 
 def untouched(shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    """Zeros that take memory once they are written to, in large pages where the system has them.
-
-    With small pages a step spends a part of its time on finding them: a seventh of attention over 1,600 positions.
-    """
+    """Zeros that take memory once they are written to; see `LazyMemory`."""
     count = shape[0] * shape[1]
-    num_bytes = max(1, count * dtype.itemsize)
-    # Shared memory, which is Python's default, gets no large pages
-    flags = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
-    pages = mmap.mmap(-1, num_bytes, **flags)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
-            pages.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(pages, dtype, count).reshape(shape)
+    memory = LazyMemory(count * dtype.itemsize, has_large_pages=True)
+    return np.frombuffer(memory.buffer, dtype, count).reshape(shape)

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from llmapi_kit.checkpoints.cache_size import PAGE_SIZE, pages_of
 from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
 from llmapi_kit.checkpoints.integer_weights import IntegerMatrix
 from llmapi_kit.checkpoints.low_rank import Changes
@@ -33,6 +34,10 @@ class NativeRunner:
         dtype: of arithmetic; `NativeDecoder.is_available` says which go with the weights' own.
         kv_dtype: of keys and values; None for that of arithmetic.
         num_threads: CPU threads of a step; 0 chooses by the model's size.
+        num_pages: see `PagedRunner`; None for what all slots can fill.
+
+    Attributes:
+        page_size: see `PagedRunner`.
 
     Raises:
         UnsupportedModelError: the compiled step computes something else than the reference.
@@ -48,9 +53,12 @@ class NativeRunner:
         dtype: torch.dtype,
         kv_dtype: torch.dtype | None = None,
         num_threads: int = 0,
+        num_pages: int | None = None,
     ) -> None:
         self.num_slots = num_slots
         self.max_length = max_length
+        self.page_size = PAGE_SIZE
+        self.num_pages = num_pages or pages_of(num_slots, max_length)
         self.vocab_size = weights.vocab_size
         self._num_threads = num_threads or best_num_threads(weights.num_bytes)
         self._means = MeanStates()
@@ -110,8 +118,12 @@ class NativeRunner:
         self._decoder.copy_prefix(source, target, length)
 
     def free(self, slot: int) -> None:
-        """See `Runner.free`. KV memory is preallocated and stays as it is."""
+        """See `Runner.free`. KV memory stays as it is, for prompts that begin alike."""
         self._means.free(slot)
+
+    def trim(self, slot: int, length: int) -> None:
+        """See `PagedRunner.trim`."""
+        self._decoder.trim(slot, length)
 
     @torch.inference_mode()
     def mean_state(self, slot: int) -> list[float]:

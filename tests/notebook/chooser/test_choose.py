@@ -193,6 +193,16 @@ def test_a_model_that_fits_in_8_bits_only_is_chosen_so(chooser):
     assert chooser.choice.options == {"quantize": "8bit"}
 
 
+def test_what_fits_a_cpu_in_integers_only_is_chosen_so():
+    entries = all_entries()
+    chooser = Chooser(Choice("pocket"), entries, make_machine("cpu", 6), Settings(), None)
+    chooser._list.value = "Qwen/Qwen2.5-1.5B-Instruct"
+    assert "int4" in dict(chooser._format.options).values()
+    chooser._format.value = "int4"
+    assert chooser.choice.options == {"quantize": "int4"}
+    assert "int4" in as_table(entries, make_machine("cpu", 6), Settings()).splitlines()[0]
+
+
 def test_only_what_may_be_a_name_of_the_hub_can_be_asked_for(chooser):
     for text, may_ask in (("qwen", False), ("own/model", True), ("own/model please", False)):
         chooser._search.value = text
