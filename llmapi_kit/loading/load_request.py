@@ -77,7 +77,7 @@ class LoadRequest:
             LlmApiKitError: it can't be loaded.
         """
         make_engine = partial(self.source.make_engine, self.spec, self.settings)
-        engine = self.placement.make(make_engine, self.options, self.spec.id)
+        engine = self.placement.make(make_engine, self.options, self.spec.id, self.settings.step_timeout_s)
         if self.fallback:
             engine = _with_fallback(engine, self.fallback, self.settings)
         return renamed(engine, self.spec.id or engine.info.id)

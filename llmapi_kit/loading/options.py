@@ -39,6 +39,7 @@ class _ModelSettings(TypedDict, total=False):
     prefix_cache: PrefixCache | None
     draft: Draft | None
     download_stall_s: float | None
+    step_timeout_s: float | None
 
 
 class _ProviderSettings(TypedDict, total=False):
@@ -71,6 +72,7 @@ class EmbeddingOptions(_VectorOptions, total=False):
     num_threads: int | None
     max_queue: int | None
     download_stall_s: float | None
+    step_timeout_s: float | None
     fallback: Any
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from llmapi_kit.checkpoints.fit import MemoryNeed
 from llmapi_kit.checkpoints.spec import ModelSpec
 from llmapi_kit.engines.base import Engine
-from llmapi_kit.engines.process.engine import ProcessEngine
+from llmapi_kit.engines.process.engine import STEP_TIMEOUT_S, ProcessEngine
 from llmapi_kit.engines.replicas import ReplicatedEngine
 from llmapi_kit.errors import ConfigError
 
@@ -33,26 +33,27 @@ class Placement:
 
     devices: Sequence[str | None] = ()
 
-    def make(self, make_engine: EngineMaker, options: Mapping[str, Any], name: str) -> Engine:
+    def make(
+        self, make_engine: EngineMaker, options: Mapping[str, Any], name: str, step_timeout_s: float = STEP_TIMEOUT_S
+    ) -> Engine:
         """The engine.
 
         Args:
             make_engine: makes one here, of a source's options; picklable where processes are asked for.
             options: of the model's source.
             name: of the model, for messages.
+            step_timeout_s: see `ProcessEngine`.
 
         Raises:
             LlmApiKitError: one could not be made; the others are closed.
         """
         if not self.devices:
             return make_engine(options)
+        make_one = partial(self._process, make_engine, options, name, step_timeout_s)
         if len(self.devices) == 1:
-            return self._process(make_engine, options, name, self.devices[0])
+            return make_one(self.devices[0])
         with ThreadPoolExecutor(len(self.devices)) as pool:
-            started = [
-                pool.submit(contextvars.copy_context().run, self._process, make_engine, options, name, device)
-                for device in self.devices
-            ]
+            started = [pool.submit(contextvars.copy_context().run, make_one, device) for device in self.devices]
         failed = [each.exception() for each in started if each.exception() is not None]
         if failed:
             for each in started:
@@ -76,13 +77,20 @@ class Placement:
         )
 
     def _process(
-        self, make_engine: EngineMaker, options: Mapping[str, Any], name: str, device: str | None
+        self,
+        make_engine: EngineMaker,
+        options: Mapping[str, Any],
+        name: str,
+        step_timeout_s: float,
+        device: str | None,
     ) -> ProcessEngine:
         if device is not None:
             options = {**options, "device": device}
         threads = max(1, (os.cpu_count() or 1) // len(self.devices))
         environment = {"OMP_NUM_THREADS": str(threads)} if len(self.devices) > 1 else {}
-        return ProcessEngine(partial(make_engine, options), name=name, environment=environment)
+        return ProcessEngine(
+            partial(make_engine, options), name=name, environment=environment, step_timeout_s=step_timeout_s
+        )
 
 
 HERE = Placement()

@@ -41,6 +41,7 @@ LOCAL_SETTINGS = (
     "prefix_cache",
     "draft",
     "download_stall_s",
+    "step_timeout_s",
 )
 UPSTREAM_SETTINGS = (
     "first_token_timeout_s",

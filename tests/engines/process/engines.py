@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ContextLengthError, GenerationError, MissingDependencyError, ModelTooLargeError
 from llmapi_kit.progress import report
+from tests.engines.conftest import make_local
 
 
 def make_mock(delay_s=0.002, num_tokens=180):
@@ -52,3 +54,22 @@ class FailingEngine(MockEngine):
         if request.prompt == "fail":
             raise GenerationError("The model failed.", code="broken")
         raise ZeroDivisionError("of nobody's class")
+
+
+def make_hanging(mark):
+    """One whose step never returns where it computes token 7, the first time."""
+
+    def hang(items):
+        if any(7 in item.tokens for item in items) and not mark.exists():
+            mark.touch()
+            threading.Event().wait()
+
+    return make_local(before_step=hang)
+
+
+def load_for_long(until):
+    """One that is loaded once the test says so."""
+    over = threading.Event()
+    while not until.exists():
+        over.wait(0.01)
+    return make_mock()
