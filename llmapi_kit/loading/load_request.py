@@ -21,6 +21,7 @@ from llmapi_kit.engines.fallback import FallbackEngine
 from llmapi_kit.engines.renamed_engine import renamed
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.loading.adapters import adapter_sources
+from llmapi_kit.loading.division import DIVIDING
 from llmapi_kit.loading.embedding_source import EmbeddingSource
 from llmapi_kit.loading.gguf_source import GgufSource
 from llmapi_kit.loading.loader import ModelLoader
@@ -66,7 +67,8 @@ class LoadRequest:
 
     def with_room_for_adapters(self) -> LoadRequest:
         """The same, where adapters may be added later and are to be there when it is loaded again."""
-        if "lora" in self.options or not isinstance(self.source, LocalSource | GgufSource):
+        has_place = isinstance(self.source, LocalSource | GgufSource) and not self.options.keys() & set(DIVIDING)
+        if "lora" in self.options or not has_place:
             return self
         return replace(self, options={**self.options, "lora": {}})
 

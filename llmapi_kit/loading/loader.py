@@ -24,7 +24,10 @@ from llmapi_kit.progress import report
 from llmapi_kit.types import EngineInfo
 
 if TYPE_CHECKING:
+    from llmapi_kit.checkpoints.fit import SlotPlan
     from llmapi_kit.checkpoints.weights import LoadedModel
+    from llmapi_kit.runners.base import Runner
+    from llmapi_kit.runners.image_memory import ImageMemory
     from llmapi_kit.sampling.tokenizer import ModelTokenizer
 
 Self = TypeVar("Self", bound="ModelLoader")
@@ -116,13 +119,13 @@ class ModelLoader:
             report("importing torch")
         try:
             from llmapi_kit.checkpoints.cache_size import kv_bytes_per_token
-            from llmapi_kit.checkpoints.fit import free_memory, plan_slots
+            from llmapi_kit.checkpoints.fit import plan_slots
             from llmapi_kit.engines.local.engine import LocalEngine
             from llmapi_kit.engines.local.prompt_builder import PromptBuilder
             from llmapi_kit.engines.local.sight import Sight
             from llmapi_kit.loading.adapter_reader import AdapterReader
             from llmapi_kit.loading.memory_release import trim_heap
-            from llmapi_kit.loading.runner_choice import architecture_of, make_runner, with_arithmetic
+            from llmapi_kit.loading.runner_choice import architecture_of, with_arithmetic
             from llmapi_kit.runners.image_memory import ImageMemory
             from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
             from llmapi_kit.sampling.recommended import honoured
@@ -138,12 +141,12 @@ class ModelLoader:
         check_template(their_tokenizer.chat_template, self.spec.name)
         per_token = kv_bytes_per_token(loaded.model.config.get_text_config(), loaded.kv_dtype or loaded.dtype)
         on_gpu = loaded.device.startswith("cuda")
-        plan = plan_slots(per_token, loaded.context_length, free_memory(loaded.device), on_gpu, settings)
+        plan = plan_slots(per_token, loaded.context_length, self._free_memory(loaded), on_gpu, settings)
         num_parameters = loaded.model.num_parameters()  # the runner takes weights over
         architecture = architecture_of(loaded)
         eye = loaded.eye
         images = ImageMemory(is_spatial=eye.is_spatial, is_two_way=eye.is_two_way) if eye is not None else None
-        runner = make_runner(loaded, plan, settings, images)
+        runner = self._make_runner(loaded, plan, settings, images)
         trim_heap()
         if not getattr(runner, "can_rewind", True):  # what a slot has read can't be taken over in part
             settings = settings.model_copy(update={"prefix_cache": "off"})
@@ -190,11 +193,26 @@ class ModelLoader:
             settings=settings,
             sight=sight,
             prepare_messages=None if _is_inherited(self.prepare_messages) else self.prepare_messages,
-            read_adapter=reader if self._shared_adapters is not None else None,
+            read_adapter=reader if self._shared_adapters is not None and not loaded.is_divided else None,
             has_lookup=settings.draft == "prompt-lookup",
         )
         add_adapters(engine, self._shared_adapters or {})
         return engine
+
+    def _free_memory(self, loaded: LoadedModel) -> int:
+        """Bytes that are free for keys and values, once the weights are loaded."""
+        from llmapi_kit.checkpoints.device_map import free_beside
+        from llmapi_kit.checkpoints.fit import free_memory
+
+        return free_beside(loaded.model, free_memory) if loaded.is_divided else free_memory(loaded.device)
+
+    def _make_runner(
+        self, loaded: LoadedModel, plan: SlotPlan, settings: Settings, images: ImageMemory | None
+    ) -> Runner:
+        """What computes with the weights, which it takes over."""
+        from llmapi_kit.loading.runner_choice import make_runner
+
+        return make_runner(loaded, plan, settings, images)
 
     @classmethod
     def of(cls, spec: ModelSpec, settings: Settings, options: Mapping[str, Any]) -> ModelLoader:

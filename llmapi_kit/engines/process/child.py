@@ -54,7 +54,7 @@ class Child:
         self._lock = threading.Lock()
         self._last_line, self._killed_because = "", ""
         self.has_ended = threading.Event()
-        self._kill_with_this = weakref.finalize(self, _kill, self._process)
+        self._kill_with_this = weakref.finalize(self, _kill_and_wait, self._process)
 
     def send(self, message: ToEngine) -> None:
         """Send a message; from any thread, and without waiting for the process to take it.
@@ -76,7 +76,7 @@ class Child:
             why: in words, for `how_it_ended`.
         """
         self._killed_because = why
-        self._process.kill()
+        _kill(self._process)
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -85,7 +85,7 @@ class Child:
         try:
             self._process.wait(MAX_END_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            _kill(self._process)
             with suppress(subprocess.TimeoutExpired):  # a driver can hold it for as long as it likes
                 self._process.wait(MAX_END_S)
         with self._lock:
@@ -131,6 +131,13 @@ class Child:
 
 
 def _kill(process: subprocess.Popen[Any]) -> None:
+    """Kill a process, and those in its group that compute with it: one that is stopped ends in no other way."""
     if process.poll() is None:
-        process.kill()
+        with suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _kill_and_wait(process: subprocess.Popen[Any]) -> None:
+    if process.poll() is None:
+        _kill(process)
         process.wait()
