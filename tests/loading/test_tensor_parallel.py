@@ -105,15 +105,22 @@ def test_when_a_rank_dies_each_request_ends_in_one_error_and_all_of_them_come_ba
     (first,) = (child for child in psutil.Process().children() if child.pid == model.engine.pid)
     (rank,) = first.children()
 
-    async def kill_and_follow():
-        asked = [collect(model.engine.generate(request(prompt, 150))) for prompt in prompts(3)]
-        running = [asyncio.create_task(each) for each in asked]
-        while model.engine.stats().num_running < 3:
-            await asyncio.sleep(0.01)
-        rank.kill()
-        return await asyncio.gather(*running)
+    begun = []
 
-    for events in asyncio.run(kill_and_follow()):
+    async def follow(prompt):
+        events = []
+        async for event in model.engine.generate(request(prompt, 150)):
+            events.append(event)
+            if len(events) == 3:
+                begun.append(prompt)
+                if len(begun) == 3:
+                    rank.kill()
+        return events
+
+    async def follow_all():
+        return await asyncio.gather(*(follow(prompt) for prompt in prompts(3)))
+
+    for events in asyncio.run(follow_all()):
         assert [type(each) for each in events if isinstance(each, Failed | Finished)] == [Failed]
         assert isinstance(events[-1].error, EngineUnavailableError)
         assert "rank 1 of 2 ended: SIGKILL" in events[-1].error.message
