@@ -107,10 +107,8 @@ def check_divisible(config: Any, num_ranks: int, name: str) -> None:
     if getattr(config, "quantization_config", None):
         raise UnsupportedModelError(f"{name} has quantized weights, which tensor_parallel can't divide. Leave it out.")
     heads = config.num_attention_heads
-    for what, number in (
-        ("attention heads", heads),
-        ("key-value heads", getattr(config, "num_key_value_heads", None) or heads),
-    ):
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    for what, number in (("attention heads", heads), ("key-value heads", kv_heads)):
         if number % num_ranks:
             fitting = [each for each in range(1, number + 1) if not number % each and not heads % each]
             raise UnsupportedModelError(

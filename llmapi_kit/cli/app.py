@@ -161,6 +161,9 @@ def serve(
     replicas: Annotated[
         int | None, typer.Option(help="Processes of each model, which share its requests.", rich_help_panel=PLACE)
     ] = None,
+    tensor_parallel: Annotated[
+        int | None, typer.Option(help="Processes to divide each model over, each on a GPU.", rich_help_panel=PLACE)
+    ] = None,
     revision: Annotated[
         str | None, typer.Option(help="Of a hub model: a branch, a tag or a commit.", rich_help_panel=MODEL)
     ] = None,
@@ -238,6 +241,7 @@ def serve(
             num_threads=num_threads,
             process=process,
             replicas=replicas,
+            tensor_parallel=tensor_parallel,
             revision=revision,
             draft=draft,
             gguf={

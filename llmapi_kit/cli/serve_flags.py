@@ -34,7 +34,7 @@ class ServeFlags:
         lora: an adapter to be merged; or several, ``name=path`` each, to be served beside the model.
         tokenizer: in place of the model's.
         device: ``cpu``, ``cuda`` or ``cuda:0``.
-        gpus: a GPU's number, or several: a replica on each.
+        gpus: a GPU's number, or several: a replica on each, or parts of the model with `tensor_parallel`.
         only_cpu: the same as the device ``cpu``.
         dtype: of the weights.
         quantize: ``int8``, ``int4``, ``8bit`` or ``4bit``.
@@ -47,6 +47,7 @@ class ServeFlags:
         num_threads: CPU threads of a step.
         process: whether each model has a process of its own.
         replicas: processes of each model.
+        tensor_parallel: processes that each model is divided over.
         revision: of a hub model.
         draft: how to guess what an answer goes on with.
         gguf: options of `kit.load` for GGUF files; None as a value where nothing was said.
@@ -72,6 +73,7 @@ class ServeFlags:
     num_threads: int | None = None
     process: bool = False
     replicas: int | None = None
+    tensor_parallel: int | None = None
     revision: str | None = None
     draft: str | None = None
     gguf: Mapping[str, Any] = field(default_factory=dict)
@@ -125,6 +127,7 @@ def read_flags(flags: ServeFlags, environ: Mapping[str, str] | None = None) -> S
         "num_threads": flags.num_threads,
         "process": flags.process or None,
         "replicas": flags.replicas,
+        "tensor_parallel": flags.tensor_parallel,
         "revision": flags.revision,
         "draft": flags.draft,
         **flags.gguf,
