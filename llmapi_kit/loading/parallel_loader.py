@@ -97,7 +97,9 @@ class ParallelLoader(ModelLoader):
         from llmapi_kit.runners.ranked_runner import RankedRunner
 
         self._ranks.tell("make", plan)
-        return RankedRunner(super()._make_runner(loaded, plan, settings, images), self._ranks)
+        runner = super()._make_runner(loaded, plan, settings, images)
+        self._ranks.have_met()  # the runner was tried
+        return RankedRunner(runner, self._ranks)
 
 
 def rank_device(device: str | None, shard: Shard) -> str:

@@ -64,6 +64,10 @@ class RankProcesses:
         """What each of them says next; waits for it."""
         return [self._said.get() for _ in self._processes]
 
+    def have_met(self) -> None:
+        """Every rank has computed with every other one, so they need their folder no more."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def give_up(self, error: Exception) -> NoReturn:
         """End this process, and so all of them: something that all were to do failed here."""
         time.sleep(GRACE_S if self._has_all() else 0)

@@ -37,7 +37,7 @@ HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embed
 def folder(tmp_path_factory):
     """A model whose greedy answers are far from one token again and again, and from ties."""
     torch.manual_seed(0)
-    config = transformers.Qwen2Config(**SHAPE, **HEADS, initializer_range=0.4, eos_token_id=2, bos_token_id=1)
+    config = transformers.Qwen2Config(**SHAPE, **HEADS, initializer_range=0.4, eos_token_id=None)
     made = tmp_path_factory.mktemp("divided")
     transformers.Qwen2ForCausalLM(config).save_pretrained(made)
     return made
@@ -59,7 +59,7 @@ def reference(folder):
     def generate(prompt):
         ids = torch.tensor([prompt])
         with torch.inference_mode():
-            options = {"max_new_tokens": NUM_TOKENS, "min_new_tokens": NUM_TOKENS, "do_sample": False}
+            options = {"max_new_tokens": NUM_TOKENS, "do_sample": False}
             return whole.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **options)[0].tolist()
 
     return lambda prompt: generate(prompt)[len(prompt) :]
