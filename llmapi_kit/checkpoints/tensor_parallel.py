@@ -17,6 +17,8 @@ from typing import Any
 from llmapi_kit.errors import ConfigError, UnsupportedModelError
 
 MAX_RANKS = 64
+# Families whose plan in transformers divides them into something else, as tools/parallel_table.py finds out
+OTHER_ANSWERS = ("hrm_text",)
 # A rank may wait for another one to read its weights; one that is gone is noticed at once, by whoever started it
 MAX_WAIT = timedelta(hours=2)
 
@@ -104,6 +106,8 @@ def check_divisible(config: Any, num_ranks: int, name: str) -> None:
             f"transformers has no plan to divide models of the family {config.model_type!r}, which {name} belongs to, "
             "so tensor_parallel can't be used. Leave it out, or use device_map."
         )
+    if config.model_type in OTHER_ANSWERS:
+        raise UnsupportedModelError(f"{name}: divided by transformers' plan, it gives other answers. Leave it out.")
     if getattr(config, "quantization_config", None):
         raise UnsupportedModelError(f"{name} has quantized weights, which tensor_parallel can't divide. Leave it out.")
     heads = config.num_attention_heads

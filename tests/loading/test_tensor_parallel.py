@@ -181,6 +181,7 @@ def test_what_has_nothing_to_divide_does_not_take_it(tmp_path):
         (transformers.LlamaConfig(**SHAPE, num_attention_heads=6), "6 attention heads, which 4 .* 1 or 2 or 3 or 6"),
         (transformers.GPT2Config(), "no plan to divide models of the family 'gpt2'"),
         (transformers.Qwen2_5_VLConfig(), "sees pictures"),
+        (transformers.AutoConfig.for_model("hrm_text"), "other answers"),
     ],
 )
 def test_a_model_that_can_not_be_divided_says_why(config, words):
