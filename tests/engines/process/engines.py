@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
 import threading
+import time
 
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ContextLengthError, GenerationError, MissingDependencyError, ModelTooLargeError
 from llmapi_kit.progress import report
-from tests.engines.conftest import make_local
 
 
 def make_mock(delay_s=0.002, num_tokens=180):
@@ -56,15 +57,27 @@ class FailingEngine(MockEngine):
         raise ZeroDivisionError("of nobody's class")
 
 
-def make_hanging(mark):
-    """One whose step never returns where it computes token 7, the first time."""
+class HangingEngine(MockEngine):
+    """Its step for the prompt "hang" never ends, the first time.
 
-    def hang(items):
-        if any(7 in item.tokens for item in items) and not mark.exists():
-            mark.touch()
-            threading.Event().wait()
+    Args:
+        mark: a file that tells later times.
+    """
 
-    return make_local(before_step=hang)
+    def __init__(self, mark):
+        super().__init__()
+        self._mark, self._started = mark, None
+
+    def step_started(self):
+        return self._started
+
+    async def generate(self, request):
+        if request.prompt == "hang" and not self._mark.exists():
+            self._mark.touch()
+            self._started = time.monotonic()
+            await asyncio.Event().wait()
+        async for event in super().generate(request):
+            yield event
 
 
 def load_for_long(until):
