@@ -5,7 +5,8 @@ For a process of its own only, as that ends when one of the others does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llmapi_kit.checkpoints.spec import ModelSpec
 from llmapi_kit.checkpoints.tensor_parallel import Shard, check_divisible
 from llmapi_kit.config import Settings
-from llmapi_kit.errors import ConfigError
+from llmapi_kit.errors import ConfigError, UnsupportedModelError
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.progress import report
 
@@ -74,7 +75,20 @@ class ParallelLoader(ModelLoader):
         report(f"starting {num_ranks - 1} more processes")
         task = partial(_task, self.spec, self.settings, options, num_ranks)
         self._ranks = RankProcesses(num_ranks, task)
-        return task(0, self._ranks.folder).load()
+        with self._removing_folder_on_error():
+            return task(0, self._ranks.folder).load()
+
+    @contextmanager
+    def _removing_folder_on_error(self) -> Iterator[None]:
+        """This process is ended with the other ranks where it fails."""
+        try:
+            yield
+        except UnsupportedModelError as exc:
+            self._ranks.remove_folder()
+            raise UnsupportedModelError(f"{exc} Load it without {OPTION}, if it fits.") from exc
+        except BaseException:
+            self._ranks.remove_folder()
+            raise
 
     def _check_divisible(self, num_ranks: int) -> None:
         """Raise before anything is started, where that can be told."""
@@ -97,8 +111,9 @@ class ParallelLoader(ModelLoader):
         from llmapi_kit.runners.ranked_runner import RankedRunner
 
         self._ranks.tell("make", plan)
-        runner = super()._make_runner(loaded, plan, settings, images)
-        self._ranks.have_met()  # the runner was tried
+        with self._removing_folder_on_error():
+            runner = super()._make_runner(loaded, plan, settings, images)
+        self._ranks.remove_folder()  # the runner was tried
         return RankedRunner(runner, self._ranks)
 
 

@@ -94,7 +94,7 @@ class Placement:
         if len(self.devices) > 1:
             environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // len(self.devices)))
         if self.num_ranks > 1 and (named or options.get("device") == "cpu"):
-            environment["CUDA_VISIBLE_DEVICES"] = _visible(named)
+            environment["CUDA_VISIBLE_DEVICES"] = visible(named)
         elif named:
             options = {**options, "device": named[0]}
         return ProcessEngine(
@@ -156,7 +156,7 @@ def _parallel(devices: Sequence[str] | None, num: int | None, num_ranks: int, ha
     return Placement(devices, num_ranks)
 
 
-def _visible(devices: Sequence[str]) -> str:
+def visible(devices: Sequence[str]) -> str:
     """What CUDA_VISIBLE_DEVICES has to be for a process to see these GPUs of this process and no others."""
     ours = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
     numbers = [int(device.partition(":")[2]) for device in devices]

@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 MAX_END_S = 5.0
-# For how long a rank that failed waits for this process, which may say better what both failed of
+# For how long a failure waits for who may say better what is behind it
 GRACE_S = 5.0
 _PROGRAM = "from llmapi_kit.loading.rank_program import main; main()"
 
@@ -49,11 +49,6 @@ class RankProcesses:
         for rank in range(1, num_ranks):
             self._start(rank, task(rank, self.folder))
 
-    @property
-    def pids(self) -> list[int]:
-        """Of the other ranks."""
-        return [process.pid for process in self._processes]
-
     def tell(self, name: str, *arguments: Any) -> None:
         """Have each of them do something; returns at once."""
         for connection in self._connections:
@@ -64,13 +59,13 @@ class RankProcesses:
         """What each of them says next; waits for it."""
         return [self._said.get() for _ in self._processes]
 
-    def have_met(self) -> None:
-        """Every rank has computed with every other one, so they need their folder no more."""
+    def remove_folder(self) -> None:
+        """Every rank has computed with every other one, or never will."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def give_up(self, error: Exception) -> NoReturn:
         """End this process, and so all of them: something that all were to do failed here."""
-        time.sleep(GRACE_S if self._has_all() else 0)
+        time.sleep(GRACE_S)  # where a rank is gone, its watcher says so meanwhile
         self._end_all(f"a step failed: {type(error).__name__}: {error}")
 
     def close(self) -> None:
@@ -84,7 +79,7 @@ class RankProcesses:
                 process.kill()
                 process.wait()
             connection.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.remove_folder()
 
     def _start(self, rank: int, task: Any) -> None:
         ours, theirs = socket.socketpair()
@@ -121,12 +116,9 @@ class RankProcesses:
         ended = why or (signal.Signals(-code).name if is_signal else f"exit code {code}")
         self._end_all(f"rank {rank} of {self._num_ranks} ended: {ended}")
 
-    def _has_all(self) -> bool:
-        return all(process.poll() is None for process in self._processes)
-
     def _end_all(self, why: str) -> NoReturn:
         self._ending.acquire()  # for ever: of several reasons, the first one counts
         sys.stderr.write(f"The model was divided over {self._num_ranks} processes, and {why}\n")
         sys.stderr.flush()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.remove_folder()
         os._exit(1)

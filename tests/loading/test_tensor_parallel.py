@@ -13,12 +13,13 @@ import transformers
 
 import llmapi_kit as kit
 from llmapi_kit.checkpoints.fit import MemoryNeed
-from llmapi_kit.checkpoints.tensor_parallel import check_divisible
+from llmapi_kit.checkpoints.tensor_parallel import Shard, check_divisible
 from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.errors import ConfigError, EngineUnavailableError, UnsupportedModelError
 from llmapi_kit.loading.load_request import resolve
 from llmapi_kit.loading.loader import ModelLoader
-from llmapi_kit.loading.placement import Placement
+from llmapi_kit.loading.parallel_loader import rank_device
+from llmapi_kit.loading.placement import Placement, visible
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.testing.events import collect
 from llmapi_kit.types import Failed, Finished
@@ -187,6 +188,24 @@ def test_what_has_nothing_to_divide_does_not_take_it(tmp_path):
 def test_a_model_that_can_not_be_divided_says_why(config, words):
     with pytest.raises(UnsupportedModelError, match=words):
         check_divisible(config, 4, "m")
+
+
+def test_each_rank_has_a_card_and_fewer_cards_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert [rank_device(None, Shard(rank, 2, "")) for rank in range(2)] == ["cuda:0", "cuda:1"]
+    assert rank_device("cuda:1", Shard(1, 2, "")) == "cuda:2"
+    assert rank_device("cpu", Shard(1, 2, "")) == "cpu"
+    with pytest.raises(ConfigError, match="needs as many GPUs from cuda:2 on, and torch sees 3"):
+        rank_device("cuda:2", Shard(1, 2, ""))
+
+
+def test_processes_see_the_cards_that_were_named_and_no_others(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible(["cuda:2", "cuda:3"]) == "2,3"
+    assert visible([]) == ""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,GPU-1a")
+    assert visible(["cuda:0", "cuda:2"]) == "4,GPU-1a"
 
 
 def test_ranks_and_replicas_share_cards_and_memory():
