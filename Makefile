@@ -71,6 +71,9 @@ cluster-check: $(VENV)/.installed ## Kill replicas of a Ray cluster for minutes,
 model-table: $(VENV)/.installed ## Try every model family of transformers and write docs/model_families.md
 	$(BIN)/python -m tools.model_table
 
+parallel-table: $(VENV)/.installed ## Try tensor_parallel with every model family that has a plan for it
+	$(BIN)/python -m tools.parallel_table
+
 # Without an environment here: the Python that has torch. GPU_CHECK=--install installs what it lacks.
 gpu-check: ## Check the kit on a GPU, in under 7 minutes (GPU_CHECK=--install)
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python,python3) tools/gpu_check.py $(GPU_CHECK)

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
             prompt. A small model's name or folder has that model guess, which must have the same vocabulary. ``off``
             guesses nothing.
         draft_tokens: most tokens that are guessed at once; fewer where they do not come true, or cost too much.
+        step_timeout_s: for models in a process of their own: a step that takes longer hangs, so the process is ended,
+            its requests get an error each and the model is loaded again; likewise where the process does not answer
+            for as long. 0 waits for ever.
         max_stall_s: how long the prefill of a new prompt may hold up running streams in one step, about.
         default_max_tokens: most tokens of an answer where a request does not say; 0 goes on to the end of the context.
         max_queue: requests that may wait for a slot; 0 is four times the slots, at most 128.
@@ -124,6 +127,7 @@ class Settings(BaseSettings):
     native: bool = True
     compile: bool = False
     step_tokens: int = Field(default=512, ge=1, le=1_000_000)
+    step_timeout_s: Annotated[float, Field(ge=0, le=86400)] = 300
     max_stall_s: Annotated[float, Field(gt=0, le=60)] = 0.2
     prefix_cache: Literal["per_key", "shared", "off"] = "per_key"
     draft: Annotated[str, Field(min_length=1)] = "off"

@@ -105,8 +105,10 @@ def load(
             `load` returned, an engine, or a list of these: who answers when this one can't). For models that run here:
             ``process`` (True: in a process of its own, which a busy cell slows less, whose crash ends no kernel and
             whose end gives all memory back), ``replicas`` (that many such processes share the requests), ``devices``
-            (such as ``[0, 1]``: a replica on each of these GPUs), ``device`` (``cpu``, ``cuda`` or ``cuda:0``; the
-            first GPU where there is one), ``dtype``
+            (such as ``[0, 1]``: a replica on each of these GPUs), ``tensor_parallel`` (divide it over that many
+            processes, each on a GPU of its own), ``device_map`` (such as ``auto``: its layers on several GPUs, in one
+            process), ``step_timeout_s`` (how long a step may take in a process of its own), ``device`` (``cpu``,
+            ``cuda`` or ``cuda:0``; the first GPU where there is one), ``dtype``
             (``float32``, ``bfloat16`` or ``float16``; the model's own on a GPU; on a CPU float32, or bfloat16 where
             that would double many weights), ``revision`` (of a hub model: a branch, a tag or a commit), ``lora`` (a
             folder or a hub name: an adapter that is merged into the weights; or several, as a list or by name: each is

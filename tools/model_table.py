@@ -97,8 +97,8 @@ def try_family(name: str) -> Row:
         except LlmApiKitError as exc:
             return Row(name, architecture, reason=str(exc).replace(folder, "it").partition(" Served are")[0])
     runner.start()
-    expected = _expected(untouched)
-    unequal = tuple(check for check in CHECKS if not _is_equal(runner, expected, check))
+    expected = expected_of(untouched)
+    unequal = tuple(check for check in CHECKS if not is_equal(runner, expected, check))
     kind = runner.kind
     runner.close()
     return Row(name, architecture, kind, unequal)
@@ -118,7 +118,7 @@ def prompts() -> dict[str, list[int]]:
 Expected = dict[str, tuple[list[int], torch.Tensor]]  # prompt to greedy tokens and the logits (tokens, vocab) of each
 
 
-def _expected(untouched: Any) -> Expected:
+def expected_of(untouched: Any) -> Expected:
     """What `generate` says, by a model that has computed nothing before."""
     answers = {}
     for name, ids in prompts().items():
@@ -136,7 +136,7 @@ def _expected(untouched: Any) -> Expected:
     return answers
 
 
-def _is_equal(runner: Any, expected: Expected, check: str) -> bool:
+def is_equal(runner: Any, expected: Expected, check: str) -> bool:
     """Whether a runner computes the logits of `generate`, step by step along its answer."""
     if check == "alone":
         return _are_equal(runner, expected, {0: "short"})

@@ -177,6 +177,10 @@ class BatchingLoop:
             return Readiness(False, f"The model has been computing one step for {busy_s:.0f} s.")
         return Readiness(True)
 
+    def step_started(self) -> float | None:
+        """When the step that is being computed began, or what is done between steps; None while there is nothing."""
+        return self._step_started
+
     def stats(self) -> EngineStats:
         """A snapshot of the counters."""
         now = time.monotonic()
@@ -209,14 +213,17 @@ class BatchingLoop:
                 self._draft.start()
             self._runner.start()  # last, as the number of threads is the thread's own
             while self._drain_inbox():
+                self._step_started = time.monotonic()
                 self._answer_calls()
                 if self._scheduler.running or self._scheduler.waiting:
                     self._step()
+                self._step_started = None
         except BaseException as exc:
             logger.exception("The engine's thread died")
             with self._wake:
                 self._closed_because = EngineUnavailableError(f"The engine died: {type(exc).__name__}: {exc}")
         finally:
+            self._step_started = None
             self._fail_everything()
             self._masks.close()
             self._runner.close()
@@ -263,10 +270,10 @@ class BatchingLoop:
             if self._draft is not None:
                 self._draft.follow(change)
         self._flush()  # now, with little left to do in Python: whoever gets them wants the GIL at once
-        self._step_started = time.monotonic()
+        self._step_started = started = time.monotonic()
         try:
             self._compute(plan)
-            num_tokens, seconds = sum(len(item.tokens) for _, item in plan), time.monotonic() - self._step_started
+            num_tokens, seconds = sum(len(item.tokens) for _, item in plan), time.monotonic() - started
             self._scheduler.record_step(num_tokens, seconds)
             if self._draft is not None and all(item.start >= len(request.prompt_ids) for request, item in plan):
                 self._draft.checked(num_tokens, seconds)
@@ -276,8 +283,6 @@ class BatchingLoop:
                 self._fail(plan[0][0], exc)
             else:
                 self._compute_one_by_one(plan)
-        finally:
-            self._step_started = None
 
     def _write_ahead(self) -> None:
         """Let the draft model guess."""
@@ -435,6 +440,7 @@ class BatchingLoop:
         for request, item in plan:
             alone.setdefault(request.leader, []).append((request, item))
         for leader, part in alone.items():
+            self._step_started = time.monotonic()
             try:
                 self._compute(part)
             except Exception as exc:

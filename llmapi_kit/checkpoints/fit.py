@@ -87,6 +87,10 @@ class Fit:
     advice: str
     step_bytes: int = 0
 
+    def fits_on(self, num_devices: int) -> bool:
+        """Whether it fits where it is divided over so many devices like this one."""
+        return self.fits or self.weights_bytes + self.kv_bytes_per_token * MIN_LENGTH <= num_devices * self.free_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:

@@ -21,6 +21,7 @@ from llmapi_kit.checkpoints.checkpoint_check import check_loaded, check_size, qu
 from llmapi_kit.checkpoints.decoder_config import read_decoder_config
 from llmapi_kit.checkpoints.decoder_families import FAMILIES
 from llmapi_kit.checkpoints.decoder_weights import DecoderWeights, read_decoder_weights
+from llmapi_kit.checkpoints.device_map import check_placed
 from llmapi_kit.checkpoints.download import DEFAULT_STALL_S, download_model
 from llmapi_kit.checkpoints.fit import check_folder
 from llmapi_kit.checkpoints.generation_config import Recommended, read_recommended
@@ -42,6 +43,7 @@ from llmapi_kit.checkpoints.packed_checkpoint import check_quantization
 from llmapi_kit.checkpoints.remote_code import brings_code, check_code, check_trust, how_to_trust, warn_of_code
 from llmapi_kit.checkpoints.reported_bar import reported_bars
 from llmapi_kit.checkpoints.spec import ModelSpec
+from llmapi_kit.checkpoints.tensor_parallel import Shard
 from llmapi_kit.checkpoints.vision import Eye
 from llmapi_kit.checkpoints.vocabulary import fit_embeddings, load_other_tokenizer, load_tokenizer
 from llmapi_kit.errors import (
@@ -77,6 +79,7 @@ class LoadedModel:
         eye: what looks at pictures, for a model that sees; its decoder is `model`.
         integers: what the weights are to be rounded to; `DecoderWeights` are set to it already.
         kv_dtype: of keys and values; None for that of arithmetic.
+        is_divided: whether parts are on several devices or in several processes, which only its own modules know.
         sampling_defaults: what its makers recommend: `temperature`, `top_k`, …; not looked at yet, as they wrote it.
     """
 
@@ -90,6 +93,7 @@ class LoadedModel:
     eye: Eye | None = None
     integers: IntegerFormat | None = None
     kv_dtype: str | None = None
+    is_divided: bool = False
 
 
 def pick_device(device: str | None) -> str:
@@ -156,6 +160,8 @@ def load_model(
     revision: str | None = None,
     subfolder: str | None = None,
     trust_remote_code: bool | None = None,
+    device_map: str | Mapping[str, int | str] | None = None,
+    shard: Shard | None = None,
     download_stall_s: float = DEFAULT_STALL_S,
     has_native: HasNative | None = None,
 ) -> LoadedModel:
@@ -176,6 +182,8 @@ def load_model(
         revision: of a hub model: a branch, a tag or a commit; the main branch unless given.
         subfolder: of a hub model: where in the repository it is.
         trust_remote_code: run code that comes with it, see `llmapi_kit.checkpoints.remote_code`.
+        device_map: on which devices the layers are; see `llmapi_kit.checkpoints.device_map`.
+        shard: which part of the model to load, of several in as many processes.
         download_stall_s: see `llmapi_kit.checkpoints.download.Download`.
         has_native: asked for weights that `llmapi_kit.runners.native` may compute with: whether it does. Then they
             come as `DecoderWeights`, without a model of transformers around them, whose import would be most of the
@@ -203,6 +211,11 @@ def load_model(
     check_kv_cache_dtype(kv_cache_dtype, device)
     integers = ROUNDED.get(quantize or "")
     kv_dtype: torch.dtype | None = getattr(torch, kv_cache_dtype or "", None)
+    is_divided = device_map is not None or shard is not None
+    num_gpus = 1
+    if is_divided and device != "cpu":
+        num_gpus = shard.num_ranks if shard is not None else torch.cuda.device_count()
+    has_native = None if is_divided else has_native
     if has_native is None and (integers or kv_dtype):
         raise _without_native(spec, quantize, kv_cache_dtype, "native=False, compile=True and own loaders do without")
     adapter = _find_adapter(lora, download_stall_s)
@@ -210,7 +223,7 @@ def load_model(
     keeps_bfloat16 = dtype is None and device == "cpu" and adapter is None
     if spec.kind == "hub":
         stays = keeps_bfloat16 and not integers
-        check_fit = partial(_check_before_download, spec, device, loaded_as, stays, trusts_code)
+        check_fit = partial(_check_before_download, spec, device, loaded_as, stays, trusts_code, num_gpus)
         wanted: dict[str, Any] = {"subfolder": subfolder or "", "has_code": trusts_code}
         spec = replace(spec, path=download_model(spec.name, download_stall_s, check_fit, revision, **wanted))
     if trusts_code and spec.path is not None:
@@ -235,12 +248,25 @@ def load_model(
             if (integers or kv_dtype) and architecture not in FAMILIES:
                 raise _without_native(spec, quantize, kv_cache_dtype, f"does not know {architecture}")
             keeps_bfloat16 = keeps_bfloat16 and not sees(config)  # which torch computes with, and in one type
+            if shard is not None:
+                quantization = shard.arguments(config, spec.name)
+            elif device_map is not None:
+                quantization |= {"device_map": device_map}
         recommended = read_recommended(source, config)
         text = _load_tokenizer(spec, source, tokenizer, adapter, download_stall_s, trust_remote_code is True)
         num_trained = adapter.num_embeddings if adapter else 0
         stays = keeps_bfloat16 and not integers
         num_rows = max(len(text), num_trained)
-        _check_fit(spec, adapter, num_rows, device, loaded_as, keeps_bfloat16=stays, trusts_code=trusts_code)
+        _check_fit(
+            spec,
+            adapter,
+            num_rows,
+            device,
+            loaded_as,
+            keeps_bfloat16=stays,
+            trusts_code=trusts_code,
+            num_gpus=num_gpus,
+        )
         model: Any = weights
         with reported_bars():
             if weights is None:
@@ -256,6 +282,8 @@ def load_model(
                 )
                 if keeps_bfloat16 and model.dtype != torch.bfloat16:
                     model = model.to(torch_dtype)
+                if device_map is not None:
+                    check_placed(model, spec.name)
         eye = None
         if weights is None and sees(config):
             # Their classes derive from transformers' own, which take seconds to import
@@ -264,6 +292,11 @@ def load_model(
 
             eye = Eye((model if quantization else model.to(device)).eval(), load_processor(source, spec.name))
             model = take_apart(model, spec.name)
+        if is_divided and len(text) > model.get_input_embeddings().num_embeddings:
+            raise UnsupportedModelError(
+                f"The tokenizer of {spec.name} has more tokens than the model, whose embedding can't grow where "
+                "tensor_parallel or device_map divides it. Leave that out."
+            )
         fit_embeddings(model, len(text), num_trained)
         if weights is not None and (given := integers or weights.integers):
             weights.round_to(given)
@@ -284,7 +317,9 @@ def load_model(
     context = context_limit(model.config.get_text_config())
     name = _name(torch_dtype if keeps_bfloat16 or weights is not None else model.dtype)
     defaults = {**recommended.sampling, **(sampling or {})}
-    return LoadedModel(model, text, device, name, recommended.eos_ids, context, defaults, eye, integers, kv_cache_dtype)
+    return LoadedModel(
+        *(model, text, device, name, recommended.eos_ids, context, defaults, eye, integers, kv_cache_dtype, is_divided)
+    )
 
 
 def _is_there(
@@ -400,6 +435,7 @@ def _check_before_download(
     dtype: str | None,
     keeps_bfloat16: bool,
     trusts_code: bool,
+    num_gpus: int,
     folder: Path,
     weights_bytes: int,
 ) -> None:
@@ -415,7 +451,7 @@ def _check_before_download(
         weights_bytes=weights_bytes,
         trusts_code=trusts_code,
     )
-    if not fit.fits:
+    if not fit.fits_on(num_gpus):
         raise ModelTooLargeError(f"{spec.id} was not downloaded, as it would not fit. {fit.advice}")
 
 
@@ -428,8 +464,9 @@ def _check_fit(
     *,
     keeps_bfloat16: bool,
     trusts_code: bool,
+    num_gpus: int,
 ) -> None:
-    """Raise `ModelTooLargeError` unless the model fits, the adapter included."""
+    """Raise `ModelTooLargeError` unless the model fits, the adapter included, on so many GPUs like the first."""
     added_bytes = adapter.size_bytes if adapter else 0
     if spec.path is not None:
         fit = check_folder(
@@ -443,7 +480,7 @@ def _check_fit(
         )
     else:
         return
-    if not fit.fits:
+    if not fit.fits_on(num_gpus):
         raise ModelTooLargeError(f"{spec.id} does not fit. {fit.advice}")
 
 

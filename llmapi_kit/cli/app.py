@@ -170,6 +170,9 @@ def serve(
     max_replicas: Annotated[
         int | None, typer.Option(help="With --cluster: replicas of each model under load.", rich_help_panel=PLACE)
     ] = None,
+    tensor_parallel: Annotated[
+        int | None, typer.Option(help="Processes to divide each model over, each on a GPU.", rich_help_panel=PLACE)
+    ] = None,
     revision: Annotated[
         str | None, typer.Option(help="Of a hub model: a branch, a tag or a commit.", rich_help_panel=MODEL)
     ] = None,
@@ -259,6 +262,7 @@ def serve(
             replicas=replicas,
             cluster=cluster,
             max_replicas=max_replicas,
+            tensor_parallel=tensor_parallel,
             revision=revision,
             subfolder=subfolder,
             trust_remote_code=trust_remote_code,

@@ -34,7 +34,7 @@ class ServeFlags:
         lora: an adapter to be merged; or several, ``name=path`` each, to be served beside the model.
         tokenizer: in place of the model's.
         device: ``cpu``, ``cuda`` or ``cuda:0``.
-        gpus: a GPU's number, or several: a replica on each.
+        gpus: a GPU's number, or several: a replica on each, or parts of the model with `tensor_parallel`.
         only_cpu: the same as the device ``cpu``.
         dtype: of the weights.
         quantize: ``int8``, ``int4``, ``8bit`` or ``4bit``.
@@ -49,6 +49,7 @@ class ServeFlags:
         replicas: processes of each model; or, with `cluster`, how many of it there are always.
         cluster: a Ray cluster to run the models in.
         max_replicas: with `cluster`, how many of each model there are under load.
+        tensor_parallel: processes that each model is divided over.
         revision: of a hub model.
         subfolder: of a hub model.
         trust_remote_code: refused, but for what to do instead.
@@ -79,6 +80,7 @@ class ServeFlags:
     replicas: int | None = None
     cluster: str | None = None
     max_replicas: int | None = None
+    tensor_parallel: int | None = None
     revision: str | None = None
     subfolder: str | None = None
     trust_remote_code: bool = False
@@ -142,6 +144,7 @@ def read_flags(flags: ServeFlags, environ: Mapping[str, str] | None = None) -> S
         "num_threads": flags.num_threads,
         "process": flags.process or None,
         "replicas": flags.replicas if flags.cluster is None else None,
+        "tensor_parallel": flags.tensor_parallel,
         "revision": flags.revision,
         "subfolder": flags.subfolder,
         "draft": flags.draft,

@@ -16,6 +16,7 @@ from llmapi_kit.cluster.replica import Outcome
 from llmapi_kit.cluster.replicas import Replicas, read_replicas
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
+from llmapi_kit.engines.process.engine import STEP_TIMEOUT_S
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.ids import random_hex
 from llmapi_kit.loading.load_request import LoadRequest
@@ -41,8 +42,10 @@ class ClusterPlacement(Placement):
     settings: Settings | None = None
     can_use_gpu: bool = False
 
-    def make(self, make_engine: EngineMaker, options: Mapping[str, Any], name: str) -> Engine:
-        """Deploy the model; see `Placement.make`.
+    def make(
+        self, make_engine: EngineMaker, options: Mapping[str, Any], name: str, step_timeout_s: float = STEP_TIMEOUT_S
+    ) -> Engine:
+        """Deploy the model; see `Placement.make`. Serve watches the replicas, by checks of its own.
 
         Raises:
             LlmApiKitError: it can't be loaded there, or the cluster can't be used.

@@ -266,6 +266,15 @@ class DeferredEngine(Engine, Protocol):
 
 
 @runtime_checkable
+class SteppingEngine(Protocol):
+    """What an engine has besides that computes in steps, so that one that hangs can be told."""
+
+    def step_started(self) -> float | None:
+        """When the oldest step that is being computed began, by `time.monotonic`; None where none is."""
+        ...
+
+
+@runtime_checkable
 class ImageEngine(Protocol):
     """What an engine with the capability ``images`` has besides."""
 

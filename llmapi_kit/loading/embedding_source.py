@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from llmapi_kit.runners.torch_encoder import TorchEncoder
 
 OPTIONS = ("device", "dtype", "pooling", "normalize", "prompts", "default_prompt_name", "matryoshka_dimensions")
-SETTINGS = ("context_length", "num_threads", "max_queue", "download_stall_s")
+SETTINGS = ("context_length", "num_threads", "max_queue", "download_stall_s", "step_timeout_s")
 HUB_FILES = ("*.json", WEIGHTS, "model-*.safetensors", *TOKENIZER_FILES, "*_*/*.json", f"*_*/{WEIGHTS}")
 EMBEDDING_NAME = re.compile(
     r"embed|rerank|text2vec|simcse|^sentence-transformers/|(^|[/-])(bge|e5|gte|m3e|potion)-", re.IGNORECASE

@@ -224,7 +224,8 @@ def _make_own_steps(
                 use_mlock=bool(options.use_mlock),
                 lora=[str(each) for each in adapters],
                 options=context,
-            )
+            ),
+            step_timeout_s=settings.step_timeout_s,
         )
         return process, process.num_parameters
     report("trying the file")

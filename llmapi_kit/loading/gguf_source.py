@@ -30,6 +30,7 @@ SETTINGS = (
     "max_queue",
     "prefix_cache",
     "download_stall_s",
+    "step_timeout_s",
 )
 
 

@@ -21,6 +21,7 @@ from llmapi_kit.engines.fallback import FallbackEngine
 from llmapi_kit.engines.renamed_engine import renamed
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.loading.adapters import adapter_sources
+from llmapi_kit.loading.division import DIVIDING
 from llmapi_kit.loading.draft import check_draft
 from llmapi_kit.loading.embedding_source import EmbeddingSource
 from llmapi_kit.loading.gguf_source import GgufSource
@@ -67,7 +68,8 @@ class LoadRequest:
 
     def with_room_for_adapters(self) -> LoadRequest:
         """The same, where adapters may be added later and are to be there when it is loaded again."""
-        if "lora" in self.options or not isinstance(self.source, LocalSource | GgufSource):
+        has_place = isinstance(self.source, LocalSource | GgufSource) and not self.options.keys() & set(DIVIDING)
+        if "lora" in self.options or not has_place:
             return self
         return replace(self, options={**self.options, "lora": {}})
 
@@ -78,7 +80,7 @@ class LoadRequest:
             LlmApiKitError: it can't be loaded.
         """
         make_engine = partial(self.source.make_engine, self.spec, self.settings)
-        engine = self.placement.make(make_engine, self.options, self.spec.id)
+        engine = self.placement.make(make_engine, self.options, self.spec.id, self.settings.step_timeout_s)
         if self.fallback:
             engine = _with_fallback(engine, self.fallback, self.settings)
         return renamed(engine, self.spec.id or engine.info.id)

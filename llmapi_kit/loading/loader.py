@@ -25,7 +25,10 @@ from llmapi_kit.progress import report
 from llmapi_kit.types import EngineInfo
 
 if TYPE_CHECKING:
+    from llmapi_kit.checkpoints.fit import SlotPlan
     from llmapi_kit.checkpoints.weights import LoadedModel
+    from llmapi_kit.runners.base import Runner
+    from llmapi_kit.runners.image_memory import ImageMemory
     from llmapi_kit.sampling.tokenizer import ModelTokenizer
 
 logger = logging.getLogger(__name__)
@@ -120,14 +123,14 @@ class ModelLoader:
         try:
             from llmapi_kit.checkpoints.cache_size import kv_bytes_per_token
             from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
-            from llmapi_kit.checkpoints.fit import free_memory, has_lazy_memory, plan_slots
+            from llmapi_kit.checkpoints.fit import has_lazy_memory, plan_slots
             from llmapi_kit.checkpoints.heap import trim_heap
             from llmapi_kit.engines.local.engine import LocalEngine
             from llmapi_kit.engines.local.prompt_builder import PromptBuilder
             from llmapi_kit.engines.local.sight import Sight
             from llmapi_kit.loading.adapter_reader import AdapterReader
             from llmapi_kit.loading.draft import PROMPT_LOOKUP, draft_spec, load_draft, make_draft
-            from llmapi_kit.loading.runner_choice import architecture_of, make_runner, with_arithmetic
+            from llmapi_kit.loading.runner_choice import architecture_of, with_arithmetic
             from llmapi_kit.runners.image_memory import ImageMemory
             from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
             from llmapi_kit.sampling.recommended import honoured
@@ -155,10 +158,10 @@ class ModelLoader:
         plan = plan_slots(
             per_token,
             loaded.context_length,
-            free_memory(loaded.device),
+            self._free_memory(loaded),
             on_gpu,
             settings,
-            is_paged=not on_gpu and has_lazy_memory(),
+            is_paged=not on_gpu and not loaded.is_divided and has_lazy_memory(),
             int8_bytes=int8_per_token,
         )
         if plan.advice:
@@ -167,7 +170,7 @@ class ModelLoader:
         architecture = architecture_of(loaded)
         eye = loaded.eye
         images = ImageMemory(is_spatial=eye.is_spatial, is_two_way=eye.is_two_way) if eye is not None else None
-        runner = make_runner(loaded, plan, settings, images)
+        runner = self._make_runner(loaded, plan, settings, images)
         draft = make_draft(drafted, runner, plan, settings.draft, settings) if drafted is not None else None
         trim_heap()
         if not getattr(runner, "can_rewind", True):  # what a slot has read can't be taken over in part
@@ -215,12 +218,27 @@ class ModelLoader:
             settings=settings,
             sight=sight,
             prepare_messages=None if _is_inherited(self.prepare_messages) else self.prepare_messages,
-            read_adapter=reader if self._shared_adapters is not None else None,
+            read_adapter=reader if self._shared_adapters is not None and not loaded.is_divided else None,
             has_lookup=settings.draft == PROMPT_LOOKUP,
             draft=draft,
         )
         add_adapters(engine, self._shared_adapters or {})
         return engine
+
+    def _free_memory(self, loaded: LoadedModel) -> int:
+        """Bytes that are free for keys and values, once the weights are loaded."""
+        from llmapi_kit.checkpoints.device_map import free_beside
+        from llmapi_kit.checkpoints.fit import free_memory
+
+        return free_beside(loaded.model, free_memory) if loaded.is_divided else free_memory(loaded.device)
+
+    def _make_runner(
+        self, loaded: LoadedModel, plan: SlotPlan, settings: Settings, images: ImageMemory | None
+    ) -> Runner:
+        """What computes with the weights, which it takes over."""
+        from llmapi_kit.loading.runner_choice import make_runner
+
+        return make_runner(loaded, plan, settings, images)
 
     @classmethod
     def of(cls, spec: ModelSpec, settings: Settings, options: Mapping[str, Any]) -> ModelLoader:

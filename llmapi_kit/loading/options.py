@@ -40,6 +40,7 @@ class _ModelSettings(TypedDict, total=False):
     draft: Draft | None
     draft_tokens: int | None
     download_stall_s: float | None
+    step_timeout_s: float | None
 
 
 class _ProviderSettings(TypedDict, total=False):
@@ -72,6 +73,7 @@ class EmbeddingOptions(_VectorOptions, total=False):
     num_threads: int | None
     max_queue: int | None
     download_stall_s: float | None
+    step_timeout_s: float | None
     fallback: Any
 
 
@@ -103,6 +105,8 @@ class LoadOptions(_ModelSettings, _ProviderSettings, _VectorOptions, total=False
     process: bool | None
     replicas: int | None
     devices: Sequence[int | str] | None
+    tensor_parallel: int | None
+    device_map: str | Mapping[str, int | str] | None
     fallback: Any
     api_key: str | Sequence[str] | None
     base_url: str | None
@@ -204,8 +208,10 @@ LOAD_HABITS = {
     "gpus": _DEVICES,
     "use_gpu": _DEVICE,
     "cuda": _DEVICE,
-    "device_map": _DEVICE,
-    "tensor_parallel_size": f"A model runs on one GPU here. {_DEVICES}",
+    "tensor_parallel_size": "It is tensor_parallel here.",
+    "tp_size": "It is tensor_parallel here.",
+    "tp": "It is tensor_parallel here.",
+    "tp_plan": "It is tensor_parallel=2 here, by the model's own plan.",
     "data_parallel_size": "It is replicas here, or devices=[0, 1] for a replica on each of two GPUs.",
     "num_replicas": "It is replicas here, or devices=[0, 1] for a replica on each of two GPUs.",
     "torch_dtype": "It is dtype here.",

@@ -60,7 +60,8 @@ def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings, images:
     constant = constant_length(loaded.model.config.get_text_config())
     if constant and plan.max_length > constant and images is None:
         return _make_sequence_runner(loaded, plan, settings, is_length_dependent=True)
-    gives_up_its_weights = LeanDecoder.can_run(loaded.model) or NativeDecoder.can_run(loaded.model)
+    is_known = LeanDecoder.can_run(loaded.model) or NativeDecoder.can_run(loaded.model)
+    gives_up_its_weights = is_known and not loaded.is_divided
     try:
         runner = TorchRunner(
             loaded.model,
@@ -68,6 +69,7 @@ def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings, images:
             max_length=min(plan.max_length, constant or plan.max_length),
             dtype=torch.float32 if loaded.dtype == "float32" else None,
             num_threads=settings.num_threads,
+            lean=not loaded.is_divided,
             native=settings.native,
             is_compiled=settings.compile,
             images=images,
@@ -97,7 +99,7 @@ def with_arithmetic(loaded: LoadedModel, settings: Settings) -> LoadedModel:
     if isinstance(model, DecoderWeights) or loaded.dtype != "float32" or model.dtype != torch.bfloat16:
         return loaded
     import_heavy(MODEL_CLASSES)
-    may_be_native = settings.native and not settings.compile and loaded.eye is None
+    may_be_native = settings.native and not settings.compile and loaded.eye is None and not loaded.is_divided
     has_step = NativeDecoder.is_available(torch.bfloat16, torch.float32)
     if may_be_native and has_step and NativeDecoder.can_run(model, torch.float32):
         return loaded

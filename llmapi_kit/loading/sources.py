@@ -20,11 +20,13 @@ from llmapi_kit.checkpoints.spec import ModelSpec
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.errors import ConfigError, InvalidRequestError, LlmApiKitError, MissingDependencyError, ModelError
+from llmapi_kit.loading.division import DIVIDING, check_compiled, check_division
 from llmapi_kit.loading.draft import with_draft
 from llmapi_kit.loading.embedding_source import EmbeddingSource, is_embedding_model
 from llmapi_kit.loading.gguf_source import GgufSource
 from llmapi_kit.loading.load_failure import load_error
 from llmapi_kit.loading.loader import ModelLoader
+from llmapi_kit.loading.parallel_loader import ParallelLoader
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.sampling.recommended import checked
 
@@ -44,6 +46,7 @@ LOCAL_SETTINGS = (
     "draft",
     "draft_tokens",
     "download_stall_s",
+    "step_timeout_s",
 )
 UPSTREAM_SETTINGS = (
     "first_token_timeout_s",
@@ -183,7 +186,7 @@ class LocalSource:
 
     options: tuple[str, ...] | None = (
         *("device", "dtype", "lora", "tokenizer", "quantize", "kv_cache_dtype", "sampling", "revision"),
-        *("subfolder", "trust_remote_code"),
+        *("subfolder", "trust_remote_code", "tensor_parallel", "device_map"),
     )
     settings = LOCAL_SETTINGS
     is_light = False
@@ -193,6 +196,7 @@ class LocalSource:
         _check_installed(spec)
         check_sampling(options.get("sampling"), is_local=True)
         check_load_options(spec, options)
+        check_division(options)
         if spec.kind == "folder" and spec.path is not None:
             trusts_code = options.get("trust_remote_code") is True
             check_architecture(read_json(spec.path / CONFIG), spec.name, trusts_code=trusts_code)
@@ -212,6 +216,7 @@ class LocalSource:
     def make_engine(self, spec: ModelSpec, settings: Settings, options: Options) -> Engine:
         """See `Source.make_engine`."""
         check_sampling(options.get("sampling"), is_local=True)
+        check_compiled(settings, options)
         import_heavy(LOCAL_MODELS)
         try:
             return self._loader(spec, settings, options).make_engine()
@@ -221,7 +226,10 @@ class LocalSource:
             raise load_error(spec.name, exc) from exc
 
     def _loader(self, spec: ModelSpec, settings: Settings, options: Options) -> ModelLoader:
-        return ModelLoader.of(spec, settings, options)
+        is_parallel = options.get("tensor_parallel", 1) > 1
+        return (ParallelLoader if is_parallel else ModelLoader).of(
+            spec, settings, {name: value for name, value in options.items() if is_parallel or name != "tensor_parallel"}
+        )
 
 
 class LoaderSource(LocalSource):
@@ -236,6 +244,9 @@ class LoaderSource(LocalSource):
 
     def check(self, spec: ModelSpec, options: Options) -> None:
         """See `Source.check`."""
+        for name in DIVIDING:
+            if options.get(name) not in (None, 1):
+                raise ConfigError(f"{name} goes with models that kit.load loads by itself, not by a ModelLoader.")
         check_sampling(options.get("sampling"), is_local=True)
 
     def memory_need(self, spec: ModelSpec, settings: Settings, options: Options) -> MemoryNeed:
@@ -315,6 +326,8 @@ def _local_need(spec: ModelSpec, settings: Settings, options: Options) -> Memory
     from llmapi_kit.checkpoints.weights import pick_device
 
     place = pick_device(options.get("device"))
+    if options.get("device_map") is not None and place != "cpu":
+        return MemoryNeed(place)  # and on other cards, as accelerate decides
     folder = spec.path or cached_folder(spec.name, options.get("revision"), options.get("subfolder") or "")
     if folder is None:
         return MemoryNeed(place)

@@ -12,8 +12,8 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
@@ -132,14 +132,26 @@ class ImageProcess:
         )
         self._process, self._said = process, said
         self._end = weakref.finalize(self, _stop, process, said)
-        return self._ask(asdict(self._setup), b"", MAX_LOAD_S)
+        with self._limited(MAX_LOAD_S):
+            return self._ask(asdict(self._setup), b"")
 
     def _look(self, pixels: bytes, size: tuple[int, int]) -> EncodedImage:
-        answer = self._ask({"size": size}, pixels, MAX_LOOK_S)
-        rows, width = answer["shape"]
-        vectors = np.frombuffer(self._read(4 * rows * width), np.float32).reshape(rows, width)
-        parts = [self._span(part) if isinstance(part, dict) else part for part in answer["parts"]]
-        return EncodedImage(parts, vectors)
+        with self._limited(MAX_LOOK_S):
+            answer = self._ask({"size": size}, pixels)
+            rows, width = answer["shape"]
+            vectors = np.frombuffer(self._read(4 * rows * width), np.float32).reshape(rows, width)
+            parts = [self._span(part) if isinstance(part, dict) else part for part in answer["parts"]]
+            return EncodedImage(parts, vectors)
+
+    @contextmanager
+    def _limited(self, limit_s: float) -> Iterator[None]:
+        """End the process where what it is asked takes longer."""
+        timer = threading.Timer(limit_s, self._process.kill if self._process is not None else lambda: None)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _span(self, told: dict[str, Any]) -> ImageSpan:
         grid = None
@@ -148,17 +160,15 @@ class ImageProcess:
             grid = np.frombuffer(self._read(4 * 8 * told["num_vectors"]), np.int32).reshape(shape)
         return ImageSpan(**told, grid=grid)
 
-    def _ask(self, question: dict[str, Any], pixels: bytes, limit_s: float) -> dict[str, Any]:
+    def _ask(self, question: dict[str, Any], pixels: bytes) -> dict[str, Any]:
         """Ask the process, and wait for the line of its answer.
 
         Raises:
-            RuntimeError: it died, or took too long and was ended.
+            RuntimeError: it died.
         """
         process = self._process
         if process is None:
             raise RuntimeError("llama.cpp's process for pictures was closed")
-        timer = threading.Timer(limit_s, process.kill)
-        timer.start()
         try:
             stdin, stdout = _pipes(process)
             stdin.write(json.dumps(question).encode() + b"\n")
@@ -167,8 +177,6 @@ class ImageProcess:
             line = stdout.readline()
         except (OSError, ValueError):  # it is gone
             line = b""
-        finally:
-            timer.cancel()
         if not line.endswith(b"\n"):
             raise RuntimeError(self._how_it_ended(process))
         answer: dict[str, Any] = json.loads(line)

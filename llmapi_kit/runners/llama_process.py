@@ -12,6 +12,7 @@ import json
 import marshal
 import mmap
 import os
+import select
 import socket
 import struct
 import subprocess
@@ -34,6 +35,7 @@ from llmapi_kit.runners.llama_context import ContextOptions
 
 MAX_ROWS = 1024  # of logits, in one question; pages that are never written take no memory
 MAX_END_S = 5.0
+NUM_WAITS = 10  # for one answer
 SIZE = struct.Struct("<I")  # before a question, how many bytes it has
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "CUDA_VISIBLE_DEVICES", VARIABLE)
 # How often OpenMP's threads look for the others before they sleep, a fifth of a millisecond. By default it is 7 ms, all
@@ -64,6 +66,7 @@ class LlamaProcess:
 
     Args:
         setup: what to compute.
+        step_timeout_s: a step that takes longer is taken for one that hangs, and its process is ended; 0 for never.
 
     Attributes:
         num_parameters: numbers in all weights.
@@ -72,9 +75,10 @@ class LlamaProcess:
         LlmApiKitError: the model can't be loaded; also where llama.cpp aborts on it.
     """
 
-    def __init__(self, setup: StepsSetup) -> None:
+    def __init__(self, setup: StepsSetup, *, step_timeout_s: float = 0) -> None:
         self.num_slots, self.max_length, self.vocab_size = setup.num_slots, setup.max_length, setup.vocab_size
         self._setup = setup
+        self._step_timeout_s = step_timeout_s
         size = MAX_ROWS * setup.vocab_size * 4
         self._file = tempfile.TemporaryFile(dir=_memory_folder())  # noqa: SIM115 - open as long as this is
         self._file.truncate(size)
@@ -213,6 +217,8 @@ class LlamaProcess:
                 start_new_session=True,  # or interrupting a cell would end it as well
             )
         self._stream = ours.makefile("rwb")
+        self._answer = select.poll()
+        self._answer.register(ours, select.POLLIN)
         self._end = weakref.finalize(self, _stop, self._process, ours, self._stream)
         try:
             told: dict[str, Any] = self._ask("load", [asdict(self._setup)])
@@ -230,6 +236,8 @@ class LlamaProcess:
         try:
             self._stream.write(SIZE.pack(len(question)) + question)
             self._stream.flush()
+            if name != "load" and not self._is_answered():
+                raise RuntimeError(self._how_it_hung())
             line = self._stream.readline()
         except (OSError, ValueError):  # it is gone
             line = b""
@@ -242,6 +250,18 @@ class LlamaProcess:
             kind = getattr(errors, answer["error"], None)
             raise (kind or RuntimeError)(answer["message"])
         return answer
+
+    def _is_answered(self) -> bool:
+        """Whether an answer or an end comes in time; in parts, as both processes may have been suspended."""
+        part_ms = self._step_timeout_s * 1000 / NUM_WAITS
+        return not part_ms or any(self._answer.poll(part_ms) for _ in range(NUM_WAITS))
+
+    def _how_it_hung(self) -> str:
+        if self._process is not None:
+            self._process.kill()
+        self._end()
+        limit = f"{self._step_timeout_s:g} s, the limit that step_timeout_s sets"
+        return f"llama.cpp's process had not answered for {limit}, and was ended"
 
     def _how_it_ended(self) -> str:
         code: int | None = None

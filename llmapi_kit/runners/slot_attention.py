@@ -28,7 +28,7 @@ class KVMemory:
     Args:
         num_slots: first axis.
         max_length: positions a slot.
-        device: where the tensors live.
+        device: of the model's inputs; a layer's tensors are where the layer is.
         dtype: their type.
 
     Attributes:
@@ -51,7 +51,7 @@ class KVMemory:
         return sum(k.nbytes + v.nbytes for k, v in self.layers.values())
 
     def layer(self, index: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of a layer; `key` and `value` (T, kv_heads, head_dim) give the shapes the first time.
+        """Keys and values of a layer; `key` and `value` (T, kv_heads, head_dim) give shapes and device the first time.
 
         Zeroed, because a masked position is still multiplied by 0, and 0 times NaN is NaN. On a CPU by the system,
         which provides a page once it is written to; torch.zeros would write to all of them.
@@ -60,8 +60,8 @@ class KVMemory:
 
             def allocate(like: torch.Tensor) -> torch.Tensor:
                 shape = self.num_slots, like.shape[1], self.max_length, like.shape[2]
-                if self.device.type != "cpu":
-                    return torch.zeros(shape, device=self.device, dtype=self.dtype)
+                if like.device.type != "cpu":
+                    return torch.zeros(shape, device=like.device, dtype=self.dtype)
                 memory = LazyMemory(math.prod(shape) * self.dtype.itemsize)
                 self._lazy.append((memory, shape[1] * self.max_length, shape[3] * self.dtype.itemsize))
                 return torch.frombuffer(memory.buffer, dtype=self.dtype, count=math.prod(shape)).view(shape)
@@ -131,7 +131,8 @@ def slot_attention(
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     changes = ScoreChanges(softcap or 0.0, s_aux) if softcap or s_aux is not None else None
     window = sliding_window or 0
-    return attend(slot_layout, slot_memory, module.layer_idx, q, k, v, window, scaling, changes)[None], None
+    layout = slot_layout.on(query.device)
+    return attend(layout, slot_memory, module.layer_idx, q, k, v, window, scaling, changes)[None], None
 
 
 def attend(

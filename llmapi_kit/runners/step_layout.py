@@ -93,6 +93,8 @@ class StepLayout:
     """
 
     def __init__(self, items: Sequence[StepItem], device: torch.device) -> None:
+        self._items, self._device = items, device
+        self._copies: dict[torch.device, StepLayout] = {}
         self.decodes = sorted((item for item in items if len(item.tokens) == 1), key=lambda item: item.slot)
         self.chunks: list[tuple[StepItem, int]] = []
         self.blocks: dict[int, torch.Tensor] = {}
@@ -125,6 +127,15 @@ class StepLayout:
         self.wanted = torch.tensor(wanted, device=device, dtype=torch.long)
         self.decode_groups = self._group()
         self.pooled = [(item, last[item.slot] + 1 - len(item.tokens)) for item in items if item.wants_mean]
+
+    def on(self, device: torch.device) -> StepLayout:
+        """The same step with its tensors on another device, where some of the layers are."""
+        if device == self._device:
+            return self
+        if device not in self._copies:
+            copied = self._copies[device] = StepLayout(self._items, device)
+            copied.blocks = {at: block.to(device) for at, block in self.blocks.items()}
+        return self._copies[device]
 
     def _group(self) -> list[DecodeGroup]:
         """Neighbouring slots with pasts of similar length; all in one where that would make too many groups."""

@@ -349,3 +349,27 @@ def test_a_busy_thread_gives_way_to_the_engine_soon(bench):
         assert sys.getswitchinterval() == pytest.approx(0.0005)
     finally:
         sys.setswitchinterval(before)
+
+
+def test_a_step_that_goes_on_and_on_is_known_by_when_it_began(bench):
+    """Also what is done between steps; each step of requests that are computed alone counts by itself."""
+    is_there, gate, began = threading.Event(), threading.Event(), []
+
+    def hold(items):
+        began.append(b.loop.step_started())
+        is_there.set()
+        gate.wait(DEADLINE_S)
+        raise RuntimeError("of this step")
+
+    b = bench(num_slots=2, before_step=hold)
+    requests = [b.submit([5]), b.submit([6])]
+    assert is_there.wait(DEADLINE_S)
+    assert b.loop.step_started() == began[0]
+    gate.set()
+    for each in requests:
+        assert isinstance(b.result(each)[1], Failed)
+    b.loop.call(lambda: began.append(b.loop.step_started())).result(DEADLINE_S)
+    assert None not in began
+    assert len(set(began)) == len(began) >= 3
+    assert b.loop.close()
+    assert b.loop.step_started() is None

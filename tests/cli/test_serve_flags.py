@@ -100,6 +100,8 @@ def test_the_demos_flags_mean_the_same():
     assert understood(base_model="./m", only_cpu=True).load == {"device": "cpu"}
     assert understood(models=["m/n"], gpus="1").load == {"device": "cuda:1"}
     assert understood(models=["m/n"], gpus="0, 1").load == {"devices": ["cuda:0", "cuda:1"]}
+    divided = understood(models=["m/n"], gpus="2,3", tensor_parallel=2).load
+    assert divided == {"devices": ["cuda:2", "cuda:3"], "tensor_parallel": 2}
     assert understood(models=["m/n"], only_cpu=True, device="cpu").load == {"device": "cpu"}
     assert understood(models=["m/n"], load_in_8bit=True, quantize="8bit").load == {"quantize": "8bit"}
 

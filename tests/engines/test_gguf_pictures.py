@@ -22,6 +22,7 @@ from llmapi_kit.checkpoints.spec import POCKET_VISION_DIR
 from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.errors import ConfigError, InvalidRequestError, ModelError, ModelLoadError, UnsupportedModelError
 from llmapi_kit.images.attach import image_url
+from llmapi_kit.runners import image_process
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Finished
 from tests.checkpoints.seeing_gguf import SIDE, make_pair, make_qwen2_vl, rewrite
@@ -113,13 +114,18 @@ def test_a_prefix_with_a_picture_is_known_by_its_pixels(model, reference):
     assert found == reference([2, long])
 
 
-def test_a_process_that_dies_on_a_picture_costs_that_request_its_answer_and_no_other(model):
+def test_a_process_that_dies_or_hangs_on_a_picture_costs_that_request_its_answer_and_no_other(model, monkeypatch):
     process = model.engine._prompts._sight._eye._process
     os.kill(process.pid, signal.SIGABRT)
     other = Image.new("RGB", (SIDE, SIDE), (1, 2, 3))
     with pytest.raises(InvalidRequestError, match="32 x 32 pixels, and the model failed on it"):
         model.ask("what?", images=[other], max_tokens=2)
     assert isinstance(model.ask("what?", images=[other], max_tokens=2), str)
+    os.kill(process.pid, signal.SIGSTOP)
+    with monkeypatch.context() as patched:
+        patched.setattr(image_process, "MAX_LOOK_S", 0.5)
+        with pytest.raises(InvalidRequestError, match="the model failed on it"):
+            model.ask("what?", images=[Image.new("RGB", (SIDE, SIDE), (3, 2, 1))], max_tokens=2)
     for size in ((2, 2), (2, 400), (300, 7)):
         model.ask("what?", images=[Image.new("RGB", size)], max_tokens=2)
 

@@ -73,7 +73,8 @@ def test_a_model_in_a_process_of_its_own_is_found_again_by_the_same_call(others)
         assert model.ask("one two") == "one two"
         assert model is kit.load("mock", process=True)
         assert kit.load("mock") is not model
-        assert kit.launch(model, port=0).client().models.list().data[0].id == "mock"
+        with kit.launch(model, port=0).client() as client:
+            assert client.models.list().data[0].id == "mock"
     finally:
         kit.stop_all()
     assert set(psutil.Process().children()) <= others

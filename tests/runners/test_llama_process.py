@@ -94,6 +94,20 @@ def test_what_was_computed_by_a_process_that_died_is_lost_and_a_new_one_computes
     assert not process.restart()
 
 
+def test_a_process_that_hangs_in_a_step_is_ended_and_a_new_one_computes(path):
+    """Its step was waited for without end, and every later request with it."""
+    setup = StepsSetup(path=str(path), num_slots=4, max_length=400, vocab_size=VOCAB, options=EXACT)
+    process = LlamaProcess(setup, step_timeout_s=1)
+    pid = process.pid
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(RuntimeError, match=r"had not answered for 1 s, the limit that step_timeout_s sets"):
+        process.step([StepItem(0, 0, [5, 6], True)])
+    assert not psutil.pid_exists(pid)
+    assert process.restart()
+    assert process.step([StepItem(0, 0, [5, 6], True)]).shape == (1, VOCAB)
+    process.close()
+
+
 def test_a_file_that_ends_the_process_is_an_error(path, tmp_path):
     (tmp_path / "m.gguf").write_bytes(path.read_bytes()[:3000])
     with pytest.raises(ModelLoadError, match=r"can't load m\.gguf"):

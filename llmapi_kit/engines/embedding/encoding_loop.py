@@ -118,10 +118,14 @@ class EncodingLoop:
         """Whether a job submitted now would be worked on."""
         if self._closed_because is not None:
             return Readiness(False, self._closed_because.message)
-        begun = min(tuple(self._computing.values()), default=None)
+        begun = self.step_started()
         if begun is not None and (busy_s := time.monotonic() - begun) > STALLED_AFTER_S:
             return Readiness(False, f"The model has been computing one batch for {busy_s:.0f} s.")
         return Readiness(True)
+
+    def step_started(self) -> float | None:
+        """When the oldest batch that is being computed began; None where none is."""
+        return min(tuple(self._computing.values()), default=None)
 
     def stats(self) -> EngineStats:
         """A snapshot of the counters."""

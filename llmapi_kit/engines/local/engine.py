@@ -245,6 +245,10 @@ class LocalEngine:
         """See `Engine.readiness`."""
         return self._loop.readiness()
 
+    def step_started(self) -> float | None:
+        """See `SteppingEngine.step_started`."""
+        return self._loop.step_started()
+
     def stats(self) -> EngineStats:
         """See `Engine.stats`."""
         return self._loop.stats()

@@ -29,6 +29,7 @@ class Child:
 
     Attributes:
         pid: its process id.
+        has_ended: set once it was waited for, and all that belonged to it is closed.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -51,8 +52,9 @@ class Child:
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         threading.Thread(target=self._write, name="llmapi_kit engine process", daemon=True).start()
         self._lock = threading.Lock()
-        self._is_ended, self._last_line = False, ""
-        self._kill_with_this = weakref.finalize(self, _kill, self._process)
+        self._last_line, self._killed_because = "", ""
+        self.has_ended = threading.Event()
+        self._kill_with_this = weakref.finalize(self, _kill_and_wait, self._process)
 
     def send(self, message: ToEngine) -> None:
         """Send a message; from any thread, and without waiting for the process to take it.
@@ -67,21 +69,29 @@ class Child:
         while (content := self._read()) is not None:
             yield unpacked(content)
 
-    def kill(self) -> None:
-        """End it at once, whatever it is doing."""
-        self._process.kill()
+    def kill(self, why: str = "") -> None:
+        """End it at once, whatever it is doing; `messages` ends, also where the system can't end the process yet.
+
+        Args:
+            why: in words, for `how_it_ended`.
+        """
+        self._killed_because = why
+        _kill(self._process)
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def end(self) -> None:
         """Wait until it has ended, and end it where that takes too long. Safe to call twice."""
         try:
             self._process.wait(MAX_END_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            _kill(self._process)
+            with suppress(subprocess.TimeoutExpired):  # a driver can hold it for as long as it likes
+                self._process.wait(MAX_END_S)
         with self._lock:
-            if self._is_ended:
+            if self.has_ended.is_set():
                 return
-            self._is_ended = True
+            self.has_ended.set()
             self._errors.seek(0)
             lines = self._errors.read()[-4000:].decode(errors="replace").strip().splitlines()
             self._last_line = lines[-1][-300:] if lines else ""
@@ -97,6 +107,8 @@ class Child:
         """In words, with the last line that it wrote; waits for its end."""
         self.end()
         code = self._process.returncode
+        if self._killed_because or code is None:
+            return self._killed_because or "it can't be ended"
         if code >= 0:
             return f"exit code {code}" + (f": {self._last_line}" if code and self._last_line else "")
         name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
@@ -119,6 +131,13 @@ class Child:
 
 
 def _kill(process: subprocess.Popen[Any]) -> None:
+    """Kill a process, and those in its group that compute with it: one that is stopped ends in no other way."""
     if process.poll() is None:
-        process.kill()
+        with suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _kill_and_wait(process: subprocess.Popen[Any]) -> None:
+    if process.poll() is None:
+        _kill(process)
         process.wait()

@@ -21,6 +21,7 @@ from typing import Any
 from llmapi_kit.engines.base import EmbeddingRequest, Engine, GenerationRequest, ScoreRequest
 from llmapi_kit.engines.channel import Channel, Ended, deliver
 from llmapi_kit.engines.process.child import Child
+from llmapi_kit.engines.process.watchdog import CALL_ID, Watchdog
 from llmapi_kit.engines.process.wire import (
     Ask,
     Call,
@@ -56,6 +57,8 @@ from llmapi_kit.types import (
 )
 
 STATUS_TIMEOUT_S = 0.5
+STEP_TIMEOUT_S = 300.0
+SILENT_AFTER_S = 30.0
 RESTART_DELAYS_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 Item = Event | Ended
 
@@ -70,6 +73,8 @@ class ProcessEngine:
         name: of the model, for messages.
         restart_delays_s: how long to wait before each start after a death; the last one is for all that follow.
         environment: variables of its process, in place of this one's.
+        step_timeout_s: a step that takes longer is taken for one that hangs, and its process is ended; likewise one
+            that does not answer for as long. 0 waits for ever.
 
     Attributes:
         info: that of the engine.
@@ -87,6 +92,7 @@ class ProcessEngine:
         name: str,
         restart_delays_s: Sequence[float] = RESTART_DELAYS_S,
         environment: Mapping[str, str] | None = None,
+        step_timeout_s: float = STEP_TIMEOUT_S,
     ) -> None:
         if os.name != "posix":
             raise ConfigError("process=True needs Linux or macOS. Load the model without it.")
@@ -94,6 +100,7 @@ class ProcessEngine:
         self._name = name
         self._environment = dict(environment or {})
         self._restart_delays_s = restart_delays_s
+        self._step_timeout_s = step_timeout_s
         self._call_ids = itertools.count(1)
         self._lock = threading.Lock()
         self._channels: dict[int, Channel[Item]] = {}
@@ -174,12 +181,15 @@ class ProcessEngine:
 
     def readiness(self) -> Readiness:
         """See `Engine.readiness`: not ready while its process is started anew."""
-        if self._child is None:
-            return Readiness(False, self._why_not)
         status = self._status()
-        if status is None and self._child is None:
+        if status is not None:
+            return status.readiness
+        if self._child is None or self._closing.is_set():
             return Readiness(False, self._why_not)
-        return status.readiness if status is not None else Readiness(True)
+        silent_s = self._watchdog.silent_s
+        if silent_s > min(SILENT_AFTER_S, self._step_timeout_s / 2):
+            return Readiness(False, f"The model's process has not answered for {silent_s:.0f} s.")
+        return Readiness(True)
 
     def stats(self) -> EngineStats:
         """See `Engine.stats`: of all its processes. Waits for an answer of the process, half a second at most."""
@@ -200,6 +210,7 @@ class ProcessEngine:
     def _start(self) -> tuple[Child, EngineInfo]:
         """Start a process and wait until its engine is there."""
         child = Child(self._environment)
+        self._watchdog = Watchdog(child, self._step_timeout_s)
         try:
             child.send(self._load)
             for messages in child.messages():
@@ -208,6 +219,8 @@ class ProcessEngine:
                         report(message.step, done=message.done, total=message.total, unit=message.unit)
                     elif isinstance(message, Logged):
                         _log(message)
+                    elif isinstance(message, Status):
+                        self._watchdog.heard(message)
                     elif isinstance(message, Raised):
                         raise message.error
                     elif isinstance(message, Loaded):
@@ -289,6 +302,8 @@ class ProcessEngine:
         """Take what ends a request or a call."""
         if isinstance(message, Done | Status):
             self._last = message.stats
+        if isinstance(message, Status) and message.call_id == CALL_ID:
+            self._watchdog.heard(message)
         if not isinstance(message, Done | Returned | Raised | Status):
             return
         with self._lock:

@@ -19,7 +19,7 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
-from llmapi_kit.engines.base import Engine
+from llmapi_kit.engines.base import Engine, SteppingEngine
 from llmapi_kit.engines.process.wire import (
     HEADER_BYTES,
     Ask,
@@ -45,6 +45,7 @@ from llmapi_kit.engines.process.wire import (
 )
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.progress import Progress, reporting
+from llmapi_kit.types import EngineStats, Readiness
 
 LOGGERS = ("llmapi_kit", "py.warnings")
 OWNER_CHECK_S = 1.0
@@ -112,24 +113,35 @@ class Program:
         self._reader = reader
         self._outbox = outbox
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._engine: Engine | None = None
 
     async def run(self) -> None:
         """Load, then serve."""
         load = await self._receive()
         if not isinstance(load, Load):
             raise TypeError(f"the first message is {type(load).__name__}, not Load")
+        listening = asyncio.create_task(self._listen())
         try:
-            engine = await asyncio.to_thread(self._load, load)
+            self._engine = await asyncio.to_thread(self._load, load)
         except Exception as exc:
             self._outbox.send(Raised(0, portable(exc)))
+            listening.cancel()
             return
-        self._outbox.send(Loaded(engine.info))
+        self._outbox.send(Loaded(self._engine.info))
         try:
-            while not isinstance(message := await self._receive(), Close):
-                self._take(engine, message)
+            await listening
         finally:
-            await asyncio.to_thread(engine.close)
+            await asyncio.to_thread(self._engine.close)
             await asyncio.wait([*self._tasks.values(), asyncio.create_task(asyncio.sleep(0))])
+
+    async def _listen(self) -> None:
+        while not isinstance(message := await self._receive(), Close):
+            if self._engine is not None:
+                self._take(self._engine, message)
+            elif isinstance(message, Ask):
+                self._outbox.send(
+                    Status(message.call_id, Readiness(False, "The model is being loaded."), EngineStats())
+                )
 
     def _load(self, load: Load) -> Engine:
         try:
@@ -151,7 +163,8 @@ class Program:
         elif isinstance(message, Call):
             self._start(message.call_id, self._call(engine, message))
         elif isinstance(message, Ask):
-            self._outbox.send(Status(message.call_id, engine.readiness(), engine.stats()))
+            step_started = engine.step_started() if isinstance(engine, SteppingEngine) else None
+            self._outbox.send(Status(message.call_id, engine.readiness(), engine.stats(), step_started))
         elif isinstance(message, Cancel) and message.call_id in self._tasks:
             self._tasks[message.call_id].cancel()
 

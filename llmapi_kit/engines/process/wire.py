@@ -128,11 +128,16 @@ class Raised:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """From the engine's process: how it is."""
+    """From the engine's process: how it is.
+
+    Attributes:
+        step_started: see `llmapi_kit.engines.base.SteppingEngine`.
+    """
 
     call_id: int
     readiness: Readiness
     stats: EngineStats
+    step_started: float | None = None
 
 
 ToEngine = Load | Generate | Call | Ask | Cancel | Close

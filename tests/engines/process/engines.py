@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
+import threading
+import time
 
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ContextLengthError, GenerationError, MissingDependencyError, ModelTooLargeError
@@ -52,3 +55,34 @@ class FailingEngine(MockEngine):
         if request.prompt == "fail":
             raise GenerationError("The model failed.", code="broken")
         raise ZeroDivisionError("of nobody's class")
+
+
+class HangingEngine(MockEngine):
+    """Its step for the prompt "hang" never ends, the first time.
+
+    Args:
+        mark: a file that tells later times.
+    """
+
+    def __init__(self, mark):
+        super().__init__()
+        self._mark, self._started = mark, None
+
+    def step_started(self):
+        return self._started
+
+    async def generate(self, request):
+        if request.prompt == "hang" and not self._mark.exists():
+            self._mark.touch()
+            self._started = time.monotonic()
+            await asyncio.Event().wait()
+        async for event in super().generate(request):
+            yield event
+
+
+def load_for_long(until):
+    """One that is loaded once the test says so."""
+    over = threading.Event()
+    while not until.exists():
+        over.wait(0.01)
+    return make_mock()

@@ -31,7 +31,16 @@ from llmapi_kit.testing import EngineContract
 from llmapi_kit.testing.events import collect
 from llmapi_kit.types import Delta, Failed, Finished
 
-from .engines import BrokenEngine, FailingEngine, crash, fail_to_make, make_mock, make_once
+from .engines import (
+    BrokenEngine,
+    FailingEngine,
+    HangingEngine,
+    crash,
+    fail_to_make,
+    load_for_long,
+    make_mock,
+    make_once,
+)
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="made for Linux and macOS")
 DEADLINE_S = 60
@@ -47,8 +56,8 @@ def start():
     """Makes engines that come back at once, and closes them."""
     made = []
 
-    def start(make_engine=make_mock, delays=(0.01,)):
-        made.append(ProcessEngine(make_engine, name="mock", restart_delays_s=delays))
+    def start(make_engine=make_mock, delays=(0.01,), **options):
+        made.append(ProcessEngine(make_engine, name="mock", restart_delays_s=delays, **options))
         return made[-1]
 
     yield start
@@ -191,6 +200,69 @@ def test_closing_ends_the_process_and_loading_again_and_again_leaves_nothing(sta
             or not any(thread.name == "llmapi_kit engine process" for thread in threading.enumerate())
         )
     )
+
+
+def test_a_step_that_never_returns_ends_its_process_and_the_model_comes_back(start, tmp_path, caplog):
+    """Its requests, running or queued, waited until their time was over, and the next ones too."""
+    engine = start(partial(HangingEngine, tmp_path / "mark"), step_timeout_s=2)
+    first = engine.pid
+
+    async def ask_two():
+        asked = [collect(engine.generate(GenerationRequest(prompt="hang"))) for _ in range(2)]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    said = "no step had ended for 2 s, the limit that step_timeout_s sets"
+    hung, other = asyncio.run(ask_two())
+    assert isinstance(hung, EngineUnavailableError)
+    assert said in hung.message
+    assert hung.retry_after_s
+    assert isinstance(other[-1], Finished)
+    wait_until(lambda: engine.readiness().ready)
+    assert said in caplog.text
+    assert engine.pid != first
+    assert not psutil.pid_exists(first)
+    assert isinstance(asyncio.run(collect(engine.generate(GenerationRequest(prompt="hang"))))[-1], Finished)
+
+
+def test_a_process_that_is_stopped_is_ended_and_the_model_comes_back(start):
+    engine = start(step_timeout_s=2)
+    first = engine.pid
+    os.kill(first, signal.SIGSTOP)
+    with pytest.raises(EngineUnavailableError, match="it had not answered for 2 s"):
+        asyncio.run(engine.tokenize("one"))
+    wait_until(lambda: engine.readiness().ready)
+    assert engine.pid != first
+    assert not psutil.pid_exists(first)
+
+
+def test_a_process_that_does_not_answer_is_not_ready_even_before_it_is_ended(start, monkeypatch):
+    monkeypatch.setattr("llmapi_kit.engines.process.engine.SILENT_AFTER_S", 0.5)
+    engine = start(step_timeout_s=10)
+    os.kill(engine.pid, signal.SIGSTOP)
+    wait_until(lambda: not engine.readiness().ready)
+    assert "process has not answered for" in engine.readiness().reason
+    os.kill(engine.pid, signal.SIGCONT)
+    wait_until(lambda: engine.readiness().ready)
+
+
+def test_a_load_may_take_longer_than_a_step(tmp_path):
+    """What counts is whether the process answers."""
+    made = []
+    loading = threading.Thread(
+        target=lambda: made.append(
+            ProcessEngine(partial(load_for_long, tmp_path / "over"), name="mock", step_timeout_s=2)
+        )
+    )
+    loading.start()
+    loading.join(3)
+    assert loading.is_alive()
+    (tmp_path / "over").touch()
+    loading.join(DEADLINE_S)
+    (engine,) = made
+    first = engine.pid
+    assert isinstance(asyncio.run(collect(engine.generate(long_request())))[-1], Finished)
+    assert engine.pid == first
+    engine.close()
 
 
 OWNER = """
