@@ -8,7 +8,7 @@ does is nothing; after several, or after a try that took long, the next try wait
 
 from __future__ import annotations
 
-EARLY = 2  # steps before the first try: the machine may be busy from the start
+EARLY = 2  # steps before one thread is tried first: the machine may be busy from the start
 FIRST_WAIT, LONGEST_WAIT = 16, 256  # steps between two tries; the wait doubles while they do not pay
 IS_SOONER, IS_SUDDEN = 0.9, 3.0  # times as long as usual
 MAX_COST = 0.05  # of the time until the next try, for a try, or for threads that were a mistake
@@ -31,7 +31,7 @@ class ThreadChoice:
         self.num_threads = most if first is None else first
         self._most = most
         self._usual_s: dict[int, float] = {}  # by the number of tokens
-        self._wait, self._left = FIRST_WAIT, EARLY
+        self._wait, self._left = FIRST_WAIT, LONGEST_WAIT if self.num_threads == 1 else EARLY
         self._is_try = self._is_awake = False
         self._lost_s, self._num_calm = 0.0, 0  # by sudden steps, and how many went well since
 

@@ -69,7 +69,7 @@ def test_threads_that_lose_much_are_rare_even_where_most_of_their_steps_are_soon
 def test_a_small_model_begins_with_one_thread_and_has_two_where_that_is_sooner(weights_bytes, first, most):
     choice = ThreadChoice.for_model(weights_bytes, 16)
     seconds = {1: 2.0, most: 1.0}
-    used = run(choice, seconds, 100)
+    used = run(choice, seconds, 2 * LONGEST_WAIT)
     assert (used[0], used[-1]) == (first, most)
     assert set(used) <= {1, most}
 
