@@ -18,6 +18,7 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as Normalizers
 
 from llmapi_kit.checkpoints.checkpoint_check import check_loaded, quiet_report
+from llmapi_kit.checkpoints.device_choice import pick_device, pick_dtype
 from llmapi_kit.checkpoints.embedding_config import EmbeddingConfig, Layer, LogitScore
 from llmapi_kit.checkpoints.model_files import (
     CONFIG,
@@ -29,7 +30,6 @@ from llmapi_kit.checkpoints.model_files import (
 )
 from llmapi_kit.checkpoints.reported_bar import reported_bars
 from llmapi_kit.checkpoints.vocabulary import load_tokenizer
-from llmapi_kit.checkpoints.weights import pick_device, pick_dtype
 from llmapi_kit.errors import ModelLoadError, UnsupportedModelError
 from llmapi_kit.progress import report
 

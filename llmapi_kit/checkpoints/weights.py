@@ -21,6 +21,7 @@ from llmapi_kit.checkpoints.checkpoint_check import check_loaded, check_size, qu
 from llmapi_kit.checkpoints.decoder_config import read_decoder_config
 from llmapi_kit.checkpoints.decoder_families import FAMILIES
 from llmapi_kit.checkpoints.decoder_weights import DecoderWeights, read_decoder_weights
+from llmapi_kit.checkpoints.device_choice import LOADED_AS, pick_device, pick_dtype, pick_quantization
 from llmapi_kit.checkpoints.device_map import check_placed
 from llmapi_kit.checkpoints.download import DEFAULT_STALL_S, download_model
 from llmapi_kit.checkpoints.fit import check_folder
@@ -28,11 +29,7 @@ from llmapi_kit.checkpoints.generation_config import Recommended, read_recommend
 from llmapi_kit.checkpoints.heavy_imports import ADAPTERS, MODEL_CLASSES, import_heavy
 from llmapi_kit.checkpoints.integer_weights import ROUNDED, IntegerFormat
 from llmapi_kit.checkpoints.load_options import (
-    ON_CPU,
-    check_device,
-    check_dtype,
     check_kv_cache_dtype,
-    check_quantize,
     check_revision,
     check_sampling_names,
     check_subfolder,
@@ -61,8 +58,6 @@ if TYPE_CHECKING:
 
 # Whether there is a step in C for weights, arithmetic, and keys and values in some formats; None for that of arithmetic
 HasNative = Callable[[torch.dtype | IntegerFormat, torch.dtype, torch.dtype | None], bool]
-# What `quantize` makes of weights, for estimates
-LOADED_AS = {"8bit": "int8", "4bit": "int4"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,57 +89,6 @@ class LoadedModel:
     integers: IntegerFormat | None = None
     kv_dtype: str | None = None
     is_divided: bool = False
-
-
-def pick_device(device: str | None) -> str:
-    """The device to load on: the first GPU if there is one, else the CPU.
-
-    Raises:
-        ConfigError: `device` names a GPU that is not there.
-    """
-    if device is None:
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
-    check_device(device)
-    if device == "cpu":
-        return device
-    if not torch.cuda.is_available():
-        raise ConfigError(f"device={device!r}, but torch sees no GPU here. Use device='cpu', or choose a GPU runtime.")
-    number, count = int(device.partition(":")[2] or 0), torch.cuda.device_count()
-    if number >= count:
-        raise ConfigError(f"device={device!r}, but torch sees {count} GPUs here; the last is cuda:{count - 1}.")
-    return f"cuda:{number}"
-
-
-def pick_dtype(dtype: str | None, device: str) -> torch.dtype | str:
-    """The type of arithmetic: as asked for; float32 on a CPU; on a GPU the model's own, or float16 on old cards."""
-    check_dtype(dtype)
-    if dtype is not None:
-        return cast(torch.dtype, getattr(torch, dtype))
-    if device == "cpu":
-        return torch.float32
-    return "auto" if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-
-
-def pick_quantization(quantize: str | None, device: str, spec: ModelSpec) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that keep weights in 8 or 4 bits on a GPU; none where that is not asked for.
-
-    Raises:
-        ConfigError: it is not known, or not possible on this device.
-        MissingDependencyError: the package for it is not installed.
-    """
-    check_quantize(quantize, device, spec)
-    if quantize is None or quantize in ON_CPU:
-        return {}
-    if quantize == "8bit":
-        config = transformers.BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
-    else:
-        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        config = transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=torch.bfloat16 if has_bfloat16 else torch.float16,
-        )
-    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def load_model(

@@ -73,7 +73,7 @@ class EmbeddingSource:
         if folder is None:
             return MemoryNeed()
         import_heavy(LOCAL_MODELS)
-        from llmapi_kit.checkpoints.weights import pick_device
+        from llmapi_kit.checkpoints.device_choice import pick_device
 
         config = read_embedding_config(folder, spec.name, options)
         needed = _weights_bytes(config) + SCRATCH_BYTES
@@ -131,8 +131,8 @@ def _download(name: str, stall_s: float) -> Path:
 
 
 def _make_engine(spec: ModelSpec, config: EmbeddingConfig, settings: Settings, options: Mapping[str, Any]) -> Engine:
+    from llmapi_kit.checkpoints.device_choice import pick_device
     from llmapi_kit.checkpoints.embedding_weights import load_encoder
-    from llmapi_kit.checkpoints.weights import pick_device
     from llmapi_kit.engines.embedding.engine import EmbeddingEngine
     from llmapi_kit.engines.embedding.text_reader import TextReader
 

@@ -125,7 +125,7 @@ def rank_device(device: str | None, shard: Shard) -> str:
     """
     import torch
 
-    from llmapi_kit.checkpoints.weights import pick_device
+    from llmapi_kit.checkpoints.device_choice import pick_device
 
     first = pick_device(device)
     if first == "cpu":

@@ -322,8 +322,8 @@ def _loaded_as(options: Options) -> str | None:
 
 
 def _local_need(spec: ModelSpec, settings: Settings, options: Options) -> MemoryNeed:
+    from llmapi_kit.checkpoints.device_choice import pick_device
     from llmapi_kit.checkpoints.hub_cache import cached_folder
-    from llmapi_kit.checkpoints.weights import pick_device
 
     place = pick_device(options.get("device"))
     if options.get("device_map") is not None and place != "cpu":
