@@ -17,7 +17,7 @@ import simpy
 from benchmarks.engine_costs import EngineCosts
 from benchmarks.simulated_replica import End, Limits, Replica, Request, Steps
 
-MUCH_MORE = 4  # as in llmapi_kit.engines.replicas
+MUCH_MORE = 4  # as in llmapi_kit.engines.prefix_affinity
 ZONES = 3
 
 Router = Callable[[Sequence[Replica], "Replica | None", random.Random], Replica]

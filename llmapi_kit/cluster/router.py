@@ -7,7 +7,7 @@ replicas have computed; where it knows nothing, all of them choose alike.
 from __future__ import annotations
 
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
 from itertools import count
@@ -16,13 +16,9 @@ from typing import Any
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from llmapi_kit.engines.base import GenerationRequest
-from llmapi_kit.engines.prefix_affinity import MAX_KEYS, PrefixAffinity, block_keys
-from llmapi_kit.engines.replicas import MUCH_MORE
+from llmapi_kit.engines.prefix_affinity import PrefixAffinity, block_keys
 
 ON_ITS_WAY_S = 0.5  # then a request that was not taken waits, or is gone
-
-
-TIMES_OF_ONE = 8  # that a beginning is seen of one conversation; its short turns may end in the same block
 
 
 class PrefixAwareRouter(RequestRouter):
@@ -35,7 +31,6 @@ class PrefixAwareRouter(RequestRouter):
             num_slots: of a replica.
         """
         self._num_slots = num_slots
-        self._times: OrderedDict[bytes, int] = OrderedDict()
         self._affinity = PrefixAffinity()
         self._counter = count()
         self._chosen: dict[str, tuple[ReplicaID, float]] = {}
@@ -55,7 +50,7 @@ class PrefixAwareRouter(RequestRouter):
         def rank(replica: RunningReplica) -> tuple[bool, int, int, bytes]:
             replica_id = replica.replica_id
             length = lengths.get(self._number(replica_id), 0)
-            is_near = busy[replica_id] <= least + self._much_more(keys[:length])
+            is_near = busy[replica_id] <= least + self._affinity.much_more(keys[:length], self._num_slots)
             return not is_near, -length if is_near else 0, busy[replica_id], _lot(keys, replica_id)
 
         ranked = sorted(candidate_replicas, key=rank)
@@ -66,13 +61,7 @@ class PrefixAwareRouter(RequestRouter):
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
         """A replica took a request: from now on it has its prompt."""
         self._chosen.pop(_id_of(pending_request), None)
-        keys = _keys_of(pending_request)
-        self._affinity.saw(keys, self._number(replica_id))
-        for key in keys:
-            self._times[key] = self._times.get(key, 0) + 1
-            self._times.move_to_end(key)
-        while len(self._times) > MAX_KEYS:
-            self._times.popitem(last=False)
+        self._affinity.saw(_keys_of(pending_request), self._number(replica_id))
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
         """A replica has lost what it had."""
@@ -94,15 +83,6 @@ class PrefixAwareRouter(RequestRouter):
         return {
             each.replica_id: int(known.get(each.replica_id) or 0) + on_their_way[each.replica_id] for each in replicas
         }
-
-    def _much_more(self, matched: Sequence[bytes]) -> int:
-        """How many requests a replica may have more than the least busy one and still get what its cache begins.
-
-        More for what one conversation alone has said, which no other replica has and will have. What many begin with,
-        such as a system prompt, is soon everywhere.
-        """
-        is_ones_own = bool(matched) and self._times.get(matched[-1], 0) <= TIMES_OF_ONE
-        return max(MUCH_MORE, self._num_slots) if is_ones_own else MUCH_MORE
 
     def _number(self, replica_id: ReplicaID) -> int:
         if replica_id not in self._numbers:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from llmapi_kit.engines.base import GenerationRequest
@@ -16,6 +17,22 @@ from llmapi_kit.engines.base import GenerationRequest
 BLOCK = 256  # characters, or token ids, of a block
 MAX_BLOCKS = 64  # of a prompt, that are looked at
 MAX_KEYS = 50_000
+# Requests that a replica may have more than the least busy one and still get what its cache begins
+MUCH_MORE = 4
+TIMES_OF_ONE = 8  # that a beginning is seen of one conversation; its short turns may end in the same block
+
+
+@dataclass(slots=True)
+class _Block:
+    """A block that was seen.
+
+    Attributes:
+        replicas: that have computed it.
+        times: how often it was.
+    """
+
+    replicas: set[int] = field(default_factory=set)
+    times: int = 0
 
 
 class PrefixAffinity:
@@ -27,30 +44,46 @@ class PrefixAffinity:
 
     def __init__(self, max_keys: int = MAX_KEYS) -> None:
         self._max_keys = max_keys
-        self._seen: OrderedDict[bytes, set[int]] = OrderedDict()
+        self._seen: OrderedDict[bytes, _Block] = OrderedDict()
 
     def lengths(self, keys: Sequence[bytes]) -> dict[int, int]:
         """How many blocks from the beginning each replica has seen; those that have seen none are left out."""
         lengths: dict[int, int] = {}
         for length, key in enumerate(keys, 1):
-            replicas = self._seen.get(key)
-            if not replicas:
+            block = self._seen.get(key)
+            if block is None or not block.replicas:
                 break
-            lengths |= {replica: length for replica in replicas if lengths.get(replica, 0) == length - 1}
+            lengths |= {replica: length for replica in block.replicas if lengths.get(replica, 0) == length - 1}
         return lengths
+
+    def much_more(self, matched: Sequence[bytes], num_slots: int) -> int:
+        """How many requests a replica may have more than the least busy one and still get what its cache begins.
+
+        More for what one conversation alone has said, which no other replica has: computing it again takes longer than
+        a step with some more streams. What many begin with, such as a system prompt, is soon everywhere.
+
+        Args:
+            matched: the keys that the replica has seen.
+            num_slots: of a replica.
+        """
+        block = self._seen.get(matched[-1]) if matched else None
+        is_ones_own = block is not None and block.times <= TIMES_OF_ONE
+        return max(MUCH_MORE, num_slots) if is_ones_own else MUCH_MORE
 
     def saw(self, keys: Sequence[bytes], replica: int) -> None:
         """A replica computes a prompt."""
         for key in keys:
-            self._seen.setdefault(key, set()).add(replica)
+            block = self._seen.setdefault(key, _Block())
+            block.replicas.add(replica)
+            block.times += 1
             self._seen.move_to_end(key)
         while len(self._seen) > self._max_keys:
             self._seen.popitem(last=False)
 
     def forget(self, replica: int) -> None:
         """A replica has lost what it had computed."""
-        for replicas in self._seen.values():
-            replicas.discard(replica)
+        for block in self._seen.values():
+            block.replicas.discard(replica)
 
 
 def block_keys(request: GenerationRequest) -> list[bytes]:

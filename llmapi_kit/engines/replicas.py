@@ -33,7 +33,6 @@ from llmapi_kit.types import (
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-MUCH_MORE = 4  # requests that a replica may have more than the least busy one and still get what its cache begins
 
 
 class ReplicatedEngine:
@@ -41,7 +40,6 @@ class ReplicatedEngine:
 
     Args:
         engines: the replicas, alike; owned from now on.
-        much_more: see `MUCH_MORE`.
 
     Attributes:
         info: that of the first, with how many there are.
@@ -50,11 +48,11 @@ class ReplicatedEngine:
         ConfigError: there is none.
     """
 
-    def __init__(self, engines: Sequence[Engine], *, much_more: int = MUCH_MORE) -> None:
+    def __init__(self, engines: Sequence[Engine]) -> None:
         if not engines:
             raise ConfigError("A replicated engine needs at least one engine.")
         self._engines = tuple(engines)
-        self._much_more = much_more
+        self._num_slots = engines[0].stats().num_slots
         self._affinity = PrefixAffinity()
         self._num_requests = [0] * len(engines)
         self._num_given = [0] * len(engines)
@@ -162,8 +160,13 @@ class ReplicatedEngine:
         left = [index for index in range(len(self._engines)) if index not in without]
         least = min(self._num_requests[index] for index in left)
         lengths = self._affinity.lengths(keys)
-        near = [index for index in left if self._num_requests[index] <= least + self._much_more]
-        return max(near, key=lambda each: (lengths.get(each, 0), -self._num_requests[each], -self._num_given[each]))
+
+        def rank(index: int) -> tuple[int, int, int]:
+            length, num = lengths.get(index, 0), self._num_requests[index]
+            is_near = num <= least + self._affinity.much_more(keys[:length], self._num_slots)
+            return length if is_near else 0, -num, -self._num_given[index]
+
+        return max(left, key=rank)
 
     def _may_do_better(self, error: RequestError, index: int) -> bool:
         """Whether another replica may answer what this one could not."""

@@ -9,7 +9,7 @@ import pytest
 
 from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.engines.mock import MockEngine
-from llmapi_kit.engines.prefix_affinity import BLOCK, PrefixAffinity, block_keys
+from llmapi_kit.engines.prefix_affinity import BLOCK, MUCH_MORE, TIMES_OF_ONE, PrefixAffinity, block_keys
 from llmapi_kit.engines.replicas import ReplicatedEngine
 from llmapi_kit.errors import ConfigError, ContextLengthError, EngineUnavailableError, GenerationError, QueueFullError
 from llmapi_kit.sampling.parameters import SamplingParams
@@ -98,13 +98,13 @@ def test_a_replica_with_much_more_to_do_is_spared():
         replicas = [Replica() for _ in range(2)]
         for each in replicas:
             each.gate, each.has_all = note, has_all
-        engine = ReplicatedEngine(replicas, much_more=2)
+        engine = ReplicatedEngine(replicas)
         same = [prompt("the same " * 100) for _ in range(10)]
         await asyncio.gather(*(collect(engine.generate(request)) for request in same))
         return order
 
     first, *others = asyncio.run(main())
-    assert others[:3] == [first, first, 1 - first], "three wait before another one computes it too"
+    assert others[:5] == [first] * MUCH_MORE + [1 - first], "five wait before another one computes it too"
     assert [first, *others].count(first) == 5
 
 
@@ -181,6 +181,16 @@ def test_keys_are_shared_as_far_as_prompts_are_and_not_between_salts():
     ]
     assert block_keys(turn([pictures[0]])) != block_keys(turn([pictures[1]]))
     assert len(block_keys(prompt("y" * 10**7))) == 64
+
+
+def test_what_one_conversation_said_keeps_its_replica_longer_than_what_many_begin_with():
+    affinity = PrefixAffinity()
+    assert affinity.much_more([], num_slots=32) == MUCH_MORE, "nothing of it is cached anywhere"
+    for number in range(TIMES_OF_ONE + 1):
+        affinity.saw([b"system prompt", b"talk %d" % number], 0)
+    assert affinity.much_more([b"system prompt"], num_slots=32) == MUCH_MORE
+    assert affinity.much_more([b"system prompt", b"talk 0"], num_slots=32) == 32
+    assert affinity.much_more([b"system prompt", b"talk 0"], num_slots=2) == MUCH_MORE
 
 
 def test_the_oldest_beginnings_are_forgotten_and_those_of_a_dead_replica():
