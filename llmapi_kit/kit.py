@@ -110,7 +110,9 @@ def load(
             process), ``step_timeout_s`` (how long a step may take in a process of its own), ``device`` (``cpu``,
             ``cuda`` or ``cuda:0``; the first GPU where there is one), ``dtype``
             (``float32``, ``bfloat16`` or ``float16``; the model's own on a GPU; on a CPU float32, or bfloat16 where
-            that would double many weights), ``revision`` (of a hub model: a branch, a tag or a commit), ``lora`` (a
+            that would double many weights), ``revision`` and ``subfolder`` (of a hub model: a
+            branch, a tag or a commit; where in the repository it is), ``trust_remote_code`` (True: run code that comes
+            with it, as you; of a hub model only with a commit as ``revision``), ``lora`` (a
             folder or a hub name: an adapter that is merged into the weights; or several, as a list or by name: each is
             served beside the model as ``model:name``, see `Model.adapters`), ``tokenizer`` (a folder or a hub name, for
             another than the merged adapter's or the model's), ``quantize`` (``int8`` or ``int4`` on a CPU, ``8bit`` or

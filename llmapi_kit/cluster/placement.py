@@ -122,8 +122,9 @@ def in_cluster(request: LoadRequest, address: str, replicas: Replicas, limits: S
     """
     if request.placement.devices:
         raise ConfigError(
-            f"{request.spec.name!r} has options for processes of this machine (process, replicas or devices), and "
-            "cluster says that it runs elsewhere. Leave those out; launch() takes replicas for the cluster."
+            f"{request.spec.name!r} has options for processes of this machine (process, replicas, devices or "
+            "tensor_parallel), and cluster says that it runs elsewhere. Leave those out; launch() takes replicas for "
+            "the cluster."
         )
     if request.spec.kind == "upstream":
         raise ConfigError(f"{request.spec.name!r} is computed by its provider, so a cluster has nothing to do.")

@@ -9,6 +9,7 @@ from llmapi_kit.checkpoints.device_map import check_device_map
 from llmapi_kit.checkpoints.tensor_parallel import check_tensor_parallel
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ConfigError
+from llmapi_kit.loading.draft import draft_spec
 
 DIVIDING = ("tensor_parallel", "device_map")
 
@@ -40,8 +41,11 @@ def check_division(options: Mapping[str, Any]) -> None:
             raise ConfigError(f"{name} does not go with {other}: it is for a whole model in one place. Leave one out.")
 
 
-def check_compiled(settings: Settings, options: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` where a model that is divided is to be compiled."""
-    for name in DIVIDING:
-        if settings.compile and options.get(name) not in (None, 1):
-            raise ConfigError(f"{name} does not go with compile=True, which is for a whole model. Leave one out.")
+def check_undivided(settings: Settings, options: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` where a model that is divided has settings for a whole one."""
+    name = next((each for each in DIVIDING if options.get(each) not in (None, 1)), None)
+    if name is None:
+        return
+    for what, is_asked in (("compile=True", settings.compile), ("a draft model", draft_spec(settings) is not None)):
+        if is_asked:
+            raise ConfigError(f"{name} does not go with {what}, which is for a whole model. Leave one out.")

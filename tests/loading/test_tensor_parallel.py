@@ -13,6 +13,7 @@ import transformers
 
 import llmapi_kit as kit
 from llmapi_kit.checkpoints.fit import MemoryNeed
+from llmapi_kit.checkpoints.spec import POCKET_DIR
 from llmapi_kit.checkpoints.tensor_parallel import Shard, check_divisible
 from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.errors import ConfigError, EngineUnavailableError, UnsupportedModelError
@@ -146,6 +147,7 @@ def test_closing_ends_every_process_also_one_that_is_stopped(model):
         ({"tensor_parallel": True}, "tensor_parallel is True"),
         ({"tensor_parallel": 2, "process": False}, "process=False does not go with tensor_parallel"),
         ({"tensor_parallel": 2, "device_map": "auto"}, "both divide the model"),
+        ({"tensor_parallel": 2, "draft": str(POCKET_DIR)}, "tensor_parallel does not go with a draft model"),
         ({"tensor_parallel": 2, "quantize": "int8"}, "tensor_parallel does not go with quantize"),
         ({"tensor_parallel": 2, "lora": {"a": "owner/name"}}, "tensor_parallel does not go with lora"),
         ({"tensor_parallel": 2, "devices": [0, 1, 2]}, "devices names 3, and tensor_parallel=2 takes 2 for each"),
