@@ -184,7 +184,8 @@ def _wait(model: DeployedModel, app: str) -> None:
         status, num_running, message = _look(app, name)
         if num_running >= model.replicas.least:
             return
-        if status in ("DEPLOY_FAILED", "UNHEALTHY", "DELETED"):
+        # One that is unhealthy comes back, unless its model does not load
+        if status in ("DEPLOY_FAILED", "DELETED") or (status == "UNHEALTHY" and ERROR.search(message)):
             raise _failure(model, message)
         if time.monotonic() - began > NO_ROOM_S and (lack := _lack(model)):
             raise ClusterError(lack)
