@@ -7,6 +7,7 @@ import pytest
 from llmapi_kit.batching.draft_model import FIRST_PAUSE, DraftModel, DraftProposer
 from llmapi_kit.batching.draft_pace import DraftPace
 from llmapi_kit.runners.fake_runner import FakeRunner
+from tests.batching.conftest import text_of
 
 PROMPT = [9, 4, 7, 1]
 
@@ -69,6 +70,23 @@ def test_answers_are_the_same_with_and_without_a_draft(bench, variant, kind):
             "a draft that is the model guessed wrong"
         )
         assert len(drafting.runner.steps) < len(plain.runner.steps) * (1 if is_ended else 0.5)
+
+
+@pytest.mark.parametrize("kind", [FakeRunner, OftenWrong])
+@pytest.mark.parametrize("seed", range(4))
+def test_answers_are_the_same_where_memory_runs_out_and_requests_lose_their_slots(bench, seed, kind):
+    room = {"num_slots": 5, "max_length": 48, "page_size": 4, "num_pages": 20}
+    tight = bench(**room, step_tokens=8 * (seed + 1), draft=make_draft(kind(**{**room, "num_pages": 60})))
+    stem = [seed + 1] * 8
+    sent = [
+        (submit(tight, prompt := [*stem, *range(1, index + 2)], max_tokens=24, name=str(index)), prompt)
+        for index in range(10)
+    ]
+    for request, prompt in sent:
+        assert tight.result(request)[0] == text_of(tight.runner.expected(prompt, 24))
+    stats = tight.loop.stats()
+    assert stats.num_preemptions > 0
+    assert stats.num_right_guesses > 0
 
 
 def test_a_draft_that_is_often_wrong_is_right_sometimes(bench):
