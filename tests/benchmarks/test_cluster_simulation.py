@@ -83,9 +83,10 @@ def test_costs_are_the_line_through_what_was_measured():
 def test_overhead_is_the_measured_one_where_it_is_there(tmp_path):
     path = tmp_path / "cluster.json"
     assert "assumed" in with_measured_overhead(COSTS, path)[1]
-    path.write_text(json.dumps({"request_overhead_s": 0.003, "router_overhead_s": 0.001}))
-    costs, source = with_measured_overhead(COSTS, path)
-    assert (costs.overhead_s, "measured" in source) == (pytest.approx(0.004), True)
+    for measured_s, overhead_s in ((0.003, 0.003), (-0.001, 0.0)):
+        path.write_text(json.dumps({"request_overhead_s": measured_s, "router_overhead_s": 0.001}))
+        costs, source = with_measured_overhead(COSTS, path)
+        assert (costs.overhead_s, "measured" in source) == (overhead_s, True)
 
 
 def test_a_step_is_slower_with_more_answers_in_it_and_each_is_whole():

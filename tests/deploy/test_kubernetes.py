@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+
 import kubernetes_validate
 import pytest
 import yaml
@@ -128,3 +130,4 @@ def test_the_cluster_serves_the_kits_application():
 def test_the_clusters_configuration_is_one_of_serve():
     schema = pytest.importorskip("ray.serve.schema", reason="Ray is not installed").ServeDeploySchema
     schema.model_validate(yaml.safe_load(RAY["spec"]["serveConfigV2"]))
+    assert CLUSTER["rayVersion"] == importlib.metadata.version("ray")
