@@ -21,7 +21,7 @@ from llmapi_kit.engines.fallback import FallbackEngine
 from llmapi_kit.engines.renamed_engine import renamed
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.loading.adapters import adapter_sources
-from llmapi_kit.loading.division import DIVIDING
+from llmapi_kit.loading.division import DIVIDING, check_undivided
 from llmapi_kit.loading.draft import check_draft
 from llmapi_kit.loading.embedding_source import EmbeddingSource
 from llmapi_kit.loading.gguf_source import GgufSource
@@ -141,6 +141,7 @@ def resolve(
     source.check(spec, options)
     if "draft" in source.settings:
         check_draft(settings)
+        check_undivided(settings, options)
     placement = read_placement(values, spec)
     fallback = _fallbacks(values.get(FALLBACK))
     # A digest, as options may hold a key

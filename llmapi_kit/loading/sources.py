@@ -20,7 +20,7 @@ from llmapi_kit.checkpoints.spec import ModelSpec
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.errors import ConfigError, InvalidRequestError, LlmApiKitError, MissingDependencyError, ModelError
-from llmapi_kit.loading.division import DIVIDING, check_division, check_undivided
+from llmapi_kit.loading.division import DIVIDING, check_division
 from llmapi_kit.loading.draft import with_draft
 from llmapi_kit.loading.embedding_source import EmbeddingSource, is_embedding_model
 from llmapi_kit.loading.gguf_source import GgufSource
@@ -216,7 +216,6 @@ class LocalSource:
     def make_engine(self, spec: ModelSpec, settings: Settings, options: Options) -> Engine:
         """See `Source.make_engine`."""
         check_sampling(options.get("sampling"), is_local=True)
-        check_undivided(settings, options)
         import_heavy(LOCAL_MODELS)
         try:
             return self._loader(spec, settings, options).make_engine()

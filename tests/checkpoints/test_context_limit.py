@@ -113,4 +113,4 @@ def test_slots_that_never_reach_the_change_share_their_steps(tmp_path):
         loaded = load_model(parse_spec(tmp_path), device="cpu", tokenizer="pocket")
         return make_runner(loaded, SlotPlan(2, length, 0), Settings()).kind
 
-    assert [kind(ORIGINAL), kind(ORIGINAL + 1)] == ["modules", "sequences"]
+    assert [kind(ORIGINAL), kind(ORIGINAL + 1)] == ["native", "sequences"]
