@@ -24,7 +24,7 @@ from llmapi_kit.checkpoints.decoder_weights import DecoderWeights, read_decoder_
 from llmapi_kit.checkpoints.device_choice import LOADED_AS, pick_device, pick_dtype, pick_quantization
 from llmapi_kit.checkpoints.device_map import check_placed
 from llmapi_kit.checkpoints.download import DEFAULT_STALL_S, download_model
-from llmapi_kit.checkpoints.fit import check_folder
+from llmapi_kit.checkpoints.fit import Fit, check_folder
 from llmapi_kit.checkpoints.generation_config import Recommended, read_recommended
 from llmapi_kit.checkpoints.heavy_imports import ADAPTERS, MODEL_CLASSES, import_heavy
 from llmapi_kit.checkpoints.integer_weights import ROUNDED, IntegerFormat
@@ -148,160 +148,181 @@ def load_model(
     check_revision(revision, spec)
     check_subfolder(subfolder, spec)
     check_trust(trust_remote_code, revision, spec)
-    trusts_code = trust_remote_code is True
-    device = pick_device(device)
-    torch_dtype = pick_dtype(dtype, device)
-    quantization = pick_quantization(quantize, device, spec)
-    check_kv_cache_dtype(kv_cache_dtype, device)
-    integers = ROUNDED.get(quantize or "")
-    kv_dtype: torch.dtype | None = getattr(torch, kv_cache_dtype or "", None)
-    is_divided = device_map is not None or shard is not None
-    num_gpus = 1
-    if is_divided and device != "cpu":
-        num_gpus = shard.num_ranks if shard is not None else torch.cuda.device_count()
-    has_native = None if is_divided else has_native
-    if has_native is None and (integers or kv_dtype):
-        raise _without_native(spec, quantize, kv_cache_dtype, "native=False, compile=True and own loaders do without")
+    way = _choose(spec, device, dtype, quantize, kv_cache_dtype, device_map, shard, has_native)
+    way = replace(way, trusts_code=trust_remote_code is True, keeps_bfloat16=way.keeps_bfloat16 and lora is None)
     adapter = _find_adapter(lora, download_stall_s)
-    loaded_as = LOADED_AS.get(quantize, quantize) if quantize else None if torch_dtype == "auto" else _name(torch_dtype)
-    keeps_bfloat16 = dtype is None and device == "cpu" and adapter is None
     if spec.kind == "hub":
-        stays = keeps_bfloat16 and not integers
-        check_fit = partial(_check_before_download, spec, device, loaded_as, stays, trusts_code, num_gpus)
-        wanted: dict[str, Any] = {"subfolder": subfolder or "", "has_code": trusts_code}
+        check_fit = partial(_check_before_download, spec, way)
+        wanted: dict[str, Any] = {"subfolder": subfolder or "", "has_code": way.trusts_code}
         spec = replace(spec, path=download_model(spec.name, download_stall_s, check_fit, revision, **wanted))
-    if trusts_code and spec.path is not None:
+    if way.trusts_code and spec.path is not None:
         warn_of_code(spec.name, check_code(spec.path, spec.name))
-        trusts_code = brings_code(read_json(spec.path / CONFIG))
-    source = str(spec.path or spec.name)
+        way = replace(way, trusts_code=brings_code(read_json(spec.path / CONFIG)))
     try:
         is_own = tokenizer is None and not (adapter and adapter.has_tokenizer)
-        weights = None
-        if has_native is not None and not trusts_code and device == "cpu" and adapter is None and spec.path is not None:
-            asked = None if keeps_bfloat16 else cast(torch.dtype, torch_dtype)  # on a CPU it is always named
-            is_there = partial(_is_there, has_native, integers, kv_dtype)
-            weights = _map_weights(spec.path, asked, is_there, has_tokenizer=is_own, is_rounded=integers is not None)
-        if weights is None:
-            import_heavy(MODEL_CLASSES)
-        config: Any = weights.config if weights is not None else None
-        if weights is None:
-            if spec.path is not None:
-                check_quantization(read_json(spec.path / CONFIG), spec.id, device)
-            config = _check_model(spec, source, has_tokenizer=is_own, trusts_code=trusts_code)
-            architecture = (config.architectures or [config.model_type])[0]
-            if (integers or kv_dtype) and architecture not in FAMILIES:
-                raise _without_native(spec, quantize, kv_cache_dtype, f"does not know {architecture}")
-            keeps_bfloat16 = keeps_bfloat16 and not sees(config)  # which torch computes with, and in one type
-            if shard is not None:
-                quantization = shard.arguments(config, spec.name)
-            elif device_map is not None:
-                quantization |= {"device_map": device_map}
-        recommended = read_recommended(source, config)
-        text = _load_tokenizer(spec, source, tokenizer, adapter, download_stall_s, trust_remote_code is True)
+        weights = _map_weights(spec, way, has_tokenizer=is_own) if adapter is None else None
+        if weights is not None:
+            config: Any = weights.config
+        else:
+            config = _check_model(spec, way, has_tokenizer=is_own)
+            way = replace(way, keeps_bfloat16=way.keeps_bfloat16 and not sees(config))  # torch computes in one type
+        recommended = read_recommended(_source(spec), config)
+        text = _load_tokenizer(spec, tokenizer, adapter, download_stall_s, trust_remote_code is True)
         num_trained = adapter.num_embeddings if adapter else 0
-        stays = keeps_bfloat16 and not integers
-        num_rows = max(len(text), num_trained)
-        _check_fit(
-            spec,
-            adapter,
-            num_rows,
-            device,
-            loaded_as,
-            keeps_bfloat16=stays,
-            trusts_code=trusts_code,
-            num_gpus=num_gpus,
-        )
-        model: Any = weights
+        _check_fit(spec, way, adapter, num_rows=max(len(text), num_trained))
         with reported_bars():
-            if weights is None:
-                stored_dtype = "auto" if keeps_bfloat16 else torch_dtype
-                model = _load_weights(
-                    spec,
-                    source,
-                    config,
-                    recommended,
-                    dtype=stored_dtype,
-                    trust_remote_code=trusts_code,
-                    **quantization,
-                )
-                if keeps_bfloat16 and model.dtype != torch.bfloat16:
-                    model = model.to(torch_dtype)
-                if device_map is not None:
-                    check_placed(model, spec.name)
+            model: Any = _load_weights(spec, way, config, recommended) if weights is None else weights
         eye = None
         if weights is None and sees(config):
             # Their classes derive from transformers' own, which take seconds to import
             from llmapi_kit.checkpoints.vision_decoder import take_apart
             from llmapi_kit.checkpoints.vision_processor import load_processor
 
-            eye = Eye((model if quantization else model.to(device)).eval(), load_processor(source, spec.name))
+            eye = Eye(way.placed(model).eval(), load_processor(_source(spec), spec.name))
             model = take_apart(model, spec.name)
-        if is_divided and len(text) > model.get_input_embeddings().num_embeddings:
+        if way.is_divided and len(text) > model.get_input_embeddings().num_embeddings:
             raise UnsupportedModelError(
                 f"The tokenizer of {spec.name} has more tokens than the model, whose embedding can't grow where "
                 "tensor_parallel or device_map divides it. Leave that out."
             )
         fit_embeddings(model, len(text), num_trained)
-        if weights is not None and (given := integers or weights.integers):
+        if weights is not None and (given := way.integers or weights.integers):
             weights.round_to(given)
         if adapter is not None:
             from llmapi_kit.checkpoints.adapters import apply_adapter
 
-            model = apply_adapter(model, adapter, is_merged=not quantization)
+            model = apply_adapter(model, adapter, is_merged=not way.quantization)
         if weights is None:
-            model = (model if quantization else model.to(device)).eval()
-            if spec.path is not None and device == "cpu":
+            model = way.placed(model).eval()
+            if spec.path is not None and way.device == "cpu":
                 drop_unused_pages(model, weight_files(spec.path))
     except LlmApiKitError:
         raise
     except torch.OutOfMemoryError as exc:
-        raise ModelTooLargeError(f"{spec.id} does not fit on {device}: {exc}") from exc
+        raise ModelTooLargeError(f"{spec.id} does not fit on {way.device}: {exc}") from exc
     except Exception as exc:
         raise _explain(spec, exc) from exc
-    context = context_limit(model.config.get_text_config())
-    name = _name(torch_dtype if keeps_bfloat16 or weights is not None else model.dtype)
-    defaults = {**recommended.sampling, **(sampling or {})}
     return LoadedModel(
-        *(model, text, device, name, recommended.eos_ids, context, defaults, eye, integers, kv_cache_dtype, is_divided)
+        model,
+        text,
+        way.device,
+        _name(way.dtype if way.keeps_bfloat16 or weights is not None else model.dtype),
+        recommended.eos_ids,
+        context_limit(model.config.get_text_config()),
+        {**recommended.sampling, **(sampling or {})},
+        eye,
+        way.integers,
+        kv_cache_dtype,
+        way.is_divided,
     )
 
 
-def _is_there(
-    has_native: HasNative,
-    integers: IntegerFormat | None,
-    kv_dtype: torch.dtype | None,
-    stored: torch.dtype | IntegerFormat,
-    arithmetic: torch.dtype,
-) -> bool:
-    """Whether there is a step in C for weights as they are stored, or what they are rounded to."""
-    return has_native(integers or stored, arithmetic, kv_dtype)
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """What the options of a load come to on this machine.
+
+    Attributes:
+        device: where the weights are to be.
+        dtype: of arithmetic; ``auto`` for the model's own.
+        quantize: as it was given.
+        kv_cache_dtype: as it was given.
+        quantization: arguments of `from_pretrained` that keep weights in fewer bits.
+        device_map: as it was given.
+        shard: as it was given.
+        has_native: as it was given; None where a step in C is out of the question.
+        keeps_bfloat16: whether weights that are stored in bfloat16 stay in it.
+        trusts_code: whether code that comes with the model is run.
+    """
+
+    device: str
+    dtype: torch.dtype | str
+    quantize: str | None
+    kv_cache_dtype: str | None
+    quantization: Mapping[str, Any]
+    device_map: str | Mapping[str, int | str] | None
+    shard: Shard | None
+    has_native: HasNative | None
+    keeps_bfloat16: bool
+    trusts_code: bool = False
+
+    @property
+    def integers(self) -> IntegerFormat | None:
+        """What a step in C rounds the weights to."""
+        return ROUNDED.get(self.quantize or "")
+
+    @property
+    def is_divided(self) -> bool:
+        """See `LoadedModel.is_divided`."""
+        return self.device_map is not None or self.shard is not None
+
+    @property
+    def num_gpus(self) -> int:
+        """Over how many GPUs the model is divided; 1 where it is not."""
+        if not self.is_divided or self.device == "cpu":
+            return 1
+        return self.shard.num_ranks if self.shard is not None else torch.cuda.device_count()
+
+    def check_fit(self, folder: Path, **more: Any) -> Fit:
+        """What a model takes, loaded this way; see `llmapi_kit.checkpoints.fit.check_folder`."""
+        loaded_as = LOADED_AS.get(self.quantize, self.quantize) if self.quantize else None
+        if loaded_as is None and self.dtype != "auto":
+            loaded_as = _name(self.dtype)
+        stays = self.keeps_bfloat16 and self.integers is None
+        return check_folder(folder, self.device, dtype=loaded_as, keeps_bfloat16=stays, **more)
+
+    def placed(self, model: Any) -> Any:
+        """A model on the device; one that is quantized or divided is where it shall be."""
+        return model if self.quantization or self.is_divided else model.to(self.device)
 
 
-def _without_native(spec: ModelSpec, quantize: str | None, kv_cache_dtype: str | None, why: str) -> LlmApiKitError:
-    given = f"quantize={quantize!r}" if quantize else f"kv_cache_dtype={kv_cache_dtype!r}"
+def _choose(
+    spec: ModelSpec,
+    device: str | None,
+    dtype: str | None,
+    quantize: str | None,
+    kv_cache_dtype: str | None,
+    device_map: str | Mapping[str, int | str] | None,
+    shard: Shard | None,
+    has_native: HasNative | None,
+) -> _Way:
+    """See `load_model` for the arguments and errors."""
+    place = pick_device(device)
+    way = _Way(
+        place,
+        pick_dtype(dtype, place),
+        quantize,
+        kv_cache_dtype,
+        pick_quantization(quantize, place, spec),
+        device_map,
+        shard,
+        has_native if place == "cpu" and device_map is None and shard is None else None,
+        keeps_bfloat16=dtype is None and place == "cpu",
+    )
+    check_kv_cache_dtype(kv_cache_dtype, place)
+    if way.has_native is None and (way.integers or kv_cache_dtype):
+        raise _without_native(spec, way, "native=False, compile=True and own loaders do without")
+    return way
+
+
+def _without_native(spec: ModelSpec, way: _Way, why: str) -> LlmApiKitError:
+    given = f"quantize={way.quantize!r}" if way.quantize else f"kv_cache_dtype={way.kv_cache_dtype!r}"
     return UnsupportedModelError(
         f"{spec.id}: {given} is computed by the compiled step, which {why}. Leave it out, with dtype='bfloat16' to "
         "halve the memory; or load a GGUF file of the model."
     )
 
 
-def _map_weights(
-    folder: Path,
-    asked: torch.dtype | None,
-    is_there: Callable[[torch.dtype | IntegerFormat, torch.dtype], bool],
-    *,
-    has_tokenizer: bool,
-    is_rounded: bool,
-) -> DecoderWeights | None:
+def _map_weights(spec: ModelSpec, way: _Way, *, has_tokenizer: bool) -> DecoderWeights | None:
     """The weights for a step in C; None where there is none for them, or where transformers has to judge the files.
 
     Args:
-        folder: of the model.
-        asked: the type that the weights shall have; None for float32, or bfloat16 where they are stored so.
-        is_there: whether there is such a step, by the types of weights and of arithmetic.
+        spec: of the model.
+        way: how it is loaded.
         has_tokenizer: whether the folder's tokenizer is asked for.
-        is_rounded: whether weights are rounded to integers, whatever their type is.
     """
+    folder = spec.path
+    if way.has_native is None or way.trusts_code or folder is None:
+        return None
     config = read_decoder_config(folder)
     if config is None:
         return None
@@ -310,41 +331,66 @@ def _map_weights(
     weights = read_decoder_weights(folder, config)
     if weights is None:
         return None
-    # Where nothing is asked for, the configuration has a say; another type than the stored one has to be converted to
-    wanted = config.dtype if asked is None else _name(asked)
-    if weights.integers is not None and is_rounded:
+    if weights.integers is not None and way.integers is not None:
         raise ConfigError(f"{folder} comes in {weights.integers.bits} bits already. Leave quantize out.")
-    if wanted not in (None, _name(weights.dtype)) and not is_rounded and not config.quantization:
+    # Where nothing is asked for, the configuration has a say; another type than the stored one has to be converted to
+    wanted = config.dtype if way.keeps_bfloat16 else _name(way.dtype)
+    if wanted not in (None, _name(weights.dtype)) and way.integers is None and not config.quantization:
         return None
-    return weights if is_there(weights.integers or weights.dtype, torch.float32 if asked is None else asked) else None
+    arithmetic = torch.float32 if way.keeps_bfloat16 else cast(torch.dtype, way.dtype)  # on a CPU it is always named
+    stored = way.integers or weights.integers or weights.dtype
+    kv_dtype: torch.dtype | None = getattr(torch, way.kv_cache_dtype or "", None)
+    return weights if way.has_native(stored, arithmetic, kv_dtype) else None
 
 
-def _check_model(spec: ModelSpec, source: str, *, has_tokenizer: bool, trusts_code: bool) -> Any:
-    """The configuration, of a model whose files look right and that can be served."""
+def _check_model(spec: ModelSpec, way: _Way, *, has_tokenizer: bool) -> Any:
+    """The configuration, of a model whose files look right and that can be served through transformers."""
+    import_heavy(MODEL_CLASSES)
     if spec.path is None:
-        return read_config(source, spec.name)
-    config = read_config(spec.path, spec.name, trusts_code=trusts_code)
-    check_files(spec.path, has_tokenizer=has_tokenizer)
-    check_size(config, spec.path, spec.name, trusts_code=trusts_code)
+        config = read_config(spec.name, spec.name)
+    else:
+        check_quantization(read_json(spec.path / CONFIG), spec.id, way.device)
+        config = read_config(spec.path, spec.name, trusts_code=way.trusts_code)
+        check_files(spec.path, has_tokenizer=has_tokenizer)
+        check_size(config, spec.path, spec.name, trusts_code=way.trusts_code)
+    architecture = (config.architectures or [config.model_type])[0]
+    if (way.integers or way.kv_cache_dtype) and architecture not in FAMILIES:
+        raise _without_native(spec, way, f"does not know {architecture}")
     return config
 
 
-def _load_weights(spec: ModelSpec, source: str, config: Any, recommended: Recommended, **options: Any) -> Any:
+def _load_weights(spec: ModelSpec, way: _Way, config: Any, recommended: Recommended) -> Any:
     """The model with its weights, all of which came from its files."""
     own: Any = transformers.GenerationConfig(eos_token_id=list(recommended.eos_ids) or None)  # type: ignore[no-untyped-call]
+    options = dict(way.quantization)
+    if way.shard is not None:
+        options = way.shard.arguments(config, spec.name)
+    elif way.device_map is not None:
+        options |= {"device_map": way.device_map}
     auto = auto_class(config)
     with quiet_report():
         model, info = auto.from_pretrained(
-            source,
+            _source(spec),
             config=config,
             generation_config=own,  # else its file is read again, and what is no use there is an error
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # else they are an error that names none
+            dtype="auto" if way.keeps_bfloat16 else way.dtype,
+            trust_remote_code=way.trusts_code,
             **options,
         )
     check_loaded(model, info, spec.name)
+    if way.keeps_bfloat16 and model.dtype != torch.bfloat16:
+        model = model.to(way.dtype)
+    if way.device_map is not None:
+        check_placed(model, spec.name)
     return model
+
+
+def _source(spec: ModelSpec) -> str:
+    """What transformers reads from."""
+    return str(spec.path or spec.name)
 
 
 def _name(dtype: torch.dtype | str) -> str:
@@ -363,68 +409,34 @@ def _find_adapter(lora: str | None, stall_s: float) -> Adapter | None:
 
 
 def _load_tokenizer(
-    spec: ModelSpec, source: str, name: str | None, adapter: Adapter | None, stall_s: float, trusts_code: bool
+    spec: ModelSpec, name: str | None, adapter: Adapter | None, stall_s: float, trusts_code: bool
 ) -> Any:
     """The tokenizer that was named, else the adapter's, else the model's."""
     if name is not None:
         return load_other_tokenizer(name, stall_s)
     if adapter is not None and adapter.has_tokenizer:
         return load_other_tokenizer(str(adapter.folder), stall_s)
-    return load_tokenizer(source, f"The tokenizer of {spec.name}", trusts_code=trusts_code)
+    return load_tokenizer(_source(spec), f"The tokenizer of {spec.name}", trusts_code=trusts_code)
 
 
-def _check_before_download(
-    spec: ModelSpec,
-    device: str,
-    dtype: str | None,
-    keeps_bfloat16: bool,
-    trusts_code: bool,
-    num_gpus: int,
-    folder: Path,
-    weights_bytes: int,
-) -> None:
+def _check_before_download(spec: ModelSpec, way: _Way, folder: Path, weights_bytes: int) -> None:
     """Raise `ModelTooLargeError` for a model of the hub whose weights would not fit once they were here."""
+    trusts_code = way.trusts_code
     if trusts_code:
         check_code(folder, spec.name)
         trusts_code = brings_code(read_json(folder / CONFIG))
-    fit = check_folder(
-        folder,
-        device,
-        dtype=dtype,
-        keeps_bfloat16=keeps_bfloat16,
-        weights_bytes=weights_bytes,
-        trusts_code=trusts_code,
-    )
-    if not fit.fits_on(num_gpus):
+    fit = way.check_fit(folder, weights_bytes=weights_bytes, trusts_code=trusts_code)
+    if not fit.fits_on(way.num_gpus):
         raise ModelTooLargeError(f"{spec.id} was not downloaded, as it would not fit. {fit.advice}")
 
 
-def _check_fit(
-    spec: ModelSpec,
-    adapter: Adapter | None,
-    num_rows: int,
-    device: str,
-    dtype: str | None,
-    *,
-    keeps_bfloat16: bool,
-    trusts_code: bool,
-    num_gpus: int,
-) -> None:
+def _check_fit(spec: ModelSpec, way: _Way, adapter: Adapter | None, num_rows: int) -> None:
     """Raise `ModelTooLargeError` unless the model fits, the adapter included, on so many GPUs like the first."""
-    added_bytes = adapter.size_bytes if adapter else 0
-    if spec.path is not None:
-        fit = check_folder(
-            spec.path,
-            device,
-            dtype=dtype,
-            num_rows=num_rows,
-            added_bytes=added_bytes,
-            keeps_bfloat16=keeps_bfloat16,
-            trusts_code=trusts_code,
-        )
-    else:
+    if spec.path is None:
         return
-    if not fit.fits_on(num_gpus):
+    added_bytes = adapter.size_bytes if adapter else 0
+    fit = way.check_fit(spec.path, num_rows=num_rows, added_bytes=added_bytes, trusts_code=way.trusts_code)
+    if not fit.fits_on(way.num_gpus):
         raise ModelTooLargeError(f"{spec.id} does not fit. {fit.advice}")
 
 
