@@ -22,22 +22,23 @@ from . import engines
 @pytest.fixture(scope="session")
 def proxy_url():
     """Where Serve's proxy answers; the cluster runs."""
-    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    before = set(psutil.Process().children())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what Ray imports, and of the processes of a start that failed
         import ray
         from ray import serve
 
         connection.start_here(num_cpus=16)
+        roots = set(psutil.Process().children()) - before
         gc.collect()
     ray.cloudpickle.register_pickle_by_value(engines)
     port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     yield f"http://127.0.0.1:{port}"
-    started = [each for each in psutil.Process().children(recursive=True) if each.pid not in before]
+    of_ray = [each for one in roots if one.is_running() for each in (one, *one.children(recursive=True))]
     ray.shutdown()
-    assert not psutil.wait_procs(started, 60)[1], "processes of Ray outlive the tests"
+    assert not psutil.wait_procs(of_ray, 60)[1], "processes of Ray outlive the tests"
 
 
 @pytest.fixture(scope="session")

@@ -173,7 +173,7 @@ def test_what_it_needs_is_read_from_pyproject_as_it_stands_there():
 
 def test_tests_that_need_a_gpu_are_left_out_unless_asked_for():
     options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["addopts"]
-    assert options[options.index("-m") + 1] == "not clients and not gpu"
+    assert options[options.index("-m") + 1] == "not clients and not gpu and not cluster"
     modules = sorted((ROOT / "tests/gpu").glob("test_*.py"))
     assert all("pytest.mark.gpu" in module.read_text() for module in modules)
     assert not {str(module.relative_to(ROOT)) for module in modules} & set(other_pythons.kernel_modules())
