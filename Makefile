@@ -10,7 +10,7 @@ PROCESSES ?= 2
 TESTS = $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab serve test test-here test-other-pythons test-fast test-clients check docs notebooks pictures bench cluster-check gpu-check model-table vision-table format clean
+.PHONY: help demo lab serve test test-here test-other-pythons test-fast test-clients check docs notebooks pictures bench cluster-check gpu-check model-table parallel-table vision-table format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
