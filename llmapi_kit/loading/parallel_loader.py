@@ -72,7 +72,7 @@ class ParallelLoader(ModelLoader):
         options = {name: value for name, value in self.options.items() if name != OPTION}
         rank_device(options.get("device"), Shard(num_ranks - 1, num_ranks, ""))  # there are as many
         self._check_divisible(num_ranks)
-        report(f"starting {num_ranks - 1} more processes")
+        report(f"dividing the model over {num_ranks} processes")
         task = partial(_task, self.spec, self.settings, options, num_ranks)
         self._ranks = RankProcesses(num_ranks, task)
         with self._removing_folder_on_error():
