@@ -10,27 +10,24 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from itertools import count
 from typing import Any
 
 from llmapi_kit.cluster.replica import Outcome, Report
 from llmapi_kit.cluster.request_counts import RequestCounts
-from llmapi_kit.engines.base import EmbeddingRequest, GenerationRequest, ScoreRequest
+from llmapi_kit.engines.base import GenerationRequest
+from llmapi_kit.engines.called_engine import CalledEngine
 from llmapi_kit.engines.channel import Ended
 from llmapi_kit.errors import EngineUnavailableError, QueueFullError, RequestError
 from llmapi_kit.types import (
     Accepted,
-    Embedded,
     EngineInfo,
     EngineStats,
     Event,
     Failed,
-    GeneratedImage,
-    ImageRequest,
     Readiness,
-    Score,
 )
 
 MAX_TRIES = 6  # of a request whose replicas die one after the other
@@ -43,7 +40,7 @@ READINESS_AGE_S, READINESS_WAIT_S = 1.0, 0.5
 logger = logging.getLogger(__name__)
 
 
-class ClusterEngine:
+class ClusterEngine(CalledEngine):
     """See `llmapi_kit.engines.base.Engine`.
 
     Args:
@@ -100,41 +97,6 @@ class ClusterEngine:
                         raise
                     yield counted.saw(Failed(exc))
                     return
-
-    async def embed(self, inputs: Sequence[str | Sequence[int]], *, cache_salt: str = "") -> list[Embedded]:
-        """See `Engine.embed`."""
-        embedded: list[Embedded] = await self._call("embed", list(inputs), cache_salt=cache_salt)
-        return embedded
-
-    async def embed_request(self, request: EmbeddingRequest) -> list[Embedded]:
-        """See `Embedder.embed_request`."""
-        embedded: list[Embedded] = await self._call("embed_request", request)
-        return embedded
-
-    async def score(self, request: ScoreRequest) -> list[Score]:
-        """See `Embedder.score`."""
-        scores: list[Score] = await self._call("score", request)
-        return scores
-
-    async def generate_images(self, request: ImageRequest) -> list[GeneratedImage]:
-        """See `ImageEngine.generate_images`."""
-        images: list[GeneratedImage] = await self._call("generate_images", request)
-        return images
-
-    async def tokenize(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
-        """See `Engine.tokenize`."""
-        ids: list[int] = await self._call("tokenize", text, add_special_tokens=add_special_tokens)
-        return ids
-
-    async def tokenize_chat(self, request: GenerationRequest) -> list[int]:
-        """See `Engine.tokenize_chat`."""
-        ids: list[int] = await self._call("tokenize_chat", request)
-        return ids
-
-    async def detokenize(self, token_ids: Sequence[int]) -> str:
-        """See `Engine.detokenize`."""
-        text: str = await self._call("detokenize", list(token_ids))
-        return text
 
     def readiness(self) -> Readiness:
         """See `Engine.readiness`: ready when a replica is. What the cluster said last where it does not answer soon."""

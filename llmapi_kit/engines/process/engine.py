@@ -18,7 +18,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from llmapi_kit.engines.base import EmbeddingRequest, Engine, GenerationRequest, ScoreRequest
+from llmapi_kit.engines.base import Engine, GenerationRequest
+from llmapi_kit.engines.called_engine import CalledEngine
 from llmapi_kit.engines.channel import Channel, Ended, deliver
 from llmapi_kit.engines.process.child import Child
 from llmapi_kit.engines.process.watchdog import CALL_ID, Watchdog
@@ -45,15 +46,11 @@ from llmapi_kit.errors import ConfigError, EngineUnavailableError, ModelLoadErro
 from llmapi_kit.progress import report
 from llmapi_kit.turns import take_turns_sooner
 from llmapi_kit.types import (
-    Embedded,
     EngineInfo,
     EngineStats,
     Event,
     Failed,
-    GeneratedImage,
-    ImageRequest,
     Readiness,
-    Score,
 )
 
 STATUS_TIMEOUT_S = 0.5
@@ -65,7 +62,7 @@ Item = Event | Ended
 logger = logging.getLogger(__name__)
 
 
-class ProcessEngine:
+class ProcessEngine(CalledEngine):
     """See `llmapi_kit.engines.base.Engine`. Made when the engine in its process is there.
 
     Args:
@@ -143,41 +140,6 @@ class ProcessEngine:
                 self._channels.pop(call_id, None)
             if not is_over:
                 child.send(Cancel(call_id))
-
-    async def embed(self, inputs: Sequence[str | Sequence[int]], *, cache_salt: str = "") -> list[Embedded]:
-        """See `Engine.embed`."""
-        embedded: list[Embedded] = await self._call("embed", list(inputs), cache_salt=cache_salt)
-        return embedded
-
-    async def embed_request(self, request: EmbeddingRequest) -> list[Embedded]:
-        """See `Embedder.embed_request`."""
-        embedded: list[Embedded] = await self._call("embed_request", request)
-        return embedded
-
-    async def score(self, request: ScoreRequest) -> list[Score]:
-        """See `Embedder.score`."""
-        scores: list[Score] = await self._call("score", request)
-        return scores
-
-    async def generate_images(self, request: ImageRequest) -> list[GeneratedImage]:
-        """See `ImageEngine.generate_images`."""
-        images: list[GeneratedImage] = await self._call("generate_images", request)
-        return images
-
-    async def tokenize(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
-        """See `Engine.tokenize`."""
-        ids: list[int] = await self._call("tokenize", text, add_special_tokens=add_special_tokens)
-        return ids
-
-    async def tokenize_chat(self, request: GenerationRequest) -> list[int]:
-        """See `Engine.tokenize_chat`."""
-        ids: list[int] = await self._call("tokenize_chat", request)
-        return ids
-
-    async def detokenize(self, token_ids: Sequence[int]) -> str:
-        """See `Engine.detokenize`."""
-        text: str = await self._call("detokenize", list(token_ids))
-        return text
 
     def readiness(self) -> Readiness:
         """See `Engine.readiness`: not ready while its process is started anew."""
