@@ -189,7 +189,7 @@ def _wait(model: DeployedModel, app: str) -> None:
             raise _failure(model, message)
         if time.monotonic() - began > NO_ROOM_S and (lack := _lack(model)):
             raise ClusterError(lack)
-        time.sleep(POLL_S)
+        time.sleep(POLL_S)  # Serve tells nobody of a change
 
 
 def _failure(model: DeployedModel, message: str) -> LlmApiKitError:

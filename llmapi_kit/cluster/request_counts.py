@@ -38,7 +38,7 @@ class RequestCounts:
             self._stats.num_queued += 1
         try:
             yield counted
-        except Exception:
+        except Exception:  # whatever it is, it is passed on
             counted.is_over = True  # refused
             raise
         finally:

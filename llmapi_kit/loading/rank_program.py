@@ -60,7 +60,7 @@ def _end_with_input(folder: str) -> None:
 
 
 def _end_with_owner(owner: int, folder: str) -> None:
-    """A process that the first rank forked may hold the other end of standard input."""
+    """A process that the first rank forked may hold the other end of standard input. No event tells of this."""
     while os.getppid() == owner:
         time.sleep(OWNER_CHECK_S)
     _end(folder)

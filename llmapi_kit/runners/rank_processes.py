@@ -111,7 +111,7 @@ class RankProcesses:
         if self._is_closing:
             return
         if why:
-            time.sleep(GRACE_S)
+            time.sleep(GRACE_S)  # a step fails in all ranks where one is gone, and that one's watcher knows why
         is_signal = -code in signal.valid_signals()
         ended = why or (signal.Signals(-code).name if is_signal else f"exit code {code}")
         self._end_all(f"rank {rank} of {self._num_ranks} ended: {ended}")

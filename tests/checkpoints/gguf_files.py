@@ -82,7 +82,7 @@ def quantize(array, form):
     """An array in a number format, which the gguf package can write, or else llama.cpp."""
     try:
         return gguf.quantize(array, form)
-    except NotImplementedError:  # gguf writes some formats only
+    except NotImplementedError:  # K-quants, which the package reads and does not write
         return quantize_rows(array, form)
 
 
