@@ -24,7 +24,7 @@ ON_ITS_WAY_S = 0.5  # then a request that was not taken waits, or is gone
 class PrefixAwareRouter(RequestRouter):
     """See the module. Made by Serve."""
 
-    # Until the next replica is asked. Serve waits 0.1 s, which busy ones exceed; to lose the cache costs more than to wait
+    # Until the next one is asked. Serve waits 0.1 s, which busy ones exceed; without its cache a prompt lasts longer
     queue_len_response_deadline_s = 1.0
 
     def initialize_state(self, num_slots: int = 0) -> None:
