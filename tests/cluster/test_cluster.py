@@ -173,20 +173,22 @@ def test_a_full_cluster_refuses_with_when_to_come_back(mock, tmp_path):
 def test_a_conversation_goes_on_where_its_cache_is(mock):
     engine = mock()
 
-    async def turns(number):
+    async def turns(number, num_turns):
         pids, text = set(), f"This is conversation {number}, which has a long beginning. " * 10
-        for turn in range(4):
+        for turn in range(num_turns):
             events = await collect(engine.generate(prompt(f"{text} who?")))
             pids.add(answers_of(events)[0])
             text += f"Then, in turn {turn}, something else is said. " * 10
         return pids
 
     async def main():
-        return [await turns(number) for number in range(8)]
+        where = [await turns(number, num_turns=4) for number in range(8)]
+        assert [len(pids) for pids in where] == [1] * 8
+        # A lot decides where a new one begins, so any few of them may be on one replica
+        while len(set.union(*where)) < 2:
+            where.append(await turns(len(where), num_turns=1))
 
-    where = run(main())
-    assert [len(pids) for pids in where] == [1] * 8
-    assert len(set.union(*where)) == 2
+    run(main())
 
 
 def test_a_client_that_leaves_ends_the_work_there(mock, tmp_path):
