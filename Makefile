@@ -8,6 +8,8 @@ DEMO_EXIT ?=
 # and models; slow modules go first.
 PROCESSES ?= 2
 TESTS = $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
+# Of all that is installed a small part is ever imported, and compiled then
+export PIP_NO_COMPILE := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo lab serve test test-here test-other-pythons test-fast test-clients check docs notebooks pictures bench cluster-check gpu-check model-table parallel-table vision-table format clean

@@ -12,6 +12,8 @@ from llmapi_kit.engines.mock import MockEngine
 
 from .conftest import KEY, all_routes, chat, error_of, path_of, serving
 
+pytestmark = pytest.mark.slow
+
 
 class Untouchable(MockEngine):
     def generate(self, request):
@@ -51,7 +53,6 @@ def test_a_route_that_nobody_classified_stops_the_server_from_starting():
         check_routes(app)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("method", "route"), KEYED, ids=str)
 @pytest.mark.parametrize(
     "authorization",
@@ -80,7 +81,6 @@ def test_every_keyed_route_asks_for_the_key_before_reading_the_body(untouchable,
     assert KEY not in response.text
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("method", "route"), BODY_KEYED, ids=str)
 @pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer wrong", f"Basic {KEY}", KEY, "Bearer \xff\xfe"])
 @pytest.mark.parametrize("body", [b"{not json", b"", b'["apikey"]', b'{"apikey": "wrong"}', b'{"apikey": {}}'])

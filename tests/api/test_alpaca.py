@@ -17,6 +17,8 @@ from llmapi_kit.errors import ConfigError
 
 from .conftest import KEY, Gate, Recorder, error_of, serving, wait_until
 
+pytestmark = pytest.mark.slow
+
 CHAT = "/v1/chat/completions"
 QUESTION = "What is the capital of Italy?"
 ANSWER = "The capital of Italy is Rome."
@@ -122,7 +124,6 @@ def test_every_field_reaches_the_engine(serve, http):
 MESSAGE, CONTENT = {"role": "user", "message": "a"}, {"role": "user", "content": "a"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

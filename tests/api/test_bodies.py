@@ -14,6 +14,8 @@ from llmapi_kit.server.server import Server
 
 from .conftest import KEY, chat, error_of, serving
 
+pytestmark = pytest.mark.slow
+
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 
@@ -78,7 +80,6 @@ COMPLETIONS_ONLY = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "field", "value"),
     [(path, *each) for path in (CHAT, COMPLETIONS) for each in BOTH]
@@ -119,7 +120,6 @@ def test_fields_inside_messages_and_options_are_refused_by_path(post):
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "param"),
     [

@@ -15,6 +15,8 @@ from llmapi_kit.engines.mock import MockEngine
 from .byte_bodies import ODD_BYTES, mutated
 from .conftest import KEY, all_routes, chat, path_of, serving
 
+pytestmark = pytest.mark.slow
+
 ROUTES = all_routes()
 KEYED = [each for each in ROUTES if isinstance(each[1], KeyedRoute)]
 GETS = [each for each in ROUTES if each[0] == "GET"]

@@ -16,6 +16,8 @@ from llmapi_kit.types import Accepted, Delta, Finished
 
 from .conftest import KEY, Gate, Recorder, error_of, serving, wait_until
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "What is the capital of Italy?"
 BODY = {"prompt": QUESTION, "history": [["Hello!", "Hi."]], "max_length": 4096, "top_p": 0.7, "temperature": 0.95}
 FIELDS = ["content", "prompt_tokens", "completion_tokens", "total_tokens", "model", "object"]

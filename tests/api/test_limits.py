@@ -22,6 +22,8 @@ from llmapi_kit.store.stored_key import KeyLimits, StoredKey
 
 from .conftest import chat, error_of, wait_until
 
+pytestmark = pytest.mark.slow
+
 THREE = {"prompt": "one two three", "max_tokens": 3}
 
 

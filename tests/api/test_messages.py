@@ -17,6 +17,8 @@ from llmapi_kit.types import Delta, ToolCallDelta
 from .conftest import KEY, Recorder, serving
 from .scripted import Scripted
 
+pytestmark = pytest.mark.slow
+
 PATH = "/v1/messages"
 FRANCE = "What is the capital of France?"
 PARIS = "The capital of France is Paris."

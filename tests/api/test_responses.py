@@ -13,6 +13,8 @@ from llmapi_kit.types import Delta, ToolCallDelta
 from .conftest import Recorder, error_of
 from .scripted import Scripted
 
+pytestmark = pytest.mark.slow
+
 FRANCE = "What is the capital of France?"
 PARIS = "The capital of France is Paris."
 WEATHER = {

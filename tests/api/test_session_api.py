@@ -15,6 +15,8 @@ from llmapi_kit.sessions import locks
 from .conftest import KEY, serving
 from .session_client import SessionClient
 
+pytestmark = pytest.mark.slow
+
 OTHER_KEY = "sk-llmapi-other-0123456789abcdef"
 ID = "0123456789abcdef0123456789abcdef"
 
@@ -124,7 +126,6 @@ WRONG_BODIES = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("call", "body", "why"), WRONG_BODIES)
 def test_a_wrong_field_is_code_3_and_named(api, call, body, why):
     response = api.post(call, body)

@@ -16,6 +16,8 @@ from llmapi_kit.types import Accepted, Delta, Failed
 
 from .conftest import KEY, chat, error_of, wait_until
 
+pytestmark = pytest.mark.slow
+
 CHAT = "/v1/chat/completions"
 
 
@@ -236,7 +238,6 @@ def test_what_is_deleted_is_gone(client):
         assert (refused.value.code, refused.value.param) == ("completion_not_found", "completion_id")
 
 
-@pytest.mark.slow
 def test_of_many_deletes_at_once_one_finds_it(server, http, client):
     for _ in range(5):
         made = ask(client)

@@ -19,6 +19,8 @@ from llmapi_kit.types import Delta
 from .conftest import KEY, Recorder, error_of, wait_until
 from .scripted import Scripted
 
+pytestmark = pytest.mark.slow
+
 OTHER_KEY = "sk-llmapi-test-another-0123456789"
 PATH = "/v1/responses"
 

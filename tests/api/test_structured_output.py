@@ -11,6 +11,8 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+pytestmark = pytest.mark.slow
+
 PERSON = {
     "type": "object",
     "properties": {

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from .conftest import Recorder, serving
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 DESCRIPTION = "Get the weather in a city"
 words = st.lists(st.sampled_from(["What", "is", "the", "capital", "of", "Paris", "Hello!", "1", "à"]), min_size=1).map(

@@ -20,6 +20,8 @@ from llmapi_kit.types import Accepted, Delta, Failed, Finished
 
 from .conftest import KEY, chat, error_of, wait_until
 
+pytestmark = pytest.mark.slow
+
 CHAT = "/v1/chat/completions"
 NOTHING = asdict(Counts())
 

@@ -15,6 +15,8 @@ from benchmarks.engine_costs import MEASURED_RATES, EngineCosts, fit, with_measu
 from benchmarks.simulated_cluster import Talk, at_random, by_prefix, least_loaded, simulate
 from benchmarks.simulated_replica import End, Limits, Replica, Request
 
+pytestmark = pytest.mark.slow
+
 COSTS = EngineCosts(step_s=0.01, token_s=0.001)
 ONE_S = EngineCosts(step_s=1.0, token_s=1e-12)
 ANY_QUEUE = 10**9

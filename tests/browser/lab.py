@@ -37,8 +37,9 @@ CURRENT = "window.jupyterapp.shell.currentWidget"
 
 
 def find_chromium():
-    """Chromium's path; CHROMIUM in the environment names another one."""
-    path = shutil.which(os.environ.get("CHROMIUM", "chromium"))
+    """Chromium's path, without windows if it is there; CHROMIUM in the environment names another one."""
+    names = (os.environ["CHROMIUM"],) if "CHROMIUM" in os.environ else ("chromium-headless-shell", "chromium")
+    path = next(filter(None, map(shutil.which, names)), None)
     if path is None:
         raise RuntimeError("The browser tests need Chromium. `make test` installs it; or set CHROMIUM to its path.")
     return path

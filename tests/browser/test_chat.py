@@ -15,7 +15,7 @@ from .axe import serious_faults
 from .chat_box import ChatBox
 from .lab import DARK, LIGHT, SAVES_WIDGETS, SETTINGS, open_page, run_lab, write_notebook
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
 HERE = Path(__file__).parent
 SETUP = """
 import llmapi_kit as kit

@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 from .axe import serious_faults
 from .lab import DARK, LIGHT, open_page, run_lab, write_notebook
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

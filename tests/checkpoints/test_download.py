@@ -20,6 +20,8 @@ from llmapi_kit.errors import ConfigError, ModelLoadError, ModelNotFoundError, M
 from llmapi_kit.progress import reporting
 from tests.checkpoints.fake_hub import GIB, Repository
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"config.json": b'{"model_type": "llama"}', "tokenizer.json": b'{"version": "1.0"}'}
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 HALF = len(CONTENT) // 2

@@ -12,6 +12,8 @@ import pytest
 from llmapi_kit.checkpoints import heavy_imports
 from llmapi_kit.checkpoints.heavy_imports import import_heavy
 
+pytestmark = pytest.mark.slow
+
 NOTHING_MORE = """
 import sys
 from llmapi_kit.checkpoints import heavy_imports

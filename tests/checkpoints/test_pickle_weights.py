@@ -17,6 +17,8 @@ from llmapi_kit.checkpoints.weights import load_model
 from llmapi_kit.errors import ModelLoadError, ModelNotFoundError, UnsupportedModelError
 from tests.checkpoints.odd_folders import WEIGHTS, make_small
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def pickled(tmp_path):

@@ -26,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 from pocket_drawings.examination import cases
 
+pytestmark = pytest.mark.slow
+
 GREEDY = {"temperature": 0, "max_tokens": 40}
 QUESTION = "What is in the picture?"
 ANSWER = "A red circle and a blue square."

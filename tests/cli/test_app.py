@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from llmapi_kit.cli.app import app
 from llmapi_kit.notebook import doctor
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 COMMAND = [sys.executable, "-m", "llmapi_kit"]
 
@@ -60,7 +60,6 @@ def serving(shared_home):
         yield started
 
 
-@pytest.mark.slow
 def test_serve_answers_with_its_key_and_shows_none(serving):
     _, url, key_file, shown = serving
     with open(key_file) as file:
@@ -82,7 +81,6 @@ def test_serve_takes_the_key_from_a_file_and_warns_of_a_short_one(tmp_path, home
     assert "secret-12" not in shown
 
 
-@pytest.mark.slow
 def test_the_curl_line_that_serve_prints_works_when_pasted(serving):
     shown = serving[3]
     line = shown[shown.index("curl ") : shown.index("Serving until")]
@@ -91,7 +89,6 @@ def test_the_curl_line_that_serve_prints_works_when_pasted(serving):
     assert '"content":"Hello!"' in done.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_ends_cleanly_and_forgets_its_key(home, number):
     with serve(home=home) as (process, _, key_file, _):
@@ -100,7 +97,6 @@ def test_serve_ends_cleanly_and_forgets_its_key(home, number):
         assert not os.path.exists(key_file)
 
 
-@pytest.mark.slow
 def test_chat_finds_the_server_and_streams_answers(serving, shared_home):
     done = subprocess.run(
         [*COMMAND, "chat", "--system", "be brief"],

@@ -18,6 +18,8 @@ from llmapi_kit.errors import ConfigError
 from llmapi_kit.server.server import Server
 from tests.api.conftest import KEY, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def launch():

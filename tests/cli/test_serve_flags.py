@@ -14,6 +14,8 @@ from llmapi_kit.cli.serve_flags import ServeFlags, read_flags
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.loading.gguf_options import OPTIONS
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, "-m", "llmapi_kit", "serve"]
 
 
@@ -203,7 +205,6 @@ def test_flags_go_before_the_environment():
     assert options.load["sampling"] == {"temperature": 0.7}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

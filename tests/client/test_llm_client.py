@@ -24,7 +24,7 @@ from tests.api.conftest import wait_until
 
 from .conftest import KEY
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 
 class Recounting(MockEngine):
@@ -134,7 +134,6 @@ def test_a_stream_that_is_left_is_stopped(serve):
         wait_until(lambda: engine.stats().num_running == 0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -221,7 +220,6 @@ def test_two_names_for_a_bot_are_one_too_many():
         LLMClient(bot="mock", bot_type="mock")
 
 
-@pytest.mark.slow
 def test_no_key_shows_and_nothing_stays_open(serve):
     client = LLMClient(serve().url, "mock", KEY)
     assert client.start_session()
@@ -235,7 +233,6 @@ def head(status, media_type):
     return f"HTTP/1.1 {status}\r\nContent-Type: {media_type}\r\nConnection: close\r\n\r\n".encode()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [

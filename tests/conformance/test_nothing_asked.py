@@ -18,6 +18,8 @@ from tests.api.conftest import KEY, error_of, serving
 
 from .nothing_asked import FIELDS, KNOWN, MESSAGES
 
+pytestmark = pytest.mark.slow
+
 PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
 BODIES: dict[str, type[StrictModel]] = {"chat": ChatBody, "completions": CompletionBody}
 HELLO = [{"role": "user", "content": "Hello!"}]

@@ -17,6 +17,8 @@ from llmapi_kit.sampling.constraints import Constraint
 from tests.dialects.grammars import allows, draw, matcher, vocabulary
 from tests.dialects.replies import THINK, function, joined
 
+pytestmark = pytest.mark.slow
+
 FORMS = {
     "hermes": HermesCalls(),
     "xml": HermesCalls(is_xml=True),
@@ -73,7 +75,6 @@ def check_calls(reply, schemas=SCHEMAS):
         jsonschema.validate(json.loads(arguments), schemas[name])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("form", "tokens"), BOTH)
 def test_a_required_call_is_read_back_whatever_the_model_draws(form, tokens):
     dialect = made(form, THINK)
@@ -94,7 +95,6 @@ def test_a_required_call_is_read_back_whatever_the_model_draws(form, tokens):
     assert most_calls > 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("form", "tokens"), BOTH)
 def test_a_forced_call_is_one_call_of_that_function(form, tokens):
     dialect = made(form)
@@ -194,7 +194,6 @@ def test_other_constraints_stand_beside_calls_too():
         assert not allows(vocab, constraint, text + "?")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("form", "tokens"), BOTH)
 def test_what_templates_write_is_allowed_and_nothing_around_it(form, tokens):
     dialect = made(form, THINK)
@@ -261,7 +260,6 @@ CALLED = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("form", "tokens"), BOTH)
 def test_strict_functions_are_held_to_their_schema_and_text_is_free(form, tokens):
     dialect = made(form, THINK)
@@ -288,7 +286,6 @@ def test_a_bare_call_of_a_strict_function_is_held_to_its_schema(tokens):
     assert not allows(vocab, constraint, bare.replace('{"name"', '{ "type": "function", "name"'))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("form", "tokens"), BOTH)
 def test_whatever_is_drawn_calls_of_strict_functions_follow_their_schema(form, tokens):
     dialect = made(form)
@@ -411,7 +408,6 @@ def test_a_schema_that_is_no_objects_is_refused():
     assert caught.value.param == "tools.0.function.parameters.type"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_properties_that_are_not_declared_are_left_out_unless_allowed(form):
     dialect = made(form)

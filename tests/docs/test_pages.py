@@ -20,6 +20,8 @@ from llmapi_kit.server.server import Server
 
 from .pages import PAGES, ROOT, blocks
 
+pytestmark = pytest.mark.slow
+
 # Of each page, the blocks that need what no test has; one more is a decision.
 NOT_RUN = {"docs/index.md": 1, "docs/providers.md": 1, "docs/sharing.md": 4}
 WITH_ITS_OWN_TESTS = "docs/backends.md"

@@ -16,6 +16,8 @@ from llmapi_kit.config import Settings
 
 from .pages import ROOT
 
+pytestmark = pytest.mark.slow
+
 LOADING = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src"}
 
 

@@ -34,6 +34,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 from pocket_drawings.examination import cases
 
+pytestmark = pytest.mark.slow
+
 NUM_NEW = 12
 PICTURES = [
     Image.fromarray(np.random.default_rng(i).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)) for i in range(3)

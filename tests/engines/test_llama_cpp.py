@@ -21,6 +21,8 @@ from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.testing import EngineContract
 from llmapi_kit.types import Delta, Finished
 
+pytestmark = pytest.mark.slow
+
 NUM_PROMPTS = 64
 QUESTIONS = ["What is the capital of France?", "你好", "Count from 3 to 7.", "Who are you?", "What is 2 plus 3?"]
 

@@ -17,6 +17,8 @@ from tests.checkpoints.seeing_folders import make_seeing
 from .conftest import wait_until
 from .seeing import NUM_NEW, PICTURES, Seeing, message, url_of
 
+pytestmark = pytest.mark.slow
+
 # One of each way in which pictures enter a prompt; `make vision-table` tries all families
 FAMILIES = ("gemma3", "idefics3", "llava", "llava_next", "qwen3_vl")
 

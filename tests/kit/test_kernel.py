@@ -6,6 +6,7 @@ import jupyter_client
 import pytest
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.kernel,
     # The client library's own sockets, closed when its context ends
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

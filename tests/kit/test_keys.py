@@ -12,7 +12,7 @@ import llmapi_kit as kit
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ConfigError, ServerError
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 CANARY = "sk-llmapi-CANARY-4f6b21d0a97c4e55"
 WRONG = "sk-llmapi-WRONG-CANARY-1b2c3d4e5f"

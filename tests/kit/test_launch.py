@@ -11,7 +11,7 @@ from llmapi_kit.client.running_servers import ServerRecord
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ConfigError, PortInUseError, ServerError, TunnelAuthError, TunnelError
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 OWN_KEY = "my-own-key-of-this-team"
 

@@ -14,7 +14,7 @@ from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ConfigError, ModelNotFoundError
 from tests.plugin_packages import add_package, without_collecting_garbage
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 BACK_END = """
     import threading

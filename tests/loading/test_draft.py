@@ -16,6 +16,8 @@ from llmapi_kit.loading.load_request import make_engine, resolve
 from llmapi_kit.sampling.parameters import SamplingParams
 from tests.engines.conftest import collect
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ("The cat sat on the mat. The dog sat on the rug. " * 4, "你好" * 9, "What is the capital of France?")
 
 

@@ -34,6 +34,8 @@ from llmapi_kit.runners.load_trial import try_to_load
 from tests.checkpoints.test_gguf_file import put, split
 from tests.runners.llama_files import write_tiny
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "What is the capital of France?"
 ANSWER = "The capital of France is Paris."
 WRONG = {

@@ -17,7 +17,7 @@ from llmapi_kit.loading.load_request import resolve
 from llmapi_kit.loading.placement import HERE, Placement
 from tests.engines.process.engines import make_once
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="made for Linux and macOS")
+pytestmark = [pytest.mark.skipif(os.name != "posix", reason="made for Linux and macOS"), pytest.mark.slow]
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from llmapi_kit.notebook import magics
 from llmapi_kit.notebook.magics import fill_in
 from tests.notebooks.kernels import html_of, run_cells, text_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def cell(capsys, monkeypatch):

@@ -15,6 +15,8 @@ from tests.checkpoints.gguf_files import KINDS
 from .architectures import ARCHITECTURES, VOCAB, write_random
 from .llama_files import run, with_wide_heads, write_tiny
 
+pytestmark = pytest.mark.slow
+
 EXACT = ContextOptions(kv_cache_dtype="f32", flash_attn=False)
 CLOSE = {"atol": 1e-3, "rtol": 1e-3}
 

@@ -20,6 +20,8 @@ from llmapi_kit.runners.llama_steps import LlamaSteps
 from .conftest import VOCAB
 from .llama_files import run, with_wide_heads, write_tiny
 
+pytestmark = pytest.mark.slow
+
 EXACT = ContextOptions(kv_cache_dtype="f32", flash_attn=False)  # flash attention computes in float16
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 FAMILIES = ("llama", "qwen2", "qwen3")

@@ -28,6 +28,8 @@ from llmapi_kit.types import Failed, Finished
 from .conftest import VOCAB
 from .llama_files import write_tiny
 
+pytestmark = pytest.mark.slow
+
 EXACT = ContextOptions(kv_cache_dtype="f32", flash_attn=False)
 
 

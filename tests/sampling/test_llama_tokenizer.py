@@ -18,6 +18,8 @@ from llmapi_kit.sampling.encoding_cache import EncodingCache
 from llmapi_kit.sampling.llama_tokenizer import LlamaTokenizer
 from tests.runners.llama_files import write_tiny
 
+pytestmark = pytest.mark.slow
+
 SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
 # SentencePiece puts words together from left to right, by pairs that are tokens
 STEPS = [f"▁{word[:size]}" for word in ("Hello", "world") for size in range(1, 6)]

@@ -17,6 +17,8 @@ from llmapi_kit.errors import InvalidRequestError
 from .conftest import CHAT, KEY, chat, connect, exchange, request_bytes, serving
 from .routes import WITH_BODY, body_model, is_refused, name_of, path_of
 
+pytestmark = pytest.mark.slow
+
 MAX_BYTES = 5000  # above what routes for strangers take
 HOSTILE = {
     "100k open arrays": b"[" * 100_000,

@@ -17,6 +17,8 @@ from llmapi_kit.engines.mock import MockEngine
 from .conftest import CHAT, DEADLINE_S, KEY, chat, code_of, connect, exchange, request_bytes, serving
 from .routes import CLOSED, ROUTES, WITH_BODY, name_of, path_of
 
+pytestmark = pytest.mark.slow
+
 # Who may come without the key, by decision: what tells nothing of the server, and what a browser opens first.
 WITHOUT_A_KEY = {
     *("/healthz", "/health", "/v1/health", "/ping"),

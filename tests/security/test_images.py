@@ -13,6 +13,8 @@ import pytest
 from .conftest import CHAT, chat
 from .routes import WITH_BODY, body_model, is_refused, name_of, path_of
 
+pytestmark = pytest.mark.slow
+
 # {port} is the canary's. Every way of writing this machine, its files or a cloud's metadata that a filter once missed.
 HOSTS = [
     "127.0.0.1",

@@ -16,6 +16,8 @@ from llmapi_kit.server.keys import Keys, moment
 from llmapi_kit.server.server import Server
 from tests.api.conftest import KEY, serve, wait_until  # noqa: F401 - a fixture
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(serve):  # noqa: F811

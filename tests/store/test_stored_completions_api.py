@@ -6,7 +6,7 @@ import pytest
 
 from tests.api.test_stored_completions import *  # noqa: F403 - the tests themselves
 
-pytestmark = []  # these need a Postgres server, so not on the other Pythons
+pytestmark = pytest.mark.slow  # these need a Postgres server, so not on the other Pythons
 
 
 @pytest.fixture(autouse=True)

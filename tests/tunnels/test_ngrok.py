@@ -28,6 +28,8 @@ from llmapi_kit.errors import (
 )
 from llmapi_kit.tunnels.agent_folder import AgentFolder
 
+pytestmark = pytest.mark.slow
+
 CANARY = "2canaryTokenThatNobodyMaySee_5xQ"
 WRONG_TOKEN = "authentication failed: it is invalid.\\nYour authtoken: TOKEN\\n\\nERR_NGROK_107\\n"
 
@@ -65,7 +67,6 @@ def test_tunnel_can_not_be_started_again_after_stop(make_tunnel, fake_agent):
         tunnel.start()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("said", "kind", "code", "advice"),
     [
@@ -377,7 +378,6 @@ def test_token_shows_in_no_repr_log_or_error_even_if_the_agent_prints_it(
     assert not [text for text in shown if CANARY in text]
 
 
-@pytest.mark.slow
 def test_token_quoted_in_the_answer_to_an_endpoint_is_redacted(make_tunnel, fake_agent):
     agent = fake_agent(post_status=400, post_body={"msg": f"token {CANARY} may not do that"})
     with pytest.raises(TunnelError, match="redacted") as caught:

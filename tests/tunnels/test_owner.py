@@ -18,6 +18,8 @@ from llmapi_kit.errors import ConfigError, TunnelDownError
 from llmapi_kit.tunnels import launcher
 from llmapi_kit.tunnels.agent_folder import AgentFolder, ProcessMark, sweep_stale_agents
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 
 
@@ -248,7 +250,6 @@ def test_state_folder_that_can_not_be_made_is_refused(make_tunnel, fake_agent, t
         make_tunnel(fake_agent(), state_dir=tmp_path / "file" / "state").start()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner_pid", "folder"), [("1", "."), (str(os.getpid()), "gone")], ids=["owner gone", "stopped meanwhile"]
 )

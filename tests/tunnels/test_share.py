@@ -18,6 +18,8 @@ from llmapi_kit.config import load_settings
 from llmapi_kit.server.outside_share import HostNames
 from llmapi_kit.server.public_access import host_of
 
+pytestmark = pytest.mark.slow
+
 DEADLINE_S = 30.0
 COMMAND = [sys.executable, "-m", "llmapi_kit", "share"]
 LOCALHOST_RUN = "tunneled with tls termination, https://127.0.0.2:9"
@@ -133,7 +135,6 @@ def test_a_killed_program_leaves_no_agent_and_no_name(program, server, through_s
     assert httpx.get(f"{server.url}/healthz", headers={"Host": host_of(url)}, trust_env=False).status_code == 403
 
 
-@pytest.mark.slow
 def test_without_a_server_one_is_launched(program, through_ssh):
     process = program("mock", "--port=0", *through_ssh)
     assert "public  http://127.0.0.2:" in line_with(process, "(ssh, up)")

@@ -28,6 +28,8 @@ from llmapi_kit.tunnels.backoff import Backoff
 from llmapi_kit.types import Accepted, Delta, Finished
 from tests.tunnels.ssh_host import SshHost
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-llmapi-test-0123456789abcdef"
 DEADLINE_S = 20.0
 

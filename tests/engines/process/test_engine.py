@@ -42,7 +42,7 @@ from .engines import (
     make_once,
 )
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="made for Linux and macOS")
+pytestmark = [pytest.mark.skipif(os.name != "posix", reason="made for Linux and macOS"), pytest.mark.slow]
 DEADLINE_S = 60
 
 

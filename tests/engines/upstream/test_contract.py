@@ -14,6 +14,8 @@ from llmapi_kit.testing import EngineContract
 from tests.api.conftest import KEY, serving
 from tests.engines.conftest import make_slow_local
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="class")
 def behind(request, tmp_path_factory):

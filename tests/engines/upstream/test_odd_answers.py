@@ -18,6 +18,8 @@ from .conftest import check_events, run
 from .faulty import GOOD, USAGE, answer, chunk, event, events, head
 from .odd import END, call, calls, choice, message, read
 
+pytestmark = pytest.mark.slow
+
 TEXTS = {
     "an empty reason in each chunk": [chunk("one", finish=""), chunk(" two", finish=""), END],
     "the word null for no reason": [chunk("one", finish="null"), chunk(" two", finish="null"), END],

@@ -21,6 +21,8 @@ from llmapi_kit.runners.torch_runner import TorchRunner
 from llmapi_kit.runners.widening import widened
 from tests.runners.native.families import FAMILIES, VOCAB, make_family
 
+pytestmark = pytest.mark.slow
+
 IDS = [(31 * i + 5) % VOCAB for i in range(40)]  # well past the windows
 OTHERS = [(17 * i + 3) % VOCAB for i in range(25)]
 NUM_NEW = 6

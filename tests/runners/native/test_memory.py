@@ -13,6 +13,8 @@ import transformers
 
 from llmapi_kit.checkpoints.spec import POCKET_DIR
 
+pytestmark = pytest.mark.slow
+
 LOAD = """
 import json, sys
 from pathlib import Path
