@@ -13,7 +13,15 @@ from typing import Any
 import torch
 
 from llmapi_kit.checkpoints.decoder_config import ROPE_FACTORS, ROPE_NUMBERS, DecoderConfig, Rope
-from llmapi_kit.checkpoints.decoder_families import ACTIVATIONS, FAMILIES, Experts, Family, Variant, scalars
+from llmapi_kit.checkpoints.decoder_families import (
+    ACTIVATIONS,
+    FAMILIES,
+    ROUTER,
+    Experts,
+    Family,
+    Variant,
+    scalars,
+)
 from llmapi_kit.checkpoints.decoder_weights import HEAD, DecoderWeights, Rotation, tensor_shapes
 from llmapi_kit.checkpoints.integer_weights import IntegerMatrix
 
@@ -30,7 +38,7 @@ def is_decoder(model: Any) -> bool:
     if family is None or model.lm_head.bias is not None or hasattr(model, "hf_quantizer"):
         return False
     kinds = {each.get("rope_type", "default") for each in _ropes(model.config)}
-    is_known = kinds <= KNOWN_ROPES and getattr(model.config, family.activation) in ACTIVATIONS
+    is_known = kinds <= KNOWN_ROPES and getattr(model.config, family.activation or "", "silu") in ACTIVATIONS
     layers = model.model.layers
     if getattr(model.config, "clip_qkv", None) is not None:  # of OLMoE
         return False
@@ -38,7 +46,8 @@ def is_decoder(model: Any) -> bool:
         return False
     tensors = dict(_tensors(model))
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    has_one_type = all(tensor.dtype == model.dtype for tensor in tensors.values())
+    # Norms are float32 in some families whatever the rest is
+    has_one_type = all(tensor.dtype == model.dtype for tensor in tensors.values() if tensor.ndim == 2)
     return has_one_type and shapes == dict(tensor_shapes(config_of(model)))
 
 
@@ -93,7 +102,7 @@ def _variant(model: Any, family: Family) -> Variant:
     return replace(
         family.built,
         **scalars(family, vars(config)),
-        activation=ACTIVATIONS[getattr(config, family.activation)],
+        activation=ACTIVATIONS[getattr(config, family.activation)] if family.activation else family.built.activation,
         has_output_bias=attention.o_proj.bias is not None,
         has_feed_forward_bias=getattr(getattr(feed_forward, "down_proj", None), "bias", None) is not None,
         rotations=_rotation_of_layers(model),
@@ -117,18 +126,39 @@ def _experts(model: Any, family: Family) -> Experts | None:
         renormalises=bool(renormalises),
         shared_size=int(config.shared_expert_intermediate_size) if has_shared else 0,
         layers=tuple(hasattr(layer.mlp, "experts") for layer in layers),
+        has_bias=family.experts_have_bias,
     )
 
 
 def _tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each of a model's tensors; those of experts one by one."""
+    """Each of a model's tensors, by the names of `decoder_families`; those of experts one by one."""
     for name, parameter in model.named_parameters():
         start, is_of_experts, part = name.rpartition(".mlp.experts.")
         if not is_of_experts:
-            yield name, parameter.detach()
+            yield name.replace(".mlp.router.", f".{ROUTER}."), parameter.detach()
             continue
-        for index, matrix in enumerate(parameter.detach()):
-            yield f"{start}.mlp.experts.{index}.{part}.weight", matrix
+        modules = model.get_submodule(f"{start}.mlp.experts")
+        for index, tensor in enumerate(parameter.detach()):
+            for own, piece in _of_expert(part, tensor, modules):
+                yield f"{start}.mlp.experts.{index}.{own}", piece
+
+
+def _of_expert(part: str, tensor: torch.Tensor, experts: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """A tensor of one expert as those of its matrices (outputs, inputs), and of their biases.
+
+    Args:
+        part: ``gate_up_proj`` or ``down_proj``, with ``_bias`` at the end for a bias.
+        tensor: of that.
+        experts: the module, which says how its tensors lie.
+    """
+    stem, kind = part.removesuffix("_bias"), "bias" if part.endswith("_bias") else "weight"
+    rows = tensor.t() if kind == "weight" and getattr(experts, "is_transposed", False) else tensor
+    if stem == "down_proj":
+        yield f"{stem}.{kind}", rows
+    elif getattr(experts, "is_concatenated", True):
+        yield from zip((f"gate_proj.{kind}", f"up_proj.{kind}"), rows.chunk(2), strict=True)
+    else:
+        yield from zip((f"gate_proj.{kind}", f"up_proj.{kind}"), (rows[::2], rows[1::2]), strict=True)
 
 
 def _rotations(model: Any) -> list[Rotation]:

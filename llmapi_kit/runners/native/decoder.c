@@ -59,7 +59,7 @@ static void attend_all(const Pass *pass, const Layer *layer, stored *memory) {
         for (long r = 0; r < num_rows; r++) {
             const long at = t + r / group, head = kv_head * group + r % group;
             rows[r] = (Row){pass->qkv + at * pass->w.qkv + head * size, step->positions[at],
-                            pass->h + at * pass->w.h + head * size};
+                            pass->h + at * pass->w.h + head * size, layer->sinks ? layer->sinks + head : 0};
         }
         if (end - begin == 1) {
             attend(model, layer, s, span, keys, next, num_rows, rows, pass->scratch);
@@ -107,7 +107,7 @@ static void compute_feed_forward(const Pass *pass, long l) {
              layer->gate_up_bias, 0, pass->gate_up, w.gate_up);
     SHARED(pass->team, t, n, pass->few) {
         adapt(change_of(step, t, l, GATE_UP), pass->h + t * w.h, pass->gate_up + t * w.gate_up);
-        activate(model->activation, pass->gate_up + t * w.gate_up, layer->inner, pass->h + t * w.h);
+        activate(model, pass->gate_up + t * w.gate_up, layer->inner, pass->h + t * w.h);
         round_inputs(pass->h + t * w.h, layer->inner);
     }
     barrier(pass->team);

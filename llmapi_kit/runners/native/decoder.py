@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional
 
 from llmapi_kit.checkpoints.decoder_config import DecoderConfig
-from llmapi_kit.checkpoints.decoder_families import ROUTER, SHARED_GATE, Activation
+from llmapi_kit.checkpoints.decoder_families import EXPERT_PRODUCTS, ROUTER, SHARED_GATE, SINKS, Activation
 from llmapi_kit.checkpoints.decoder_weights import EMBEDDING, HEAD, NORM, DecoderWeights, layer_name
 from llmapi_kit.checkpoints.integer_weights import IntegerFormat
 from llmapi_kit.checkpoints.model_decoder import config_of, is_decoder
@@ -45,7 +45,7 @@ MEMORY: dict[torch.dtype, tuple[str, ...]] = {
 # in it but the first: several come in a burst, while the server's thread needs a core to read the rest
 SHARED_FROM = 200_000_000
 SHARED_PER_PROMPT = 80_000_000
-GATES: dict[Activation, int] = {"silu": 0, "gelu_tanh": 1}  # as model.h numbers them
+GATES: dict[Activation, int] = {"silu": 0, "gelu_tanh": 1, "clamped_swiglu": 2}  # as model.h numbers them
 _T = TypeVar("_T")
 Rows = Callable[[Sequence[int]], torch.Tensor]
 BIASES = ("qkv_bias", "output_bias", "gate_up_bias", "down_bias")  # of `Layer`, as `Variant.products`
@@ -305,12 +305,20 @@ class NativeDecoder:
                 self._norm(weights, layer_name(index, f"self_attn.{name}_norm.weight")) for name in "qk"
             )
         for field, parts in zip(BIASES, variant.products, strict=True):
-            names = [layer_name(index, f"{part}.bias") for part in parts]
-            if names[0] in weights.tensors:
-                setattr(layer, field, self._floats(self._pad(torch.cat([weights.take(name) for name in names]))))
+            setattr(layer, field, self._bias(weights, index, parts))
+        if variant.has_sinks:
+            layer.sinks = self._floats(weights.take(layer_name(index, SINKS)))
         if variant.has_experts(index):
             names = [layer_name(index, f"{part}.weight") for part in (ROUTER, SHARED_GATE)]
             layer.router = self._floats(torch.cat([weights.take(name) for name in names if name in weights.tensors]))
+            layer.router_bias = self._bias(weights, index, [ROUTER])
+
+    def _bias(self, weights: DecoderWeights, index: int, parts: Sequence[str]) -> int | None:
+        """The bias of a product, in whole panels; None where it has none."""
+        names = [layer_name(index, f"{part}.bias") for part in parts]
+        if names[0] not in weights.tensors:
+            return None
+        return self._floats(self._pad(torch.cat([weights.take(name) for name in names])))
 
     def _pack(self, weights: DecoderWeights, layers: ctypes.Array[Layer], threads: Executor) -> None:
         """Take over the matrices."""
@@ -324,8 +332,12 @@ class NativeDecoder:
             if layer.inner:
                 layer.gate_up, layer.down = next(addresses), next(addresses)
             if variant.experts is not None and variant.has_experts(index):
-                experts = [Expert(next(addresses), next(addresses)) for _ in range(variant.experts.num_experts)]
-                table = (Expert * len(experts))(*experts)
+                table = (Expert * variant.experts.num_experts)()
+                for number, expert in enumerate(table):
+                    expert.gate_up, expert.down = next(addresses), next(addresses)
+                    expert.gate_up_bias, expert.down_bias = (
+                        self._bias(weights, index, parts) for parts in _parts_of_expert(number)
+                    )
                 layer.experts = self._keep(table, ctypes.addressof(table))
         self._model.head = next(addresses)
         self._model.embedding = next(addresses, self._model.head)
@@ -378,6 +390,8 @@ def _model_of(config: DecoderConfig, num_rotated: int, max_length: int) -> Model
         attention_cap=variant.attention_softcap,
         logit_scale=variant.logit_scale,
         logit_cap=variant.logit_softcap,
+        swiglu_alpha=variant.swiglu_alpha,
+        swiglu_limit=variant.swiglu_limit,
     )
     if experts is not None:
         model.num_experts, model.experts_per_token = experts.num_experts, experts.per_token
@@ -408,8 +422,13 @@ def _matrices(config: DecoderConfig, index: int) -> list[list[str]]:
         shared = [[part.replace("mlp.", "mlp.shared_expert.") for part in parts] for parts in groups[2:]]
         groups[2:] = shared if experts.shared_size else []
         for expert in range(experts.num_experts):
-            groups += [[f"mlp.experts.{expert}.{part}_proj"] for part in ("gate_up", "down")]
+            groups += _parts_of_expert(expert)
     return [[layer_name(index, f"{part}.weight") for part in group] for group in groups]
+
+
+def _parts_of_expert(number: int) -> list[list[str]]:
+    """An expert's matrices, those of a product together."""
+    return [[f"mlp.experts.{number}.{part}" for part in parts] for parts in EXPERT_PRODUCTS]
 
 
 def _num_multiplied(weights: DecoderWeights) -> int:

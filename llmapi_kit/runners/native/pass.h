@@ -147,7 +147,18 @@ INLINE void activate_as(const int kind, const float *gate, long size, float *out
     }
 }
 
-static void activate(int64_t kind, const float *gate, long size, float *out) {
-    if (kind == GELU_TANH) activate_as(GELU_TANH, gate, size, out);
+static void activate_clamped(const float *gate, long size, float alpha, float limit, float *out) {
+    const float *up = gate + size;
+    for (long i = 0; i < size; i++) {
+        const float g = gate[i] < limit ? gate[i] : limit, most = up[i] < limit ? up[i] : limit;
+        const float u = most > -limit ? most : -limit, z = alpha * g;
+        out[i] = g / (1.0f + expf(-z)) * (u + 1);
+    }
+}
+
+static void activate(const Model *model, const float *gate, long size, float *out) {
+    if (model->activation == CLAMPED_SWIGLU)
+        activate_clamped(gate, size, model->swiglu_alpha, model->swiglu_limit, out);
+    else if (model->activation == GELU_TANH) activate_as(GELU_TANH, gate, size, out);
     else activate_as(SILU, gate, size, out);
 }

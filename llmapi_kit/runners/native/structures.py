@@ -14,7 +14,8 @@ POINTER, SIZE, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 class Expert(ctypes.Structure):
     """`Expert` of model.h."""
 
-    _fields_: ClassVar = [("gate_up", POINTER), ("down", POINTER)]
+    POINTERS = ("gate_up", "down", "gate_up_bias", "down_bias")
+    _fields_: ClassVar = [(name, POINTER) for name in POINTERS]
 
 
 class Layer(ctypes.Structure):
@@ -24,7 +25,7 @@ class Layer(ctypes.Structure):
         *("qkv", "output", "gate_up", "down"),
         *("before_attention", "after_attention", "before_feed_forward", "after_feed_forward"),
         *("query_norm", "key_norm", "qkv_bias", "output_bias", "gate_up_bias", "down_bias"),
-        *("cosines", "sines", "router", "experts"),
+        *("sinks", "cosines", "sines", "router", "router_bias", "experts"),
     )
     _fields_: ClassVar = [
         *((name, POINTER) for name in POINTERS),
@@ -44,7 +45,7 @@ class Model(ctypes.Structure):
     )
     FLOATS = (
         *("epsilon", "embedding_scale", "residual_multiplier", "attention_cap"),
-        *("logit_scale", "logit_cap"),
+        *("logit_scale", "logit_cap", "swiglu_alpha", "swiglu_limit"),
     )
     POINTERS = ("embedding", "head", "norm", "layers", "memory")
     _fields_: ClassVar = [

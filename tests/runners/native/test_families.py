@@ -65,7 +65,7 @@ def test_the_reference_is_what_transformers_computes(family):
     close(last_logits(weights_of_model(make_family(family)), IDS), own_logits(family)[0][39][None])
 
 
-@pytest.mark.parametrize("family", ["phi3", "gemma2", "qwen2 with experts"])
+@pytest.mark.parametrize("family", ["phi3", "gemma2", "qwen2 with experts", "gpt oss"])
 @pytest.mark.parametrize("form", ["int4", None])
 def test_a_family_computes_with_fewer_bits_what_they_say(family, form):
     model = make_family(family).bfloat16()
@@ -135,6 +135,8 @@ def test_threads_share_experts_without_a_difference(monkeypatch):
         ("qwen2 with experts", "renormalises", 1),
         ("qwen2 with experts", "has_shared_gate", 0),
         ("mixtral", "experts_per_token", 1),
+        ("gpt oss", "swiglu_limit", 9.0),
+        ("gpt oss", "swiglu_alpha", 1.0),
     ],
 )
 def test_the_check_at_load_finds_a_difference_that_is_left_out(family, field, value, monkeypatch):
