@@ -163,6 +163,13 @@ class Family:
         expert_size: the field that has the width of an expert; empty for a family without experts.
         renormalises: see `Experts`; None where ``norm_topk_prob`` says it.
         experts_have_bias: see `Experts`.
+        experts_are_transposed: see `llmapi_kit.checkpoints.expert_tensors.apart`.
+        model_type: its name in a configuration.
+        biases: for queries, keys and values together, for attention's output, and for the feed-forward: the field that
+            says whether there are any, or the answer.
+        has_qk_norm: whether queries and keys are normed.
+        full_every: of layers by turns with a window and without, where nothing says which, each so many-th has none.
+        has_rope_by_layer: whether each kind of layer has a rotary embedding of its own.
     """
 
     built: Variant = field(default_factory=Variant)
@@ -173,42 +180,74 @@ class Family:
     expert_size: str = ""
     renormalises: bool | None = None
     experts_have_bias: bool = False
+    experts_are_transposed: bool = False
+    model_type: str = ""
+    biases: tuple[str | bool, str | bool, str | bool] = (False, False, False)
+    has_qk_norm: bool = False
+    full_every: int = 0
+    has_rope_by_layer: bool = False
 
 
 _GEMMA_2 = ("query_pre_attn_scalar", "final_logit_softcapping")
 _OLMO = Variant(norms=AFTER, norms_all_heads=True)
+_ATTENTION = ("attention_bias", "attention_bias", False)
+_ALL = ("attention_bias", "attention_bias", "mlp_bias")
 FAMILIES: dict[str, Family] = {
-    "LlamaForCausalLM": Family(),
-    "MistralForCausalLM": Family(has_one_window=True),
-    "Qwen2ForCausalLM": Family(),
-    "Qwen3ForCausalLM": Family(),
-    "SmolLM3ForCausalLM": Family(),
-    "MinistralForCausalLM": Family(),
-    "SeedOssForCausalLM": Family(),
-    "CwmForCausalLM": Family(),
-    "Phi3ForCausalLM": Family(Variant(is_fused=True), has_one_window=True),
+    "LlamaForCausalLM": Family(model_type="llama", biases=_ALL),
+    "MistralForCausalLM": Family(model_type="mistral", has_one_window=True),
+    "Qwen2ForCausalLM": Family(model_type="qwen2", biases=(True, False, False)),
+    "Qwen3ForCausalLM": Family(model_type="qwen3", biases=_ATTENTION, has_qk_norm=True),
+    "SmolLM3ForCausalLM": Family(model_type="smollm3", biases=_ALL),
+    "MinistralForCausalLM": Family(model_type="ministral"),
+    "SeedOssForCausalLM": Family(model_type="seed_oss", biases=("attention_bias", "attention_out_bias", "mlp_bias")),
+    "CwmForCausalLM": Family(model_type="cwm", biases=(False, False, "mlp_bias")),
+    "Phi3ForCausalLM": Family(Variant(is_fused=True), model_type="phi3", has_one_window=True),
     "GraniteForCausalLM": Family(
-        reads=("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling")
+        reads=("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling"),
+        model_type="granite",
+        biases=_ALL,
     ),
-    "Olmo2ForCausalLM": Family(_OLMO),
-    "Olmo3ForCausalLM": Family(_OLMO),
-    "GemmaForCausalLM": Family(Variant(norm_offset=1.0), scales_embedding=True),
+    "Olmo2ForCausalLM": Family(_OLMO, model_type="olmo2", biases=_ATTENTION, has_qk_norm=True),
+    "Olmo3ForCausalLM": Family(
+        _OLMO, model_type="olmo3", biases=_ATTENTION, has_qk_norm=True, full_every=4, has_rope_by_layer=True
+    ),
+    "GemmaForCausalLM": Family(Variant(norm_offset=1.0), scales_embedding=True, model_type="gemma", biases=_ATTENTION),
     "Gemma2ForCausalLM": Family(
         Variant(norms=AROUND, norm_offset=1.0),
         reads=(*_GEMMA_2, "attn_logit_softcapping"),
         activation="hidden_activation",
         scales_embedding=True,
+        model_type="gemma2",
+        biases=_ATTENTION,
+        full_every=2,
     ),
     "Gemma3ForCausalLM": Family(
         Variant(norms=AROUND, norm_offset=1.0),
         reads=_GEMMA_2,
         activation="hidden_activation",
         scales_embedding=True,
+        model_type="gemma3_text",
+        biases=_ATTENTION,
+        has_qk_norm=True,
+        full_every=6,
+        has_rope_by_layer=True,
     ),
-    "MixtralForCausalLM": Family(has_one_window=True, expert_size="intermediate_size", renormalises=True),
-    "OlmoeForCausalLM": Family(Variant(norms_all_heads=True), expert_size="intermediate_size"),
-    "Qwen2MoeForCausalLM": Family(expert_size="moe_intermediate_size"),
-    "Qwen3MoeForCausalLM": Family(expert_size="moe_intermediate_size"),
+    "MixtralForCausalLM": Family(
+        has_one_window=True, expert_size="intermediate_size", renormalises=True, model_type="mixtral"
+    ),
+    "OlmoeForCausalLM": Family(
+        Variant(norms_all_heads=True),
+        expert_size="intermediate_size",
+        model_type="olmoe",
+        biases=_ATTENTION,
+        has_qk_norm=True,
+    ),
+    "Qwen2MoeForCausalLM": Family(
+        expert_size="moe_intermediate_size", model_type="qwen2_moe", biases=("qkv_bias", False, False)
+    ),
+    "Qwen3MoeForCausalLM": Family(
+        expert_size="moe_intermediate_size", model_type="qwen3_moe", biases=_ATTENTION, has_qk_norm=True
+    ),
     "GptOssForCausalLM": Family(
         Variant(activation="clamped_swiglu", has_sinks=True),
         reads=("swiglu_alpha", "swiglu_limit"),
@@ -216,6 +255,10 @@ FAMILIES: dict[str, Family] = {
         expert_size="intermediate_size",
         renormalises=True,
         experts_have_bias=True,
+        experts_are_transposed=True,
+        model_type="gpt_oss",
+        biases=_ATTENTION,
+        full_every=2,
     ),
 }
 

@@ -12,21 +12,23 @@ from typing import Any
 
 import torch
 
-from llmapi_kit.checkpoints.decoder_config import ROPE_FACTORS, ROPE_NUMBERS, DecoderConfig, Rope
+from llmapi_kit.checkpoints.decoder_config import DecoderConfig
 from llmapi_kit.checkpoints.decoder_families import (
     ACTIVATIONS,
     FAMILIES,
-    ROUTER,
     Experts,
     Family,
     Variant,
     scalars,
 )
-from llmapi_kit.checkpoints.decoder_weights import HEAD, DecoderWeights, Rotation, tensor_shapes
+from llmapi_kit.checkpoints.decoder_weights import HEAD, DecoderWeights, tensor_shapes
+from llmapi_kit.checkpoints.expert_tensors import apart
 from llmapi_kit.checkpoints.integer_weights import IntegerMatrix
+from llmapi_kit.checkpoints.rope import NUMBERS
+from llmapi_kit.checkpoints.rotation import Rotation
 
 # Rotary embeddings whose frequencies are the same at each length, or up to one: see `constant_length`
-KNOWN_ROPES = {*ROPE_NUMBERS, "yarn", "longrope", "dynamic"}
+KNOWN_ROPES = {*NUMBERS, "longrope", "dynamic"}
 
 
 def is_decoder(model: Any) -> bool:
@@ -58,7 +60,7 @@ def weights_of_model(model: Any) -> DecoderWeights:
         model: one on the CPU that `is_decoder`.
     """
     tensors: dict[str, torch.Tensor | IntegerMatrix] = dict(_tensors(model))
-    weights = DecoderWeights(config_of(model), tensors, _rotations(model))
+    weights = DecoderWeights(config_of(model), tensors, rotations_of(model))
     for parameter in model.parameters():  # a view of a mapped file keeps all of it mapped
         parameter.data = torch.empty(0, dtype=parameter.dtype)
     return weights
@@ -89,7 +91,7 @@ def config_of(model: Any) -> DecoderConfig:
         has_qkv_bias=first.bias is not None,
         has_qk_norm=hasattr(attention, "q_norm"),
         windows=tuple(getattr(layer.self_attn, "sliding_window", window) or 0 for layer in layers),
-        rope=_rope(config),
+        ropes=(),
         eos_token_id=config.eos_token_id,
         dtype=None,
         variant=_variant(model, family),
@@ -132,36 +134,12 @@ def _experts(model: Any, family: Family) -> Experts | None:
 
 def _tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Each of a model's tensors, by the names of `decoder_families`; those of experts one by one."""
-    for name, parameter in model.named_parameters():
-        start, is_of_experts, part = name.rpartition(".mlp.experts.")
-        if not is_of_experts:
-            yield name.replace(".mlp.router.", f".{ROUTER}."), parameter.detach()
-            continue
-        modules = model.get_submodule(f"{start}.mlp.experts")
-        for index, tensor in enumerate(parameter.detach()):
-            for own, piece in _of_expert(part, tensor, modules):
-                yield f"{start}.mlp.experts.{index}.{own}", piece
+    named = ((name, parameter.detach()) for name, parameter in model.named_parameters())
+    return apart(named, are_transposed=FAMILIES[type(model).__name__].experts_are_transposed)
 
 
-def _of_expert(part: str, tensor: torch.Tensor, experts: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """A tensor of one expert as those of its matrices (outputs, inputs), and of their biases.
-
-    Args:
-        part: ``gate_up_proj`` or ``down_proj``, with ``_bias`` at the end for a bias.
-        tensor: of that.
-        experts: the module, which says how its tensors lie.
-    """
-    stem, kind = part.removesuffix("_bias"), "bias" if part.endswith("_bias") else "weight"
-    rows = tensor.t() if kind == "weight" and getattr(experts, "is_transposed", False) else tensor
-    if stem == "down_proj":
-        yield f"{stem}.{kind}", rows
-    elif getattr(experts, "is_concatenated", True):
-        yield from zip((f"gate_proj.{kind}", f"up_proj.{kind}"), rows.chunk(2), strict=True)
-    else:
-        yield from zip((f"gate_proj.{kind}", f"up_proj.{kind}"), (rows[::2], rows[1::2]), strict=True)
-
-
-def _rotations(model: Any) -> list[Rotation]:
+def rotations_of(model: Any) -> list[Rotation]:
+    """The rotary embeddings that layers of a model of transformers have."""
     rotary = model.model.rotary_emb
     names = [f"{kind}_" for kind in _layer_kinds(model)] if not hasattr(rotary, "inv_freq") else [""]
     # A forward pass may have left frequencies there that are for its own length
@@ -188,12 +166,3 @@ def _ropes(config: Any) -> list[Any]:
     given = getattr(config, "rope_parameters", None) or {}
     is_by_layer = given and all(isinstance(each, dict) for each in given.values())
     return list(given.values()) if is_by_layer else [given]
-
-
-def _rope(config: Any) -> Rope | None:
-    """What config.json can say without transformers; None for anything else."""
-    ropes = _ropes(config)
-    kind = ropes[0].get("rope_type", "default")
-    if len(ropes) != 1 or kind not in ROPE_NUMBERS or ropes[0].keys() - {"rope_type", "rope_theta", *ROPE_FACTORS}:
-        return None
-    return Rope(kind, float(ropes[0]["rope_theta"]), **{name: float(ropes[0][name]) for name in ROPE_NUMBERS[kind]})

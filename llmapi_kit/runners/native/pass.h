@@ -149,10 +149,14 @@ INLINE void activate_as(const int kind, const float *gate, long size, float *out
 
 static void activate_clamped(const float *gate, long size, float alpha, float limit, float *out) {
     const float *up = gate + size;
-    for (long i = 0; i < size; i++) {
-        const float g = gate[i] < limit ? gate[i] : limit, most = up[i] < limit ? up[i] : limit;
-        const float u = most > -limit ? most : -limit, z = alpha * g;
-        out[i] = g / (1.0f + expf(-z)) * (u + 1);
+    long i = 0;
+    for (; i + LANES <= size; i += LANES) {
+        const vec g = smaller(*(const vec *)(gate + i), splat(limit)), u = smaller(*(const vec *)(up + i), splat(limit));
+        *(vec *)(out + i) = g / (1.0f + exponential(-larger(alpha * g, splat(-88.0f)))) * (larger(u, splat(-limit)) + 1);
+    }
+    for (; i < size; i++) {
+        const float g = fminf(gate[i], limit), u = fmaxf(fminf(up[i], limit), -limit);
+        out[i] = g / (1.0f + expf(-alpha * g)) * (u + 1);
     }
 }
 

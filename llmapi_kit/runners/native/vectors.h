@@ -42,6 +42,11 @@ INLINE uint16_t narrow_to_bfloat16(float value) { /* to the nearest, ties to eve
     memcpy(&bits, &value, 4);
     return value != value ? 0x7fc0 : (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
+INLINE vec smaller(vec a, vec b) {
+    vec least;
+    for (int i = 0; i < LANES; i++) least[i] = a[i] < b[i] ? a[i] : b[i];
+    return least;
+}
 INLINE vec larger(vec a, vec b) {
     vec most;
     for (int i = 0; i < LANES; i++) most[i] = a[i] > b[i] ? a[i] : b[i];
