@@ -11,9 +11,8 @@
 
 #if defined(MEMORY_INT8)
 typedef int8_t stored;
-typedef int8_t stored_vec __attribute__((vector_size(LANES), aligned(1), may_alias));
 #define SCALES (LANES * (long)sizeof(float)) /* elements that scales take */
-INLINE vec load(const stored *from) { return __builtin_convertvector(*(const stored_vec *)from, vec); }
+INLINE vec load(const stored *from) { return load_int8(from); }
 INLINE stored narrow(float value) { return (stored)lrintf(value); }
 #elif defined(MEMORY_BFLOAT16)
 typedef uint16_t stored;
