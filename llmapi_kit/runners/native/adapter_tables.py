@@ -1,4 +1,4 @@
-"""LoRA adapters as `decoder.c` reads them: tables of pointers, made once for each adapter.
+"""Adapters as `decoder.c` reads them: tables of pointers, made once for each adapter.
 
 Knows the layout that C expects and who owns the memory behind it. Engine thread only.
 """
@@ -7,29 +7,42 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from torch.nn import functional
 
 from llmapi_kit.checkpoints.decoder_config import DecoderConfig
 from llmapi_kit.checkpoints.decoder_families import PRODUCTS, layer_shapes
-from llmapi_kit.checkpoints.low_rank import Changes
-from llmapi_kit.runners.adapter_places import check_places, check_sums, fused_places
+from llmapi_kit.checkpoints.decoder_weights import EMBEDDING, HEAD
+from llmapi_kit.checkpoints.low_rank import Changes, LowRank, Replacement
+from llmapi_kit.runners.adapter_places import Place, check_places, check_replacements, fused_places
 from llmapi_kit.runners.base import StepItem
+from llmapi_kit.runners.image_memory import FIRST_IMAGE_ID
+
+BLOCK = 1 << 20  # weights that are unpacked at once
+# Some rows of the matrix of a layer's product, in float32: layer, product, from row, to row
+Rows = Callable[[int, int, int, int], torch.Tensor]
+Found = list[tuple[Place, LowRank]]
 
 
-class _LowRank(ctypes.Structure):
-    """`LowRank` of decoder.c."""
+class _Part(ctypes.Structure):
+    """`Part` of adapters.h."""
 
     _fields_: ClassVar = [
-        *((name, ctypes.c_void_p) for name in ("down", "offset", "up")),
-        *((name, ctypes.c_int64) for name in ("rank", "inputs", "first", "size")),
+        *((name, ctypes.c_void_p) for name in ("up", "gain")),
+        *((name, ctypes.c_int64) for name in ("rank", "at", "first", "size")),
     ]
 
 
 class _Change(ctypes.Structure):
-    """`Change` of decoder.c."""
+    """`Change` of adapters.h."""
 
-    _fields_: ClassVar = [("parts", ctypes.c_void_p), ("num_parts", ctypes.c_int64)]
+    _fields_: ClassVar = [
+        *((name, ctypes.c_void_p) for name in ("down", "offset", "parts")),
+        *((name, ctypes.c_int64) for name in ("num_parts", "inputs", "ranks", "scales")),
+    ]
 
 
 class AdapterTables:
@@ -37,12 +50,18 @@ class AdapterTables:
 
     Args:
         config: of the decoder.
+        vector_width: floats in one of the step's vectors.
+        rows: the decoder's weights, of which DoRA changes the length.
     """
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, vector_width: int, rows: Rows) -> None:
         self._num_layers = config.num_hidden_layers
         self._name = config.architecture
         self._places = fused_places(_sizes(config), config.variant.products)
+        self._vector_width = vector_width
+        self._rows = rows
+        self._shapes = dict.fromkeys((EMBEDDING, HEAD), (config.vocab_size, config.hidden_size))
+        self._replaced: dict[tuple[int, str], torch.Tensor] = {}  # by adapter and parameter
         self._tables: dict[int, int] = {}  # addresses
         self._kept: dict[int, list[Any]] = {}  # what they point into
 
@@ -51,29 +70,73 @@ class AdapterTables:
 
         Raises:
             ModelLoadError: it was made for another model.
-            UnsupportedModelError: it does more than add to layers.
+            UnsupportedModelError: it replaces what can't be replaced for some tokens alone.
         """
-        sums = check_sums(changes, self._name)
+        sums = {name: change for name, change in changes.items() if isinstance(change, LowRank)}
+        whole = {name: change for name, change in changes.items() if isinstance(change, Replacement)}
         check_places(sums, self._places, self._name)
-        parts: dict[Any, list[_LowRank]] = {}
-        kept: list[Any] = []
+        check_replacements(whole, self._shapes, self._name)
+        found: dict[tuple[int, int], Found] = {}
         for name, change in sums.items():
-            place = self._places[name]
-            tensors = [each.float().contiguous() for each in (change.down, change.offset, change.up.t())]
-            kept.extend(tensors)
-            pointers = [each.data_ptr() for each in tensors]
-            part = _LowRank(*pointers, len(change.down), place.inputs, place.first, place.outputs)
-            parts.setdefault(place.product, []).append(part)
+            key = cast(tuple[int, int], self._places[name].product)
+            found.setdefault(key, []).append((self._places[name], change))
+        kept: list[Any] = []
         table = (_Change * (self._num_layers * len(PRODUCTS)))()
-        for (layer, index), found in parts.items():
-            rows = (_LowRank * len(found))(*found)
-            kept.append(rows)
-            table[layer * len(PRODUCTS) + index] = _Change(ctypes.addressof(rows), len(found))
+        for (layer, product), parts in found.items():
+            table[layer * len(PRODUCTS) + product] = self._change(layer, product, parts, kept)
         self._tables[adapter], self._kept[adapter] = ctypes.addressof(table), [table, *kept]
+        self._replaced |= {(adapter, name): change.weight.float() for name, change in whole.items()}
+
+    def _change(self, layer: int, product: int, found: Found, kept: list[Any]) -> _Change:
+        """What an adapter changes of a product; its memory is in `kept`."""
+
+        def address(values: torch.Tensor) -> int:
+            kept.append(values.contiguous())
+            return int(kept[-1].data_ptr())
+
+        parts = (_Part * len(found))()
+        kept.append(parts)
+        at = 0
+        for part, (place, change) in zip(parts, found, strict=True):
+            up = change.up.float()
+            if change.magnitude is not None:
+                factors = change.magnitude / self._lengths(layer, product, place, change)
+                up = up * factors[:, None]
+                part.gain = address(factors - 1)
+            part.up = address(self._in_vectors(up).view(-1, self._vector_width, change.rank).transpose(1, 2))
+            part.rank, part.at, part.first, part.size = change.rank, at, place.first, place.outputs
+            at += change.rank
+        down = self._in_vectors(torch.cat([change.down for _, change in found]).float())
+        offset = self._in_vectors(torch.cat([change.offset for _, change in found]).float())
+        return _Change(
+            address(down.t()),
+            address(offset),
+            ctypes.addressof(parts),
+            num_parts=len(found),
+            inputs=found[0][0].inputs,
+            ranks=len(offset),
+            scales=any(change.magnitude is not None for _, change in found),
+        )
+
+    def _in_vectors(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows with zeros at the end, so that they are whole vectors."""
+        missing = -len(rows) % self._vector_width
+        return functional.pad(rows, (*(0, 0) * (rows.ndim - 1), 0, missing))
+
+    def _lengths(self, layer: int, product: int, place: Place, change: LowRank) -> torch.Tensor:
+        """Of each row (outputs,) of a matrix, with what an adapter adds."""
+        step = max(1, BLOCK // place.inputs)
+        lengths = []
+        for begin in range(0, place.outputs, step):
+            end = min(begin + step, place.outputs)
+            own = self._rows(layer, product, place.first + begin, place.first + end)
+            lengths.append(torch.linalg.vector_norm(own + change.up[begin:end] @ change.down, dim=1))
+        return torch.cat(lengths)
 
     def remove(self, adapter: int) -> None:
         """Let go of an adapter."""
         del self._tables[adapter], self._kept[adapter]
+        self._replaced = {key: weight for key, weight in self._replaced.items() if key[0] != adapter}
 
     def of_tokens(self, items: Sequence[StepItem]) -> array[int] | None:
         """The table's address for each token of a step, 0 for none; None where no token has one."""
@@ -84,6 +147,24 @@ class AdapterTables:
             address = self._tables[item.adapter] if item.adapter else 0
             addresses.extend((address,) * len(item.tokens))
         return addresses
+
+    def embedded(self, items: Sequence[StepItem]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Tokens of a step, by index, whose adapters bring an embedding, and what stands for them: (n, hidden)."""
+        begin = 0
+        for item in items:
+            if (weight := self._replaced.get((item.adapter, EMBEDDING))) is not None:
+                places = [at for at, token in enumerate(item.tokens) if token < FIRST_IMAGE_ID]
+                yield [begin + at for at in places], weight[[item.tokens[at] for at in places]]
+            begin += len(item.tokens)
+
+    def heads(self, items: Sequence[StepItem]) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Rows of a step's logits whose adapters bring an output layer, and its weight (vocab, hidden)."""
+        begin = 0
+        for item in items:
+            num = (len(item.tokens) if item.wants_every else 1) if item.wants_logits else 0
+            if num and (weight := self._replaced.get((item.adapter, HEAD))) is not None:
+                yield slice(begin, begin + num), weight
+            begin += num
 
 
 def _sizes(config: DecoderConfig) -> list[dict[str, tuple[int, int]]]:
@@ -98,3 +179,9 @@ def _sizes(config: DecoderConfig) -> list[dict[str, tuple[int, int]]]:
 def address_of(addresses: array[int] | None) -> int | None:
     """Where a list of addresses is; None where there is none."""
     return None if addresses is None else addresses.buffer_info()[0]
+
+
+def inputs_of(config: DecoderConfig, product: int) -> int:
+    """Inputs of a product, by its index in `PRODUCTS`."""
+    heads = config.num_attention_heads * config.head_dim
+    return (config.hidden_size, heads, config.hidden_size, config.intermediate_size)[product]

@@ -19,10 +19,19 @@ static void join(const Pass *pass, long l, int product, long t) {
     const Layer *layer = model->layers + l;
     const Branch branch = branch_of(pass, layer, product);
     float *x = pass->x + t * pass->w.x, *added = branch.to + t * branch.stride;
-    adapt(change_of(pass->step, t, l, product), pass->h + t * pass->w.h, added);
+    const float *bias = product == OUTPUT ? layer->output_bias : layer->down_bias;
+    const float *before = branch.adds ? pass->qkv + t * pass->w.qkv : 0;
+    adapt(change_of(pass->step, t, l, product), pass->h + t * pass->w.h, bias, before, added);
     if (branch.adds) return;
     if (branch.norm) normalise(added, branch.norm, model->hidden, model->epsilon, added);
     for (long i = 0; i < model->hidden; i++) x[i] += model->residual_multiplier * added[i];
+}
+
+/* Keeps x for `join`, where a product is added to it that an adapter scales. */
+static void keep(const Pass *pass, long l, int product, long t) {
+    const Change *change = change_of(pass->step, t, l, product);
+    if (change && change->scales && branch_of(pass, pass->model->layers + l, product).adds)
+        memcpy(pass->qkv + t * pass->w.qkv, pass->x + t * pass->w.x, pass->model->hidden * sizeof(float));
 }
 
 /* Inputs of a layer's attention or feed-forward, before they are rounded. */
@@ -82,13 +91,16 @@ static void compute_attention(const Pass *pass, long l) {
     stored *memory = model->memory + l * pass->s.layer;
     multiply(pass->team, n, pass->h, w.h, layer->qkv, model->hidden, w.both, layer->qkv_bias, 0, pass->qkv, w.qkv);
     SHARED(pass->team, t, n, pass->few) {
-        adapt(change_of(step, t, l, QKV), pass->h + t * w.h, pass->qkv + t * w.qkv);
+        adapt(change_of(step, t, l, QKV), pass->h + t * w.h, layer->qkv_bias, 0, pass->qkv + t * w.qkv);
         place(model, layer, &pass->s, memory + step->slots[t] * pass->s.slot, pass->qkv + t * w.qkv, step->positions[t]);
     }
     barrier(pass->team);
     attend_all(pass, layer, memory);
-    if (ROUNDS) {
-        SHARED(pass->team, t, n, 4) round_inputs(pass->h + t * w.h, queries);
+    if (ROUNDS || step->adapters) {
+        SHARED(pass->team, t, n, 4) {
+            keep(pass, l, OUTPUT, t);
+            round_inputs(pass->h + t * w.h, queries);
+        }
         barrier(pass->team);
     }
     const Branch branch = branch_of(pass, layer, OUTPUT);
@@ -106,7 +118,8 @@ static void compute_feed_forward(const Pass *pass, long l) {
     multiply(pass->team, n, pass->h, w.h, layer->gate_up, model->hidden, PADDED(2 * layer->inner, PANEL),
              layer->gate_up_bias, 0, pass->gate_up, w.gate_up);
     SHARED(pass->team, t, n, pass->few) {
-        adapt(change_of(step, t, l, GATE_UP), pass->h + t * w.h, pass->gate_up + t * w.gate_up);
+        adapt(change_of(step, t, l, GATE_UP), pass->h + t * w.h, layer->gate_up_bias, 0, pass->gate_up + t * w.gate_up);
+        keep(pass, l, DOWN, t);
         activate(model, pass->gate_up + t * w.gate_up, layer->inner, pass->h + t * w.h);
         round_inputs(pass->h + t * w.h, layer->inner);
     }

@@ -29,7 +29,7 @@ from llmapi_kit.checkpoints.model_decoder import config_of, is_decoder
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.image_memory import FIRST_IMAGE_ID
 from llmapi_kit.runners.lazy_memory import LazyMemory
-from llmapi_kit.runners.native.adapter_tables import AdapterTables, address_of
+from llmapi_kit.runners.native.adapter_tables import AdapterTables, address_of, inputs_of
 from llmapi_kit.runners.native.compiler import NativeUnavailableError, load_library
 from llmapi_kit.runners.native.packed_weights import PackedWeights
 from llmapi_kit.runners.native.structures import Expert, Layer, Model, declare
@@ -116,14 +116,16 @@ class NativeDecoder:
         kv_dtype: torch.dtype | None = None,
     ) -> None:
         config = weights.config
-        self.adapters = AdapterTables(config)
         formats = Formats(weights.integers or weights.dtype, dtype or weights.dtype, kv_dtype)
         self._library = declare(load_library(*_defines(formats)))
         self._num_threads = num_threads
         self._num_weights = _num_multiplied(weights)
         self._width = 2 * config.num_hidden_layers * config.num_attention_heads * config.head_dim
         self._panel = int(self._library.panel_width())
+        self._bits = weights.integers.bits if weights.integers else 0
+        self.adapters = AdapterTables(config, int(self._library.vector_width()), self._rows_of)
         self._kept: list[Any] = []  # what the C structures point into
+        self._config = config
         self.vocab_size = config.vocab_size
         self._hidden = config.hidden_size
         self._model = _model_of(config, weights.num_rotated, max_length)
@@ -227,11 +229,12 @@ class NativeDecoder:
         if num_tokens > self._capacity:
             self._reserve(num_tokens)
         if rows is not None and image_ids:
-            places = list(image_ids)
-            self._states[places] = functional.pad(
-                rows(list(image_ids.values())).float(), (0, self._states.shape[1] - self._hidden)
-            )
+            self._put(list(image_ids), rows(list(image_ids.values())))
         adapters = self.adapters.of_tokens(items)
+        for places, vectors in self.adapters.embedded(items) if adapters else ():
+            self._put(places, vectors * self._config.variant.embedding_scale)
+            for place in places:
+                tokens[place] = GIVEN
         logits = self._logits
         if num_wanted > len(logits):  # scored prompts
             logits = torch.empty(num_wanted, logits.shape[1])
@@ -250,7 +253,21 @@ class NativeDecoder:
             logits.data_ptr(),
             self._work.data_ptr(),
         )
-        return logits[:num_wanted, : self.vocab_size], self._states[:num_tokens, : self._hidden], pooled
+        states = self._states[:num_tokens, : self._hidden]
+        for places_of, weight in self.adapters.heads(items) if adapters else ():
+            logits[places_of, : self.vocab_size] = self._logits_of(states[wanted[places_of].tolist()], weight)
+        return logits[:num_wanted, : self.vocab_size], states, pooled
+
+    def _put(self, places: list[int], vectors: torch.Tensor) -> None:
+        """Let vectors (n, hidden) stand for tokens of the next step."""
+        self._states[places] = functional.pad(vectors.float(), (0, self._states.shape[1] - self._hidden))
+
+    def _logits_of(self, states: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+        """Logits by another output layer than the model's own."""
+        variant = self._config.variant
+        logits = functional.linear(states, head) * variant.logit_scale
+        cap = variant.logit_softcap
+        return cap * torch.tanh(logits / cap) if cap else logits
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Copy the first positions of a slot to another, in every layer."""
@@ -264,6 +281,14 @@ class NativeDecoder:
 
     def _prefix_bytes(self, length: int) -> int:
         return int(self._library.prefix_size(self._model, length)) * self._item_bytes
+
+    def _rows_of(self, layer: int, product: int, begin: int, end: int) -> torch.Tensor:
+        """Rows of a product's packed matrix, in float32."""
+        owner = self._layers[layer]
+        matrix = (owner.qkv, owner.output, owner.gate_up, owner.down)[product]
+        rows = torch.empty(end - begin, inputs_of(self._config, product))
+        self._library.unpack(self._bits, matrix, rows.shape[1], begin, len(rows), rows.data_ptr())
+        return rows
 
     def close(self) -> None:
         """End the threads. The decoder is not used after it."""

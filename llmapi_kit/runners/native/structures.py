@@ -60,6 +60,7 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     model = ctypes.POINTER(Model)
     for name, arguments in {
         "panel_width": (),
+        "vector_width": (),
         "packed_size": (SIZE, SIZE, SIZE),
         "slot_size": (model,),
         "prefix_size": (model, SIZE),
@@ -74,7 +75,8 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     )
     library.pack.argtypes = (POINTER, SIZE, POINTER, POINTER, *(SIZE, SIZE, SIZE), POINTER)
     library.team_start.argtypes, library.team_start.restype = (SIZE,), POINTER
-    for function in (library.step, library.pack, library.team_stop):
+    library.unpack.argtypes = (SIZE, POINTER, *(SIZE, SIZE, SIZE), POINTER)
+    for function in (library.step, library.pack, library.unpack, library.team_stop):
         function.restype = None
     library.team_stop.argtypes = (POINTER,)
     return library

@@ -6,8 +6,9 @@ import functools
 
 import pytest
 import torch
+from torch.nn import functional
 
-from llmapi_kit.checkpoints.integer_weights import ROUNDED
+from llmapi_kit.checkpoints.integer_weights import ROUNDED, IntegerMatrix
 from llmapi_kit.checkpoints.low_rank import LowRank
 from llmapi_kit.checkpoints.model_decoder import is_decoder, weights_of_model
 from llmapi_kit.errors import UnsupportedModelError
@@ -153,28 +154,44 @@ def test_the_check_at_load_finds_a_difference_that_is_left_out(family, field, va
 
 
 @pytest.mark.parametrize(
-    ("family", "part"),
+    ("family", "part", "form", "is_decomposed"),
     [
-        ("phi3", "self_attn.qkv_proj"),
-        ("phi3", "mlp.gate_up_proj"),
-        ("olmo2", "self_attn.o_proj"),
-        ("gemma2", "mlp.down_proj"),
+        ("phi3", "self_attn.qkv_proj", None, False),
+        ("phi3", "mlp.gate_up_proj", "int4", False),
+        ("olmo2", "self_attn.o_proj", None, True),
+        ("gemma2", "mlp.down_proj", None, False),
+        ("qwen3 with experts", "self_attn.o_proj", "int8", True),
+        ("gpt oss", "self_attn.v_proj", None, True),
+        ("llama with biases", "mlp.down_proj", None, True),
     ],
 )
-def test_an_adapter_changes_what_it_would_change_in_the_weights(family, part):
-    """Also of a matrix that a checkpoint has fused, and before the norm of what attention and feed-forward give."""
+def test_an_adapter_changes_what_it_would_change_in_the_weights(family, part, form, is_decomposed):
+    """Also of a matrix that a checkpoint has fused, and before the norm of what attention and feed-forward give.
+
+    Beside integers it once took inputs for floats that were not, and answers were wrong.
+    """
     name = f"model.layers.2.{part}"
-    merged = weights_of_model(make_family(family))
-    outputs, inputs = merged.tensors[f"{name}.weight"].shape
+    weights, merged = (weights_of_model(make_family(family)) for _ in range(2))
+    for each in (weights, merged) if form else ():
+        each.round_to(ROUNDED[form])
+    for key, matrix in merged.tensors.items():
+        if isinstance(matrix, IntegerMatrix):
+            merged.tensors[key] = matrix.rows(0, matrix.shape[0]).widened()
+    merged.integers = None
+    own = merged.tensors[f"{name}.weight"]
     torch.manual_seed(3)
-    down, up = torch.randn(3, inputs) / 8, torch.randn(outputs, 3) / 8
-    merged.tensors[f"{name}.weight"] = merged.tensors[f"{name}.weight"] + up @ down
+    down, up = torch.randn(3, own.shape[1]) / 8, torch.randn(len(own), 3) / 8
+    magnitude = torch.rand(len(own)) + 1 if is_decomposed else None
+    changed = own + up @ down
+    merged.tensors[f"{name}.weight"] = (
+        changed if magnitude is None else magnitude[:, None] * functional.normalize(changed)
+    )
     expected = last_logits(merged, IDS)
-    native = NativeDecoder(weights_of_model(make_family(family)), num_slots=2, max_length=64, num_threads=1)
-    native.adapters.add(1, {name: LowRank(down, torch.zeros(3), up)})
+    native = NativeDecoder(weights, num_slots=2, max_length=64, num_threads=1)
+    native.adapters.add(1, {name: LowRank(down, torch.zeros(3), up, magnitude)})
     items = [StepItem(0, 0, IDS, True), StepItem(1, 0, IDS, True, adapter=1)]
     plain, changed = native.step(items)[0]
-    close(changed[None], expected)
+    close(changed[None], expected, 2e-3 if form else 1e-5)
     assert not torch.allclose(plain, changed, atol=1e-3)
 
 
