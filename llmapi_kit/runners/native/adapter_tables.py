@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -20,6 +21,7 @@ from llmapi_kit.checkpoints.low_rank import Changes, LowRank, Replacement
 from llmapi_kit.runners.adapter_places import Place, check_places, check_replacements, fused_places
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.image_memory import FIRST_IMAGE_ID
+from llmapi_kit.runners.native.packed_weights import untouched
 
 BLOCK = 1 << 20  # weights that are unpacked at once
 # Some rows of the matrix of a layer's product, in float32: layer, product, from row, to row
@@ -80,43 +82,51 @@ class AdapterTables:
         for name, change in sums.items():
             key = cast(tuple[int, int], self._places[name].product)
             found.setdefault(key, []).append((self._places[name], change))
-        kept: list[Any] = []
         table = (_Change * (self._num_layers * len(PRODUCTS)))()
-        for (layer, product), parts in found.items():
-            table[layer * len(PRODUCTS) + product] = self._change(layer, product, parts, kept)
-        self._tables[adapter], self._kept[adapter] = ctypes.addressof(table), [table, *kept]
+        kept: list[Any] = [table]
+        tensors: list[torch.Tensor] = []  # as a step reads them
+        pointers: list[tuple[ctypes.Structure, str]] = []  # to each of these
+        for (layer, product), parts in sorted(found.items()):
+            own = table[layer * len(PRODUCTS) + product]
+            kept.append(self._fill(own, layer, product, parts, tensors, pointers))
+        kept.append(_laid_out(tensors, pointers))
+        self._tables[adapter], self._kept[adapter] = ctypes.addressof(table), kept
         self._replaced |= {(adapter, name): change.weight.float() for name, change in whole.items()}
 
-    def _change(self, layer: int, product: int, found: Found, kept: list[Any]) -> _Change:
-        """What an adapter changes of a product; its memory is in `kept`."""
+    def _fill(
+        self,
+        change: _Change,
+        layer: int,
+        product: int,
+        found: Found,
+        tensors: list[torch.Tensor],
+        pointers: list[tuple[ctypes.Structure, str]],
+    ) -> ctypes.Array[_Part]:
+        """Say what an adapter changes of a product; returns its parts, to which this points."""
+        found.sort(key=lambda each: each[0].first)
 
-        def address(values: torch.Tensor) -> int:
-            kept.append(values.contiguous())
-            return int(kept[-1].data_ptr())
+        def point(owner: ctypes.Structure, name: str, values: torch.Tensor) -> None:
+            tensors.append(values.contiguous())
+            pointers.append((owner, name))
 
+        down = self._in_vectors(torch.cat([each.down for _, each in found]).float())
+        point(change, "offset", self._in_vectors(torch.cat([each.offset for _, each in found]).float()))
+        point(change, "down", down.t())
         parts = (_Part * len(found))()
-        kept.append(parts)
+        change.parts, change.num_parts = ctypes.addressof(parts), len(found)
+        change.inputs, change.ranks = found[0][0].inputs, len(down)
         at = 0
-        for part, (place, change) in zip(parts, found, strict=True):
-            up = change.up.float()
-            if change.magnitude is not None:
-                factors = change.magnitude / self._lengths(layer, product, place, change)
+        for part, (place, own) in zip(parts, found, strict=True):
+            up = own.up.float()
+            if own.magnitude is not None:
+                factors = own.magnitude / self._lengths(layer, product, place, own)
                 up = up * factors[:, None]
-                part.gain = address(factors - 1)
-            part.up = address(self._in_vectors(up).view(-1, self._vector_width, change.rank).transpose(1, 2))
-            part.rank, part.at, part.first, part.size = change.rank, at, place.first, place.outputs
-            at += change.rank
-        down = self._in_vectors(torch.cat([change.down for _, change in found]).float())
-        offset = self._in_vectors(torch.cat([change.offset for _, change in found]).float())
-        return _Change(
-            address(down.t()),
-            address(offset),
-            ctypes.addressof(parts),
-            num_parts=len(found),
-            inputs=found[0][0].inputs,
-            ranks=len(offset),
-            scales=any(change.magnitude is not None for _, change in found),
-        )
+                point(part, "gain", factors - 1)
+                change.scales = True
+            point(part, "up", self._in_vectors(up).view(-1, self._vector_width, own.rank).transpose(1, 2))
+            part.rank, part.at, part.first, part.size = own.rank, at, place.first, place.outputs
+            at += own.rank
+        return parts
 
     def _in_vectors(self, rows: torch.Tensor) -> torch.Tensor:
         """Rows with zeros at the end, so that they are whole vectors."""
@@ -165,6 +175,17 @@ class AdapterTables:
             if num and (weight := self._replaced.get((item.adapter, HEAD))) is not None:
                 yield slice(begin, begin + num), weight
             begin += num
+
+
+def _laid_out(tensors: Sequence[torch.Tensor], pointers: Sequence[tuple[ctypes.Structure, str]]) -> Any:
+    """Copy tensors into one memory, one after the other, and point to each; returns the memory."""
+    memory = untouched((sum(each.numel() for each in tensors), 1), np.dtype("f4"))
+    at = 0
+    for values, (owner, name) in zip(tensors, pointers, strict=True):
+        setattr(owner, name, memory.ctypes.data + at * values.itemsize)
+        memory[at : at + values.numel(), 0] = values.view(-1).numpy()
+        at += values.numel()
+    return memory
 
 
 def _sizes(config: DecoderConfig) -> list[dict[str, tuple[int, int]]]:
