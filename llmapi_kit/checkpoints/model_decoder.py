@@ -36,21 +36,39 @@ def is_decoder(model: Any) -> bool:
 
     Some do so only up to the length that `architecture.constant_length` tells.
     """
-    family = FAMILIES.get(type(model).__name__)
-    if family is None or model.lm_head.bias is not None or hasattr(model, "hf_quantizer"):
-        return False
-    kinds = {each.get("rope_type", "default") for each in _ropes(model.config)}
-    is_known = kinds <= KNOWN_ROPES and getattr(model.config, family.activation or "", "silu") in ACTIVATIONS
-    layers = model.model.layers
+    return not obstacle_to_decoder(model)
+
+
+def obstacle_to_decoder(model: Any) -> str:
+    """What a model has that a `DecoderConfig` can't say, as a clause; empty where there is nothing."""
+    name = type(model).__name__
+    family = FAMILIES.get(name)
+    if family is None:
+        return f"{name} is a family that it does not know"
+    if hasattr(model, "hf_quantizer"):
+        return "the weights come quantized in a form that it does not know"
+    if model.lm_head.bias is not None:
+        return "its output layer has a bias"
+    if unknown := {each.get("rope_type", "default") for each in _ropes(model.config)} - KNOWN_ROPES:
+        return f"its rotary embedding is scaled by {min(unknown)!r}"
+    activation = getattr(model.config, family.activation or "", "silu")
+    if activation not in ACTIVATIONS:
+        return f"{family.activation} is {activation!r}"
     if getattr(model.config, "clip_qkv", None) is not None:  # of OLMoE
-        return False
-    if not is_known or not all(getattr(layer.self_attn, "is_causal", True) for layer in layers):
-        return False
-    tensors = dict(_tensors(model))
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        return "clip_qkv cuts off its queries, keys and values"
+    if not all(getattr(layer.self_attn, "is_causal", True) for layer in model.model.layers):
+        return "its attention looks both ways"
+    return _obstacle_in_tensors(model)
+
+
+def _obstacle_in_tensors(model: Any) -> str:
+    tensors, expected = dict(_tensors(model)), dict(tensor_shapes(config_of(model)))
     # Norms are float32 in some families whatever the rest is
-    has_one_type = all(tensor.dtype == model.dtype for tensor in tensors.values() if tensor.ndim == 2)
-    return has_one_type and shapes == dict(tensor_shapes(config_of(model)))
+    if not all(tensor.dtype == model.dtype for tensor in tensors.values() if tensor.ndim == 2):
+        return "its matrices are of several types"
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    odd = next((name for name in {**shapes, **expected} if shapes.get(name) != expected.get(name)), None)
+    return "" if odd is None else f"its tensor {odd} is not what its family has"
 
 
 def weights_of_model(model: Any) -> DecoderWeights:

@@ -25,7 +25,7 @@ from llmapi_kit.checkpoints.decoder_config import DecoderConfig
 from llmapi_kit.checkpoints.decoder_families import EXPERT_PRODUCTS, ROUTER, SHARED_GATE, SINKS, Activation
 from llmapi_kit.checkpoints.decoder_weights import EMBEDDING, HEAD, NORM, DecoderWeights, layer_name
 from llmapi_kit.checkpoints.integer_weights import IntegerFormat
-from llmapi_kit.checkpoints.model_decoder import config_of, is_decoder
+from llmapi_kit.checkpoints.model_decoder import config_of, obstacle_to_decoder
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.image_memory import FIRST_IMAGE_ID
 from llmapi_kit.runners.lazy_memory import LazyMemory
@@ -157,8 +157,21 @@ class NativeDecoder:
     @staticmethod
     def can_run(model: Any, dtype: torch.dtype | None = None) -> bool:
         """Whether the forward pass of a model of transformers is written out in C, for its device and types."""
-        is_known = model.device.type == "cpu" and Formats(model.dtype, dtype or model.dtype).defines() is not None
-        return is_known and is_decoder(model) and _has_even_widths(config_of(model))
+        return not NativeDecoder.obstacle(model, dtype)
+
+    @staticmethod
+    def obstacle(model: Any, dtype: torch.dtype | None = None) -> str:
+        """Why it is not, as a clause; empty where it is."""
+        if model.device.type != "cpu":
+            return f"the model is on {model.device}"
+        if Formats(model.dtype, dtype or model.dtype).defines() is None:
+            types = " and ".join(
+                sorted({str(each).removeprefix("torch.") for each in (model.dtype, dtype or model.dtype)})
+            )
+            return f"it computes in float32 and bfloat16, and not in {types}"
+        if obstacle := obstacle_to_decoder(model):
+            return obstacle
+        return "" if _has_even_widths(config_of(model)) else "one of its matrices has an odd number of inputs"
 
     @staticmethod
     def compile(formats: Formats) -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from llmapi_kit.checkpoints.integer_weights import ROUNDED, IntegerMatrix
 from llmapi_kit.checkpoints.low_rank import LowRank
-from llmapi_kit.checkpoints.model_decoder import is_decoder, weights_of_model
+from llmapi_kit.checkpoints.model_decoder import weights_of_model
 from llmapi_kit.errors import UnsupportedModelError
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.native import decoder
@@ -205,13 +205,19 @@ def changed(family, **values):
 def test_what_the_step_does_not_know_is_left_to_torch():
     more = make_family("granite")
     more.model.layers[0].mlp.router = torch.nn.Linear(2, 2)
-    assert not is_decoder(more)
-    assert not is_decoder(changed("gemma2", hidden_activation="relu"))
-    assert not is_decoder(changed("granite", rope_parameters={"rope_type": "to come", "rope_theta": 1.0}))
-    assert not is_decoder(changed("olmoe", clip_qkv=8.0))
     two_way = make_family("gemma3")
     two_way.model.layers[1].self_attn.is_causal = False
-    assert not is_decoder(two_way)
+    to_come = {"rope_type": "to come", "rope_theta": 1.0}
+    for model, why in {
+        more: "its tensor model.layers.0.mlp.gate.weight is not what its family has",
+        two_way: "its attention looks both ways",
+        changed("gemma2", hidden_activation="relu"): "hidden_activation is 'relu'",
+        changed("granite", rope_parameters=to_come): "its rotary embedding is scaled by 'to come'",
+        changed("olmoe", clip_qkv=8.0): "clip_qkv cuts off",
+        make_family("olmo2").half(): "computes in float32 and bfloat16, and not in float16",
+    }.items():
+        assert why in NativeDecoder.obstacle(model)
+        assert not NativeDecoder.can_run(model)
 
 
 def test_factors_for_long_texts_are_computed_up_to_where_they_change():
