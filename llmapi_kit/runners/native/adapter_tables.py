@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -23,6 +24,7 @@ from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.image_memory import FIRST_IMAGE_ID
 from llmapi_kit.runners.native.packed_weights import untouched
 
+BATCH = 4  # tokens, as adapters.h has it
 BLOCK = 1 << 20  # weights that are unpacked at once
 # Some rows of the matrix of a layer's product, in float32: layer, product, from row, to row
 Rows = Callable[[int, int, int, int], torch.Tensor]
@@ -45,6 +47,27 @@ class _Change(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("down", "offset", "parts")),
         *((name, ctypes.c_int64) for name in ("num_parts", "inputs", "ranks", "scales")),
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenAdapters:
+    """Which adapter the tokens of a step have.
+
+    Attributes:
+        addresses: of each token's table; 0 for none.
+        order: the tokens, those of an adapter together.
+        batches: where in `order` those begin that are computed together, and its end.
+    """
+
+    addresses: array[int]
+    order: array[int]
+    batches: array[int]
+
+    @property
+    def arguments(self) -> tuple[int, int, int, int]:
+        """As `step` of decoder.c takes them; valid as long as this is there."""
+        addresses, order, batches = (each.buffer_info()[0] for each in (self.addresses, self.order, self.batches))
+        return addresses, order, batches, len(self.batches) - 1
 
 
 class AdapterTables:
@@ -148,15 +171,23 @@ class AdapterTables:
         del self._tables[adapter], self._kept[adapter]
         self._replaced = {key: weight for key, weight in self._replaced.items() if key[0] != adapter}
 
-    def of_tokens(self, items: Sequence[StepItem]) -> array[int] | None:
-        """The table's address for each token of a step, 0 for none; None where no token has one."""
+    def of_tokens(self, items: Sequence[StepItem]) -> TokenAdapters | None:
+        """The adapter of each token of a step; None where no token has one."""
         if not any(item.adapter for item in items):
             return None
-        addresses = array("Q")
+        addresses, order, batches = array("Q"), array("q"), array("q")
+        spans: dict[int, list[range]] = {}  # of tokens, by address
         for item in items:
             address = self._tables[item.adapter] if item.adapter else 0
+            spans.setdefault(address, []).append(range(len(addresses), len(addresses) + len(item.tokens)))
             addresses.extend((address,) * len(item.tokens))
-        return addresses
+        for own in spans.values():
+            begin = len(order)
+            for span in own:
+                order.extend(span)
+            batches.extend(range(begin, len(order), BATCH))
+        batches.append(len(order))
+        return TokenAdapters(addresses, order, batches)
 
     def embedded(self, items: Sequence[StepItem]) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Tokens of a step, by index, whose adapters bring an embedding, and what stands for them: (n, hidden)."""
@@ -195,11 +226,6 @@ def _sizes(config: DecoderConfig) -> list[dict[str, tuple[int, int]]]:
         {name.removesuffix(".weight"): (shape[0], shape[1]) for name, shape in layer.items() if len(shape) == 2}
         for layer in layers
     ]
-
-
-def address_of(addresses: array[int] | None) -> int | None:
-    """Where a list of addresses is; None where there is none."""
-    return None if addresses is None else addresses.buffer_info()[0]
 
 
 def inputs_of(config: DecoderConfig, product: int) -> int:

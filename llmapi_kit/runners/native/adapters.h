@@ -29,70 +29,102 @@ INLINE vec load_and_fetch(const float *from) {
     return load_float(from);
 }
 
-/* Inputs times some vectors of `down`, `stride` apart, and the offsets. */
-INLINE void reduce_as(const int vectors, const int chains, const float *down, long stride, const float *offset,
-                      const float *inputs, long size, float *reduced) {
-    vec sums[4][4] = {0};
+#define BATCH 4 /* tokens of one adapter that read it together; mirrored in adapter_tables.py */
+
+/* Inputs of some rows times some vectors of `down`, `stride` apart, and the offsets. The order of sums depends on
+   `vectors` alone, so that a token's are the same whatever is computed beside it. */
+INLINE void reduce_as(const int rows, const int vectors, const int chains, const float *down, long stride,
+                      const float *offset, const float *const *inputs, long size, float *reduced) {
+    vec sums[BATCH][4][4] = {0};
     long i = 0;
     for (; i + chains <= size; i += chains)
 #pragma GCC unroll 4
         for (int j = 0; j < chains; j++)
 #pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++)
-                sums[v][j] += load_and_fetch(down + (i + j) * stride + v * LANES) * inputs[i + j];
-    for (; i < size; i++)
-        for (int v = 0; v < vectors; v++) sums[v][0] += load_float(down + i * stride + v * LANES) * inputs[i];
+            for (int v = 0; v < vectors; v++) {
+                const vec factors = load_and_fetch(down + (i + j) * stride + v * LANES);
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) {
-        for (int j = 1; j < chains; j++) sums[v][0] += sums[v][j];
-        *(vec *)(reduced + v * LANES) = sums[v][0] + load_float(offset + v * LANES);
-    }
-}
-
-static void reduce(const Change *change, const float *inputs, float *reduced) {
-    const long stride = change->ranks;
-    for (long at = 0; at < stride; at += 4 * LANES) {
-        const float *down = change->down + at, *offset = change->offset + at;
-        switch ((stride - at) / LANES) {
-#define REDUCE(count, chains) reduce_as(count, chains, down, stride, offset, inputs, change->inputs, reduced + at); break;
-            case 1: REDUCE(1, 4)
-            case 2: REDUCE(2, 4)
-            case 3: REDUCE(3, 2)
-            default: REDUCE(4, 2)
+                for (int r = 0; r < rows; r++) sums[r][v][j] += factors * inputs[r][i + j];
+            }
+    for (; i < size; i++)
+        for (int v = 0; v < vectors; v++)
+            for (int r = 0; r < rows; r++) sums[r][v][0] += load_float(down + i * stride + v * LANES) * inputs[r][i];
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) {
+            for (int j = 1; j < chains; j++) sums[r][v][0] += sums[r][v][j];
+            *(vec *)(reduced + r * stride + v * LANES) = sums[r][v][0] + load_float(offset + v * LANES);
         }
-    }
 }
 
-/* Adds what a part makes of the numbers that are its own. */
-static void expand(const Part *part, const float *reduced, float *outputs) {
+/* Adds what a part makes of the numbers that are its own, `stride` apart. */
+INLINE void expand_as(const int rows, const Part *part, const float *reduced, long stride, float *const *outputs) {
     const float *up = part->up;
     const long rank = part->rank;
     for (long i = 0; i < part->size; i += LANES, up += rank * LANES) {
-        vec sums[2] = {0};
-        long r = 0;
-        for (; r + 2 <= rank; r += 2) {
-            sums[0] += load_and_fetch(up + r * LANES) * reduced[r];
-            sums[1] += load_and_fetch(up + (r + 1) * LANES) * reduced[r + 1];
+        vec sums[BATCH][2] = {0};
+        long k = 0;
+        for (; k + 2 <= rank; k += 2)
+#pragma GCC unroll 2
+            for (int j = 0; j < 2; j++) {
+                const vec factors = load_and_fetch(up + (k + j) * LANES);
+#pragma GCC unroll 4
+                for (int r = 0; r < rows; r++) sums[r][j] += factors * reduced[r * stride + part->at + k + j];
+            }
+        for (int r = 0; k < rank && r < rows; r++)
+            sums[r][0] += load_float(up + k * LANES) * reduced[r * stride + part->at + k];
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            const vec sum = sums[r][0] + sums[r][1];
+            float *to = outputs[r] + part->first + i;
+            if (i + LANES <= part->size) *(vec *)to += sum;
+            else
+                for (long j = 0; j < part->size - i; j++) to[j] += sum[j];
         }
-        if (r < rank) sums[0] += load_float(up + r * LANES) * reduced[r];
-        const vec sum = sums[0] + sums[1];
-        if (i + LANES <= part->size) *(vec *)(outputs + i) += sum;
-        else
-            for (long j = i; j < part->size; j++) outputs[j] += sum[j - i];
     }
 }
 
-/* Changes a token's outputs of a product as its adapter has it; `change` is NULL where it has none. `inputs` are as
-   `round_inputs` left them. Of the outputs, `bias` and what stood there `before` are not the weights' own; or NULL. */
-static void adapt(const Change *change, const float *inputs, const float *bias, const float *before, float *outputs) {
-    if (!change || !change->num_parts) return;
-    float reduced[change->ranks], room[row_size(change->inputs)];
-    reduce(change, wide_inputs(inputs, change->inputs, room), reduced);
+#define EACH_BATCH(rows, CASE) \
+    switch (rows) { CASE(1) CASE(2) CASE(3) CASE(4) }
+
+static void reduce(const Change *change, long rows, const float *const *inputs, float *reduced) {
+    const long stride = change->ranks;
+    for (long at = 0; at < stride; at += 4 * LANES) {
+        const float *down = change->down + at, *offset = change->offset + at;
+        const long vectors = (stride - at) / LANES;
+#define REDUCE_AS(rows, count, chains) \
+    reduce_as(rows, count, chains, down, stride, offset, inputs, change->inputs, reduced + at)
+#define REDUCE(rows) \
+    case rows: \
+        if (vectors == 1) REDUCE_AS(rows, 1, 4); \
+        else if (vectors == 2) REDUCE_AS(rows, 2, 2); \
+        else if (vectors == 3) REDUCE_AS(rows, 3, 1); \
+        else REDUCE_AS(rows, 4, 1); \
+        break;
+        EACH_BATCH(rows, REDUCE)
+    }
+}
+
+static void expand(const Part *part, long rows, const float *reduced, long stride, float *const *outputs) {
+#define EXPAND(rows) case rows: expand_as(rows, part, reduced, stride, outputs); break;
+    EACH_BATCH(rows, EXPAND)
+}
+
+/* Changes outputs of a product of up to BATCH tokens as their adapter has it. `inputs` are as `round_inputs` left them.
+   Of the outputs, `bias` and what stood there `before` are not the weights' own; or NULL. */
+static void adapt(const Change *change, long rows, const float *const *inputs, const float *bias,
+                  const float *const *before, float *const *outputs) {
+    const float *wide[BATCH];
+    float reduced[rows * change->ranks], room[rows][row_size(change->inputs)];
+    for (long r = 0; r < rows; r++) wide[r] = wide_inputs(inputs[r], change->inputs, room[r]);
+    reduce(change, rows, wide, reduced);
     for (const Part *part = change->parts; part < change->parts + change->num_parts; part++) {
-        for (long i = part->first; part->gain && i < part->first + part->size; i++) {
-            const float others = (bias ? bias[i] : 0) + (before ? before[i] : 0);
-            outputs[i] += part->gain[i - part->first] * (outputs[i] - others);
-        }
-        expand(part, reduced + part->at, outputs + part->first);
+        for (long r = 0; part->gain && r < rows; r++)
+            for (long i = part->first; i < part->first + part->size; i++) {
+                const float others = (bias ? bias[i] : 0) + (before ? before[r][i] : 0);
+                outputs[r][i] += part->gain[i - part->first] * (outputs[r][i] - others);
+            }
+        expand(part, rows, reduced, change->ranks, outputs);
     }
 }

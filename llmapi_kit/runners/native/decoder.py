@@ -29,7 +29,7 @@ from llmapi_kit.checkpoints.model_decoder import config_of, obstacle_to_decoder
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.image_memory import FIRST_IMAGE_ID
 from llmapi_kit.runners.lazy_memory import LazyMemory
-from llmapi_kit.runners.native.adapter_tables import AdapterTables, address_of, inputs_of
+from llmapi_kit.runners.native.adapter_tables import AdapterTables, inputs_of
 from llmapi_kit.runners.native.compiler import NativeUnavailableError, load_library
 from llmapi_kit.runners.native.packed_weights import PackedWeights
 from llmapi_kit.runners.native.structures import Expert, Layer, Model, declare
@@ -259,7 +259,7 @@ class NativeDecoder:
             tokens.buffer_info()[0],
             positions.buffer_info()[0],
             slots.buffer_info()[0],
-            address_of(adapters),
+            *(adapters.arguments if adapters else (None, None, None, 0)),
             num_wanted,
             wanted.buffer_info()[0],
             self._states.data_ptr(),

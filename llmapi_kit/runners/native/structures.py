@@ -70,7 +70,8 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
         function.argtypes, function.restype = arguments, SIZE
     library.step.argtypes = (
         *(model, POINTER, SIZE),
-        *(SIZE, POINTER, POINTER, POINTER, POINTER),
+        *(SIZE, POINTER, POINTER, POINTER),
+        *(POINTER, POINTER, POINTER, SIZE),
         *(SIZE, POINTER, POINTER, POINTER, POINTER),
     )
     library.pack.argtypes = (POINTER, SIZE, POINTER, POINTER, *(SIZE, SIZE, SIZE), POINTER)
