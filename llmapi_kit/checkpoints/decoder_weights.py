@@ -9,36 +9,25 @@ find, and for `checkpoint_check` to name. Part of loading: blocking, but reads h
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from llmapi_kit.checkpoints.decoder_config import DecoderConfig, Rope
-from llmapi_kit.checkpoints.decoder_families import ROUTER, SHARED_GATE, layer_shapes
+from llmapi_kit.checkpoints.decoder_config import DecoderConfig
+from llmapi_kit.checkpoints.decoder_families import FAMILIES, ROUTER, SHARED_GATE, layer_shapes
+from llmapi_kit.checkpoints.expert_tensors import apart
 from llmapi_kit.checkpoints.integer_weights import IntegerFormat, IntegerMatrix, RoundedMatrix
 from llmapi_kit.checkpoints.mapped_files import drop_pages
 from llmapi_kit.checkpoints.model_files import weight_files
 from llmapi_kit.checkpoints.packed_checkpoint import Packing, packing_of, unpack
+from llmapi_kit.checkpoints.rotation import Rotation, rotation_of
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 HEAD_BITS = 8  # of integers, in embedding and output layer
 KEPT = tuple(f".{name}.weight" for name in (ROUTER, SHARED_GATE))  # few numbers that decide much: never integers
-
-
-@dataclass(frozen=True, slots=True)
-class Rotation:
-    """A rotary embedding.
-
-    Attributes:
-        inv_freq: (rotated / 2,) in radians a position; `rotated` of a head's numbers are turned, the first ones.
-        scale: of cosines and sines.
-    """
-
-    inv_freq: torch.Tensor
-    scale: float = 1.0
 
 
 class DecoderWeights:
@@ -123,13 +112,7 @@ class DecoderWeights:
 
     def rotaries(self, length: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Cosines and sines of each rotary embedding, (length, num_rotated) each."""
-        return [_cosines_and_sines(rotation, length) for rotation in self._rotations]
-
-
-def _cosines_and_sines(rotation: Rotation, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    angles = torch.arange(length)[:, None].float() * rotation.inv_freq.float()
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos() * rotation.scale, angles.sin() * rotation.scale
+        return [rotation.cosines_and_sines(length) for rotation in self._rotations]
 
 
 def layer_name(index: int, part: str) -> str:
@@ -145,7 +128,8 @@ def read_decoder_weights(folder: Path, config: DecoderConfig) -> DecoderWeights 
         config: of the folder.
     """
     try:
-        tensors = dict(_mapped(folder))
+        are_transposed = FAMILIES[config.architecture].experts_are_transposed
+        tensors = dict(apart(_mapped(folder), are_transposed=are_transposed))
     except SafetensorError:
         return None
     if config.num_hidden_layers > len(tensors):  # a million layers are not worth naming
@@ -164,8 +148,7 @@ def read_decoder_weights(folder: Path, config: DecoderConfig) -> DecoderWeights 
     if len({each.dtype for each in found.values() if isinstance(each, torch.Tensor)}) != 1:
         return None
     ordered = {name: found[name] for name in shapes}
-    rotation = Rotation(inverse_frequencies(cast(Rope, config.rope), config.head_dim))
-    weights = DecoderWeights(config, ordered, [rotation])
+    weights = DecoderWeights(config, ordered, [rotation_of(rope, config.head_dim) for rope in config.ropes])
     if packing is not None and any(isinstance(each, IntegerMatrix) for each in found.values()):
         weights.integers = _integers(packing, found)
     return weights
@@ -173,33 +156,10 @@ def read_decoder_weights(folder: Path, config: DecoderConfig) -> DecoderWeights 
 
 def _integers(packing: Packing, found: Mapping[str, torch.Tensor | IntegerMatrix]) -> IntegerFormat:
     """What all matrices of layers fit into: 8 bits where some of them came as floats."""
-    layers = [each for name, each in found.items() if len(each.shape) == 2 and name not in (EMBEDDING, HEAD)]
+    floats = (EMBEDDING, HEAD, *KEPT)
+    layers = [each for name, each in found.items() if len(each.shape) == 2 and not name.endswith(floats)]
     bits = packing.bits if all(isinstance(each, IntegerMatrix) for each in layers) else 8
     return IntegerFormat(bits, packing.step_group)
-
-
-def inverse_frequencies(rope: Rope, head_dim: int) -> torch.Tensor:
-    """What a position turns each pair of a head's numbers by, in radians: (head_dim / 2,).
-
-    Source: Su et al. 2021 (RoFormer); for the scaled kinds, the blog post of kaiokendev on linear scaling, and
-    https://github.com/meta-llama/llama-models/blob/main/models/llama3/reference_impl/model.py.
-    """
-    frequencies = 1.0 / (rope.theta ** (torch.arange(0, head_dim, 2, dtype=torch.float) / head_dim))
-    if rope.kind == "linear":
-        return frequencies / rope.factor
-    if rope.kind == "llama3":
-        return _stretch_long_waves(frequencies, rope)
-    return frequencies
-
-
-def _stretch_long_waves(frequencies: torch.Tensor, rope: Rope) -> torch.Tensor:
-    context, low, high = rope.original_max_position_embeddings, rope.low_freq_factor, rope.high_freq_factor
-    wavelengths = 2 * torch.pi / frequencies
-    stretched = frequencies / rope.factor
-    share = (context / wavelengths - low) / (high - low)
-    between = (1 - share) * stretched + share * frequencies
-    kept = torch.where(wavelengths < context / high, frequencies, between)
-    return torch.where(wavelengths > context / low, stretched, kept)
 
 
 def _mapped(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:

@@ -31,6 +31,8 @@ SMALLER_ON_CPU = (('dtype="bfloat16"', "bfloat16"), ('quantize="int8"', "int8"),
 CPU_KV_SHARE, CPU_KV_LIMIT = 0.25, 4 * 2**30
 GPU_KV_SHARE = 0.8
 WEIGHT_BYTES = {**BYTES, "int4": 0.65}  # 4 bits with scales, and some matrices in 8
+# Bytes of weights that come packed for one in a file, where it is not one: a byte each with scales of 4, or 16 bits
+GROWTH = {"mxfp4": 36 / 17, "fp8": 2.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +226,11 @@ def check_folder(
     config = known or read_config(path, path.name, trusts_code=trusts_code).get_text_config()
     stored = str(config.dtype or "float32").removeprefix("torch.")
     weights = weights_bytes or sum(file.stat().st_size for file in weight_files(path))
-    is_packed = bool(getattr(config, "quantization", None))  # and stays so
+    packing = getattr(config, "quantization", None)
+    is_packed = bool(packing)  # and stays so
     kept = stored if dtype is None or is_packed or (keeps_bfloat16 and stored == "bfloat16") else dtype
     weights = int(weights * WEIGHT_BYTES.get(kept, 4) / BYTES.get(stored, 4))
+    weights = int(weights * GROWTH.get(packing.get("quant_method"), 1)) if packing else weights
     num_added = max(0, num_rows - config.vocab_size)
     num_matrices = 1 if getattr(config, "tie_word_embeddings", False) else 2
     weights += int(num_added * num_matrices * getattr(config, "hidden_size", 0) * WEIGHT_BYTES.get(kept, 4))

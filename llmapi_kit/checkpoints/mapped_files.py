@@ -25,12 +25,14 @@ PRESENT, SWAPPED, OF_FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
 def drop_pages(tensor: torch.Tensor) -> None:
     """Let go of a tensor's pages that are as they stand in a file; used again, they are read in again.
 
-    A tensor with a page of its own, because it was written to or was never mapped, is left alone.
+    So are pages between the parts of a view. A tensor with a page of its own, because it was written to or was never
+    mapped, is left alone.
     """
-    if (madvise := _madvise()) is None or tensor.device.type != "cpu" or not tensor.is_contiguous():
+    if (madvise := _madvise()) is None or tensor.device.type != "cpu" or not tensor.numel():
         return
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     first = -(-tensor.data_ptr() // mmap.PAGESIZE)
-    num_pages = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE - first
+    num_pages = (tensor.data_ptr() + (last + 1) * tensor.itemsize) // mmap.PAGESIZE - first
     if num_pages > 0 and not _has_own_pages(first, num_pages):
         madvise(first * mmap.PAGESIZE, num_pages * mmap.PAGESIZE, mmap.MADV_DONTNEED)
 

@@ -12,13 +12,23 @@ from typing import Any
 
 import torch
 
-from llmapi_kit.checkpoints.decoder_config import ROPE_FACTORS, ROPE_NUMBERS, DecoderConfig, Rope
-from llmapi_kit.checkpoints.decoder_families import ACTIVATIONS, FAMILIES, Experts, Family, Variant, scalars
-from llmapi_kit.checkpoints.decoder_weights import HEAD, DecoderWeights, Rotation, tensor_shapes
+from llmapi_kit.checkpoints.decoder_config import DecoderConfig
+from llmapi_kit.checkpoints.decoder_families import (
+    ACTIVATIONS,
+    FAMILIES,
+    Experts,
+    Family,
+    Variant,
+    scalars,
+)
+from llmapi_kit.checkpoints.decoder_weights import HEAD, DecoderWeights, tensor_shapes
+from llmapi_kit.checkpoints.expert_tensors import apart
 from llmapi_kit.checkpoints.integer_weights import IntegerMatrix
+from llmapi_kit.checkpoints.rope import NUMBERS
+from llmapi_kit.checkpoints.rotation import Rotation
 
 # Rotary embeddings whose frequencies are the same at each length, or up to one: see `constant_length`
-KNOWN_ROPES = {*ROPE_NUMBERS, "yarn", "longrope", "dynamic"}
+KNOWN_ROPES = {*NUMBERS, "longrope", "dynamic"}
 
 
 def is_decoder(model: Any) -> bool:
@@ -26,20 +36,39 @@ def is_decoder(model: Any) -> bool:
 
     Some do so only up to the length that `architecture.constant_length` tells.
     """
-    family = FAMILIES.get(type(model).__name__)
-    if family is None or model.lm_head.bias is not None or hasattr(model, "hf_quantizer"):
-        return False
-    kinds = {each.get("rope_type", "default") for each in _ropes(model.config)}
-    is_known = kinds <= KNOWN_ROPES and getattr(model.config, family.activation) in ACTIVATIONS
-    layers = model.model.layers
+    return not obstacle_to_decoder(model)
+
+
+def obstacle_to_decoder(model: Any) -> str:
+    """What a model has that a `DecoderConfig` can't say, as a clause; empty where there is nothing."""
+    name = type(model).__name__
+    family = FAMILIES.get(name)
+    if family is None:
+        return f"{name} is a family that it does not know"
+    if hasattr(model, "hf_quantizer"):
+        return "the weights come quantized in a form that it does not know"
+    if model.lm_head.bias is not None:
+        return "its output layer has a bias"
+    if unknown := {each.get("rope_type", "default") for each in _ropes(model.config)} - KNOWN_ROPES:
+        return f"its rotary embedding is scaled by {min(unknown)!r}"
+    activation = getattr(model.config, family.activation or "", "silu")
+    if activation not in ACTIVATIONS:
+        return f"{family.activation} is {activation!r}"
     if getattr(model.config, "clip_qkv", None) is not None:  # of OLMoE
-        return False
-    if not is_known or not all(getattr(layer.self_attn, "is_causal", True) for layer in layers):
-        return False
-    tensors = dict(_tensors(model))
+        return "clip_qkv cuts off its queries, keys and values"
+    if not all(getattr(layer.self_attn, "is_causal", True) for layer in model.model.layers):
+        return "its attention looks both ways"
+    return _obstacle_in_tensors(model)
+
+
+def _obstacle_in_tensors(model: Any) -> str:
+    tensors, expected = dict(_tensors(model)), dict(tensor_shapes(config_of(model)))
+    # Norms are float32 in some families whatever the rest is
+    if not all(tensor.dtype == model.dtype for tensor in tensors.values() if tensor.ndim == 2):
+        return "its matrices are of several types"
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    has_one_type = all(tensor.dtype == model.dtype for tensor in tensors.values())
-    return has_one_type and shapes == dict(tensor_shapes(config_of(model)))
+    odd = next((name for name in {**shapes, **expected} if shapes.get(name) != expected.get(name)), None)
+    return "" if odd is None else f"its tensor {odd} is not what its family has"
 
 
 def weights_of_model(model: Any) -> DecoderWeights:
@@ -49,7 +78,7 @@ def weights_of_model(model: Any) -> DecoderWeights:
         model: one on the CPU that `is_decoder`.
     """
     tensors: dict[str, torch.Tensor | IntegerMatrix] = dict(_tensors(model))
-    weights = DecoderWeights(config_of(model), tensors, _rotations(model))
+    weights = DecoderWeights(config_of(model), tensors, rotations_of(model))
     for parameter in model.parameters():  # a view of a mapped file keeps all of it mapped
         parameter.data = torch.empty(0, dtype=parameter.dtype)
     return weights
@@ -80,7 +109,7 @@ def config_of(model: Any) -> DecoderConfig:
         has_qkv_bias=first.bias is not None,
         has_qk_norm=hasattr(attention, "q_norm"),
         windows=tuple(getattr(layer.self_attn, "sliding_window", window) or 0 for layer in layers),
-        rope=_rope(config),
+        ropes=(),
         eos_token_id=config.eos_token_id,
         dtype=None,
         variant=_variant(model, family),
@@ -93,7 +122,7 @@ def _variant(model: Any, family: Family) -> Variant:
     return replace(
         family.built,
         **scalars(family, vars(config)),
-        activation=ACTIVATIONS[getattr(config, family.activation)],
+        activation=ACTIVATIONS[getattr(config, family.activation)] if family.activation else family.built.activation,
         has_output_bias=attention.o_proj.bias is not None,
         has_feed_forward_bias=getattr(getattr(feed_forward, "down_proj", None), "bias", None) is not None,
         rotations=_rotation_of_layers(model),
@@ -117,21 +146,18 @@ def _experts(model: Any, family: Family) -> Experts | None:
         renormalises=bool(renormalises),
         shared_size=int(config.shared_expert_intermediate_size) if has_shared else 0,
         layers=tuple(hasattr(layer.mlp, "experts") for layer in layers),
+        has_bias=family.experts_have_bias,
     )
 
 
 def _tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each of a model's tensors; those of experts one by one."""
-    for name, parameter in model.named_parameters():
-        start, is_of_experts, part = name.rpartition(".mlp.experts.")
-        if not is_of_experts:
-            yield name, parameter.detach()
-            continue
-        for index, matrix in enumerate(parameter.detach()):
-            yield f"{start}.mlp.experts.{index}.{part}.weight", matrix
+    """Each of a model's tensors, by the names of `decoder_families`; those of experts one by one."""
+    named = ((name, parameter.detach()) for name, parameter in model.named_parameters())
+    return apart(named, are_transposed=FAMILIES[type(model).__name__].experts_are_transposed)
 
 
-def _rotations(model: Any) -> list[Rotation]:
+def rotations_of(model: Any) -> list[Rotation]:
+    """The rotary embeddings that layers of a model of transformers have."""
     rotary = model.model.rotary_emb
     names = [f"{kind}_" for kind in _layer_kinds(model)] if not hasattr(rotary, "inv_freq") else [""]
     # A forward pass may have left frequencies there that are for its own length
@@ -158,12 +184,3 @@ def _ropes(config: Any) -> list[Any]:
     given = getattr(config, "rope_parameters", None) or {}
     is_by_layer = given and all(isinstance(each, dict) for each in given.values())
     return list(given.values()) if is_by_layer else [given]
-
-
-def _rope(config: Any) -> Rope | None:
-    """What config.json can say without transformers; None for anything else."""
-    ropes = _ropes(config)
-    kind = ropes[0].get("rope_type", "default")
-    if len(ropes) != 1 or kind not in ROPE_NUMBERS or ropes[0].keys() - {"rope_type", "rope_theta", *ROPE_FACTORS}:
-        return None
-    return Rope(kind, float(ropes[0]["rope_theta"]), **{name: float(ropes[0][name]) for name in ROPE_NUMBERS[kind]})

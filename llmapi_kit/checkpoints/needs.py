@@ -27,6 +27,7 @@ Verdict = Literal["fits", "tight", "too large", "not here"]
 # Number formats of weights, by what they are for; the first of those in fewer bits is the largest
 WHOLE = ("bfloat16", "float32")
 ON_CPU, ON_GPU = ("int8", "int4"), ("8bit",)
+LENGTH_DEPENDENT = {"phi3"}  # beyond their first 4,096 tokens these compute in torch only, unless told to stop there
 NOT_YET = "On a GPU quantize='4bit' takes less, and is not listed."
 # Python's libraries and the buffers of a step. On a CPU torch and transformers take 320 MiB, as measured; on a GPU it
 # is an allowance for the CUDA context and its kernels
@@ -137,7 +138,7 @@ def _kv_format(precision: str, on_gpu: bool, *, is_default: bool) -> str:
 
 def _obstacle(precision: str, on_gpu: bool, shape: Any) -> str:
     if precision in ON_CPU:
-        is_known = getattr(shape, "model_type", None) in ARCHITECTURES
+        is_known = getattr(shape, "model_type", None) in ARCHITECTURES.keys() - LENGTH_DEPENDENT
         return "needs a CPU" if on_gpu else "" if is_known else "not of this family"
     if precision != "8bit":
         return ""

@@ -1,11 +1,13 @@
 """Checkpoints that come quantized: what their configuration says, and their matrices as the step in C takes them.
 
-Understood are GPTQ and AWQ with 4 bits, GPTQ with 8, integers of compressed-tensors, and FP8 in blocks, which is
-widened. Their values, zeros and scales are kept as they are, so nothing is rounded twice. What is not understood is for
-transformers and the package that it needs, or refused by name. Knows tensors' names and layouts, nothing of a step.
+Understood are GPTQ and AWQ with 4 bits, GPTQ with 8, integers of compressed-tensors, MXFP4, whose values are whole
+numbers of half its scale, and FP8 in blocks, which is widened. Their values, zeros and scales are kept as they are, so
+nothing is rounded twice. What is not understood is for transformers and the package that it needs, or refused by name.
+Knows tensors' names and layouts, nothing of a step.
 
 Source: https://github.com/AutoGPTQ/AutoGPTQ and https://github.com/casper-hansen/AutoAWQ for how values lie in words,
-https://github.com/vllm-project/compressed-tensors for names and configuration.
+https://github.com/vllm-project/compressed-tensors for names and configuration; the OCP Microscaling Formats
+specification for MXFP4.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ PACKAGES = {
     "hqq": "hqq",
 }
 ON_GPU_ONLY = {"bitsandbytes", "fp8", "fbgemm_fp8", "mxfp4"}
+MXFP4_TWICE = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # what each nibble means, times 2
+MXFP4_GROUP = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class Packing:
     """How a checkpoint stores its matrices.
 
     Attributes:
-        layout: ``gptq``, ``awq``, ``pack-quantized``, ``int-quantized`` or ``fp8``.
+        layout: ``gptq``, ``awq``, ``pack-quantized``, ``int-quantized``, ``mxfp4`` or ``fp8``.
         bits: of a value.
         group: inputs that share a scale; 0 for all of a row.
         first_zero: what a zero that is stored as 0 means.
@@ -74,6 +78,8 @@ def packing_of(quantization: Any) -> Packing | None:
         packing = Packing("awq", 4, max(0, int(group or 0)))
     elif method == "compressed-tensors":
         packing = _compressed(quantization)
+    elif method == "mxfp4":
+        packing = Packing("mxfp4", 8, MXFP4_GROUP)
     elif method == "fp8" and quantization.get("weight_block_size") == [128, 128]:
         return Packing("fp8", 8, 128)
     return packing if packing is not None and packing.group in (0, *GROUPS) else None
@@ -140,7 +146,13 @@ class PackedMatrix(IntegerMatrix):
 
     def rows(self, begin: int, end: int) -> IntegerRows:
         """See `IntegerMatrix.rows`."""
-        layout = {"gptq": self._gptq, "awq": self._awq, "pack-quantized": self._packed, "int-quantized": self._bytes}
+        layout = {
+            "gptq": self._gptq,
+            "awq": self._awq,
+            "pack-quantized": self._packed,
+            "int-quantized": self._bytes,
+            "mxfp4": self._mxfp4,
+        }
         values, scales, zeros = layout[self._packing.layout](begin, end)
         num_groups = -(-self.shape[1] // self.group)
         if scales.shape[1] == 1:
@@ -179,6 +191,12 @@ class PackedMatrix(IntegerMatrix):
     def _bytes(self, begin: int, end: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         return self._parts["weight"][begin:end].int() + 128, *self._symmetric(begin, end)
 
+    def _mxfp4(self, begin: int, end: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        blocks = self._parts["blocks"][begin:end]  # (rows, groups, 16), of each byte the lower half first
+        halves = torch.stack((blocks & 0xF, blocks >> 4), -1).flatten(1).int()
+        scales = torch.exp2(self._parts["scales"][begin:end].float() - 128)  # 2 ** (scale - 127), of values times 2
+        return torch.tensor(MXFP4_TWICE)[halves] + 128, scales, torch.full_like(scales, 128)
+
     def _symmetric(self, begin: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
         scales = self._parts["weight_scale"][begin:end]
         return scales, torch.full_like(scales, 2 ** (self._packing.bits - 1))
@@ -202,6 +220,8 @@ def _shapes(packing: Packing, outputs: int, inputs: int) -> dict[str, tuple[int,
         return {**words, "scales": (groups, outputs)}
     if packing.layout == "pack-quantized":
         return {"weight_packed": (outputs, -(-inputs // width)), "weight_scale": (outputs, groups)}
+    if packing.layout == "mxfp4":
+        return {"blocks": (outputs, groups, MXFP4_GROUP // 2), "scales": (outputs, groups)}
     return {"weight": (outputs, inputs), "weight_scale": (outputs, groups)}
 
 
@@ -216,9 +236,13 @@ def unpack(
         shapes: of all tensors of the model.
     """
     rest, found = dict(tensors), dict[str, torch.Tensor | IntegerMatrix]()
+    of_stem: dict[str, dict[str, str]] = {}
+    for key in tensors:
+        stem, _, part = key.rpartition(".")
+        if part != "bias":
+            of_stem.setdefault(stem, {})[part] = key
     for name, shape in shapes.items():
-        stem = name.removesuffix("weight")
-        parts = {key.removeprefix(stem): key for key in rest if key.startswith(stem)}
+        parts = of_stem.get(name.removesuffix(".weight"), {})
         if packing.layout == "fp8" and "weight_scale_inv" in parts:
             found[name] = _widened(rest.pop(name), rest.pop(parts["weight_scale_inv"]))
         elif (wanted := _shapes(packing, *shape) if len(shape) == 2 else {}) and wanted.keys() <= parts.keys():

@@ -23,11 +23,21 @@ from llmapi_kit.errors import ModelLoadError
 logger = logging.getLogger(__name__)
 
 # By a model's type and the class that its tokenizer_config.json names; a test compares it with AutoTokenizer's choice
-_NAMES = ("PreTrainedTokenizerFast", "TokenizersBackend", "Qwen2Tokenizer", "Qwen2TokenizerFast")
+_FAST = dict.fromkeys(("PreTrainedTokenizerFast", "TokenizersBackend"), "PreTrainedTokenizerFast")
+_QWEN = dict.fromkeys(("Qwen2Tokenizer", "Qwen2TokenizerFast"), "Qwen2Tokenizer")
+_GEMMA = _FAST | dict.fromkeys(("GemmaTokenizer", "GemmaTokenizerFast"), "GemmaTokenizer")
+# Of these families the class that a file names is not believed
+_ANY = _FAST | dict.fromkeys(
+    ("LlamaTokenizer", "LlamaTokenizerFast", "GPT2Tokenizer", "GPT2TokenizerFast"), "PreTrainedTokenizerFast"
+)
 TOKENIZER_CLASSES = {
-    "llama": dict.fromkeys(_NAMES[:2], "PreTrainedTokenizerFast"),
-    "qwen2": dict.fromkeys(_NAMES, "Qwen2Tokenizer"),
-    "qwen3": dict.fromkeys(_NAMES[:2], "PreTrainedTokenizerFast") | dict.fromkeys(_NAMES[2:], "Qwen2Tokenizer"),
+    "llama": _FAST,
+    "qwen2": dict.fromkeys((*_FAST, *_QWEN), "Qwen2Tokenizer"),
+    **dict.fromkeys(("qwen3", "qwen2_moe", "qwen3_moe"), _FAST | _QWEN),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), _GEMMA),
+    **dict.fromkeys(("phi3", "granite", "olmo2", "olmo3"), _ANY),
+    "olmoe": _FAST | dict.fromkeys(("GPTNeoXTokenizer", "GPTNeoXTokenizerFast"), "GPTNeoXTokenizer"),
+    **dict.fromkeys(("smollm3", "seed_oss", "gpt_oss"), _FAST),
 }
 
 

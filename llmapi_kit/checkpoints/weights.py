@@ -338,6 +338,8 @@ def _map_weights(spec: ModelSpec, way: _Way, *, has_tokenizer: bool) -> DecoderW
     if wanted not in (None, _name(weights.dtype)) and way.integers is None and not config.quantization:
         return None
     arithmetic = torch.float32 if way.keeps_bfloat16 else cast(torch.dtype, way.dtype)  # on a CPU it is always named
+    if arithmetic != torch.float32 and config.variant.experts is not None:
+        return None  # other roundings than the model's own choose other experts
     stored = way.integers or weights.integers or weights.dtype
     kv_dtype: torch.dtype | None = getattr(torch, way.kv_cache_dtype or "", None)
     return weights if way.has_native(stored, arithmetic, kv_dtype) else None

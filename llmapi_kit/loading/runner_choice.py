@@ -21,7 +21,8 @@ from llmapi_kit.config import Settings
 from llmapi_kit.errors import UnsupportedModelError
 from llmapi_kit.runners.base import Runner
 from llmapi_kit.runners.image_memory import ImageMemory
-from llmapi_kit.runners.native.decoder import NativeDecoder
+from llmapi_kit.runners.native.compiler import NativeUnavailableError
+from llmapi_kit.runners.native.decoder import Formats, NativeDecoder
 from llmapi_kit.runners.native.runner import NativeRunner
 from llmapi_kit.runners.picture_check import check_picture
 
@@ -140,12 +141,10 @@ def _native_weights(loaded: LoadedModel, plan: SlotPlan) -> DecoderWeights | Non
     if loaded.integers is None and loaded.kv_dtype is None:
         return None
     dtype, kv_dtype = getattr(torch, loaded.dtype), getattr(torch, loaded.kv_dtype or "", None)
-    is_known = NativeDecoder.can_run(model, model.dtype) and loaded.eye is None
-    if not is_known or not NativeDecoder.is_available(loaded.integers or model.dtype, dtype, kv_dtype):
+    if obstacle := _obstacle(loaded, Formats(loaded.integers or model.dtype, dtype, kv_dtype)):
         raise UnsupportedModelError(
-            f"{type(model).__name__}: quantize and kv_cache_dtype on a CPU are computed by a compiled step, which "
-            "needs a C compiler, dtype float32 or bfloat16, and a model like Llama that sees no pictures. Leave them "
-            "out, or load a GGUF file of the model."
+            f"{type(model).__name__}: quantize and kv_cache_dtype on a CPU are computed by a compiled step, and "
+            f"{obstacle}. Leave them out, or load a GGUF file of the model."
         )
     constant = constant_length(model.config.get_text_config())
     if constant and plan.max_length > constant:
@@ -157,3 +156,16 @@ def _native_weights(loaded: LoadedModel, plan: SlotPlan) -> DecoderWeights | Non
     if loaded.integers is not None:
         weights.round_to(loaded.integers)
     return weights
+
+
+def _obstacle(loaded: LoadedModel, formats: Formats) -> str:
+    """Why a model can't be computed by the step in C, as a clause; empty where it can."""
+    if loaded.eye is not None:
+        return "the model sees pictures, which it does not know"
+    if obstacle := NativeDecoder.obstacle(loaded.model, loaded.model.dtype):
+        return obstacle
+    try:
+        NativeDecoder.compile(formats)
+    except NativeUnavailableError as exc:
+        return f"that can't be had here: {exc}"
+    return ""

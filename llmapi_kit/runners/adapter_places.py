@@ -13,7 +13,7 @@ from llmapi_kit.checkpoints.decoder_families import PRODUCTS
 from llmapi_kit.errors import ModelLoadError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from llmapi_kit.checkpoints.low_rank import Changes, LowRank, Replacement
+    from llmapi_kit.checkpoints.low_rank import LowRank, Replacement
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,26 +74,6 @@ def module_places(model: Any) -> dict[str, Place]:
         elif isinstance(module, Conv1D):
             places[name] = Place(name, 0, module.nf, module.nx, module.nf)
     return places
-
-
-def check_sums(changes: Changes, model: str) -> dict[str, LowRank]:
-    """What an adapter adds to layers, for a runner that can do no more than add.
-
-    Raises:
-        UnsupportedModelError: it does something else; the message says which runner can.
-    """
-    from llmapi_kit.checkpoints.low_rank import LowRank
-
-    sums = {name: change for name, change in changes.items() if isinstance(change, LowRank)}
-    whole = next((name for name in changes if name not in sums), None)
-    is_decomposed = any(change.magnitude is not None for change in sums.values())
-    if whole is None and not is_decomposed:
-        return sums
-    what = "decomposes weights (DoRA)" if is_decomposed else f"brings {whole} as a whole"
-    raise UnsupportedModelError(
-        f"The adapter {what}, which the compiled step of {model} can't compute beside others. Load the model with "
-        "native=False, which is slower on a CPU; or the adapter merged: kit.load(…, lora='…', served_name=…)."
-    )
 
 
 def check_replacements(

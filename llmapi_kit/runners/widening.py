@@ -22,8 +22,8 @@ def widen(model: Any, dtype: torch.dtype) -> None:
     if more > (free := free_memory(str(model.device))):
         raise ModelTooLargeError(
             f"Computing in {str(dtype).removeprefix('torch.')} takes {more / 2**30:.1f} GiB more for the weights here, "
-            f"and {free / 2**30:.1f} GiB are free. Pass dtype='bfloat16'; or, with a C compiler, Llama-like models "
-            "compute in float32 without it."
+            f"and {free / 2**30:.1f} GiB are free. Pass dtype='bfloat16'; or, with a C compiler, models that the "
+            "compiled step knows compute in float32 without it."
         )
     model.to(dtype)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 import transformers
 
 from llmapi_kit.checkpoints.decoder_config import DecoderConfig, read_decoder_config
-from llmapi_kit.checkpoints.decoder_weights import inverse_frequencies
+from llmapi_kit.checkpoints.model_decoder import config_of, rotations_of
+from llmapi_kit.checkpoints.rotation import rotation_of
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -42,6 +44,18 @@ LLAMA_3 = {
 }
 
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+GEMMA = {
+    "head_dim": 16,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "cache_implementation": "hybrid",
+    "query_pre_attn_scalar": 20,
+    "sliding_window": 9,
+    "final_logit_softcapping": 30.0,
+    "attention_bias": False,
+}
+
+
 def of(family, architecture, **values):
     return {**LLAMA, "model_type": family, "architectures": [architecture], **values}
 
@@ -70,9 +84,68 @@ UNDERSTOOD = {
     ),
     "mistral": of("mistral", "MistralForCausalLM", sliding_window=None, head_dim=8),
     "mistral with a window": of("mistral", "MistralForCausalLM", sliding_window=9),
+    "biases everywhere": {**LLAMA, "attention_bias": True, "mlp_bias": True},
+    "yarn": {**LLAMA, "rope_scaling": YARN},
+    "yarn with numbers of its own": {
+        **LLAMA,
+        "rope_scaling": {**YARN, "beta_fast": 20.0, "beta_slow": 2.0, "attention_factor": 1.3, "truncate": False},
+    },
+    "gemma as it was published": of("gemma", "GemmaForCausalLM", head_dim=16, hidden_act="gelu_pytorch_tanh"),
+    "gemma2 as it was published": of("gemma2", "Gemma2ForCausalLM", **GEMMA, attn_logit_softcapping=50.0),
+    "gemma3 as it was published": of(
+        *("gemma3_text", "Gemma3ForCausalLM"),
+        **GEMMA,
+        rope_local_base_freq=10000,
+        rope_scaling={"rope_type": "linear", "factor": 8.0},
+        sliding_window_pattern=2,
+        attn_logit_softcapping=None,
+    ),
+    "phi3 as it was published": of(
+        *("phi3", "Phi3ForCausalLM"),
+        auto_map={"AutoConfig": "configuration_phi3.Phi3Config"},
+        sliding_window=9,
+        pad_token_id=3,
+        embd_pdrop=0.0,
+        resid_pdrop=0.0,
+        original_max_position_embeddings=512,
+        attention_bias=False,
+        rope_scaling=None,
+    ),
+    "phi3 that turns part of a head": of(
+        "phi3", "Phi3ForCausalLM", sliding_window=None, partial_rotary_factor=0.5, pad_token_id=3
+    ),
+    "qwen2 with experts as it was published": of(
+        *("qwen2_moe", "Qwen2MoeForCausalLM"),
+        moe_intermediate_size=24,
+        shared_expert_intermediate_size=48,
+        num_experts=4,
+        num_experts_per_tok=2,
+        norm_topk_prob=False,
+        decoder_sparse_step=1,
+        mlp_only_layers=[],
+        output_router_logits=False,
+        router_aux_loss_coef=0.001,
+        use_sliding_window=False,
+        sliding_window=32768,
+        max_window_layers=21,
+    ),
+    "gpt oss as it was published": of(
+        *("gpt_oss", "GptOssForCausalLM"),
+        head_dim=16,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        experts_per_token=2,
+        attention_bias=True,
+        initial_context_length=128,
+        swiglu_limit=7.0,
+        sliding_window=9,
+        output_router_logits=False,
+        router_aux_loss_coef=0.9,
+        rope_scaling={**YARN, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False},
+    ),
 }
 LEFT_TO_TRANSFORMERS = {
-    "another family": of("gemma", "GemmaForCausalLM"),
+    "another family": of("opt", "OPTForCausalLM"),
     "another head": of("llama", "LlamaForSequenceClassification"),
     "no head named": {key: value for key, value in LLAMA.items() if key != "architectures"},
     "a field of a family to come": {**LLAMA, "attention_sinks": 4},
@@ -80,15 +153,36 @@ LEFT_TO_TRANSFORMERS = {
     "weights in 8 bits": {**LLAMA, "quantization_config": {"load_in_8bit": True}},
     "code of its own": {**LLAMA, "auto_map": {"AutoModelForCausalLM": "modeling.Own"}},
     "part of a head turned": {**LLAMA, "partial_rotary_factor": 0.5},
-    "another rotary scaling": {**LLAMA, "rope_scaling": {"type": "yarn", "factor": 4.0}},
+    "another rotary scaling": {**LLAMA, "rope_scaling": {"type": "dynamic", "factor": 4.0}},
+    "rotary scaling with a field to come": {**LLAMA, "rope_scaling": {**YARN, "mscale": 1.0}},
+    "yarn that lacks its context": {**LLAMA, "rope_scaling": {"type": "yarn", "factor": 4.0}},
     "rotary scaling that lacks a number": {**LLAMA, "rope_scaling": {"rope_type": "llama3", "factor": 4.0}},
     "two rotary scalings": {**LLAMA, "rope_scaling": LLAMA_3, "rope_parameters": {"rope_type": "default"}},
     "two thetas": {**LLAMA, "rope_parameters": {"rope_type": "default", "rope_theta": 1.0}},
     "no theta": {key: value for key, value in LLAMA.items() if key != "rope_theta"},
     "another activation": {**LLAMA, "hidden_act": "gelu"},
-    "a bias in attention": {**LLAMA, "attention_bias": True},
-    "a bias in the feed-forward": {**LLAMA, "mlp_bias": True},
+    "a bias in words": {**LLAMA, "attention_bias": "yes"},
+    "a bias that a family does not have": of("mistral", "MistralForCausalLM", sliding_window=None, attention_bias=True),
+    "phi3 by factors for long texts": of(
+        *("phi3", "Phi3ForCausalLM"),
+        sliding_window=None,
+        rope_scaling={"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4},
+    ),
+    "gemma that looks both ways": of("gemma2", "Gemma2ForCausalLM", **GEMMA, use_bidirectional_attention=True),
+    "gemma2 without its cap": of("gemma2", "Gemma2ForCausalLM", **GEMMA),
+    "gemma3 without its local frequencies": of("gemma3_text", "Gemma3ForCausalLM", **GEMMA),
+    "more experts a token than there are": of(
+        "mixtral", "MixtralForCausalLM", sliding_window=None, num_local_experts=2, num_experts_per_tok=3
+    ),
+    "experts with queries that are cut off": of(
+        *("olmoe", "OlmoeForCausalLM"),
+        num_experts=4,
+        num_experts_per_tok=2,
+        norm_topk_prob=False,
+        clip_qkv=8.0,
+    ),
     "heads that are not divided": {**LLAMA, "num_key_value_heads": 3},
+    "no end token, of which families have their own": {k: v for k, v in LLAMA.items() if k != "eos_token_id"},
     "no layers": {**LLAMA, "num_hidden_layers": 0},
     "layers in words": {**LLAMA, "num_hidden_layers": "3"},
     "a whole number where a fraction stands": {**LLAMA, "rms_norm_eps": 1},
@@ -122,17 +216,13 @@ def test_transformers_understands_the_same(name, tmp_path):
     assert mine.dtype == str(theirs.dtype).removeprefix("torch.")
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(theirs)
-    assert type(model).__name__ == mine.architecture
-    attention = [layer.self_attn for layer in model.model.layers]
-    assert mine.head_dim == attention[0].head_dim
-    assert mine.has_qkv_bias == (attention[0].q_proj.bias is not None)
-    assert mine.has_qk_norm == hasattr(attention[0], "q_norm")
-    assert attention[0].scaling == mine.head_dim**-0.5
-    window = theirs.sliding_window if mine.architecture == "MistralForCausalLM" else None
-    assert mine.windows == tuple(getattr(each, "sliding_window", window) or 0 for each in attention)
-    rotary = type(model.model.rotary_emb)(theirs)
-    assert rotary.attention_scaling == 1
-    assert torch.equal(inverse_frequencies(mine.rope, mine.head_dim), rotary.inv_freq)
+    assert replace(config_of(model), dtype=mine.dtype) == replace(mine, ropes=())
+    rotary = type(model.model.rotary_emb)(theirs)  # off the meta device
+    model.model.rotary_emb = rotary
+    for own, rotation in zip(mine.ropes, rotations_of(model), strict=True):
+        made = rotation_of(own, mine.head_dim)
+        assert torch.equal(made.inv_freq, rotation.inv_freq)
+        assert made.scale == rotation.scale
 
 
 @pytest.mark.parametrize("name", LEFT_TO_TRANSFORMERS)

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 import llmapi_kit as kit
 from llmapi_kit.checkpoints.decoder_config import read_decoder_config
@@ -16,8 +17,13 @@ from llmapi_kit.checkpoints.integer_weights import IntegerFormat, IntegerMatrix
 from llmapi_kit.checkpoints.packed_checkpoint import check_quantization, packing_of
 from llmapi_kit.checkpoints.spec import POCKET_DIR
 from llmapi_kit.errors import ConfigError, UnsupportedModelError
+from llmapi_kit.runners.base import StepItem
+from llmapi_kit.runners.native.runner import NativeRunner
 from tests.checkpoints.packed_files import CONFIGS, packed
+from tests.runners.conftest import make_tiny
+from tests.runners.native.families import make_family
 
+BIAS = "model.layers.1.self_attn.q_proj.bias"
 QUESTION = "What is a KV cache?"
 
 
@@ -116,3 +122,55 @@ def test_inputs_in_another_order_than_their_groups_are_not_understood(tmp_path):
     tensors[name] = tensors[name].flip(0)
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     assert read(tmp_path) is None
+
+
+def test_matrices_may_have_biases_beside_what_is_packed(tmp_path):
+    """Qwen2 in GPTQ, the most common of all, was once left to a package, as biases were taken for a part of it."""
+    make_tiny("qwen2").save_pretrained(tmp_path)
+    tensors = {}
+    for name, tensor in load_file(tmp_path / "model.safetensors").items():
+        parts = packed(tensor.float(), "gptq")[0] if name.endswith("proj.weight") else {"weight": tensor}
+        tensors |= {
+            name.removesuffix("weight") + part if len(parts) > 1 else name: each for part, each in parts.items()
+        }
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": CONFIGS["gptq"]}))
+    weights = read(tmp_path)
+    assert torch.equal(weights.tensors[BIAS], tensors[BIAS])
+    assert weights.integers == IntegerFormat(4, 32)
+
+
+def test_mxfp4_of_experts_is_what_transformers_makes_of_it(tmp_path):
+    """As GPT-OSS comes: all experts of a layer in one tensor, the rows of gate and up by turns."""
+    model = make_family("gpt oss")
+    model.save_pretrained(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    tensors, wide = {}, {}
+    for name, tensor in load_file(tmp_path / "model.safetensors").items():
+        if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            tensors[name] = tensor
+            continue
+        shape = (len(tensor), tensor.shape[2], tensor.shape[1] // 32)
+        tensors[f"{name}_blocks"] = torch.randint(256, (*shape, 16), dtype=torch.uint8, generator=generator)
+        tensors[f"{name}_scales"] = torch.randint(119, 124, shape, dtype=torch.uint8, generator=generator)
+        parts = tensors[f"{name}_blocks"], tensors[f"{name}_scales"]
+        wide[name] = convert_moe_packed_tensors(*parts, dtype=torch.float32)  # (experts, inputs, outputs)
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "mxfp4"}}))
+    weights = read(tmp_path)
+    assert weights.integers == IntegerFormat(8, 32)
+    for parameter, expected in wide.items():
+        start, part = parameter.rsplit(".", 1)
+        expected = expected[3].t()
+        names = {"gate_proj": expected[::2], "up_proj": expected[1::2]} if part == "gate_up_proj" else {part: expected}
+        for name, rows in names.items():
+            assert torch.equal(weights.tensors[f"{start}.3.{name}.weight"].rows(5, 20).widened(), rows[5:20])
+    weights.round_to(weights.integers)
+    runner = NativeRunner(weights, num_slots=2, max_length=64, dtype=torch.float32)
+    model.load_state_dict({**model.state_dict(), **wide})
+    with torch.no_grad():
+        expected = model(torch.tensor([[5, 7, 9, 11]])).logits[0, -1]
+    got = runner.step([StepItem(0, 0, [5, 7, 9, 11], True)])[0]
+    torch.testing.assert_close(got, expected, atol=0.02 * float(expected.abs().max()), rtol=0)  # the rest is in 8 bits

@@ -15,7 +15,12 @@ from llmapi_kit.checkpoints.vocabulary import TOKENIZER_CLASSES, load_tokenizer
 from tests.checkpoints.odd_folders import TOKENIZER
 
 TEXT = "The capital of France is Paris. 首都 <|im_end|>\n\n  12345 don't"
-CHOICES = [(family, name) for family, names in TOKENIZER_CLASSES.items() for name in names]
+# Of families that share a table of names, the first with all of them, the others with the last
+CHOICES = [
+    (family, name)
+    for at, (family, names) in enumerate(TOKENIZER_CLASSES.items())
+    for name in (names if names not in list(TOKENIZER_CLASSES.values())[:at] else list(names)[-1:])
+]
 
 
 @pytest.fixture
@@ -37,7 +42,7 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize(("family", "name"), CHOICES)
 def test_transformers_makes_the_same_tokenizer(family, name, folder, monkeypatch):
-    source = folder(family, name)
+    source = folder(family, name, **({"unk_token": "<|im_end|>"} if "Gemma" in name else {}))
     theirs = transformers.AutoTokenizer.from_pretrained(source)
     monkeypatch.setattr(vocabulary, "import_heavy", lambda modules: pytest.fail("asked AutoTokenizer"))
     mine = load_tokenizer(source, "The tokenizer")

@@ -82,11 +82,12 @@ static void place(const Model *model, const Layer *layer, const Strides *s, stor
     }
 }
 
-/* A head of a token: what is looked for, at which position, and where the answer goes. */
+/* A head of a token: what is looked for, at which position, where the answer goes, and its sink; NULL for none. */
 typedef struct {
     const float *query;
     long position;
     float *out;
+    const float *sink;
 } Row;
 
 /* Memory of a thread for rows that attend together, `length` and `width` floats a row; of queries, ROWS rows. */
@@ -144,8 +145,9 @@ INLINE void mix(const int rows, const int chains, const stored *values, long wid
     }
 }
 
-/* Scores from `begin` to `end` become weights, all 0 but from `first` to `last`; returns what to multiply them by. */
-static float soften(float *scores, long begin, long first, long last, long end, float cap) {
+/* Scores from `begin` to `end` become weights, all 0 but from `first` to `last`; returns what to multiply them by. A
+   sink is one score more, whose weight is no position's. */
+static float soften(float *scores, long begin, long first, long last, long end, float cap, const float *sink) {
     if (cap) cap_all(scores + begin, end - begin, cap);
     for (long at = begin; at < first; at++) scores[at] = -1e30f;
     for (long at = last + 1; at < end; at++) scores[at] = -1e30f;
@@ -153,6 +155,7 @@ static float soften(float *scores, long begin, long first, long last, long end, 
     for (long at = begin; at < end; at += LANES) highest = larger(*(vec *)(scores + at), highest);
     float peak = highest[0];
     for (int i = 1; i < LANES; i++) peak = highest[i] > peak ? highest[i] : peak;
+    if (sink) peak = *sink > peak ? *sink : peak;
     for (long at = begin; at < end; at += LANES) {
         const vec weight = exponential(*(vec *)(scores + at) - peak);
         *(vec *)(scores + at) = weight;
@@ -161,7 +164,7 @@ static float soften(float *scores, long begin, long first, long last, long end, 
     /* `exponential` ends at e^-87: what is hidden would pass on that little, and norms of rows near 0 make much of it */
     for (long at = begin; at < first; at++) scores[at] = 0;
     for (long at = last + 1; at < end; at++) scores[at] = 0;
-    return 1.0f / total(sums);
+    return 1.0f / (total(sums) + (sink ? expf(*sink - peak) : 0));
 }
 
 /* Rows' weights of the positions of a block of values that ends at `end`, times its scales. */
@@ -185,7 +188,7 @@ INLINE void fetch(const stored *from, long size) {
 static void attend(const Model *model, const Layer *layer, const Strides *s, long heads, const stored *keys,
                    const stored *next, long num_rows, const Row *row, Scratch scratch) {
     const stored *values = keys + model->kv_heads * s->head;
-    const long size = model->head_dim, step = model->heads / model->kv_heads * size;
+    const long size = model->head_dim, group = model->heads / model->kv_heads, step = group * size;
     long last = 0, first = model->max_length;
     for (long r = 0; r < num_rows; r++) {
         const long seen = first_seen(layer, row[r].position);
@@ -211,9 +214,10 @@ static void attend(const Model *model, const Layer *layer, const Strides *s, lon
     }
     float scales[heads * num_rows];
     for (long i = 0; i < heads * num_rows; i++) {
-        const long position = row[i % num_rows].position;
-        scales[i] = soften(scratch.scores + i * scratch.length, begin, first_seen(layer, position), position, end,
-                           model->attention_cap);
+        const Row *own = row + i % num_rows;
+        const float *sink = own->sink ? own->sink + i / num_rows * group : 0;
+        scales[i] = soften(scratch.scores + i * scratch.length, begin, first_seen(layer, own->position), own->position,
+                           end, model->attention_cap, sink);
     }
     memset(scratch.sums, 0, heads * num_rows * scratch.width * sizeof(float));
     for (long at = begin; at < end; at += LANES) {
@@ -307,7 +311,7 @@ static void attend_run(const Model *model, const Layer *layer, const Strides *s,
     float scales[ROWS];
     for (long r = 0; r < num_rows; r++)
         scales[r] = soften(scratch.scores + r * scratch.length, begin, first_seen(layer, row[r].position),
-                           row[r].position, end, model->attention_cap);
+                           row[r].position, end, model->attention_cap, row[r].sink);
     const stored *from = values + begin / LANES * s->block;
     for (at = begin; at < end; at += LANES)
         weigh(num_rows, scratch.scores + at, scratch.length, values + at / LANES * s->block + s->head);

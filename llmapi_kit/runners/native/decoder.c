@@ -13,16 +13,44 @@ static void embed(const Model *model, long token, float *x, long width) {
         for (long i = 0; i < model->hidden; i++) x[i] *= model->embedding_scale;
 }
 
+/* Changes what a layer's product gives some tokens as their adapter has it. */
+static void adapt_batch(const Pass *pass, long l, int product, const Batch *batch) {
+    const Change *change = change_of(pass->step, token_of(batch, 0), l, product);
+    if (!change || !change->num_parts) return;
+    const Layer *layer = pass->model->layers + l;
+    const float *bias = product == QKV ? layer->qkv_bias : layer->gate_up_bias, *inputs[BATCH], *before[BATCH];
+    float *to = product == QKV ? pass->qkv : pass->gate_up, *outputs[BATCH];
+    long stride = product == QKV ? pass->w.qkv : pass->w.gate_up;
+    int adds = 0;
+    if (product == OUTPUT || product == DOWN) {
+        const Branch branch = branch_of(pass, layer, product);
+        bias = product == OUTPUT ? layer->output_bias : layer->down_bias;
+        to = branch.to, stride = branch.stride, adds = branch.adds;
+    }
+    for (long i = 0; i < batch->num; i++) {
+        const long t = token_of(batch, i);
+        inputs[i] = pass->h + t * pass->w.h;
+        before[i] = pass->qkv + t * pass->w.qkv;
+        outputs[i] = to + t * stride;
+    }
+    adapt(change, batch->num, inputs, bias, adds ? before : 0, outputs);
+}
+
 /* What a layer's product gives a token becomes part of x. Where it does not go there by itself, `branch` has it. */
 static void join(const Pass *pass, long l, int product, long t) {
     const Model *model = pass->model;
-    const Layer *layer = model->layers + l;
-    const Branch branch = branch_of(pass, layer, product);
+    const Branch branch = branch_of(pass, model->layers + l, product);
     float *x = pass->x + t * pass->w.x, *added = branch.to + t * branch.stride;
-    adapt(change_of(pass->step, t, l, product), pass->h + t * pass->w.h, added);
     if (branch.adds) return;
     if (branch.norm) normalise(added, branch.norm, model->hidden, model->epsilon, added);
     for (long i = 0; i < model->hidden; i++) x[i] += model->residual_multiplier * added[i];
+}
+
+/* Keeps x for `join`, where a product is added to it that an adapter scales. */
+static void keep(const Pass *pass, long l, int product, long t) {
+    const Change *change = change_of(pass->step, t, l, product);
+    if (change && change->scales && branch_of(pass, pass->model->layers + l, product).adds)
+        memcpy(pass->qkv + t * pass->w.qkv, pass->x + t * pass->w.x, pass->model->hidden * sizeof(float));
 }
 
 /* Inputs of a layer's attention or feed-forward, before they are rounded. */
@@ -59,7 +87,7 @@ static void attend_all(const Pass *pass, const Layer *layer, stored *memory) {
         for (long r = 0; r < num_rows; r++) {
             const long at = t + r / group, head = kv_head * group + r % group;
             rows[r] = (Row){pass->qkv + at * pass->w.qkv + head * size, step->positions[at],
-                            pass->h + at * pass->w.h + head * size};
+                            pass->h + at * pass->w.h + head * size, layer->sinks ? layer->sinks + head : 0};
         }
         if (end - begin == 1) {
             attend(model, layer, s, span, keys, next, num_rows, rows, pass->scratch);
@@ -81,14 +109,22 @@ static void compute_attention(const Pass *pass, long l) {
     const long n = step->num_tokens, queries = model->heads * model->head_dim;
     stored *memory = model->memory + l * pass->s.layer;
     multiply(pass->team, n, pass->h, w.h, layer->qkv, model->hidden, w.both, layer->qkv_bias, 0, pass->qkv, w.qkv);
-    SHARED(pass->team, t, n, pass->few) {
-        adapt(change_of(step, t, l, QKV), pass->h + t * w.h, pass->qkv + t * w.qkv);
-        place(model, layer, &pass->s, memory + step->slots[t] * pass->s.slot, pass->qkv + t * w.qkv, step->positions[t]);
+    SHARED(pass->team, b, step->num_batches, pass->few) {
+        const Batch batch = batch_of(step, b);
+        adapt_batch(pass, l, QKV, &batch);
+        for (long i = 0; i < batch.num; i++) {
+            const long t = token_of(&batch, i);
+            stored *slot = memory + step->slots[t] * pass->s.slot;
+            place(model, layer, &pass->s, slot, pass->qkv + t * w.qkv, step->positions[t]);
+        }
     }
     barrier(pass->team);
     attend_all(pass, layer, memory);
-    if (ROUNDS) {
-        SHARED(pass->team, t, n, 4) round_inputs(pass->h + t * w.h, queries);
+    if (ROUNDS || step->adapters) {
+        SHARED(pass->team, t, n, 4) {
+            keep(pass, l, OUTPUT, t);
+            round_inputs(pass->h + t * w.h, queries);
+        }
         barrier(pass->team);
     }
     const Branch branch = branch_of(pass, layer, OUTPUT);
@@ -105,10 +141,15 @@ static void compute_feed_forward(const Pass *pass, long l) {
     const long n = step->num_tokens;
     multiply(pass->team, n, pass->h, w.h, layer->gate_up, model->hidden, PADDED(2 * layer->inner, PANEL),
              layer->gate_up_bias, 0, pass->gate_up, w.gate_up);
-    SHARED(pass->team, t, n, pass->few) {
-        adapt(change_of(step, t, l, GATE_UP), pass->h + t * w.h, pass->gate_up + t * w.gate_up);
-        activate(model->activation, pass->gate_up + t * w.gate_up, layer->inner, pass->h + t * w.h);
-        round_inputs(pass->h + t * w.h, layer->inner);
+    SHARED(pass->team, b, step->num_batches, pass->few) {
+        const Batch batch = batch_of(step, b);
+        adapt_batch(pass, l, GATE_UP, &batch);
+        for (long i = 0; i < batch.num; i++) {
+            const long t = token_of(&batch, i);
+            keep(pass, l, DOWN, t);
+            activate(model, pass->gate_up + t * w.gate_up, layer->inner, pass->h + t * w.h);
+            round_inputs(pass->h + t * w.h, layer->inner);
+        }
     }
     barrier(pass->team);
     const Branch branch = branch_of(pass, layer, DOWN);
@@ -146,27 +187,44 @@ static void run(Team *team, int index, void *arguments) {
     barrier(team);
     for (long l = 0; l < num_layers; l++) {
         const Layer *layer = model->layers + l;
-        SHARED(team, t, n, pass.few) {
-            if (l && !layer[-1].router) join(&pass, l - 1, DOWN, t);
-            enter(&pass, layer->before_attention, t);
-            round_inputs(pass.h + t * pass.w.h, model->hidden);
+        const int is_fed = l && !layer[-1].router;
+        SHARED(team, b, step.num_batches, pass.few) {
+            const Batch batch = batch_of(&step, b);
+            if (is_fed) adapt_batch(&pass, l - 1, DOWN, &batch);
+            for (long i = 0; i < batch.num; i++) {
+                const long t = token_of(&batch, i);
+                if (is_fed) join(&pass, l - 1, DOWN, t);
+                enter(&pass, layer->before_attention, t);
+                round_inputs(pass.h + t * pass.w.h, model->hidden);
+            }
         }
         barrier(team);
         compute_attention(&pass, l);
-        SHARED(team, t, n, pass.few) {
-            join(&pass, l, OUTPUT, t);
-            enter(&pass, layer->before_feed_forward, t);
-            if (layer->router) route(&pass, layer, t);
-            round_inputs(pass.h + t * pass.w.h, model->hidden);
+        SHARED(team, b, step.num_batches, pass.few) {
+            const Batch batch = batch_of(&step, b);
+            adapt_batch(&pass, l, OUTPUT, &batch);
+            for (long i = 0; i < batch.num; i++) {
+                const long t = token_of(&batch, i);
+                join(&pass, l, OUTPUT, t);
+                enter(&pass, layer->before_feed_forward, t);
+                if (layer->router) route(&pass, layer, t);
+                round_inputs(pass.h + t * pass.w.h, model->hidden);
+            }
         }
         barrier(team);
         if (layer->router) compute_experts(&pass, l);
         else compute_feed_forward(&pass, l);
     }
-    SHARED(team, t, n, pass.few) {
-        float *x = pass.x + t * pass.w.x;
-        if (!model->layers[num_layers - 1].router) join(&pass, num_layers - 1, DOWN, t);
-        normalise(x, model->norm, model->hidden, model->epsilon, x);
+    SHARED(team, b, step.num_batches, pass.few) {
+        const Batch batch = batch_of(&step, b);
+        const int is_fed = !model->layers[num_layers - 1].router;
+        if (is_fed) adapt_batch(&pass, num_layers - 1, DOWN, &batch);
+        for (long i = 0; i < batch.num; i++) {
+            const long t = token_of(&batch, i);
+            float *x = pass.x + t * pass.w.x;
+            if (is_fed) join(&pass, num_layers - 1, DOWN, t);
+            normalise(x, model->norm, model->hidden, model->epsilon, x);
+        }
     }
     barrier(team);
     compute_logits(&pass);
@@ -175,10 +233,14 @@ static void run(Team *team, int index, void *arguments) {
 /* Computes `num_tokens` tokens, each at its position of its slot; those of one slot lie one after the other. A token
    of -1 has its vector in x already, padded with zeros.
    x (num_tokens, padded hidden) gets the normed last hidden states, logits (num_wanted, padded vocab) what follows
-   those of the tokens `wanted`. `adapters` has each token's, if any has one. One thread, or all of the team. */
+   those of the tokens `wanted`. `adapters` has each token's, if any has one; `order` then has tokens with those of an
+   adapter together, up to BATCH from one of `batches` to the next. One thread, or all of the team. */
 void step(const Model *model, Team *team, int64_t num_threads, int64_t num_tokens, const int64_t *tokens,
-          const int64_t *positions, const int64_t *slots, const Change *const *adapters, int64_t num_wanted,
-          const int64_t *wanted, float *x, float *logits, float *work) {
-    Step step = {model, num_tokens, num_wanted, tokens, positions, slots, wanted, adapters, x, logits, work};
+          const int64_t *positions, const int64_t *slots, const Change *const *adapters, const int64_t *order,
+          const int64_t *batches, int64_t num_batches, int64_t num_wanted, const int64_t *wanted, float *x,
+          float *logits, float *work) {
+    if (!adapters) num_batches = num_tokens;
+    Step step = {model,    num_tokens, num_wanted, tokens,      positions, slots,  wanted,
+                 adapters, order,      batches,    num_batches, x,         logits, work};
     team_run(team, num_threads, run, &step);
 }

@@ -22,14 +22,14 @@ import torch
 from torch.nn import functional
 
 from llmapi_kit.checkpoints.decoder_config import DecoderConfig
-from llmapi_kit.checkpoints.decoder_families import ROUTER, SHARED_GATE, Activation
+from llmapi_kit.checkpoints.decoder_families import EXPERT_PRODUCTS, ROUTER, SHARED_GATE, SINKS, Activation
 from llmapi_kit.checkpoints.decoder_weights import EMBEDDING, HEAD, NORM, DecoderWeights, layer_name
 from llmapi_kit.checkpoints.integer_weights import IntegerFormat
-from llmapi_kit.checkpoints.model_decoder import config_of, is_decoder
+from llmapi_kit.checkpoints.model_decoder import config_of, obstacle_to_decoder
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.image_memory import FIRST_IMAGE_ID
 from llmapi_kit.runners.lazy_memory import LazyMemory
-from llmapi_kit.runners.native.adapter_tables import AdapterTables, address_of
+from llmapi_kit.runners.native.adapter_tables import AdapterTables, inputs_of
 from llmapi_kit.runners.native.compiler import NativeUnavailableError, load_library
 from llmapi_kit.runners.native.packed_weights import PackedWeights
 from llmapi_kit.runners.native.structures import Expert, Layer, Model, declare
@@ -45,7 +45,7 @@ MEMORY: dict[torch.dtype, tuple[str, ...]] = {
 # in it but the first: several come in a burst, while the server's thread needs a core to read the rest
 SHARED_FROM = 200_000_000
 SHARED_PER_PROMPT = 80_000_000
-GATES: dict[Activation, int] = {"silu": 0, "gelu_tanh": 1}  # as model.h numbers them
+GATES: dict[Activation, int] = {"silu": 0, "gelu_tanh": 1, "clamped_swiglu": 2}  # as model.h numbers them
 _T = TypeVar("_T")
 Rows = Callable[[Sequence[int]], torch.Tensor]
 BIASES = ("qkv_bias", "output_bias", "gate_up_bias", "down_bias")  # of `Layer`, as `Variant.products`
@@ -116,14 +116,16 @@ class NativeDecoder:
         kv_dtype: torch.dtype | None = None,
     ) -> None:
         config = weights.config
-        self.adapters = AdapterTables(config)
         formats = Formats(weights.integers or weights.dtype, dtype or weights.dtype, kv_dtype)
         self._library = declare(load_library(*_defines(formats)))
         self._num_threads = num_threads
         self._num_weights = _num_multiplied(weights)
         self._width = 2 * config.num_hidden_layers * config.num_attention_heads * config.head_dim
         self._panel = int(self._library.panel_width())
+        self._bits = weights.integers.bits if weights.integers else 0
+        self.adapters = AdapterTables(config, int(self._library.vector_width()), self._rows_of)
         self._kept: list[Any] = []  # what the C structures point into
+        self._config = config
         self.vocab_size = config.vocab_size
         self._hidden = config.hidden_size
         self._model = _model_of(config, weights.num_rotated, max_length)
@@ -155,8 +157,21 @@ class NativeDecoder:
     @staticmethod
     def can_run(model: Any, dtype: torch.dtype | None = None) -> bool:
         """Whether the forward pass of a model of transformers is written out in C, for its device and types."""
-        is_known = model.device.type == "cpu" and Formats(model.dtype, dtype or model.dtype).defines() is not None
-        return is_known and is_decoder(model) and _has_even_widths(config_of(model))
+        return not NativeDecoder.obstacle(model, dtype)
+
+    @staticmethod
+    def obstacle(model: Any, dtype: torch.dtype | None = None) -> str:
+        """Why it is not, as a clause; empty where it is."""
+        if model.device.type != "cpu":
+            return f"the model is on {model.device}"
+        if Formats(model.dtype, dtype or model.dtype).defines() is None:
+            types = " and ".join(
+                sorted({str(each).removeprefix("torch.") for each in (model.dtype, dtype or model.dtype)})
+            )
+            return f"it computes in float32 and bfloat16, and not in {types}"
+        if obstacle := obstacle_to_decoder(model):
+            return obstacle
+        return "" if _has_even_widths(config_of(model)) else "one of its matrices has an odd number of inputs"
 
     @staticmethod
     def compile(formats: Formats) -> None:
@@ -227,11 +242,12 @@ class NativeDecoder:
         if num_tokens > self._capacity:
             self._reserve(num_tokens)
         if rows is not None and image_ids:
-            places = list(image_ids)
-            self._states[places] = functional.pad(
-                rows(list(image_ids.values())).float(), (0, self._states.shape[1] - self._hidden)
-            )
+            self._put(list(image_ids), rows(list(image_ids.values())))
         adapters = self.adapters.of_tokens(items)
+        for places, vectors in self.adapters.embedded(items) if adapters else ():
+            self._put(places, vectors * self._config.variant.embedding_scale)
+            for place in places:
+                tokens[place] = GIVEN
         logits = self._logits
         if num_wanted > len(logits):  # scored prompts
             logits = torch.empty(num_wanted, logits.shape[1])
@@ -243,14 +259,28 @@ class NativeDecoder:
             tokens.buffer_info()[0],
             positions.buffer_info()[0],
             slots.buffer_info()[0],
-            address_of(adapters),
+            *(adapters.arguments if adapters else (None, None, None, 0)),
             num_wanted,
             wanted.buffer_info()[0],
             self._states.data_ptr(),
             logits.data_ptr(),
             self._work.data_ptr(),
         )
-        return logits[:num_wanted, : self.vocab_size], self._states[:num_tokens, : self._hidden], pooled
+        states = self._states[:num_tokens, : self._hidden]
+        for places_of, weight in self.adapters.heads(items) if adapters else ():
+            logits[places_of, : self.vocab_size] = self._logits_of(states[wanted[places_of].tolist()], weight)
+        return logits[:num_wanted, : self.vocab_size], states, pooled
+
+    def _put(self, places: list[int], vectors: torch.Tensor) -> None:
+        """Let vectors (n, hidden) stand for tokens of the next step."""
+        self._states[places] = functional.pad(vectors.float(), (0, self._states.shape[1] - self._hidden))
+
+    def _logits_of(self, states: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+        """Logits by another output layer than the model's own."""
+        variant = self._config.variant
+        logits = functional.linear(states, head) * variant.logit_scale
+        cap = variant.logit_softcap
+        return cap * torch.tanh(logits / cap) if cap else logits
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Copy the first positions of a slot to another, in every layer."""
@@ -264,6 +294,14 @@ class NativeDecoder:
 
     def _prefix_bytes(self, length: int) -> int:
         return int(self._library.prefix_size(self._model, length)) * self._item_bytes
+
+    def _rows_of(self, layer: int, product: int, begin: int, end: int) -> torch.Tensor:
+        """Rows of a product's packed matrix, in float32."""
+        owner = self._layers[layer]
+        matrix = (owner.qkv, owner.output, owner.gate_up, owner.down)[product]
+        rows = torch.empty(end - begin, inputs_of(self._config, product))
+        self._library.unpack(self._bits, matrix, rows.shape[1], begin, len(rows), rows.data_ptr())
+        return rows
 
     def close(self) -> None:
         """End the threads. The decoder is not used after it."""
@@ -305,12 +343,20 @@ class NativeDecoder:
                 self._norm(weights, layer_name(index, f"self_attn.{name}_norm.weight")) for name in "qk"
             )
         for field, parts in zip(BIASES, variant.products, strict=True):
-            names = [layer_name(index, f"{part}.bias") for part in parts]
-            if names[0] in weights.tensors:
-                setattr(layer, field, self._floats(self._pad(torch.cat([weights.take(name) for name in names]))))
+            setattr(layer, field, self._bias(weights, index, parts))
+        if variant.has_sinks:
+            layer.sinks = self._floats(weights.take(layer_name(index, SINKS)))
         if variant.has_experts(index):
             names = [layer_name(index, f"{part}.weight") for part in (ROUTER, SHARED_GATE)]
             layer.router = self._floats(torch.cat([weights.take(name) for name in names if name in weights.tensors]))
+            layer.router_bias = self._bias(weights, index, [ROUTER])
+
+    def _bias(self, weights: DecoderWeights, index: int, parts: Sequence[str]) -> int | None:
+        """The bias of a product, in whole panels; None where it has none."""
+        names = [layer_name(index, f"{part}.bias") for part in parts]
+        if names[0] not in weights.tensors:
+            return None
+        return self._floats(self._pad(torch.cat([weights.take(name) for name in names])))
 
     def _pack(self, weights: DecoderWeights, layers: ctypes.Array[Layer], threads: Executor) -> None:
         """Take over the matrices."""
@@ -324,8 +370,12 @@ class NativeDecoder:
             if layer.inner:
                 layer.gate_up, layer.down = next(addresses), next(addresses)
             if variant.experts is not None and variant.has_experts(index):
-                experts = [Expert(next(addresses), next(addresses)) for _ in range(variant.experts.num_experts)]
-                table = (Expert * len(experts))(*experts)
+                table = (Expert * variant.experts.num_experts)()
+                for number, expert in enumerate(table):
+                    expert.gate_up, expert.down = next(addresses), next(addresses)
+                    expert.gate_up_bias, expert.down_bias = (
+                        self._bias(weights, index, parts) for parts in _parts_of_expert(number)
+                    )
                 layer.experts = self._keep(table, ctypes.addressof(table))
         self._model.head = next(addresses)
         self._model.embedding = next(addresses, self._model.head)
@@ -378,6 +428,8 @@ def _model_of(config: DecoderConfig, num_rotated: int, max_length: int) -> Model
         attention_cap=variant.attention_softcap,
         logit_scale=variant.logit_scale,
         logit_cap=variant.logit_softcap,
+        swiglu_alpha=variant.swiglu_alpha,
+        swiglu_limit=variant.swiglu_limit,
     )
     if experts is not None:
         model.num_experts, model.experts_per_token = experts.num_experts, experts.per_token
@@ -408,8 +460,13 @@ def _matrices(config: DecoderConfig, index: int) -> list[list[str]]:
         shared = [[part.replace("mlp.", "mlp.shared_expert.") for part in parts] for parts in groups[2:]]
         groups[2:] = shared if experts.shared_size else []
         for expert in range(experts.num_experts):
-            groups += [[f"mlp.experts.{expert}.{part}_proj"] for part in ("gate_up", "down")]
+            groups += _parts_of_expert(expert)
     return [[layer_name(index, f"{part}.weight") for part in group] for group in groups]
+
+
+def _parts_of_expert(number: int) -> list[list[str]]:
+    """An expert's matrices, those of a product together."""
+    return [[f"mlp.experts.{number}.{part}" for part in parts] for parts in EXPERT_PRODUCTS]
 
 
 def _num_multiplied(weights: DecoderWeights) -> int:

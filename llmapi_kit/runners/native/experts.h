@@ -23,6 +23,7 @@ static void route(const Pass *pass, const Layer *layer, long t) {
     float *shares = pass->routed.shares + t * chosen, scores[count], peak = -INFINITY, sum = 0, kept = 0;
     for (long e = 0; e < count; e++) {
         scores[e] = inner_product(layer->router + e * hidden, h, hidden);
+        if (layer->router_bias) scores[e] += layer->router_bias[e];
         peak = scores[e] > peak ? scores[e] : peak;
     }
     for (long e = 0; e < count; e++) sum += scores[e] = expf(scores[e] - peak);
@@ -61,14 +62,14 @@ static void compute_expert(const Pass *pass, const Expert *expert, const int32_t
     SHARED(pass->team, i, num, 4)
         memcpy(inputs + i * w.h, pass->h + pairs[i] / k * w.h, row_size(model->hidden) * sizeof(float));
     barrier(pass->team);
-    multiply(pass->team, num, inputs, w.h, expert->gate_up, model->hidden, PADDED(2 * inner, PANEL), 0, 0,
-             pass->gate_up, w.gate_up);
+    multiply(pass->team, num, inputs, w.h, expert->gate_up, model->hidden, PADDED(2 * inner, PANEL),
+             expert->gate_up_bias, 0, pass->gate_up, w.gate_up);
     SHARED(pass->team, i, num, 4) {
-        activate(model->activation, pass->gate_up + i * w.gate_up, inner, inputs + i * w.h);
+        activate(model, pass->gate_up + i * w.gate_up, inner, inputs + i * w.h);
         round_inputs(inputs + i * w.h, inner);
     }
     barrier(pass->team);
-    multiply(pass->team, num, inputs, w.h, expert->down, inner, w.x, 0, 0, pass->qkv, w.qkv);
+    multiply(pass->team, num, inputs, w.h, expert->down, inner, w.x, expert->down_bias, 0, pass->qkv, w.qkv);
     SHARED(pass->team, i, num, 4) {
         float *x = pass->x + pairs[i] / k * w.x;
         const float *added = pass->qkv + i * w.qkv, share = pass->routed.shares[pairs[i]];
@@ -85,7 +86,7 @@ static void compute_shared_expert(const Pass *pass, const Layer *layer) {
     multiply(pass->team, n, pass->h, w.h, layer->gate_up, model->hidden, PADDED(2 * layer->inner, PANEL), 0, 0,
              pass->gate_up, w.gate_up);
     SHARED(pass->team, t, n, 4) {
-        activate(model->activation, pass->gate_up + t * w.gate_up, layer->inner, pass->h + t * w.h);
+        activate(model, pass->gate_up + t * w.gate_up, layer->inner, pass->h + t * w.h);
         round_inputs(pass->h + t * w.h, layer->inner);
     }
     barrier(pass->team);

@@ -52,6 +52,19 @@ INLINE weight_vec load_weights(const weight_t *from) { return load_float(from); 
 INLINE vec multiply_add(vec sum, weight_vec weights, const float *x) { return sum + weights * *x; }
 #endif
 
+/* Inputs as floats that `round_inputs` rounded; in `room`, where they are none. */
+#if DEPTH == 2
+INLINE const float *wide_inputs(const float *row, long size, float *room) {
+    const uint16_t *rounded = (const uint16_t *)(const void *)row;
+    long i = 0;
+    for (; i + LANES <= size; i += LANES) *(vec *)(room + i) = load_bfloat16(rounded + i);
+    for (; i < size; i++) room[i] = widen_bfloat16(rounded[i]);
+    return room;
+}
+#else
+INLINE const float *wide_inputs(const float *row, long size, float *room) { return (void)size, (void)room, row; }
+#endif
+
 /* Floats that a row of inputs needs room for. */
 static long row_size(long inputs) { return inputs; }
 

@@ -66,6 +66,16 @@ static void round_inputs(float *row, long size) {
     memcpy(row + groups * GROUP / 2, kept, sizeof(kept));
 }
 
+/* Inputs as floats again, in `room`. */
+static const float *wide_inputs(const float *row, long size, float *room) {
+    const int16_t *rounded = (const int16_t *)(const void *)row;
+    const long groups = num_groups(size);
+    const float *kept = row + groups * GROUP / 2; /* scale and sum */
+    for (long g = 0; g < groups; g++)
+        for (long i = g * GROUP; i < (g + 1) * GROUP; i++) room[i] = rounded[i] * kept[2 * g];
+    return room;
+}
+
 /* Adds products of pairs of 16 bits: of weights of LANES outputs, and of the two inputs at x. */
 INLINE ivec add_products(ivec sums, ivec weights, const bits *x) {
 #if defined(__AVX512VNNI__)

@@ -11,9 +11,8 @@
 
 #if defined(MEMORY_INT8)
 typedef int8_t stored;
-typedef int8_t stored_vec __attribute__((vector_size(LANES), aligned(1), may_alias));
 #define SCALES (LANES * (long)sizeof(float)) /* elements that scales take */
-INLINE vec load(const stored *from) { return __builtin_convertvector(*(const stored_vec *)from, vec); }
+INLINE vec load(const stored *from) { return load_int8(from); }
 INLINE stored narrow(float value) { return (stored)lrintf(value); }
 #elif defined(MEMORY_BFLOAT16)
 typedef uint16_t stored;
@@ -27,11 +26,13 @@ INLINE vec load(const stored *from) { return load_float(from); }
 INLINE stored narrow(float value) { return value; }
 #endif
 
-enum { SILU, GELU_TANH }; /* config.hidden_act, in Gemma hidden_activation: "silu" and "gelu_pytorch_tanh" */
+enum { SILU, GELU_TANH, CLAMPED_SWIGLU }; /* config.hidden_act, in Gemma hidden_activation: "silu" and
+                                             "gelu_pytorch_tanh"; the third in GPT-OSS, with `swiglu_alpha` */
 
 /* Matrices of an expert's feed-forward, packed; as a layer's own. */
 typedef struct {
     const weight_t *gate_up, *down;
+    const float *gate_up_bias, *down_bias; /* GPT-OSS */
 } Expert;
 
 /* Pointers are NULL where a layer does without. */
@@ -41,9 +42,11 @@ typedef struct {
     const float *before_attention, *after_attention, *before_feed_forward, *after_feed_forward;
     const float *query_norm, *key_norm; /* Qwen3, Gemma 3, and OLMo 2 with `norms_all_heads` */
     const float *qkv_bias, *output_bias, *gate_up_bias, *down_bias; /* config.attention_bias, mlp_bias */
+    const float *sinks;           /* (heads): a score that each head has beside those of its past: GPT-OSS */
     const float *cosines, *sines; /* (max_length, rotated); sines of the first half are negative. SmolLM3 has layers
                                      without positions: config.no_rope_layers; Gemma 3's differ by config.layer_types */
     const float *router;          /* (num_experts, hidden); in Qwen2-MoE one row more, the gate of `gate_up` and `down` */
+    const float *router_bias;     /* (num_experts): GPT-OSS */
     const Expert *experts;        /* (num_experts) */
     int64_t inner;                /* outputs of gate: config.intermediate_size, shared_expert_intermediate_size */
     int64_t window;               /* config.sliding_window where the layer has it; 0: sees everything */
@@ -66,6 +69,8 @@ typedef struct {
     float attention_cap;         /* scores are cap * tanh(score / cap): config.attn_logit_softcapping; 0 for none */
     float logit_scale;           /* 1 / config.logits_scaling: Granite */
     float logit_cap;             /* config.final_logit_softcapping: Gemma; 0 for none */
+    float swiglu_alpha;          /* config.swiglu_alpha: GPT-OSS, as the next */
+    float swiglu_limit;          /* config.swiglu_limit: gate is at most that, up no further from 0 */
     const weight_t *embedding;   /* packed; the head where they are one */
     const weight_t *head;        /* packed */
     const float *norm;

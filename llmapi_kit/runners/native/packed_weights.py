@@ -74,7 +74,7 @@ class PackedWeights:
             else:
                 rows = matrix.contiguous()
                 self._library.pack(self._team, 0, rows.data_ptr(), None, *rows.shape, first, address)
-                drop_pages(rows)
+                drop_pages(matrix)
             first += matrix.shape[0]
 
     def _pack_integers(self, matrix: IntegerMatrix, first: int, address: int) -> None:

@@ -11,10 +11,16 @@
 #define CHUNK 131072 /* bytes, about */
 
 int64_t panel_width(void) { return PANEL; }
+int64_t vector_width(void) { return LANES; }
 
 /* Elements that a matrix takes; `bits` of integers. */
 int64_t packed_size(int64_t bits, int64_t outputs, int64_t inputs) {
     return PADDED(outputs, PANEL) / PANEL * panel_size(bits, inputs);
+}
+
+/* Some rows of a packed matrix as floats (num_rows, inputs). */
+void unpack(int64_t bits, const weight_t *packed, int64_t inputs, int64_t first, int64_t num_rows, float *out) {
+    for (long i = 0; i < num_rows; i++) unpack_row(bits, packed, inputs, first + i, out + i * inputs);
 }
 
 /* out (rows, width) = x (rows, depth), rounded, times packed weights, or added to what is there; in whole panels.

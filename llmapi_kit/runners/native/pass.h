@@ -51,6 +51,8 @@ typedef struct {
     long num_tokens, num_wanted;
     const int64_t *tokens, *positions, *slots, *wanted;
     const Change *const *adapters; /* (num_tokens) of (layer, product), or NULL */
+    const int64_t *order, *batches; /* tokens, those of an adapter together, and where its batches begin; with adapters */
+    long num_batches;              /* of one token each where there are no adapters */
     float *x, *logits, *work;
 } Step;
 
@@ -61,6 +63,19 @@ static const Change *change_of(const Step *step, long t, long layer, int product
     const Change *changes = step->adapters ? step->adapters[t] : 0;
     return changes ? changes + layer * PRODUCTS + product : 0;
 }
+
+/* Up to BATCH tokens with the same adapter, or none. */
+typedef struct {
+    const int64_t *order;
+    long first, num;
+} Batch;
+
+static Batch batch_of(const Step *step, long b) {
+    if (!step->adapters) return (Batch){0, b, 1};
+    return (Batch){step->order, step->batches[b], step->batches[b + 1] - step->batches[b]};
+}
+
+static long token_of(const Batch *batch, long i) { return batch->order ? batch->order[batch->first + i] : batch->first + i; }
 
 /* What `route` finds for each token, and how the pairs of a token and an expert then stand, expert after expert. */
 typedef struct {
@@ -147,7 +162,22 @@ INLINE void activate_as(const int kind, const float *gate, long size, float *out
     }
 }
 
-static void activate(int64_t kind, const float *gate, long size, float *out) {
-    if (kind == GELU_TANH) activate_as(GELU_TANH, gate, size, out);
+static void activate_clamped(const float *gate, long size, float alpha, float limit, float *out) {
+    const float *up = gate + size;
+    long i = 0;
+    for (; i + LANES <= size; i += LANES) {
+        const vec g = smaller(*(const vec *)(gate + i), splat(limit)), u = smaller(*(const vec *)(up + i), splat(limit));
+        *(vec *)(out + i) = g / (1.0f + exponential(-larger(alpha * g, splat(-88.0f)))) * (larger(u, splat(-limit)) + 1);
+    }
+    for (; i < size; i++) {
+        const float g = fminf(gate[i], limit), u = fmaxf(fminf(up[i], limit), -limit);
+        out[i] = g / (1.0f + expf(-alpha * g)) * (u + 1);
+    }
+}
+
+static void activate(const Model *model, const float *gate, long size, float *out) {
+    if (model->activation == CLAMPED_SWIGLU)
+        activate_clamped(gate, size, model->swiglu_alpha, model->swiglu_limit, out);
+    else if (model->activation == GELU_TANH) activate_as(GELU_TANH, gate, size, out);
     else activate_as(SILU, gate, size, out);
 }

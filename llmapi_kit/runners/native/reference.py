@@ -11,15 +11,14 @@ Reads each weight once and lets go of its pages, so that it takes no memory to s
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 import torch
 from torch.nn import functional
 
-from llmapi_kit.checkpoints.decoder_families import ROUTER, SHARED_GATE, Activation, Experts
+from llmapi_kit.checkpoints.decoder_families import EXPERT_PRODUCTS, ROUTER, SHARED_GATE, SINKS, Experts, Variant
 from llmapi_kit.checkpoints.decoder_weights import EMBEDDING, HEAD, NORM, DecoderWeights, layer_name
 from llmapi_kit.checkpoints.integer_weights import IntegerMatrix
 from llmapi_kit.checkpoints.mapped_files import drop_pages
@@ -27,10 +26,6 @@ from llmapi_kit.runners.thread_count import num_threads_set
 
 BLOCK = 1 << 22  # numbers of a matrix that a thread widens at once, ...
 ROUNDED_BLOCK = 1 << 18  # ... and that it rounds, which takes several times their room
-ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
-    "silu": functional.silu,
-    "gelu_tanh": functools.partial(functional.gelu, approximate="tanh"),
-}
 
 
 @torch.inference_mode()
@@ -85,7 +80,11 @@ class _Forward:
         scale = self._variant.attention_scale or config.head_dim**-0.5
         scores = _capped(query @ key.transpose(1, 2) * scale, self._variant.attention_softcap)  # (heads, T, T)
         is_hidden = (self._behind < 0) | (self._behind >= (self._windows[index] or len(x)))
-        mixed = scores.masked_fill(is_hidden, -torch.inf).softmax(-1) @ value
+        scores = scores.masked_fill(is_hidden, -torch.inf)
+        if self._variant.has_sinks:
+            sinks = self._weights.tensor(layer_name(index, SINKS)).float()
+            scores = torch.cat((scores, sinks[:, None, None].expand(-1, len(x), 1)), -1)
+        mixed = scores.softmax(-1)[..., : len(x)] @ value
         return self._project(index, mixed.transpose(0, 1).flatten(1), "self_attn.o_proj")
 
     def _queries_keys_values(self, index: int, x: torch.Tensor) -> list[torch.Tensor]:
@@ -109,7 +108,7 @@ class _Forward:
 
     def _gated(self, index: int, x: torch.Tensor, gate_up: Sequence[str], down: str) -> torch.Tensor:
         gate, up = torch.cat([self._project(index, x, name) for name in gate_up], -1).chunk(2, -1)
-        return self._project(index, ACTIVATIONS[self._variant.activation](gate) * up, down)
+        return self._project(index, _activated(self._variant, gate, up), down)
 
     def _experts(self, index: int, x: torch.Tensor) -> torch.Tensor:
         experts = cast(Experts, self._variant.experts)
@@ -120,7 +119,8 @@ class _Forward:
         for expert in sorted(set(chosen.flatten().tolist())):
             token, place = torch.where(chosen == expert)
             name = f"mlp.experts.{expert}"
-            own = self._gated(index, x[token], [f"{name}.gate_up_proj"], f"{name}.down_proj")
+            gate_up = [f"{name}.{part}" for part in EXPERT_PRODUCTS[0]]
+            own = self._gated(index, x[token], gate_up, f"{name}.down_proj")
             fed.index_add_(0, token, own * shares[token, place, None])
         if experts.shared_size:
             gate_up = [f"mlp.shared_expert.{name}_proj" for name in ("gate", "up")]
@@ -151,6 +151,14 @@ class _Forward:
         product = torch.cat(list(parts), dim=-1)
         _release(weight)
         return product
+
+
+def _activated(variant: Variant, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """What a feed-forward's last matrix is given."""
+    if variant.activation == "clamped_swiglu":
+        gate, up = gate.clamp(max=variant.swiglu_limit), up.clamp(-variant.swiglu_limit, variant.swiglu_limit)
+        return gate * torch.sigmoid(gate * variant.swiglu_alpha) * (up + 1)
+    return (functional.silu(gate) if variant.activation == "silu" else functional.gelu(gate, approximate="tanh")) * up
 
 
 def _rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

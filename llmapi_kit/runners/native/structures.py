@@ -14,7 +14,8 @@ POINTER, SIZE, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 class Expert(ctypes.Structure):
     """`Expert` of model.h."""
 
-    _fields_: ClassVar = [("gate_up", POINTER), ("down", POINTER)]
+    POINTERS = ("gate_up", "down", "gate_up_bias", "down_bias")
+    _fields_: ClassVar = [(name, POINTER) for name in POINTERS]
 
 
 class Layer(ctypes.Structure):
@@ -24,7 +25,7 @@ class Layer(ctypes.Structure):
         *("qkv", "output", "gate_up", "down"),
         *("before_attention", "after_attention", "before_feed_forward", "after_feed_forward"),
         *("query_norm", "key_norm", "qkv_bias", "output_bias", "gate_up_bias", "down_bias"),
-        *("cosines", "sines", "router", "experts"),
+        *("sinks", "cosines", "sines", "router", "router_bias", "experts"),
     )
     _fields_: ClassVar = [
         *((name, POINTER) for name in POINTERS),
@@ -44,7 +45,7 @@ class Model(ctypes.Structure):
     )
     FLOATS = (
         *("epsilon", "embedding_scale", "residual_multiplier", "attention_cap"),
-        *("logit_scale", "logit_cap"),
+        *("logit_scale", "logit_cap", "swiglu_alpha", "swiglu_limit"),
     )
     POINTERS = ("embedding", "head", "norm", "layers", "memory")
     _fields_: ClassVar = [
@@ -59,6 +60,7 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     model = ctypes.POINTER(Model)
     for name, arguments in {
         "panel_width": (),
+        "vector_width": (),
         "packed_size": (SIZE, SIZE, SIZE),
         "slot_size": (model,),
         "prefix_size": (model, SIZE),
@@ -68,12 +70,14 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
         function.argtypes, function.restype = arguments, SIZE
     library.step.argtypes = (
         *(model, POINTER, SIZE),
-        *(SIZE, POINTER, POINTER, POINTER, POINTER),
+        *(SIZE, POINTER, POINTER, POINTER),
+        *(POINTER, POINTER, POINTER, SIZE),
         *(SIZE, POINTER, POINTER, POINTER, POINTER),
     )
     library.pack.argtypes = (POINTER, SIZE, POINTER, POINTER, *(SIZE, SIZE, SIZE), POINTER)
     library.team_start.argtypes, library.team_start.restype = (SIZE,), POINTER
-    for function in (library.step, library.pack, library.team_stop):
+    library.unpack.argtypes = (SIZE, POINTER, *(SIZE, SIZE, SIZE), POINTER)
+    for function in (library.step, library.pack, library.unpack, library.team_stop):
         function.restype = None
     library.team_stop.argtypes = (POINTER,)
     return library

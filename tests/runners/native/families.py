@@ -71,6 +71,18 @@ FAMILIES = {
     "mixtral": ("Mixtral", {"num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": WINDOW}),
     "olmoe": ("Olmoe", {"num_experts": 6, "num_experts_per_tok": 2}),
     "qwen2 with experts": ("Qwen2Moe", {**EXPERTS, "shared_expert_intermediate_size": 48, "mlp_only_layers": [1]}),
+    "gpt oss": (
+        "GptOss",
+        {
+            "head_dim": 24,
+            "num_local_experts": 5,
+            "num_experts_per_tok": 2,
+            "sliding_window": WINDOW,
+            "rope_parameters": YARN,
+            "swiglu_limit": 0.3,  # so that it is reached
+            "tie_word_embeddings": False,
+        },
+    ),
     "qwen3 with experts": ("Qwen3Moe", {**EXPERTS, "head_dim": 24, "norm_topk_prob": True, "decoder_sparse_step": 2}),
 }
 
@@ -86,8 +98,10 @@ def make_family(name):
             # What is made as zeros or ones would hide where it is left out; sharper logits make greedy choices clear
             if parameter.ndim == 1:
                 parameter.add_(0.2 * torch.randn_like(parameter))
-            elif "gate.weight" in parameter_name:
+            elif "gate.weight" in parameter_name or "router.weight" in parameter_name:
                 parameter.normal_()
+            elif parameter_name.endswith("_bias"):
+                parameter.normal_(std=0.2)
             else:
                 parameter.mul_(3)
     return model
