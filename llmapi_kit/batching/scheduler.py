@@ -15,7 +15,7 @@ Knows nothing of models, sampling or events. Engine thread only.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from llmapi_kit.batching.fair_share import FairShare
 from llmapi_kit.batching.page_pool import Change, Copy, Free, PagePool
@@ -25,6 +25,8 @@ from llmapi_kit.runners.base import StepItem
 
 # Smaller chunks would take longer in all than they spare the streams.
 MIN_CHUNK = 16
+# A step computes a quarter more to read a prompt to its end, and no less of one: small pieces take longer than large.
+SPARE = 4
 # Prompt tokens in a step while several prompts wait: the first of them need not wait for the last.
 SHARED_STEP = 256
 # Logits of every token of a chunk are as wide as the vocabulary.
@@ -177,19 +179,27 @@ class Scheduler:
                 prefilling.append(request)
             else:
                 plan.append((request, self._decode(request)))
-        budget = self._prefill_budget(len(plan)) if plan else self.step_tokens
+        plan.extend(self._prefill(prefilling, len(plan)))
+        return plan
+
+    def _prefill(self, prefilling: Sequence[Request], num_decodes: int) -> Iterator[tuple[Request, StepItem]]:
+        """Chunks of prompts for a step; whole prompts where that is about what there is time for."""
+        room = self.step_tokens - num_decodes
+        budget = self._prefill_budget(num_decodes) if num_decodes else self.step_tokens
         if len(prefilling) > 1:
             budget = min(budget, SHARED_STEP)
-        for request in self._share.in_turn(prefilling):
-            if budget <= 0 and plan:
-                break
+        spare = max(0, budget) // SPARE
+        for i, request in enumerate(self._share.in_turn(prefilling)):
             remaining = request.num_uncomputed_prompt
-            size = min(remaining, max(budget, 1), MAX_SCORED_CHUNK if request.is_scoring else remaining)
-            size = request.chunk_size(size)
+            is_whole = remaining <= min(budget + spare, room)
+            is_piece = i > 0 and not is_whole and budget < min(spare, MIN_CHUNK)
+            if (num_decodes or i) and (budget <= 0 or is_piece):
+                break
+            size = remaining if is_whole else max(budget, 1)
+            size = request.chunk_size(min(size, MAX_SCORED_CHUNK) if request.is_scoring else size)
             chunk = request.prefill_ids[request.num_computed : request.num_computed + size]
-            plan.append((request, _prefill(request, chunk, is_last=size == remaining)))
-            budget -= size
-        return plan
+            yield request, _item(request, chunk, is_last=size == remaining)
+            budget, room = budget - size, room - size
 
     def _decode(self, request: Request) -> StepItem:
         """A request's latest token, and after it what is guessed of the next ones."""
@@ -210,6 +220,13 @@ class Scheduler:
         if num_tokens >= MIN_CHUNK:
             rate = num_tokens / max(seconds, 1e-6)
             self._tokens_per_s = rate if self._tokens_per_s is None else 0.5 * (self._tokens_per_s + rate)
+
+    @property
+    def prefill_s(self) -> float:
+        """How long the prompts that wait will take, as measured lately; 0 where nothing is known yet."""
+        if not self._tokens_per_s:
+            return 0.0
+        return sum(request.num_uncomputed_prompt for request in self.waiting) / self._tokens_per_s
 
     def _prefill_budget(self, num_decodes: int) -> int:
         """Prompt tokens that a step may compute beside running streams."""
@@ -309,7 +326,7 @@ def _lengths(plan: Sequence[tuple[Request, StepItem]]) -> dict[int, int]:
     return {item.slot: item.start + len(item.tokens) for _, item in plan}
 
 
-def _prefill(request: Request, tokens: Sequence[int], *, is_last: bool) -> StepItem:
+def _item(request: Request, tokens: Sequence[int], *, is_last: bool) -> StepItem:
     return StepItem(
         _slot(request),
         request.num_computed,
