@@ -63,7 +63,7 @@ def test_long_prompts_are_prefilled_in_chunks_beside_running_decodes(bench):
 
 
 def test_a_slow_prefill_holds_up_running_streams_for_a_bounded_time(bench):
-    """A millisecond a token and a stall of 40 ms: chunks beside a stream have 40 tokens, and the last one a few more."""
+    """A millisecond a token and a stall of 40 ms: chunks beside a stream have 40 tokens, the last one some more."""
     long_is_there = threading.Event()
     pause = threading.Event()
 
