@@ -196,7 +196,8 @@ class Scheduler:
             if (num_decodes or i) and (budget <= 0 or is_piece):
                 break
             size = remaining if is_whole else max(budget, 1)
-            size = request.chunk_size(min(size, MAX_SCORED_CHUNK) if request.is_scoring else size)
+            size = min(size, MAX_SCORED_CHUNK if request.is_scoring else remaining)
+            size = request.chunk_size(size)
             chunk = request.prefill_ids[request.num_computed : request.num_computed + size]
             yield request, _item(request, chunk, is_last=size == remaining)
             budget, room = budget - size, room - size
