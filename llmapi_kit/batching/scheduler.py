@@ -3,8 +3,9 @@
 Slots are shared fairly between the keys that requests came with, and within a key it is first come, first served; see
 `FairShare`. Every running request that decodes gets its one token each step; what is left of the step's token budget
 goes to prefill, oldest first but in turns between keys, in chunks. Beside running streams the budget is what the model
-prefills in `max_stall_s`, as measured, so that a prompt, however long, holds no stream up for longer. A request whose
-prompt another one is just computing waits for it and copies the result.
+prefills in `max_stall_s`, as measured, and at most a quarter more to read a prompt to its end, so that a prompt,
+however long, holds no stream up for longer. A request whose prompt another one is just computing waits for it and
+copies the result.
 
 Where there is less memory than all slots could fill, a request is let in when its prompt has room. When running ones
 have grown into all there is, the one that came last loses its slot and waits at the head of the queue, to compute
