@@ -190,10 +190,11 @@ class Scheduler:
         if len(prefilling) > 1:
             budget = min(budget, SHARED_STEP)
         spare = max(0, budget) // SPARE
+        least = MIN_CHUNK if budget >= 2 * MIN_CHUNK else spare
         for i, request in enumerate(self._share.in_turn(prefilling)):
             remaining = request.num_uncomputed_prompt
             is_whole = remaining <= min(budget + spare, room)
-            is_piece = i > 0 and not is_whole and budget < min(spare, MIN_CHUNK)
+            is_piece = i > 0 and not is_whole and budget < least
             if (num_decodes or i) and (budget <= 0 or is_piece):
                 break
             size = remaining if is_whole else max(budget, 1)
