@@ -28,7 +28,8 @@ from llmapi_kit.runners.base import StepItem
 MIN_CHUNK = 16
 # A step computes a quarter more to read a prompt to its end, and no less of one: small pieces take longer than large.
 SPARE = 4
-# Prompt tokens in a step while several prompts wait: the first of them need not wait for the last.
+# Prompt tokens in a step while several prompts wait: the first of them need not wait for the last. Not where fewer are
+# computed beside running streams: then those that are left take turns beside the first ones' answers, and end later.
 SHARED_STEP = 256
 # Logits of every token of a chunk are as wide as the vocabulary.
 MAX_SCORED_CHUNK = 64
@@ -187,7 +188,7 @@ class Scheduler:
         """Chunks of prompts for a step; whole prompts where that is about what there is time for."""
         room = self.step_tokens - num_decodes
         budget = self._prefill_budget(num_decodes) if num_decodes else self.step_tokens
-        if len(prefilling) > 1:
+        if len(prefilling) > 1 and (num_decodes or not 0 < self._tokens_in_time < SHARED_STEP):
             budget = min(budget, SHARED_STEP)
         spare = max(0, budget) // SPARE
         least = MIN_CHUNK if budget >= 2 * MIN_CHUNK else spare
@@ -233,8 +234,12 @@ class Scheduler:
 
     def _prefill_budget(self, num_decodes: int) -> int:
         """Prompt tokens that a step may compute beside running streams."""
-        in_time = int((self._tokens_per_s or 0) * self._max_stall_s)
-        return min(self.step_tokens - num_decodes, max(MIN_CHUNK, in_time))
+        return min(self.step_tokens - num_decodes, max(MIN_CHUNK, self._tokens_in_time))
+
+    @property
+    def _tokens_in_time(self) -> int:
+        """Prompt tokens that are computed in `max_stall_s`; 0 where nothing is known yet."""
+        return int((self._tokens_per_s or 0) * self._max_stall_s)
 
     def computed(self, request: Request, item: StepItem) -> None:
         """An item of the plan was computed; of guesses it is not known yet whether they are right."""

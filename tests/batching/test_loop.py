@@ -138,6 +138,26 @@ def test_prompts_that_wait_together_share_smaller_steps_so_that_the_first_is_ans
     assert [sum(len(item.tokens) for item in items) for items in b.runner.steps] == [1, 256, 256, 288]
 
 
+def test_prompts_that_wait_together_share_a_whole_step_where_those_that_are_left_would_take_turns(bench):
+    has_begun, all_are_there, pause = threading.Event(), threading.Event(), threading.Event()
+
+    def compute_slowly(items):
+        if len(b.runner.steps) == 1:
+            has_begun.set()
+            assert all_are_there.wait(DEADLINE_S)
+        pause.wait(0.005 if len(items) == 1 else 0)
+
+    b = bench(num_slots=4, max_length=1000, step_tokens=512, max_stall_s=0.001, before_step=compute_slowly)
+    b.result(b.submit([9] * 20, max_tokens=1))  # now it is known that it takes longer than `max_stall_s`
+    requests = [b.submit([8], max_tokens=1)]
+    assert has_begun.wait(DEADLINE_S)
+    requests += [b.submit([i] * 150, max_tokens=1) for i in (1, 2, 3)]
+    all_are_there.set()
+    for request in requests:
+        b.result(request)
+    assert [sum(len(item.tokens) for item in items) for items in b.runner.steps] == [20, 1, 450]
+
+
 def test_end_of_turn_token_ends_the_answer_and_is_not_shown(bench):
     b = bench(answer_length=5)
     text, end = b.result(b.submit([9, 8], max_tokens=50))
