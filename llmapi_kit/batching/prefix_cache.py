@@ -126,14 +126,26 @@ class PrefixCache:
         if length and best in free and 2 * length >= len(self._slots[best].tokens):
             return Placement(best, length)
         others = [i for i in free if i != best or not length] or free
-        # Empty slots first, the lowest of them: neighbouring slots attend without a copy. Then the longest unused.
-        target = min(others, key=lambda i: (bool(self._slots[i].tokens), self._slots[i].used_at, i))
+        target = self._least_useful(others)
         if target == best or (length and best in free and not self._can_copy(length)):
             return Placement(best, length)
         if length < MIN_SHARED:
             slot = self._slots[target]
             return Placement(target, common_prefix(slot.tokens, prompt) if slot.salt == salt else 0)
         return Placement(target, length, copy_from=best)
+
+    def _least_useful(self, free: list[int]) -> int:
+        """An empty slot, or one of those that were not used for long.
+
+        Of either, one beside a busy slot rather than another: runners compute neighbouring slots together.
+        """
+        old = sorted(free, key=lambda i: (bool(self._slots[i].tokens), self._slots[i].used_at, i))
+        num_empty = sum(not self._slots[i].tokens for i in old)
+        candidates = old[: num_empty or (len(old) + 1) // 2]
+        return max(candidates, key=self._num_busy_neighbours)  # the first of those
+
+    def _num_busy_neighbours(self, slot: int) -> int:
+        return sum(each.is_busy for each in self._slots[max(0, slot - 1) : slot + 2])
 
     def _longest_shared(self, prompt: Sequence[int], salt: str) -> tuple[int, int]:
         """The slot that shares most of a prompt, a free one rather than a busy one, and how much.

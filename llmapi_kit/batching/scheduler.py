@@ -3,8 +3,9 @@
 Slots are shared fairly between the keys that requests came with, and within a key it is first come, first served; see
 `FairShare`. Every running request that decodes gets its one token each step; what is left of the step's token budget
 goes to prefill, oldest first but in turns between keys, in chunks. Beside running streams the budget is what the model
-prefills in `max_stall_s`, as measured, so that a prompt, however long, holds no stream up for longer. A request whose
-prompt another one is just computing waits for it and copies the result.
+prefills in `max_stall_s`, as measured, and at most a quarter more to read a prompt to its end, so that a prompt,
+however long, holds no stream up for longer. A request whose prompt another one is just computing waits for it and
+copies the result.
 
 Where there is less memory than all slots could fill, a request is let in when its prompt has room. When running ones
 have grown into all there is, the one that came last loses its slot and waits at the head of the queue, to compute
@@ -15,7 +16,7 @@ Knows nothing of models, sampling or events. Engine thread only.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from llmapi_kit.batching.fair_share import FairShare
 from llmapi_kit.batching.page_pool import Change, Copy, Free, PagePool
@@ -25,7 +26,10 @@ from llmapi_kit.runners.base import StepItem
 
 # Smaller chunks would take longer in all than they spare the streams.
 MIN_CHUNK = 16
-# Prompt tokens in a step while several prompts wait: the first of them need not wait for the last.
+# A step computes a quarter more to read a prompt to its end, and no less of one: small pieces take longer than large.
+SPARE = 4
+# Prompt tokens in a step while several prompts wait: the first of them need not wait for the last. Not where fewer are
+# computed beside running streams: then those that are left take turns beside the first ones' answers, and end later.
 SHARED_STEP = 256
 # Logits of every token of a chunk are as wide as the vocabulary.
 MAX_SCORED_CHUNK = 64
@@ -177,19 +181,29 @@ class Scheduler:
                 prefilling.append(request)
             else:
                 plan.append((request, self._decode(request)))
-        budget = self._prefill_budget(len(plan)) if plan else self.step_tokens
-        if len(prefilling) > 1:
+        plan.extend(self._prefill(prefilling, len(plan)))
+        return plan
+
+    def _prefill(self, prefilling: Sequence[Request], num_decodes: int) -> Iterator[tuple[Request, StepItem]]:
+        """Chunks of prompts for a step; whole prompts where that is about what there is time for."""
+        room = self.step_tokens - num_decodes
+        budget = self._prefill_budget(num_decodes) if num_decodes else self.step_tokens
+        if len(prefilling) > 1 and (num_decodes or not 0 < self._tokens_in_time < SHARED_STEP):
             budget = min(budget, SHARED_STEP)
-        for request in self._share.in_turn(prefilling):
-            if budget <= 0 and plan:
-                break
+        spare = max(0, budget) // SPARE
+        least = MIN_CHUNK if budget >= 2 * MIN_CHUNK else spare
+        for i, request in enumerate(self._share.in_turn(prefilling)):
             remaining = request.num_uncomputed_prompt
-            size = min(remaining, max(budget, 1), MAX_SCORED_CHUNK if request.is_scoring else remaining)
+            is_whole = remaining <= min(budget + spare, room)
+            is_piece = i > 0 and not is_whole and budget < least
+            if (num_decodes or i) and (budget <= 0 or is_piece):
+                break
+            size = remaining if is_whole else max(budget, 1)
+            size = min(size, MAX_SCORED_CHUNK if request.is_scoring else remaining)
             size = request.chunk_size(size)
             chunk = request.prefill_ids[request.num_computed : request.num_computed + size]
-            plan.append((request, _prefill(request, chunk, is_last=size == remaining)))
-            budget -= size
-        return plan
+            yield request, _item(request, chunk, is_last=size == remaining)
+            budget, room = budget - size, room - size
 
     def _decode(self, request: Request) -> StepItem:
         """A request's latest token, and after it what is guessed of the next ones."""
@@ -211,10 +225,21 @@ class Scheduler:
             rate = num_tokens / max(seconds, 1e-6)
             self._tokens_per_s = rate if self._tokens_per_s is None else 0.5 * (self._tokens_per_s + rate)
 
+    @property
+    def prefill_s(self) -> float:
+        """How long the prompts that wait will take, as measured lately; 0 where nothing is known yet."""
+        if not self._tokens_per_s:
+            return 0.0
+        return sum(request.num_uncomputed_prompt for request in self.waiting) / self._tokens_per_s
+
     def _prefill_budget(self, num_decodes: int) -> int:
         """Prompt tokens that a step may compute beside running streams."""
-        in_time = int((self._tokens_per_s or 0) * self._max_stall_s)
-        return min(self.step_tokens - num_decodes, max(MIN_CHUNK, in_time))
+        return min(self.step_tokens - num_decodes, max(MIN_CHUNK, self._tokens_in_time))
+
+    @property
+    def _tokens_in_time(self) -> int:
+        """Prompt tokens that are computed in `max_stall_s`; 0 where nothing is known yet."""
+        return int((self._tokens_per_s or 0) * self._max_stall_s)
 
     def computed(self, request: Request, item: StepItem) -> None:
         """An item of the plan was computed; of guesses it is not known yet whether they are right."""
@@ -309,7 +334,7 @@ def _lengths(plan: Sequence[tuple[Request, StepItem]]) -> dict[int, int]:
     return {item.slot: item.start + len(item.tokens) for _, item in plan}
 
 
-def _prefill(request: Request, tokens: Sequence[int], *, is_last: bool) -> StepItem:
+def _item(request: Request, tokens: Sequence[int], *, is_last: bool) -> StepItem:
     return StepItem(
         _slot(request),
         request.num_computed,

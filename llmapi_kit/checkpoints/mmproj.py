@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ MARK = "mmproj"
 USUAL = ("f16", "bf16", "q8_0", "f32")
 MAX_SIDE = 1 << 15
 COLOURS = 3
+TENSOR_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+LONE_BIAS = "exp_probs_b.bias"  # of a choice between experts, added to what no weight of this name makes
+PATCHES = "v.patch_embd.weight"
 
 
 def open_mmproj(path: Path, model: GgufFile) -> GgufHeader:
@@ -51,6 +55,7 @@ def open_mmproj(path: Path, model: GgufFile) -> GgufHeader:
         raise UnsupportedModelError(f"{path.name} has no vision encoder, so it can't look at pictures.")
     _check_sizes(header)
     _check_colours(header)
+    _check_tensors(header)
     if not _fits(header, model.hidden_size):
         raise ModelLoadError(
             f"{path.name} is the image part of another model: nothing in it is {model.hidden_size:,} wide, as "
@@ -114,6 +119,22 @@ def _check_colours(header: GgufHeader) -> None:
         is_known = isinstance(value, np.ndarray) and value.dtype == np.float32 and value.size == COLOURS
         if value is None or not is_known or not np.isfinite(value).all() or (key == "image_std" and not value.all()):
             raise ModelLoadError(f"{header.path.name}: clip.vision.{key} must be three numbers, one for each colour.")
+
+
+def _check_tensors(header: GgufHeader) -> None:
+    """The library ends the process where one that it needs is not there, or is of another size."""
+    for name in header.tensors:
+        weight = f"{name.removesuffix('.bias')}.weight"
+        if not TENSOR_NAME.fullmatch(name):
+            raise ModelLoadError(f"{header.path.name} is damaged: it has a tensor {name[:80]!r}. Download it again.")
+        if name.endswith(".bias") and not name.endswith(LONE_BIAS) and weight not in header.tensors:
+            raise ModelLoadError(f"{header.path.name} is damaged: it has {name}, but no {weight}. Download it again.")
+    width, patches = header.one("clip.vision.embedding_length"), header.tensors.get(PATCHES)
+    if patches is not None and width not in patches.shape:
+        raise ModelLoadError(
+            f"{header.path.name}: clip.vision.embedding_length is {width:,}, and {PATCHES} has the shape "
+            f"{tuple(patches.shape)}, which must have it. Download it again."
+        )
 
 
 def _fits(header: GgufHeader, width: int) -> bool:

@@ -2,7 +2,8 @@
 
 Everything of llama.cpp's C API that the kit uses is declared here and nowhere else. The library is the one inside the
 package xllamacpp, whose wheels need no compiler and run on every Linux since 2014; ``LLMAPI_KIT_LIBLLAMA`` names
-another build, such as one for CUDA. Knows nothing of slots or requests. Calls into the library give the GIL away.
+another build, such as one for CUDA. Knows nothing of slots or requests. Calls into the library give the GIL away, but
+for those that are over at once.
 
 The structures that it takes change from version to version, and a wrong one would be read as nonsense. So each is
 compared, field by field, with the defaults that the library itself fills in; fields that newer versions add at the end
@@ -150,6 +151,16 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_token_to_piece": (c_int32, (c_void_p, c_int32, c_void_p, c_int32, c_int32, c_bool)),
 }
 
+# What takes microseconds, and is called in every step: giving the GIL away there lets another thread take it, and then
+# the step waits for that one
+QUICK = (
+    "llama_set_n_threads",
+    "llama_set_embeddings",
+    "llama_get_logits",
+    "llama_get_embeddings",
+    "llama_memory_seq_rm",
+)
+
 _lock = threading.Lock()
 _libraries: dict[Path, Any] = {}
 _errors: deque[str] = deque(maxlen=8)
@@ -209,15 +220,16 @@ def load_libllama() -> Any:
 
 def _load(path: Path) -> Any:
     try:
-        library = ctypes.CDLL(str(path))
+        library, held = ctypes.CDLL(str(path)), ctypes.PyDLL(str(path))
     except OSError as exc:
         raise ConfigError(f"{path} can't be loaded as a library: {exc}") from exc
     for name, (returned, taken) in FUNCTIONS.items():
         try:
-            function = getattr(library, name)
+            function = getattr(held if name in QUICK else library, name)
         except AttributeError as exc:
             raise ConfigError(unknown(path, f"it has no function {name}")) from exc
         function.restype, function.argtypes = returned, taken
+        setattr(library, name, function)
     check_defaults(path, library, library.llama_model_default_params(), MODEL_DEFAULTS)
     check_defaults(path, library, library.llama_context_default_params(), CONTEXT_DEFAULTS)
     library.llama_log_set(log, None)

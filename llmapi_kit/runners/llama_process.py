@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 import marshal
+import math
 import mmap
 import os
-import select
 import socket
 import struct
 import subprocess
@@ -36,6 +36,7 @@ from llmapi_kit.runners.llama_context import ContextOptions
 MAX_ROWS = 1024  # of logits, in one question; pages that are never written take no memory
 MAX_END_S = 5.0
 NUM_WAITS = 10  # for one answer
+MAX_PART = 1 << 16  # of an answer, taken at once
 SIZE = struct.Struct("<I")  # before a question, how many bytes it has
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "CUDA_VISIBLE_DEVICES", VARIABLE)
 # How often OpenMP's threads look for the others before they sleep, a fifth of a millisecond. By default it is 7 ms, all
@@ -216,12 +217,12 @@ class LlamaProcess:
                 env=environment,
                 start_new_session=True,  # or interrupting a cell would end it as well
             )
-        self._stream = ours.makefile("rwb")
-        self._answer = select.poll()
-        self._answer.register(ours, select.POLLIN)
-        self._end = weakref.finalize(self, _stop, self._process, ours, self._stream)
+        self._connection = ours
+        self._end = weakref.finalize(self, _stop, self._process, ours)
         try:
             told: dict[str, Any] = self._ask("load", [asdict(self._setup)])
+            # The system counts the time, and not `select`, as in each call of it another thread may take the GIL
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(self._step_timeout_s / NUM_WAITS))
             return told
         except RuntimeError as exc:
             self.close()
@@ -234,12 +235,9 @@ class LlamaProcess:
         """Ask the process, and wait for its answer."""
         question = marshal.dumps((name, arguments))
         try:
-            self._stream.write(SIZE.pack(len(question)) + question)
-            self._stream.flush()
-            if name != "load" and not self._is_answered():
-                raise RuntimeError(self._how_it_hung())
-            line = self._stream.readline()
-        except (OSError, ValueError):  # it is gone
+            self._connection.sendall(SIZE.pack(len(question)) + question)
+            line = self._read_line()
+        except OSError:  # it is gone
             line = b""
         if not line.endswith(b"\n"):
             raise RuntimeError(self._how_it_ended())
@@ -251,10 +249,21 @@ class LlamaProcess:
             raise (kind or RuntimeError)(answer["message"])
         return answer
 
-    def _is_answered(self) -> bool:
-        """Whether an answer or an end comes in time; in parts, as both processes may have been suspended."""
-        part_ms = self._step_timeout_s * 1000 / NUM_WAITS
-        return not part_ms or any(self._answer.poll(part_ms) for _ in range(NUM_WAITS))
+    def _read_line(self) -> bytes:
+        """What it answers, cut off where it ended; waits in parts, as both processes may have been suspended."""
+        line, num_left = b"", NUM_WAITS
+        while not line.endswith(b"\n"):
+            try:
+                part = self._connection.recv(MAX_PART)
+            except BlockingIOError as exc:  # that is how the system tells that the time is over
+                num_left -= 1
+                if not num_left:
+                    raise RuntimeError(self._how_it_hung()) from exc
+                continue
+            if not part:
+                break
+            line += part
+        return line
 
     def _how_it_hung(self) -> str:
         if self._process is not None:
@@ -303,8 +312,13 @@ def _close(*files: Any) -> None:
         each.close()
 
 
-def _stop(process: subprocess.Popen[bytes], connection: socket.socket, stream: Any) -> None:
-    for each in (stream, connection, process.stdin):
+def _timeval(seconds: float) -> bytes:
+    """A ``struct timeval``; 0 is no limit."""
+    return struct.pack("ll", *divmod(math.ceil(seconds * 1e6), 10**6))
+
+
+def _stop(process: subprocess.Popen[bytes], connection: socket.socket) -> None:
+    for each in (connection, process.stdin):
         with suppress(OSError):
             if each is not None:
                 each.close()

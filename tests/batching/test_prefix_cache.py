@@ -68,6 +68,17 @@ def test_the_longest_unused_slot_is_given_up_first():
     assert cache.place([3, 3, 3], "").slot == b.slot
 
 
+def test_of_slots_that_were_not_used_for_long_those_beside_busy_ones_are_given_up_first():
+    """Runners compute neighbouring slots together, and 8 requests in 32 slots were in 6 places."""
+    cache = PrefixCache(8)
+    slots = [fill(cache, [i, i, i]).slot for i in range(8)]
+    for slot in slots:
+        if slot != 2:
+            cache.release(slot)
+    assert cache.place([9, 9], "").slot == 1, "not 0, which was not used for longer"
+    assert cache.place([9, 9], "").slot == 0, "6 and 7 were used lately"
+
+
 def test_all_busy_is_none():
     cache = PrefixCache(1)
     fill(cache, [1])

@@ -172,11 +172,12 @@ def test_a_file_of_another_model_is_refused_before_it_is_loaded_and_not_taken_by
     ("changed", "words"),
     [
         ({"mm__2__bias": np.full(64, np.nan, np.float32)}, "not finite"),
-        ({"v__patch_embd__weight": None}, "contradicts itself"),
+        ({"v__patch_embd__weight": None}, r"it has v\.patch_embd\.bias, but no v\.patch_embd\.weight"),
         ({"clip__vision__attention__head_count": 0}, "head_count is 0"),
         ({"clip__vision__attention__head_count": 5}, "contradicts itself"),
         ({"clip__vision__image_mean": [0.5]}, "three numbers"),
         ({"clip__projector_type": "telescope"}, "telescope"),
+        ({"clip__vision__embedding_length": 27}, "embedding_length is 27, and v.patch_embd.weight has the shape"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -184,6 +185,13 @@ def test_a_file_that_contradicts_itself_is_an_error_and_ends_nothing(changed, wo
     path = rewrite(files[2], tmp_path / "broken.gguf", **changed)
     with pytest.raises((ModelLoadError, UnsupportedModelError), match=words):
         kit.load(files[1], mmproj=path, max_slots=1)
+
+
+def test_a_tensor_whose_name_is_damaged_is_not_left_out_in_silence(files, tmp_path):
+    damaged = files[2].read_bytes().replace(b"v.position_embd.weight", b"v.position_em\x18d.weight")
+    (tmp_path / "damaged.gguf").write_bytes(damaged)
+    with pytest.raises(ModelLoadError, match=r"it has a tensor 'v\.position_em\\x18d\.weight'"):
+        kit.load(files[1], mmproj=tmp_path / "damaged.gguf")
 
 
 def test_files_with_bytes_changed_load_or_are_refused(files, tmp_path):

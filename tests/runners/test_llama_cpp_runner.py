@@ -239,6 +239,13 @@ def test_another_build_is_named_by_a_variable_and_has_to_be_one_that_is_known(tm
         libllama.load_libllama()
 
 
+def test_no_other_thread_takes_the_gil_in_a_call_that_is_over_at_once():
+    """Whoever gets a step's tokens took it just before the next step, which then waited until they were sent."""
+    library = libllama.load_libllama()
+    keeps_gil = {name for name in libllama.FUNCTIONS if type(getattr(library, name))._flags_ & 4}  # of ctypes.PyDLL
+    assert keeps_gil == set(libllama.QUICK)
+
+
 def test_a_library_whose_structures_are_others_is_refused(monkeypatch):
     monkeypatch.setattr(libllama, "CONTEXT_DEFAULTS", {**libllama.CONTEXT_DEFAULTS, "n_batch": 4096})
     with pytest.raises(ConfigError, match=r"ContextParams\.n_batch is 2048 where 4096 is expected"):

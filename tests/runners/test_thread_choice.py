@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from llmapi_kit.runners.thread_choice import EARLY, LONGEST_WAIT, ThreadChoice
+from llmapi_kit.runners.thread_choice import EARLY, LONGEST_WAIT, TRIED, ThreadChoice
 
 
 def run(choice, seconds, num_steps, num_tokens=4):
@@ -50,6 +50,23 @@ def test_threads_that_take_a_step_to_wake_are_taken_all_the_same():
         choice.took(4, 2.1 if is_asleep else QUIET[threads])
         threads_before = threads
     assert choice.num_threads == 4
+
+
+@pytest.mark.parametrize("disturbed", [0, 1, 2, 3])
+def test_more_threads_are_taken_though_one_step_of_a_try_was_disturbed(disturbed):
+    choice = ThreadChoice.for_model(10**6, 2)
+    run(choice, {1: 1.0}, LONGEST_WAIT)
+    run(choice, {2: 1.0}, 1)  # wakes the other thread
+    for step in range(TRIED):
+        choice.took(4, {2: 1.2 if step == disturbed else 0.6}[choice.next(4)])
+    assert choice.num_threads == 2
+
+
+def test_steps_of_one_try_may_have_different_numbers_of_tokens():
+    choice = ThreadChoice.for_model(10**6, 2)
+    for num_tokens in (1, 32) * (LONGEST_WAIT + TRIED):
+        choice.took(num_tokens, num_tokens * {1: 1.0, 2: 0.99}[choice.next(num_tokens)])
+    assert choice.num_threads == 1
 
 
 @pytest.mark.parametrize("num_good", [0, 1, 4])
