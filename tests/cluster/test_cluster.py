@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import signal
 from collections import Counter
 from functools import partial
@@ -16,8 +17,9 @@ import pytest
 
 from llmapi_kit import kit
 from llmapi_kit.cluster import app, connection, deployment
-from llmapi_kit.cluster.bridge import bridged
+from llmapi_kit.cluster.bridge import Bridge, BridgedHandle
 from llmapi_kit.cluster.engine import ClusterEngine
+from llmapi_kit.cluster.owner import appoint, dismiss
 from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.errors import (
     ClusterError,
@@ -226,6 +228,20 @@ def test_a_notebooks_server_answers_from_the_cluster_until_it_stops(proxy_url):
     assert not connection._users
 
 
+def test_what_replicas_log_is_in_the_servers_log_and_who_owns_them_takes_them_along(proxy_url, caplog):
+    caplog.set_level("INFO", logger="llmapi_kit")
+    server = kit.launch("mock", cluster="auto", replicas={"num_cpus": 0.5}, port=0)
+    try:
+        written = re.compile(r"replica \w+: mock is loaded in process \d+")
+        run(until(lambda: any(written.search(line) for line in server.logs(500))))
+        engine, (app_name,) = server.engines[0], connection._users
+        dismiss(app_name)  # as Ray does where this process dies
+        run(until(lambda: not engine.readiness().ready))
+        assert f"has no application {app_name!r}" in engine.readiness().reason
+    finally:
+        server.stop()
+
+
 def test_the_app_serves_the_api_behind_serves_proxy(proxy_url, monkeypatch):
     from ray import serve
 
@@ -255,7 +271,7 @@ def test_a_cluster_without_room_says_so(proxy_url, monkeypatch):
 def test_a_process_outside_of_the_cluster_asks_through_a_bridge(mock, tmp_path):
     """Ray Client, which it would have besides, is Ray's."""
     through = mock()
-    engine = ClusterEngine(bridged("mock"), through.info, find_readiness=through.readiness)
+    engine = ClusterEngine(BridgedHandle(appoint("mock", Bridge)), through.info, find_readiness=through.readiness)
     request = prompt("one two three")
     assert answers_of(run(collect(engine.generate(request)))) == answers_of(run(collect(through.generate(request))))
     assert run(engine.embed(["one"])) == run(through.embed(["one"]))
@@ -270,4 +286,5 @@ def test_a_process_outside_of_the_cluster_asks_through_a_bridge(mock, tmp_path):
 
     run(leave(tmp_path / "gate"))
     engine.close()
+    dismiss("mock")
     assert isinstance(run(answered(engine, "one"))[0].error, EngineUnavailableError)
