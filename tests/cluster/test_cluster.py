@@ -9,6 +9,7 @@ import random
 import re
 import signal
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import httpx
@@ -20,6 +21,7 @@ from llmapi_kit.cluster import app, connection, deployment
 from llmapi_kit.cluster.bridge import Bridge, BridgedHandle
 from llmapi_kit.cluster.engine import ClusterEngine
 from llmapi_kit.cluster.owner import appoint, dismiss
+from llmapi_kit.config import load_settings
 from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.errors import (
     ClusterError,
@@ -30,6 +32,8 @@ from llmapi_kit.errors import (
     RequestError,
 )
 from llmapi_kit.sampling.parameters import SamplingParams
+from llmapi_kit.server.keys import Keys
+from llmapi_kit.store.store import open_store
 from llmapi_kit.testing import EngineContract
 from llmapi_kit.testing.events import answers_of, collect
 from llmapi_kit.types import Accepted, Delta, Failed, Finished
@@ -259,6 +263,30 @@ def test_the_app_serves_the_api_behind_serves_proxy(proxy_url, monkeypatch):
             assert client.post("/v1/completions", json={**body, "nonsense": 1}).status_code == 400
     finally:
         serve.delete("app")
+
+
+@pytest.mark.cluster
+def test_ingress_replicas_with_one_postgres_let_pass_what_a_key_may_together(proxy_url, postgres, monkeypatch):
+    from ray import serve
+
+    monkeypatch.setenv("LLMAPI_KIT_API_KEY", "sk-of-the-cluster-0123456789")
+    url = postgres.new_database()
+    arguments = {"models": ["mock"], "replicas": {"num_cpus": 0.5}, "ingress_replicas": 2, "database_url": url}
+    serve.run(app(arguments), name="two")
+    store = open_store(load_settings(database_url=url))
+    made = {"models": lambda: ["mock"], "base_url": str, "page_url": str, "owner_id": str}
+    try:
+        key = Keys(store, "cluster", **made).create("ada", rpm=3).api_key
+        with httpx.Client(base_url=proxy_url, timeout=DEADLINE_S, headers={"Authorization": f"Bearer {key}"}) as client:
+            run(until(lambda: all(client.get("/v1/key").status_code == 200 for _ in range(20))))
+            with ThreadPoolExecutor(8) as pool:
+                ask = partial(client.post, "/v1/completions", json={"model": "mock", "prompt": "one"})
+                statuses = Counter(answer.status_code for answer in pool.map(lambda _: ask(), range(24)))
+        # One more where a minute ends meanwhile. Each for itself they would be 6, and by shares 2
+        assert statuses in (Counter({200: 3, 429: 21}), Counter({200: 4, 429: 20}))
+    finally:
+        serve.delete("two")
+        store.close()
 
 
 def test_a_cluster_without_room_says_so(proxy_url, monkeypatch):
