@@ -10,6 +10,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -163,15 +164,20 @@ def serve_owner(app: str, replica: str) -> None:
 def _serve_owner(app: str, log: OwnersLog) -> None:
     import ray
     from ray import serve
+    from ray.exceptions import RayError
 
     while True:
         try:
             actor = ray.get_actor(app, namespace=NAMESPACE)
         except ValueError:  # Ray has no such actor any more
             break
-        is_there = actor.wait.remote()
-        while not ray.wait([is_there], timeout=0)[0]:
+        except RayError:  # it does not answer now
+            time.sleep(LOOK_EVERY_S)
+            continue
+        is_over, is_known_over = actor.wait.remote(), False
+        while not is_known_over:
             if lines := log.take(LOOK_EVERY_S):
                 actor.log.remote(lines)
+            is_known_over = bool(ray.wait([is_over], timeout=0)[0])
     logger.warning("Whoever deployed %s is gone, so it is deleted", app)
     serve.delete(app, _blocking=False)

@@ -22,6 +22,8 @@ from llmapi_kit.store.minute_window import WINDOW_S
 from llmapi_kit.store.stored_key import KeyLimits
 from tests.api.conftest import KEY, error_of, wait_until
 
+from .conftest import Held
+
 pytestmark = []  # these need a Postgres server, so not on the other Pythons
 THREE = {"prompt": "one two three", "max_tokens": 3}
 HALF_A_MINUTE = 1_700_000_070.0
@@ -37,6 +39,7 @@ def clock(monkeypatch):
         for module in ("llmapi_kit.api.minute_counts", minute_counts.MemoryStorage.__module__):
             monkeypatch.setattr(f"{module}.time", stopped)
 
+    monkeypatch.setattr(shared_counts, "ANSWER_S", 60.0)  # a busy machine is no database that is away
     stand()
     return stand
 
@@ -145,6 +148,14 @@ def taken(counts, limits):
     return asyncio.run(counts.take("key", limits, 0, refuse_a_second))
 
 
+def wait_until_free(counts, limits):
+    def is_free():
+        with contextlib.suppress(RateLimitError):
+            return taken(counts, limits) is not None
+
+    wait_until(is_free)
+
+
 def test_a_server_that_died_holds_no_request_for_long(postgres, open_database, clock):
     url, limits = postgres.new_database(), KeyLimits(concurrency=1)
     dead, other = (SharedCounts(KeyCounts(open_database(url))) for _ in "ab")
@@ -171,13 +182,27 @@ def test_a_client_that_leaves_while_it_is_counted_holds_nothing(postgres, open_d
         await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(leave())
-    other = SharedCounts(KeyCounts(open_database(url)))
+    wait_until_free(SharedCounts(KeyCounts(open_database(url))), limits)
 
-    def is_free():
-        with contextlib.suppress(RateLimitError):
-            return taken(other, limits) is not None
 
-    wait_until(is_free)
+def test_a_database_that_is_too_slow_is_not_waited_for_and_holds_nothing(
+    postgres, open_database, clock, monkeypatch, caplog
+):
+    monkeypatch.setattr(shared_counts, "ANSWER_S", 0.01)
+    database, limits, held = open_database(postgres.new_database()), KeyLimits(concurrency=1), Held()
+    counts = SharedCounts(KeyCounts(database))
+
+    def hold(connection):
+        database.lock(connection, "limits of key")
+        held(connection)
+
+    database.submit(hold)
+    assert held.begun.wait(30)
+    assert taken(counts, limits) is None
+    assert "did not answer within 0.01 s" in caplog.text
+    held.release()
+    monkeypatch.setattr(shared_counts, "ANSWER_S", 30.0)
+    wait_until_free(SharedCounts(KeyCounts(database)), limits)
 
 
 def test_what_counts_no_more_is_forgotten(postgres, open_database, clock):
