@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 ANSWER_S = 2.0  # until the database is taken to be away
 AWAY_S = 5.0  # that it is not asked for then
+PAUSES_S = (0.02, 0.1)  # for the end of a request that was answered, maybe by another server, to be written
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,14 @@ class SharedCounts:
         """
         if time.monotonic() < self._asked_from:
             return None
-        use = Use(key_id, None if limits.concurrency is None else random_hex(32), tokens)
+        most = limits.concurrency
+        use = Use(key_id, None if most is None else random_hex(32), tokens)
         answer = await self._answer(use, check)
+        for pause_s in PAUSES_S:
+            if answer is None or answer.refusal is None or most is None or answer.used.num_running < most:
+                break
+            await asyncio.sleep(pause_s)
+            answer = await self._answer(use, check)
         if answer is None:
             return None
         self._known[key_id] = time.monotonic(), answer.used
