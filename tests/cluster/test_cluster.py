@@ -23,6 +23,7 @@ from llmapi_kit.cluster.engine import ClusterEngine
 from llmapi_kit.cluster.owner import appoint, dismiss
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.base import GenerationRequest
+from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import (
     ClusterError,
     EngineUnavailableError,
@@ -36,7 +37,7 @@ from llmapi_kit.server.keys import Keys
 from llmapi_kit.store.store import open_store
 from llmapi_kit.testing import EngineContract
 from llmapi_kit.testing.events import answers_of, collect
-from llmapi_kit.types import Accepted, Delta, Failed, Finished
+from llmapi_kit.types import Accepted, Delta, Failed, Finished, Readiness
 
 from . import engines
 from .engines import until
@@ -315,3 +316,33 @@ def test_a_process_outside_of_the_cluster_asks_through_a_bridge(mock, tmp_path):
     engine.close()
     dismiss("mock")
     assert isinstance(run(answered(engine, "one"))[0].error, EngineUnavailableError)
+
+
+def test_a_cluster_out_of_reach_says_that_it_may_ask_for_a_token(monkeypatch):
+    import ray
+
+    def refuse(*args, **options):
+        raise ConnectionError("ray client connection timeout")
+
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(ClusterError, match=r"'ray://head:10001' can't be used: .* timeout. .* RAY_AUTH_MODE=token"):
+        connection._init("ray://head:10001")
+
+
+def test_a_connection_that_is_lost_is_an_error_of_ours(monkeypatch):
+    class Lost:
+        def __getattr__(self, name):
+            return self
+
+        def remote(self, *arguments):
+            raise Exception("Ray Client is not connected.")
+
+    monkeypatch.setattr("llmapi_kit.cluster.engine.MAX_TRIES", 1)
+    info = MockEngine().info
+    engine = ClusterEngine(BridgedHandle(Lost()), info, find_readiness=lambda: Readiness(False, "lost"))
+    (end,) = run(answered(engine, "one"))
+    assert isinstance(end.error, EngineUnavailableError)
+    assert "The connection to the cluster was lost: Ray Client is not connected." in end.error.message
+    with pytest.raises(EngineUnavailableError):
+        run(engine.embed(["one"]))

@@ -15,6 +15,7 @@ from llmapi_kit.api.shared_counts import SharedCounts
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import RateLimitError
+from llmapi_kit.server import key_watch
 from llmapi_kit.server.server import Server
 from llmapi_kit.store import key_counts
 from llmapi_kit.store.key_counts import KeyCounts
@@ -121,6 +122,18 @@ def test_a_request_that_runs_at_one_server_holds_its_place_at_the_other(keyed):
         refused = other.post("/v1/completions", json=THREE)
         assert "has 1 request under way, as many as it may" in error_of(refused, 429)["message"]
     wait_until(lambda: other.post("/v1/completions", json=THREE).status_code == 200)
+
+
+def test_a_request_that_runs_for_long_keeps_its_place(keyed, servers, clock, monkeypatch):
+    one, other = keyed(concurrency=1)
+    with one.stream("POST", "/v1/completions", json={"prompt": "a", "max_tokens": 100_000, "stream": True}) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        clock(HALF_A_MINUTE + 20)
+        monkeypatch.setattr(key_watch, "COUNT_EVERY_S", 0.0)
+        servers[0]._key_watch.refresh()
+        clock(HALF_A_MINUTE + 45)
+        error_of(other.post("/v1/completions", json=THREE), 429)
 
 
 def test_a_client_that_asks_one_thing_after_the_other_is_never_too_many(keyed, monkeypatch):
