@@ -47,6 +47,13 @@ def is_open(port):
         return True
 
 
+def takes_clients(port, environment):
+    """A busy machine's head opens its port long before it answers, and Ray's clients give up."""
+    connect = f"import ray; ray.init('ray://127.0.0.1:{port}')"
+    done = subprocess.run([sys.executable, "-c", connect], env=environment, capture_output=True, timeout=DEADLINE_S)
+    return done.returncode == 0
+
+
 @pytest.fixture(scope="module")
 def environment():
     """Of the cluster and of who uses it: a token of their own."""
@@ -72,6 +79,7 @@ def head(environment):
     process = psutil.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_until(lambda: process.poll() is not None or is_open(client_port))
+        wait_until(lambda: process.poll() is not None or takes_clients(client_port, environment))
         assert process.poll() is None
         yield process, {"ray": f"ray://127.0.0.1:{client_port}", "driver": f"127.0.0.1:{port}"}
     finally:
