@@ -7,7 +7,7 @@ import contextlib
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -97,7 +97,7 @@ class ApiState:
             record.completion_tokens += counts.completion_tokens
         self.store.usage.count(self.caller.id, model, counts)
 
-    def admit(self, estimate: Callable[[], int]) -> Admission | None:
+    async def admit(self, estimate: Callable[[], int]) -> Admission | None:
         """Let the current request be answered by an engine; None where its key has no limits.
 
         Args:
@@ -107,10 +107,18 @@ class ApiState:
             RequestError: the server stops, or the key was closed, or it has to wait or has used what it may.
         """
         self.check_open()
-        return self.limiter.admit(self.caller, estimate)
+        admission = self.limiter.admit(self.caller, estimate)
+        if admission is not None:
+            await self.limiter.confirm(admission)
+            try:
+                self.check_open()  # once more, as that may have waited for a database
+            except RequestError:
+                admission.settle(0)
+                raise
+        return admission
 
-    @contextlib.contextmanager
-    def counting(self, model: str, estimate: Callable[[], int]) -> Iterator[Counts]:
+    @contextlib.asynccontextmanager
+    async def counting(self, model: str, estimate: Callable[[], int]) -> AsyncIterator[Counts]:
         """Count one request that an engine answers as a whole, unless it refuses it; the block adds what was used.
 
         Args:
@@ -120,7 +128,7 @@ class ApiState:
         Raises:
             RequestError: see `admit`.
         """
-        admission = self.admit(estimate)
+        admission = await self.admit(estimate)
         counts = Counts(requests=1)
         try:
             yield counts

@@ -7,38 +7,39 @@ looks like a handle to `llmapi_kit.cluster.engine.ClusterEngine`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any
 
+from llmapi_kit.cluster.owner import Owner
 from llmapi_kit.cluster.replica import Item
 from llmapi_kit.engines.base import GenerationRequest
+from llmapi_kit.errors import EngineUnavailableError
 from llmapi_kit.ids import random_hex
 
-MAX_REQUESTS = 10_000
 
-
-def bridged(app: str) -> BridgedHandle:
-    """What stands for an application's handle; its actor ends with this process's connection."""
-    import ray
-
-    actor = ray.remote(num_cpus=0, max_concurrency=MAX_REQUESTS)(Bridge).remote(app)
-    return BridgedHandle(actor)
-
-
-class Bridge:
-    """The actor.
+class Bridge(Owner):
+    """The actor; it is the application's owner, too.
 
     Args:
         app: whose model is asked.
     """
 
     def __init__(self, app: str) -> None:
+        super().__init__(app)
+        self._under_way: dict[str, Any] = {}
+
+    @cached_property
+    def _handle(self) -> Any:
+        """Of the application, which is deployed later than its owner is there."""
         from ray import serve
 
-        handle = serve.get_app_handle(app)
-        self._streams = handle.options(method_name="generate", stream=True)
-        self._handle = handle
-        self._under_way: dict[str, Any] = {}
+        return serve.get_app_handle(self.app)
+
+    @cached_property
+    def _streams(self) -> Any:
+        return self._handle.options(method_name="generate", stream=True)
 
     async def generate(self, call_id: str, request: GenerationRequest) -> None:
         """Begin to answer a request."""
@@ -87,9 +88,12 @@ class BridgedHandle:
     def remote(self, *arguments: Any) -> _BridgedResponse:
         """Ask."""
         call_id = random_hex(16)
-        if self._is_stream:
-            return _BridgedResponse(self._actor, call_id, self._actor.generate.remote(call_id, *arguments))
-        return _BridgedResponse(self._actor, call_id, self._actor.call.remote(call_id, self._method, arguments))
+        with _lost_as_unavailable():
+            if self._is_stream:
+                first = self._actor.generate.remote(call_id, *arguments)
+            else:
+                first = self._actor.call.remote(call_id, self._method, arguments)
+        return _BridgedResponse(self._actor, call_id, first)
 
 
 class _BridgedResponse:
@@ -103,6 +107,12 @@ class _BridgedResponse:
     def __await__(self) -> Generator[Any, None, Any]:
         return _value(self._first).__await__()
 
+    def result(self) -> Any:
+        """The value; blocks."""
+        import ray
+
+        return ray.get(self._first)
+
     def __aiter__(self) -> AsyncIterator[list[Item]]:
         return self
 
@@ -110,15 +120,33 @@ class _BridgedResponse:
         if self._first is not None:
             first, self._first = self._first, None
             await _value(first)
-        items: list[Item] | None = await _value(self._actor.next.remote(self._call_id))
+        with _lost_as_unavailable():
+            ref = self._actor.next.remote(self._call_id)
+        items: list[Item] | None = await _value(ref)
         if items is None:
             raise StopAsyncIteration
         return items
 
     def cancel(self) -> None:
         """Ask for no more of it."""
-        self._actor.cancel.remote(self._call_id)
+        with suppress(Exception):  # the cluster may be gone
+            self._actor.cancel.remote(self._call_id)
 
 
 async def _value(ref: Any) -> Any:
-    return await asyncio.wrap_future(ref.future())
+    with _lost_as_unavailable():
+        # Ray Client can't bear that somebody cancels its future
+        return await asyncio.shield(asyncio.wrap_future(ref.future()))
+
+
+@contextmanager
+def _lost_as_unavailable() -> Iterator[None]:
+    """What Ray Client raises without a connection, of whatever class, as our error."""
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except RayError:
+        raise
+    except Exception as exc:
+        raise EngineUnavailableError(f"The connection to the cluster was lost: {exc}") from exc

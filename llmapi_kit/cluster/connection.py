@@ -24,6 +24,11 @@ ADDRESS_HELP = (
     "none), 'local' (one is started here), or the address of a cluster, such as 'ray://head:10001'."
 )
 
+AUTHENTICATION_HELP = (
+    " If it asks for a token, set RAY_AUTH_MODE=token before Ray is imported, and RAY_AUTH_TOKEN unless it is in "
+    "~/.ray/auth_token."
+)
+
 logger = logging.getLogger(__name__)
 
 _lock = threading.RLock()
@@ -121,8 +126,13 @@ def _init(address: str) -> str:
         report("starting a cluster on this machine")
         start_here()
     except Exception as exc:  # each way to connect fails in its own
-        raise ClusterError(f"The Ray cluster {address!r} can't be used: {exc}") from exc
+        hint = "" if os.environ.get("RAY_AUTH_MODE") else AUTHENTICATION_HELP
+        raise ClusterError(f"The Ray cluster {address!r} can't be used: {_sentence(exc)}{hint}") from exc
     return "cluster"
+
+
+def _sentence(exc: Exception) -> str:
+    return f"{str(exc).strip() or type(exc).__name__}".rstrip(".") + "."
 
 
 def start_here(**options: Any) -> None:

@@ -40,6 +40,7 @@ class DeployedModel:
         replicas: how many.
         can_use_gpu: whether a replica is to have one, where the cluster has any and `replicas` does not say.
         router: the class of Serve's request router.
+        is_owned: whether it ends with whoever deploys it; see `llmapi_kit.cluster.owner`.
     """
 
     make_engine: Callable[[], Engine]
@@ -48,6 +49,7 @@ class DeployedModel:
     replicas: Replicas
     can_use_gpu: bool = False
     router: str = ROUTER
+    is_owned: bool = False
 
     def bind(self) -> Any:
         """The node of a Serve application's graph that stands for it."""
@@ -78,7 +80,7 @@ class DeployedModel:
                 "max_backoff_s": 0.1,
             },
             **options,
-        ).bind(self.make_engine)
+        ).bind(self.make_engine, is_owned=self.is_owned)
 
     def _num_gpus(self) -> float:
         if self.replicas.num_gpus is not None:

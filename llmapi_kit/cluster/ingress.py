@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +16,6 @@ from starlette.types import ASGIApp
 
 from llmapi_kit.api.app import create_app
 from llmapi_kit.api.auth import KeyCheck
-from llmapi_kit.api.key_ring import KeyRing
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.cluster import deployment
 from llmapi_kit.cluster.arguments import Arguments
@@ -27,7 +24,6 @@ from llmapi_kit.cluster.replica import Outcome
 from llmapi_kit.engines.catalog import Catalog
 from llmapi_kit.server.sharing import open_keys
 from llmapi_kit.store.store import open_store
-from llmapi_kit.store.stored_key import StoredKey
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +63,7 @@ class Ingress:
         settings = arguments.settings
         self._store = await asyncio.to_thread(open_store, settings)
         catalog = Catalog(engines, arguments.aliases, arguments.default)
-        check = KeyCheck(arguments.api_key, _SharedLimits(arguments.ingress_replicas))
+        check = KeyCheck(arguments.api_key)
         self._state = ApiState(catalog, check, settings, self._store)
         loop = asyncio.get_running_loop()
         self._keys, self._key_watch = await asyncio.to_thread(open_keys, self, self._state, loop.call_soon_threadsafe)
@@ -90,30 +86,3 @@ class Ingress:
         with suppress(AttributeError):  # it was never made
             self._key_watch.stop()
             self._store.close()
-
-
-class _SharedLimits(KeyRing):
-    """Keys of which each of several ingress replicas lets its share pass: together no more than a key may.
-
-    Serve's proxies give each about as many requests.
-
-    Args:
-        num: how many there are.
-    """
-
-    def __init__(self, num: int) -> None:
-        super().__init__()
-        self._num = num
-
-    def replace(self, keys: Iterable[StoredKey]) -> None:
-        """See `KeyRing.replace`. A budget is counted in the database, so it is not shared out."""
-        super().replace([replace(key, limits=self._share(key)) for key in keys] if self._num > 1 else keys)
-
-    def _share(self, key: StoredKey) -> Any:
-        limits = key.limits
-        shares = {
-            name: max(1, math.floor(limit / self._num))
-            for name in ("rpm", "tpm", "concurrency")
-            if (limit := getattr(limits, name)) is not None
-        }
-        return replace(limits, **shares)

@@ -9,9 +9,10 @@ from typing import Any
 
 from llmapi_kit.checkpoints.fit import MemoryNeed
 from llmapi_kit.cluster import connection, deployment
-from llmapi_kit.cluster.bridge import bridged
+from llmapi_kit.cluster.bridge import Bridge, BridgedHandle
 from llmapi_kit.cluster.connection import check_address
 from llmapi_kit.cluster.engine import ClusterEngine
+from llmapi_kit.cluster.owner import Owner, appoint, dismiss
 from llmapi_kit.cluster.replica import Outcome
 from llmapi_kit.cluster.replicas import Replicas, read_replicas
 from llmapi_kit.config import Settings
@@ -22,6 +23,7 @@ from llmapi_kit.ids import random_hex
 from llmapi_kit.loading.load_request import LoadRequest
 from llmapi_kit.loading.placement import EngineMaker, Placement
 from llmapi_kit.loading.servable import Servable
+from llmapi_kit.server import log_buffer
 
 ONE = Replicas()
 
@@ -52,15 +54,20 @@ class ClusterPlacement(Placement):
         """
         app = f"llmapi_kit-{deployment.deployment_name(name)}-{random_hex(6)}"
         settings = self.settings or Settings()
-        model = deployment.DeployedModel(partial(make_engine, options), name, settings, self.replicas, self.can_use_gpu)
+        model = deployment.DeployedModel(
+            partial(make_engine, options), name, settings, self.replicas, self.can_use_gpu, is_owned=True
+        )
+        log_buffer.install()  # what replicas tell while they load is there before the server is
         connection.connect(self.address, app, partial(_end, app))
         try:
+            is_outside = self.address.startswith("ray://")
+            owner = appoint(app, Bridge if is_outside else Owner)
             handle = deployment.start(model, app)
-            outcome: Outcome = handle.describe.remote().result()
-            if self.address.startswith("ray://"):
-                handle = bridged(app)
+            if is_outside:
+                handle = BridgedHandle(owner)
+            outcome: Outcome = handle.options(method_name="describe").remote().result()
         except BaseException:
-            connection.disconnect(app)
+            _end(app)
             raise
         info = outcome.value
         return ClusterEngine(
@@ -141,4 +148,5 @@ def in_cluster(request: LoadRequest, address: str, replicas: Replicas, limits: S
 
 def _end(app: str) -> None:
     deployment.stop(app)
+    dismiss(app)
     connection.disconnect(app)

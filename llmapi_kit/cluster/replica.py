@@ -7,11 +7,14 @@ of a small model does.
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from llmapi_kit.cluster.owner import serve_owner
 from llmapi_kit.engines.base import Engine, GenerationRequest
 from llmapi_kit.engines.channel import Ended
 from llmapi_kit.engines.process.wire import portable
@@ -20,6 +23,8 @@ from llmapi_kit.types import EngineStats, Event
 
 MESSAGE_COST_S = 0.0005  # of a stream's message, about; so long for each stream, a stream's next one is held back
 MAX_HELD_S = 0.05
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +61,14 @@ class EngineReplica:
 
     Args:
         make_engine: makes the engine.
+        is_owned: whether its application ends with whoever deployed it.
     """
 
-    def __init__(self, make_engine: Callable[[], Engine]) -> None:
+    def __init__(self, make_engine: Callable[[], Engine], *, is_owned: bool = False) -> None:
+        if is_owned:
+            serve_owner(_context().app_name, _replica_name())
         self._engine = make_engine()
+        logger.info("%s is loaded in process %d", self._engine.info.id, os.getpid())
         self._num_streams = 0
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[list[Item], None]:
@@ -149,6 +158,10 @@ class _Batch:
 
 
 def _replica_name() -> str:
+    return str(_context().replica_id.unique_id)
+
+
+def _context() -> Any:
     from ray import serve
 
-    return str(serve.get_replica_context().replica_id.unique_id)
+    return serve.get_replica_context()

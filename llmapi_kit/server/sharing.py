@@ -109,6 +109,10 @@ def open_keys(
     """
     scope = scope_of(server.name, state.instance)
     store, ring = state.store.keys(scope), state.key_check.ring
+    if server.name is not None and state.store.key_counts is not None:
+        from llmapi_kit.api.shared_counts import SharedCounts  # SQLAlchemy, which is imported where there is a store
+
+        state.limiter.shared = SharedCounts(state.store.key_counts)
     watch = KeyWatch(store, ring, lambda: call_soon(state.fail_refused), count=lambda keys: _count(state, keys))
     state.invitations = Invitations(ring, store.exchange, watch.look)
 
@@ -133,7 +137,9 @@ def open_keys(
 
 
 def _count(state: ApiState, keys: Sequence[StoredKey]) -> None:
-    """Have the budgets count what was used before this server began, and elsewhere."""
+    """Have the limits count what was used before this server began, and elsewhere; and tell others what runs here."""
+    if state.limiter.shared is not None:
+        state.limiter.shared.renew()
     ids = [key.id for key in keys if key.limits.budget is not None and key.revoked_at is None]
     here = state.limiter.used_here()  # before the database is asked, which then knows all of it
     used = state.store.usage.totals_sync(ids, 0, time.time() + 1) if ids else {}

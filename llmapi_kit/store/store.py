@@ -13,6 +13,7 @@ from llmapi_kit.store.completions import CompletionStore
 from llmapi_kit.store.database import Database
 from llmapi_kit.store.database_url import DatabaseUrl, check_folder, memory_database, parse_database_url, sqlite_file
 from llmapi_kit.store.housekeeper import Housekeeper
+from llmapi_kit.store.key_counts import KeyCounts
 from llmapi_kit.store.keys import KeyStore
 from llmapi_kit.store.migrate import upgrade
 from llmapi_kit.store.responses import ResponseStore
@@ -38,6 +39,8 @@ class Store:
         usage: counts.
         completions: those that clients asked to store.
         responses: likewise.
+        key_counts: what keys with limits use at all servers; None in a database of one machine, whose servers each
+            count for themselves.
     """
 
     def __init__(self, database: Database, settings: Settings) -> None:
@@ -56,6 +59,7 @@ class Store:
             max_bytes=settings.max_stored_bytes,
             expire_s=settings.stored_expire_s,
         )
+        self.key_counts = KeyCounts(database) if database.place.kind == "postgres" else None
         self.usage = UsageStore(database, on_count=lambda: self._housekeeper.wake())
         self._housekeeper = Housekeeper(self.usage.settle, self._sweep)
 
@@ -84,6 +88,8 @@ class Store:
         self._database.run_sync(self.sessions.remove_expired_in)
         self._database.run_sync(self.completions.remove_expired_in)
         self._database.run_sync(self.responses.remove_expired_in)
+        if self.key_counts is not None:
+            self._database.run_sync(self.key_counts.remove_expired_in)
 
 
 def open_store(settings: Settings) -> Store:

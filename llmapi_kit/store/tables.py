@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-REVISION = "0004"
+REVISION = "0005"
 """The last of the migrations, which makes these tables."""
 
 
@@ -150,6 +150,25 @@ key_revisions = Table(
     metadata,
     Column("server", Utf8, primary_key=True),
     Column("revision", BigInteger, nullable=False),
+)
+
+# What keys with limits use now, for all servers with this database. A lease is a request that runs.
+key_minutes = Table(
+    "llmapi_kit_key_minutes",
+    metadata,
+    Column("key_id", String(32), primary_key=True),
+    Column("minute", BigInteger, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+)
+
+key_leases = Table(
+    "llmapi_kit_key_leases",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("key_id", String(32), nullable=False),
+    Column("expires_at", Float(53), nullable=False),
+    Index("llmapi_kit_key_leases_of_key", "key_id"),
 )
 
 responses = Table(

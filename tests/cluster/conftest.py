@@ -15,6 +15,7 @@ from llmapi_kit.cluster import connection, deployment
 from llmapi_kit.cluster.engine import ClusterEngine
 from llmapi_kit.cluster.replicas import Replicas
 from llmapi_kit.config import load_settings
+from tests.store.conftest import postgres  # noqa: F401 - a fixture
 
 from . import engines
 

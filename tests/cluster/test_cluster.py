@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import signal
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import httpx
@@ -16,9 +18,12 @@ import pytest
 
 from llmapi_kit import kit
 from llmapi_kit.cluster import app, connection, deployment
-from llmapi_kit.cluster.bridge import bridged
+from llmapi_kit.cluster.bridge import Bridge, BridgedHandle
 from llmapi_kit.cluster.engine import ClusterEngine
+from llmapi_kit.cluster.owner import appoint, dismiss
+from llmapi_kit.config import load_settings
 from llmapi_kit.engines.base import GenerationRequest
+from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import (
     ClusterError,
     EngineUnavailableError,
@@ -28,9 +33,11 @@ from llmapi_kit.errors import (
     RequestError,
 )
 from llmapi_kit.sampling.parameters import SamplingParams
+from llmapi_kit.server.keys import Keys
+from llmapi_kit.store.store import open_store
 from llmapi_kit.testing import EngineContract
 from llmapi_kit.testing.events import answers_of, collect
-from llmapi_kit.types import Accepted, Delta, Failed, Finished
+from llmapi_kit.types import Accepted, Delta, Failed, Finished, Readiness
 
 from . import engines
 from .engines import until
@@ -226,6 +233,19 @@ def test_a_notebooks_server_answers_from_the_cluster_until_it_stops(proxy_url):
     assert not connection._users
 
 
+def test_what_replicas_log_is_in_the_servers_log_and_who_owns_them_takes_them_along(proxy_url, caplog):
+    caplog.set_level("INFO", logger="llmapi_kit")
+    server = kit.launch("mock", cluster="auto", replicas={"num_cpus": 0.5}, port=0)
+    try:
+        written = re.compile(r"replica \w+: mock is loaded in process \d+")
+        run(until(lambda: any(written.search(line) for line in server.logs(500))))
+        engine, (app_name,) = server.engines[0], connection._users
+        dismiss(app_name)  # as Ray does where this process dies
+        run(until(lambda: f"has no application {app_name!r}" in engine.readiness().reason))
+    finally:
+        server.stop()
+
+
 def test_the_app_serves_the_api_behind_serves_proxy(proxy_url, monkeypatch):
     from ray import serve
 
@@ -246,6 +266,30 @@ def test_the_app_serves_the_api_behind_serves_proxy(proxy_url, monkeypatch):
         serve.delete("app")
 
 
+@pytest.mark.cluster
+def test_ingress_replicas_with_one_postgres_let_pass_what_a_key_may_together(proxy_url, postgres, monkeypatch):
+    from ray import serve
+
+    monkeypatch.setenv("LLMAPI_KIT_API_KEY", "sk-of-the-cluster-0123456789")
+    url = postgres.new_database()
+    arguments = {"models": ["mock"], "replicas": {"num_cpus": 0.5}, "ingress_replicas": 2, "database_url": url}
+    serve.run(app(arguments), name="two")
+    store = open_store(load_settings(database_url=url))
+    made = {"models": lambda: ["mock"], "base_url": str, "page_url": str, "owner_id": str}
+    try:
+        key = Keys(store, "cluster", **made).create("ada", rpm=3).api_key
+        with httpx.Client(base_url=proxy_url, timeout=DEADLINE_S, headers={"Authorization": f"Bearer {key}"}) as client:
+            run(until(lambda: all(client.get("/v1/key").status_code == 200 for _ in range(20))))
+            with ThreadPoolExecutor(8) as pool:
+                ask = partial(client.post, "/v1/completions", json={"model": "mock", "prompt": "one"})
+                statuses = Counter(answer.status_code for answer in pool.map(lambda _: ask(), range(24)))
+        # One more where a minute ends meanwhile. Each for itself they would be 6, and by shares 2
+        assert statuses in (Counter({200: 3, 429: 21}), Counter({200: 4, 429: 20}))
+    finally:
+        serve.delete("two")
+        store.close()
+
+
 def test_a_cluster_without_room_says_so(proxy_url, monkeypatch):
     monkeypatch.setattr(deployment, "NO_ROOM_S", 0.0)
     with pytest.raises(ClusterError, match="has no room"):
@@ -255,7 +299,7 @@ def test_a_cluster_without_room_says_so(proxy_url, monkeypatch):
 def test_a_process_outside_of_the_cluster_asks_through_a_bridge(mock, tmp_path):
     """Ray Client, which it would have besides, is Ray's."""
     through = mock()
-    engine = ClusterEngine(bridged("mock"), through.info, find_readiness=through.readiness)
+    engine = ClusterEngine(BridgedHandle(appoint("mock", Bridge)), through.info, find_readiness=through.readiness)
     request = prompt("one two three")
     assert answers_of(run(collect(engine.generate(request)))) == answers_of(run(collect(through.generate(request))))
     assert run(engine.embed(["one"])) == run(through.embed(["one"]))
@@ -270,4 +314,35 @@ def test_a_process_outside_of_the_cluster_asks_through_a_bridge(mock, tmp_path):
 
     run(leave(tmp_path / "gate"))
     engine.close()
+    dismiss("mock")
     assert isinstance(run(answered(engine, "one"))[0].error, EngineUnavailableError)
+
+
+def test_a_cluster_out_of_reach_says_that_it_may_ask_for_a_token(monkeypatch):
+    import ray
+
+    def refuse(*args, **options):
+        raise ConnectionError("ray client connection timeout")
+
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(ClusterError, match=r"'ray://head:10001' can't be used: .* timeout. .* RAY_AUTH_MODE=token"):
+        connection._init("ray://head:10001")
+
+
+def test_a_connection_that_is_lost_is_an_error_of_ours(monkeypatch):
+    class Lost:
+        def __getattr__(self, name):
+            return self
+
+        def remote(self, *arguments):
+            raise Exception("Ray Client is not connected.")
+
+    monkeypatch.setattr("llmapi_kit.cluster.engine.MAX_TRIES", 1)
+    info = MockEngine().info
+    engine = ClusterEngine(BridgedHandle(Lost()), info, find_readiness=lambda: Readiness(False, "lost"))
+    (end,) = run(answered(engine, "one"))
+    assert isinstance(end.error, EngineUnavailableError)
+    assert "The connection to the cluster was lost: Ray Client is not connected." in end.error.message
+    with pytest.raises(EngineUnavailableError):
+        run(engine.embed(["one"]))

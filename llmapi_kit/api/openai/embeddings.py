@@ -125,7 +125,7 @@ async def embed_request(state: ApiState, engine: Engine, ask: EmbeddingRequest) 
         hint = " It reranks: use POST /v1/rerank or /v1/score." if "rerank" in engine.info.capabilities else ""
         raise UnsupportedFieldError(f"The model {engine.info.id!r} makes no embeddings.{hint}", param="model")
     limit_s = state.settings.total_timeout_s
-    with state.counting(engine.info.id, lambda: sum(map(prompt_tokens, ask.inputs))) as counts:
+    async with state.counting(engine.info.id, lambda: sum(map(prompt_tokens, ask.inputs))) as counts:
         try:
             embedded = await asyncio.wait_for(_ask(engine, ask), limit_s)
         except asyncio.TimeoutError as exc:

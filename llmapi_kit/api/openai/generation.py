@@ -268,7 +268,7 @@ async def start(state: ApiState, engine: Engine, requests: Sequence[GenerationRe
         RequestError: they were not.
     """
     _check_limits(state.settings, requests[0])
-    admission = state.admit(lambda: request_tokens(requests))
+    admission = await state.admit(lambda: request_tokens(requests))
     answer_id, model = new_id(id_prefix), engine.info.id
     keyed = [replace(request, key_id=state.caller.id) for request in requests]
     events = TimedEvents(generate_prompts(engine, keyed), state.settings, request_id=answer_id, model=model)

@@ -108,7 +108,7 @@ async def make_images(state: ApiState, engine: Engine, request: ImageRequest) ->
     if "images" not in engine.info.capabilities or not isinstance(engine, ImageEngine):
         raise UnsupportedFieldError(f"The model {engine.info.id!r} makes no images.", param="model")
     limit_s = state.settings.total_timeout_s
-    with state.counting(engine.info.id, lambda: 0) as counts:
+    async with state.counting(engine.info.id, lambda: 0) as counts:
         try:
             images = await asyncio.wait_for(engine.generate_images(request), limit_s)
         except asyncio.TimeoutError as exc:

@@ -153,7 +153,7 @@ async def score(state: ApiState, engine: Engine, ask: ScoreRequest) -> list[Scor
     """
     scorer = embedder_of(engine)
     limit_s = state.settings.total_timeout_s
-    with state.counting(
+    async with state.counting(
         engine.info.id, lambda: sum(prompt_tokens(text) for pair in ask.pairs for text in pair)
     ) as counts:
         try:

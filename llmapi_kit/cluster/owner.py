@@ -1,0 +1,183 @@
+"""The process that deployed a model, as its replicas see it: an actor that Ray ends with that process.
+
+Replicas hand it their log lines. When it is gone, as its process was killed, they delete their application, which
+would otherwise stay for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+NAMESPACE = "llmapi_kit"
+LOGGERS = ("llmapi_kit", "py.warnings")
+MAX_CALLS = 10_000
+MAX_LINES = 1000  # that nobody has read yet
+LOOK_EVERY_S = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a replica's log.
+
+    Attributes:
+        replica: names it.
+        logger: that it was written to.
+        level: as `logging` has it.
+        text: with its traceback.
+    """
+
+    replica: str
+    logger: str
+    level: int
+    text: str
+
+
+class Owner:
+    """The actor.
+
+    Args:
+        app: that is owned.
+    """
+
+    def __init__(self, app: str) -> None:
+        self.app = app
+        self._lines: deque[Line] = deque(maxlen=MAX_LINES)
+        self._has_lines = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Never returns; fails when the owner is gone."""
+        await asyncio.Event().wait()
+
+    async def log(self, lines: Sequence[Line]) -> None:
+        """Keep lines until they are read."""
+        self._lines.extend(lines)
+        self._has_lines.set()
+
+    async def read(self) -> list[Line]:
+        """The lines that came since, once there are any."""
+        await self._has_lines.wait()
+        self._has_lines.clear()
+        lines = list(self._lines)
+        self._lines.clear()
+        return lines
+
+
+def appoint(app: str, kind: type[Owner] = Owner) -> Any:
+    """Make this process an application's owner, and write its replicas' lines to this process's logs.
+
+    Args:
+        app: that is to be deployed.
+        kind: of the actor.
+
+    Returns:
+        The actor; `dismiss` ends it.
+    """
+    import ray
+
+    options = {"name": app, "namespace": NAMESPACE, "num_cpus": 0, "max_concurrency": MAX_CALLS, "max_restarts": -1}
+    actor = ray.remote(**options)(kind).remote(app)
+    threading.Thread(target=_write_lines, args=(actor,), name="llmapi_kit cluster log", daemon=True).start()
+    return actor
+
+
+def dismiss(app: str) -> None:
+    """This process owns the application no more. Safe to call twice."""
+    import ray
+
+    if ray.is_initialized():
+        with suppress(Exception):  # it, or the cluster, may be gone
+            ray.kill(ray.get_actor(app, namespace=NAMESPACE))
+
+
+def _write_lines(actor: Any) -> None:
+    """Write what replicas tell, until the actor is gone."""
+    import ray
+    from ray.exceptions import ActorUnavailableError
+
+    while ray.is_initialized():
+        try:
+            lines = ray.get(actor.read.remote())
+        except ActorUnavailableError:  # it is started anew
+            continue
+        except Exception:  # whatever a cluster that is gone makes of it
+            return
+        for line in lines:
+            logging.getLogger(line.logger).log(line.level, "replica %s: %s", line.replica, line.text)
+
+
+class OwnersLog(logging.Handler):
+    """Keeps records for the thread that sends them.
+
+    Args:
+        replica: names the replica.
+    """
+
+    def __init__(self, replica: str) -> None:
+        super().__init__(logging.INFO)
+        self._replica = replica
+        self.lines: queue.SimpleQueue[Line] = queue.SimpleQueue()
+        self.setFormatter(logging.Formatter("%(message)s"))  # with its traceback
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record's text."""
+        try:
+            self.lines.put(Line(self._replica, record.name, record.levelno, self.format(record)))
+        except Exception:  # as `logging` wants it: a line that can't be written harms no work
+            self.handleError(record)
+
+    def take(self, timeout_s: float) -> list[Line]:
+        """The lines there are, once there is one or the time is over."""
+        lines = []
+        with suppress(queue.Empty):
+            lines.append(self.lines.get(timeout=timeout_s))
+            while True:
+                lines.append(self.lines.get_nowait())
+        return lines
+
+
+def serve_owner(app: str, replica: str) -> None:
+    """Hand this replica's log to the application's owner from now on, and delete the application when that is gone.
+
+    Args:
+        app: the application.
+        replica: names the replica.
+    """
+    log = OwnersLog(replica)
+    for name in LOGGERS:
+        logging.getLogger(name).addHandler(log)
+    logging.getLogger("llmapi_kit").setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    threading.Thread(target=_serve_owner, args=(app, log), name="llmapi_kit owner", daemon=True).start()
+
+
+def _serve_owner(app: str, log: OwnersLog) -> None:
+    import ray
+    from ray import serve
+    from ray.exceptions import RayError
+
+    while True:
+        try:
+            actor = ray.get_actor(app, namespace=NAMESPACE)
+        except ValueError:  # Ray has no such actor any more
+            break
+        except RayError:  # it does not answer now
+            time.sleep(LOOK_EVERY_S)
+            continue
+        is_over, is_known_over = actor.wait.remote(), False
+        while not is_known_over:
+            if lines := log.take(LOOK_EVERY_S):
+                actor.log.remote(lines)
+            is_known_over = bool(ray.wait([is_over], timeout=0)[0])
+    logger.warning("Whoever deployed %s is gone, so it is deleted", app)
+    serve.delete(app, _blocking=False)

@@ -1,0 +1,147 @@
+"""A process that is no part of the cluster uses it, and leaves nothing there, however it ends."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.processes import free_port
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+DEADLINE_S = 240
+SCRIPT = """
+import sys, time
+import llmapi_kit as kit
+
+server = kit.launch("mock", cluster=sys.argv[1], replicas={"min": 2, "num_cpus": 0.5}, port=0)
+with server.client() as client:
+    answer = client.completions.create(model="mock", prompt="one two three", stream=True)
+    print("answer:", "".join(chunk.choices[0].text for chunk in answer), flush=True)
+if sys.argv[2] == "stop":
+    server.stop()
+else:
+    time.sleep(3600)
+"""
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.1)
+
+
+def is_open(port):
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+
+
+def takes_clients(port, environment):
+    """A busy machine's head opens its port long before it answers, and Ray's clients give up."""
+    connect = f"import ray; ray.init('ray://127.0.0.1:{port}')"
+    done = subprocess.run([sys.executable, "-c", connect], env=environment, capture_output=True, timeout=DEADLINE_S)
+    return done.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def environment():
+    """Of the cluster and of who uses it: a token of their own."""
+    return {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+
+
+@pytest.fixture(scope="module")
+def head(environment):
+    """A cluster that nobody here is a part of; by address, its process."""
+    port, client_port = free_port(), free_port()
+    folder = tempfile.mkdtemp(prefix="llmapi_kit_ray_", dir="/tmp")  # a socket's path may not be long
+    options = [
+        "--head",
+        "--block",
+        f"--port={port}",
+        f"--ray-client-server-port={client_port}",
+        f"--temp-dir={folder}",
+        "--num-cpus=8",
+        "--include-dashboard=false",
+        "--disable-usage-stats",
+    ]
+    command = [str(Path(sys.executable).parent / "ray"), "start", *options]
+    process = psutil.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: process.poll() is not None or is_open(client_port))
+        wait_until(lambda: process.poll() is not None or takes_clients(client_port, environment))
+        assert process.poll() is None
+        yield process, {"ray": f"ray://127.0.0.1:{client_port}", "driver": f"127.0.0.1:{port}"}
+    finally:
+        everything = [process, *process.children(recursive=True)]
+        for each in everything:  # a signal to end would have it wait half a minute for those that use it
+            with suppress(psutil.Error):
+                each.kill()
+        assert not psutil.wait_procs(everything, 60)[1], "processes of Ray outlive the tests"
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def user_of(address, environment, what="stay"):
+    """A process that launched a model there, once it was answered."""
+    with tempfile.TemporaryFile("w+") as output:
+        command = [sys.executable, "-c", SCRIPT, address, what]
+        process = psutil.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+
+        def has_answered():
+            output.seek(0)
+            text = output.read()
+            assert process.poll() is None or "answer:" in text, text
+            return "answer: one two three" in text
+
+        try:
+            wait_until(has_answered)
+            yield process
+        finally:
+            with suppress(psutil.Error):
+                process.kill()
+            process.wait(60)
+
+
+def replicas_of(process):
+    """Processes of replicas, and of whatever stands for their owner."""
+    found = []
+    for child in process.children(recursive=True):
+        with suppress(psutil.Error):  # it just ended
+            line = " ".join(child.cmdline())
+            found += [child] * any(name in line for name in ("ServeReplica:", "ray::Owner", "ray::Bridge"))
+    return found
+
+
+@pytest.mark.parametrize("way", ["ray", "driver"])
+def test_a_process_that_is_killed_leaves_no_replicas_in_the_cluster(head, environment, way):
+    process, addresses = head
+    with user_of(addresses[way], environment) as user:
+        assert len(replicas_of(process)) == 3
+        user.kill()
+        wait_until(lambda: not replicas_of(process))
+
+
+def test_a_process_that_stops_its_server_leaves_nothing(head, environment):
+    process, addresses = head
+    with user_of(addresses["ray"], environment, "stop") as user:
+        assert user.wait(DEADLINE_S) == 0
+        wait_until(lambda: not replicas_of(process))
+
+
+def test_a_cluster_that_a_killed_process_started_ends_with_it(environment):
+    with user_of("local", environment) as user:
+        its = user.children(recursive=True)
+        assert len(replicas_of(user)) == 3
+        user.kill()
+        assert not psutil.wait_procs(its, DEADLINE_S)[1]
