@@ -49,6 +49,7 @@ from llmapi_kit.types import EngineStats, Readiness
 
 LOGGERS = ("llmapi_kit", "py.warnings")
 OWNER_CHECK_S = 1.0
+LAST_WORDS_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class Outbox:
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
+        writer.transport.set_write_buffer_limits(0)  # to wait for the end of it all in `sent`, and nowhere else
         self._loop = asyncio.get_running_loop()
         self._messages: list[FromEngine] = []
 
@@ -76,9 +78,20 @@ class Outbox:
         with suppress(RuntimeError):  # the loop has ended, and so has the owner's interest
             self._loop.call_soon_threadsafe(self.send, message)
 
+    async def sent(self) -> None:
+        """Wait until all has gone, or nobody has taken it for a while."""
+        await asyncio.sleep(0)  # it is written at the end of a round
+        with suppress(asyncio.TimeoutError, ConnectionError):
+            await asyncio.wait_for(self._writer.drain(), LAST_WORDS_S)
+
+    def close(self) -> None:
+        """Send nothing more."""
+        self._writer.close()
+
     def _flush(self) -> None:
         messages, self._messages = self._messages, []
-        self._writer.write(packed(messages))
+        if not self._writer.is_closing():
+            self._writer.write(packed(messages))
 
 
 class OwnersLog(logging.Handler):
@@ -101,6 +114,70 @@ class OwnersLog(logging.Handler):
             self.handleError(record)
 
 
+class Caller:
+    """One of the owner's event loops: runs what it asks for until it hangs up, which ends what still runs.
+
+    Args:
+        engine: that is asked.
+        reader: of its connection.
+        outbox: what goes back to it.
+    """
+
+    def __init__(self, engine: Engine, reader: asyncio.StreamReader, outbox: Outbox) -> None:
+        self._engine = engine
+        self._reader = reader
+        self._outbox = outbox
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+
+    async def serve(self) -> None:
+        """Do what it asks for, until it hangs up."""
+        try:
+            while True:
+                self._take(await received(self._reader))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            for task in self._tasks.values():
+                task.cancel()
+        finally:
+            self._outbox.close()
+
+    async def finish(self) -> None:
+        """Wait for what runs, and until it is sent; the engine is closed, so that ends."""
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
+        await self._outbox.sent()
+
+    def _take(self, message: ToEngine) -> None:
+        if isinstance(message, Generate):
+            self._start(message.call_id, self._generate(message))
+        elif isinstance(message, Call):
+            self._start(message.call_id, self._call(message))
+        elif isinstance(message, Cancel) and message.call_id in self._tasks:
+            self._tasks[message.call_id].cancel()
+
+    def _start(self, call_id: int, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks[call_id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(call_id))
+
+    async def _generate(self, message: Generate) -> None:
+        try:
+            async with aclosing(self._engine.generate(message.request)) as events:
+                async for event in events:
+                    self._outbox.send(Happened(message.call_id, event))
+        except Exception as exc:
+            self._outbox.send(Raised(message.call_id, portable(exc)))
+        else:
+            self._outbox.send(Done(message.call_id, self._engine.stats()))
+
+    async def _call(self, message: Call) -> None:
+        try:
+            value = await getattr(self._engine, message.method)(*message.arguments, **message.keywords)
+        except Exception as exc:
+            self._outbox.send(Raised(message.call_id, portable(exc)))
+        else:
+            self._outbox.send(Returned(message.call_id, value))
+
+
 class Program:
     """Does what the owner says, until it says `Close` or is gone.
 
@@ -112,12 +189,12 @@ class Program:
     def __init__(self, reader: asyncio.StreamReader, outbox: Outbox) -> None:
         self._reader = reader
         self._outbox = outbox
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._callers: set[Caller] = set()
         self._engine: Engine | None = None
 
     async def run(self) -> None:
         """Load, then serve."""
-        load = await self._receive()
+        load = await received(self._reader)
         if not isinstance(load, Load):
             raise TypeError(f"the first message is {type(load).__name__}, not Load")
         listening = asyncio.create_task(self._listen())
@@ -132,16 +209,35 @@ class Program:
             await listening
         finally:
             await asyncio.to_thread(self._engine.close)
-            await asyncio.wait([*self._tasks.values(), asyncio.create_task(asyncio.sleep(0))])
+            await asyncio.gather(*(caller.finish() for caller in self._callers))
+
+    def connect(self, descriptor: int) -> None:
+        """Serve one more of the owner's event loops."""
+        task = asyncio.create_task(self._serve(socket.socket(fileno=descriptor)))
+        task.add_done_callback(_end_if_failed)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        if self._engine is None:
+            raise RuntimeError("nobody connects before the engine is there")
+        reader, writer = await asyncio.open_connection(sock=connection)
+        caller = Caller(self._engine, reader, Outbox(writer))
+        self._callers.add(caller)
+        try:
+            await caller.serve()
+        finally:
+            self._callers.discard(caller)
 
     async def _listen(self) -> None:
-        while not isinstance(message := await self._receive(), Close):
-            if self._engine is not None:
-                self._take(self._engine, message)
-            elif isinstance(message, Ask):
-                self._outbox.send(
-                    Status(message.call_id, Readiness(False, "The model is being loaded."), EngineStats())
-                )
+        while not isinstance(message := await received(self._reader), Close):
+            if isinstance(message, Ask):
+                self._outbox.send(self._status(message.call_id))
+
+    def _status(self, call_id: int) -> Status:
+        engine = self._engine
+        if engine is None:
+            return Status(call_id, Readiness(False, "The model is being loaded."), EngineStats())
+        step_started = engine.step_started() if isinstance(engine, SteppingEngine) else None
+        return Status(call_id, engine.readiness(), engine.stats(), step_started)
 
     def _load(self, load: Load) -> Engine:
         try:
@@ -157,44 +253,16 @@ class Program:
     def _report(self, progress: Progress) -> None:
         self._outbox.send_from_thread(Step(progress.step, progress.done, progress.total, progress.unit))
 
-    def _take(self, engine: Engine, message: ToEngine) -> None:
-        if isinstance(message, Generate):
-            self._start(message.call_id, self._generate(engine, message))
-        elif isinstance(message, Call):
-            self._start(message.call_id, self._call(engine, message))
-        elif isinstance(message, Ask):
-            step_started = engine.step_started() if isinstance(engine, SteppingEngine) else None
-            self._outbox.send(Status(message.call_id, engine.readiness(), engine.stats(), step_started))
-        elif isinstance(message, Cancel) and message.call_id in self._tasks:
-            self._tasks[message.call_id].cancel()
 
-    def _start(self, call_id: int, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks[call_id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(call_id))
+async def received(reader: asyncio.StreamReader) -> ToEngine:
+    """The next message.
 
-    async def _generate(self, engine: Engine, message: Generate) -> None:
-        try:
-            async with aclosing(engine.generate(message.request)) as events:
-                async for event in events:
-                    self._outbox.send(Happened(message.call_id, event))
-        except Exception as exc:
-            self._outbox.send(Raised(message.call_id, portable(exc)))
-        else:
-            self._outbox.send(Done(message.call_id, engine.stats()))
-
-    async def _call(self, engine: Engine, message: Call) -> None:
-        try:
-            value = await getattr(engine, message.method)(*message.arguments, **message.keywords)
-        except Exception as exc:
-            self._outbox.send(Raised(message.call_id, portable(exc)))
-        else:
-            self._outbox.send(Returned(message.call_id, value))
-
-    async def _receive(self) -> ToEngine:
-        header = await self._reader.readexactly(HEADER_BYTES)
-        message: ToEngine = unpacked(await self._reader.readexactly(length_of(header)))
-        return message
+    Raises:
+        asyncio.IncompleteReadError: whoever sends is gone.
+    """
+    header = await reader.readexactly(HEADER_BYTES)
+    message: ToEngine = unpacked(await reader.readexactly(length_of(header)))
+    return message
 
 
 async def _serve(connection: socket.socket) -> None:
@@ -205,17 +273,18 @@ async def _serve(connection: socket.socket) -> None:
         logging.getLogger(name).addHandler(log)
     logging.getLogger("llmapi_kit").setLevel(logging.INFO)
     logging.captureWarnings(True)
+    program = Program(reader, outbox)
+    loop = asyncio.get_running_loop()
+    threading.Thread(target=_watch_door, args=(loop, program.connect), daemon=True).start()
     with suppress(asyncio.IncompleteReadError, ConnectionError):  # the owner is gone
-        await Program(reader, outbox).run()
-        await asyncio.sleep(0)  # what is to be sent is written at the end of a round
-        await writer.drain()
+        await program.run()
+        await outbox.sent()
 
 
 def main() -> None:
     """Run until the owner says so, or is gone."""
     descriptor, owner = (int(each) for each in sys.argv[1:3])
     _prefer_to_be_killed()
-    threading.Thread(target=_end_with_input, daemon=True).start()
     threading.Thread(target=_end_with_owner, args=(owner,), daemon=True).start()
     code = 0
     try:
@@ -233,11 +302,23 @@ def _prefer_to_be_killed() -> None:
         Path("/proc/self/oom_score_adj").write_text("500")
 
 
-def _end_with_input() -> None:
+def _watch_door(loop: asyncio.AbstractEventLoop, connect: Callable[[int], None]) -> None:
+    """Of a thread: take the connections that come by standard input, and end the process when that ends."""
+    door = socket.socket(fileno=0)
     with suppress(OSError):
-        while os.read(0, 1):
-            pass
+        while (came := socket.recv_fds(door, 1, 1))[0]:
+            for descriptor in came[1]:
+                os.set_inheritable(descriptor, False)
+                loop.call_soon_threadsafe(connect, descriptor)
     os._exit(0)
+
+
+def _end_if_failed(task: asyncio.Task[None]) -> None:
+    """What one event loop said can't be read, and it waits for an answer: all of them get an error by this."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        traceback.print_exception(error)
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _end_with_owner(owner: int) -> None:
