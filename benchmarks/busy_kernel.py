@@ -69,9 +69,7 @@ def _load(args: argparse.Namespace) -> Engine:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "model", help=f"a folder, or {TIMED}: {STEP_S * 1000:g} ms a step, and nothing computed"
-    )
+    parser.add_argument("model", help=f"a folder, or {TIMED}: {STEP_S * 1000:g} ms a step, and nothing computed")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--cell", type=Path, required=True, help="the file that says what the cell does")
     parser.add_argument("--dtype")

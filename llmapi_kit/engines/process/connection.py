@@ -77,28 +77,23 @@ class Connection(asyncio.Protocol):
         """Requests under way; from any thread."""
         return len(self._channels)
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        """See `Engine.generate`."""
+    def begin(self, request: GenerationRequest) -> tuple[int, Channel[Item]]:
+        """Have a request answered; its number, for `finish`, and where its events come."""
         call_id, channel = next(self._call_ids), Channel[Item]()
+        self._send(Generate(call_id, request))
         self._channels[call_id] = channel
-        is_over, is_begun = False, False
-        try:
-            self._send(Generate(call_id, request))
-            while True:
-                item = await channel.receive()
-                if isinstance(item, Ended):
-                    is_over = True
-                    if item.error is not None:
-                        raise item.error
-                    return
-                if isinstance(item, Failed) and not is_begun:
-                    raise item.error
-                is_begun = True
-                yield item
-        finally:
-            del self._channels[call_id]
-            if not is_over:
-                self._send(Cancel(call_id))
+        return call_id, channel
+
+    def finish(self, call_id: int, *, is_over: bool) -> None:
+        """Hear no more of a request.
+
+        Args:
+            call_id: its number.
+            is_over: whether its end has come; else the process is told to stop it.
+        """
+        del self._channels[call_id]
+        if not is_over:
+            self._send(Cancel(call_id))
 
     async def call(self, method: str, *arguments: Any, **keywords: Any) -> Any:
         """What a method of the engine returns."""

@@ -14,12 +14,13 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from llmapi_kit.engines.base import Engine, GenerationRequest
 from llmapi_kit.engines.called_engine import CalledEngine
+from llmapi_kit.engines.channel import Ended
 from llmapi_kit.engines.process.child import Child
 from llmapi_kit.engines.process.connection import Connection
 from llmapi_kit.engines.process.watchdog import CALL_ID, Watchdog
@@ -42,6 +43,7 @@ from llmapi_kit.types import (
     EngineInfo,
     EngineStats,
     Event,
+    Failed,
     Readiness,
 )
 
@@ -108,9 +110,23 @@ class ProcessEngine(CalledEngine):
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """See `Engine.generate`."""
-        async with aclosing(self._connection().generate(request)) as events:
-            async for event in events:
-                yield event
+        connection = self._connection()
+        call_id, channel = connection.begin(request)
+        is_over, is_begun = False, False
+        try:
+            while True:
+                item = await channel.receive()
+                if isinstance(item, Ended):
+                    is_over = True
+                    if item.error is not None:
+                        raise item.error
+                    return
+                if isinstance(item, Failed) and not is_begun:
+                    raise item.error
+                is_begun = True
+                yield item
+        finally:
+            connection.finish(call_id, is_over=is_over)
 
     def readiness(self) -> Readiness:
         """See `Engine.readiness`: not ready while its process is started anew."""
