@@ -35,6 +35,7 @@ class Child:
     def __init__(self, environment: Mapping[str, str]) -> None:
         ours, theirs = socket.socketpair()
         self._door, their_door = socket.socketpair()
+        self._door.setblocking(False)  # or a process that is stopped would hold up event loops
         self._socket = ours
         self._stream = ours.makefile("rb")
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this is
@@ -68,7 +69,7 @@ class Child:
     def connect(self) -> socket.socket:
         """A further connection, for one event loop."""
         ours, theirs = socket.socketpair()
-        with theirs, suppress(OSError):  # where it is gone, ours is closed now
+        with theirs, suppress(OSError):  # where it is gone, or takes nothing, ours is closed now
             socket.send_fds(self._door, [b"+"], [theirs.fileno()])
         return ours
 
@@ -83,7 +84,8 @@ class Child:
         Args:
             why: in words, for `how_it_ended`.
         """
-        self._killed_because = why
+        if self._process.poll() is None:  # else it has ended by itself, for a reason of its own
+            self._killed_because = why
         _kill(self._process)
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)

@@ -57,6 +57,7 @@ class Connection(asyncio.Protocol):
         on_end: Callable[[Connection, int], None],
     ) -> None:
         self.loop = asyncio.get_running_loop()
+        self._child = child
         self._on_done, self._on_end = on_done, on_end
         self._call_ids = itertools.count(1)
         self._channels: dict[int, Channel[Item]] = {}
@@ -65,6 +66,7 @@ class Connection(asyncio.Protocol):
         self._unsent: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._error: RequestError | None = None
+        self._why_lost = "it closed a connection"
         self._is_lost = self._is_closed = False
         self._socket = child.connect()
         self._lifetime = self._live()
@@ -130,20 +132,26 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take what came."""
         self._received += data
-        while len(self._received) >= HEADER_BYTES:
-            end = HEADER_BYTES + length_of(self._received[:HEADER_BYTES])
-            if len(self._received) < end:
-                break
-            messages: list[FromEngine] = unpacked(self._received[HEADER_BYTES:end])
-            del self._received[:end]
-            for message in messages:
-                self._take(message)
+        try:
+            while len(self._received) >= HEADER_BYTES:
+                end = HEADER_BYTES + length_of(self._received[:HEADER_BYTES])
+                if len(self._received) < end:
+                    break
+                messages: list[FromEngine] = unpacked(self._received[HEADER_BYTES:end])
+                del self._received[:end]
+                for message in messages:
+                    self._take(message)
+        except Exception as exc:  # whatever an engine's own objects make of pickle
+            self._why_lost = f"what it said can't be read, {type(exc).__name__}: {exc}"
+            self._abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is closed, by either side. Why the process did so is known when `end` is called."""
         self._is_lost = True
         if self._error is not None:
             self._fail()
+        elif not self._is_closed:
+            self.loop.call_later(LAST_WORDS_S, self._end_process)
 
     def _take(self, message: FromEngine) -> None:
         if isinstance(message, Done):
@@ -192,6 +200,11 @@ class Connection(asyncio.Protocol):
             if not self._is_closed:
                 self._on_end(self, 0)
                 self._close()
+
+    def _end_process(self) -> None:
+        """It goes on without this connection, on which somebody waits."""
+        if self._error is None and not self._is_closed:
+            self._child.kill(self._why_lost)
 
     def _abort(self) -> None:
         if self._transport is not None:

@@ -100,6 +100,13 @@ class Unreadable:
         return fail_to_read, ()
 
 
+class UnreadableEngine(MockEngine):
+    """Its tokens can't be read."""
+
+    async def tokenize(self, text, *, add_special_tokens=False):
+        return Unreadable()
+
+
 class DyingEngine(MockEngine):
     """Says all of its answer, and dies before it says that this was all."""
 

@@ -37,6 +37,7 @@ from .engines import (
     FailingEngine,
     HangingEngine,
     Unreadable,
+    UnreadableEngine,
     crash,
     fail_to_make,
     load_for_long,
@@ -299,10 +300,18 @@ def test_event_loops_that_end_leave_no_connection(start):
     wait_until(lambda: theirs.num_fds() == before[1])
 
 
-def test_a_message_that_can_not_be_read_there_ends_the_process_and_not_the_wait(start):
-    engine = start()
-    with pytest.raises(EngineUnavailableError, match="exit code 1: ZeroDivisionError: read in the wrong process"):
-        asyncio.run(engine.tokenize(Unreadable()))
+@pytest.mark.parametrize(
+    ("make_engine", "asked", "said"),
+    [
+        (make_mock, Unreadable(), "exit code 1: ZeroDivisionError: read in the wrong process"),
+        (UnreadableEngine, "one", "what it said can't be read, ZeroDivisionError: read in the wrong process"),
+    ],
+    ids=["there", "here"],
+)
+def test_a_message_that_can_not_be_read_ends_the_process_and_not_the_wait(start, make_engine, asked, said):
+    engine = start(make_engine)
+    with pytest.raises(EngineUnavailableError, match=said):
+        asyncio.run(engine.tokenize(asked))
     wait_until(lambda: engine.readiness().ready)
 
 
