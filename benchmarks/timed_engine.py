@@ -59,3 +59,30 @@ class TimedEngine(MockEngine):
         while len(self._cached) > self._num_blocks:
             self._cached.popitem(last=False)
         return num_cached
+
+
+class TimedBatch(MockEngine):
+    """One whose requests make each step together, as in a GPU's batch, however many there are.
+
+    Args:
+        name: of the model.
+        step_s: how long a step takes.
+    """
+
+    def __init__(self, *, name: str, step_s: float) -> None:
+        super().__init__(name=name)
+        self._step_s = step_s
+        self._step: asyncio.Future[None] | None = None
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        """See `Engine.generate`: so many words as the request allows."""
+        num_prompt_tokens, num_tokens = len(block_keys(request)) * TOKENS_PER_BLOCK, request.sampling.max_tokens or 1
+        yield Accepted(num_prompt_tokens)
+        for _ in range(num_tokens):
+            if self._step is None or self._step.done():
+                loop = asyncio.get_running_loop()
+                self._step = loop.create_future()
+                loop.call_later(self._step_s, self._step.set_result, None)
+            await asyncio.shield(self._step)
+            yield Delta(" word")
+        yield Finished("length", num_prompt_tokens, num_tokens, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import runpy
@@ -110,12 +111,14 @@ def test_overhead_measures_both_parts(work, tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("tiny")
 def test_a_process_of_its_own_is_measured_beside_idle_and_busy_cells(work, tmp_path):
-    assert engine_process.main(["--streams", "2", *options(work, tmp_path)]) == 0
-    samples = json.loads((tmp_path / "engine_process.json").read_text())["tiny"]
-    assert {(each["who"], each["cell"]) for each in samples} == {
-        (who, cell) for who in ("in the kernel", "in a process of its own") for cell in ("idle", "busy")
+    cells, apart = ("busy", engine_process.ELSEWHERE), "in a process of its own"
+    assert engine_process.main(["--streams", "2", "--cells", *cells, *options(work, tmp_path)]) == 0
+    whose = {"tiny": ("in the kernel", apart), "timed": (apart,)}
+    report = json.loads((tmp_path / "engine_process.json").read_text())
+    assert {model: {(each["who"], each["cell"]) for each in samples} for model, samples in report.items()} == {
+        model: set(itertools.product(kinds, cells)) for model, kinds in whose.items()
     }
-    assert all(each["samples"][0]["num_tokens"] == 16 for each in samples)
+    assert all(each["samples"][0]["num_tokens"] == 16 for samples in report.values() for each in samples)
 
 
 @pytest.mark.usefixtures("tiny")

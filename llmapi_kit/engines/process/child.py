@@ -34,14 +34,16 @@ class Child:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         ours, theirs = socket.socketpair()
+        self._door, their_door = socket.socketpair()
+        self._door.setblocking(False)  # or a process that is stopped would hold up event loops
         self._socket = ours
         self._stream = ours.makefile("rb")
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this is
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-        with theirs:
+        with theirs, their_door:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), str(os.getpid())],
-                stdin=subprocess.PIPE,
+                stdin=their_door.fileno(),
                 stdout=self._errors,
                 stderr=self._errors,
                 pass_fds=(theirs.fileno(),),
@@ -64,6 +66,13 @@ class Child:
         """
         self._outgoing.put(packed(message))
 
+    def connect(self) -> socket.socket:
+        """A further connection, for one event loop."""
+        ours, theirs = socket.socketpair()
+        with theirs, suppress(OSError):  # where it is gone, or takes nothing, ours is closed now
+            socket.send_fds(self._door, [b"+"], [theirs.fileno()])
+        return ours
+
     def messages(self) -> Iterator[list[FromEngine]]:
         """What it says, until it ends."""
         while (content := self._read()) is not None:
@@ -75,7 +84,8 @@ class Child:
         Args:
             why: in words, for `how_it_ended`.
         """
-        self._killed_because = why
+        if self._process.poll() is None:  # else it has ended by itself, for a reason of its own
+            self._killed_because = why
         _kill(self._process)
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -98,10 +108,9 @@ class Child:
             self._outgoing.put(None)
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)  # or a reader would wait for whoever holds the other end
-            for each in (self._errors, self._stream, self._socket, self._process.stdin):
+            for each in (self._errors, self._stream, self._socket, self._door):
                 with suppress(OSError):
-                    if each is not None:
-                        each.close()
+                    each.close()
 
     def how_it_ended(self) -> str:
         """In words, with the last line that it wrote; waits for its end."""

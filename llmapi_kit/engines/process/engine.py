@@ -20,26 +20,20 @@ from typing import Any
 
 from llmapi_kit.engines.base import Engine, GenerationRequest
 from llmapi_kit.engines.called_engine import CalledEngine
-from llmapi_kit.engines.channel import Channel, Ended, deliver
+from llmapi_kit.engines.channel import Ended
 from llmapi_kit.engines.process.child import Child
+from llmapi_kit.engines.process.connection import Connection
 from llmapi_kit.engines.process.watchdog import CALL_ID, Watchdog
 from llmapi_kit.engines.process.wire import (
     Ask,
-    Call,
-    Cancel,
     Close,
-    Done,
     FromEngine,
-    Generate,
-    Happened,
     Load,
     Loaded,
     Logged,
     Raised,
-    Returned,
     Status,
     Step,
-    ToEngine,
     pickled,
 )
 from llmapi_kit.errors import ConfigError, EngineUnavailableError, ModelLoadError
@@ -57,7 +51,6 @@ STATUS_TIMEOUT_S = 0.5
 STEP_TIMEOUT_S = 300.0
 SILENT_AFTER_S = 30.0
 RESTART_DELAYS_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-Item = Event | Ended
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +93,8 @@ class ProcessEngine(CalledEngine):
         self._step_timeout_s = step_timeout_s
         self._call_ids = itertools.count(1)
         self._lock = threading.Lock()
-        self._channels: dict[int, Channel[Item]] = {}
-        self._answers: dict[int, Future[Any]] = {}
+        self._connections: dict[asyncio.AbstractEventLoop, Connection] = {}
+        self._answers: dict[int, Future[Status]] = {}
         self._closing = threading.Event()
         self._child: Child | None = None
         self._why_not = ""
@@ -117,13 +110,10 @@ class ProcessEngine(CalledEngine):
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """See `Engine.generate`."""
-        call_id, channel = next(self._call_ids), Channel[Item]()
-        with self._lock:
-            child = self._there()
-            self._channels[call_id] = channel
+        connection = self._connection()
+        call_id, channel = connection.begin(request)
         is_over, is_begun = False, False
         try:
-            child.send(Generate(call_id, request))
             while True:
                 item = await channel.receive()
                 if isinstance(item, Ended):
@@ -136,10 +126,7 @@ class ProcessEngine(CalledEngine):
                 is_begun = True
                 yield item
         finally:
-            with self._lock:
-                self._channels.pop(call_id, None)
-            if not is_over:
-                child.send(Cancel(call_id))
+            connection.finish(call_id, is_over=is_over)
 
     def readiness(self) -> Readiness:
         """See `Engine.readiness`: not ready while its process is started anew."""
@@ -210,25 +197,28 @@ class ProcessEngine(CalledEngine):
         # A cell that computes would hold each event up by as long, here and in the server's thread
         take_turns_sooner()
         for messages in child.messages():
-            self._take(messages)
+            for message in messages:
+                self._take(message)
         why = child.how_it_ended()
         is_closed = self._closing.is_set()
         text = "The model was unloaded." if is_closed else f"The model's process died ({why}), and is started anew."
         with self._lock:
             self._child, self._why_not = None, text
-            channels, self._channels = self._channels, {}
+            connections, self._connections = list(self._connections.values()), {}
             answers, self._answers = self._answers, {}
-            failed = 0 if is_closed else len(channels)
             last = replace(self._last, num_running=0, num_queued=0, kv_use=0.0)
-            self._past = replace(last, num_failed=last.num_failed + failed).after(self._past)
+            self._past = last.after(self._past)
             self._last = EngineStats(num_slots=last.num_slots)
+        num_requests = sum(connection.num_requests for connection in connections)
         error = EngineUnavailableError(text, retry_after_s=None if is_closed else 5)
-        deliver([(channel, item) for channel in channels.values() for item in (Failed(error), Ended())])
+        for connection in connections:
+            with suppress(RuntimeError):  # its loop is closed
+                connection.loop.call_soon_threadsafe(connection.end, error)
         for future in answers.values():
             with suppress(CancelledError):
                 future.set_exception(error)
         if not is_closed:
-            logger.error("The process of model %r died (%s) with %d requests", self._name, why, len(channels))
+            logger.error("The process of model %r died (%s) with %d requests", self._name, why, num_requests)
             self._restart()
 
     def _restart(self) -> None:
@@ -247,37 +237,40 @@ class ProcessEngine(CalledEngine):
                 self._begin(child)
                 return
 
-    def _take(self, messages: Sequence[FromEngine]) -> None:
-        items: list[tuple[Channel[Item], Item]] = []
-        for message in messages:
-            if isinstance(message, Happened):
-                channel = self._channels.get(message.call_id)
-                if channel is not None:
-                    items.append((channel, message.event))
-            elif isinstance(message, Logged):
-                _log(message)
-            else:
-                self._settle(message, items)
-        deliver(items)
-
-    def _settle(self, message: FromEngine, items: list[tuple[Channel[Item], Item]]) -> None:
-        """Take what ends a request or a call."""
-        if isinstance(message, Done | Status):
+    def _take(self, message: FromEngine) -> None:
+        if isinstance(message, Logged):
+            _log(message)
+        elif isinstance(message, Status):
             self._last = message.stats
-        if isinstance(message, Status) and message.call_id == CALL_ID:
-            self._watchdog.heard(message)
-        if not isinstance(message, Done | Returned | Raised | Status):
-            return
+            if message.call_id == CALL_ID:
+                self._watchdog.heard(message)
+            with self._lock:
+                future = self._answers.pop(message.call_id, None)
+            if future is not None and future.set_running_or_notify_cancel():
+                future.set_result(message)
+
+    def _connection(self) -> Connection:
+        """That of the running event loop."""
+        loop = asyncio.get_running_loop()
         with self._lock:
-            channel = self._channels.get(message.call_id)
-            future = self._answers.pop(message.call_id, None)
-        if channel is not None:
-            items.append((channel, Ended(message.error if isinstance(message, Raised) else None)))
-        if future is not None and future.set_running_or_notify_cancel():
-            if isinstance(message, Raised):
-                future.set_exception(message.error)
-            else:
-                future.set_result(message.value if isinstance(message, Returned) else message)
+            child = self._there()
+            if loop not in self._connections:
+                for closed in [each for each in self._connections if each.is_closed()]:
+                    del self._connections[closed]
+                self._connections[loop] = Connection(child, on_done=self._note_done, on_end=self._note_end)
+            return self._connections[loop]
+
+    def _note_done(self, connection: Connection, stats: EngineStats) -> None:
+        with self._lock:
+            if self._connections.get(connection.loop) is connection:  # else they are in `_past`
+                self._last = stats
+
+    def _note_end(self, connection: Connection, num_failed: int) -> None:
+        with self._lock:
+            if self._connections.get(connection.loop) is connection:
+                del self._connections[connection.loop]
+            if not self._closing.is_set():
+                self._past = replace(self._past, num_failed=self._past.num_failed + num_failed)
 
     def _there(self) -> Child:
         """The process; under the lock.
@@ -291,39 +284,22 @@ class ProcessEngine(CalledEngine):
 
     async def _call(self, method: str, *arguments: Any, **keywords: Any) -> Any:
         """Have the engine's method awaited in its process."""
-        call_id, child, future = self._asked(lambda call_id: Call(call_id, method, arguments, keywords))
-        try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            child.send(Cancel(call_id))
-            raise
-        finally:
-            with self._lock:
-                self._answers.pop(call_id, None)
+        return await self._connection().call(method, *arguments, **keywords)
 
     def _status(self) -> Status | None:
         """How the engine is; None where its process does not say so in time."""
+        call_id, future = next(self._call_ids), Future[Status]()
         try:
-            call_id, _, future = self._asked(Ask)
-        except EngineUnavailableError:
-            return None
-        try:
-            status: Status = future.result(STATUS_TIMEOUT_S)
+            with self._lock:
+                child = self._there()
+                self._answers[call_id] = future
+            child.send(Ask(call_id))
+            return future.result(STATUS_TIMEOUT_S)
         except (FutureTimeoutError, EngineUnavailableError):
             return None
         finally:
             with self._lock:
                 self._answers.pop(call_id, None)
-        return status
-
-    def _asked(self, message: Callable[[int], ToEngine]) -> tuple[int, Child, Future[Any]]:
-        """Send what will be answered; its number, who was asked, and the answer to come."""
-        call_id, future = next(self._call_ids), Future[Any]()
-        with self._lock:
-            child = self._there()
-            self._answers[call_id] = future
-        child.send(message(call_id))
-        return call_id, child, future
 
 
 def _pickled(make_engine: Callable[[], Engine], name: str) -> bytes:

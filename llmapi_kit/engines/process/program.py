@@ -1,7 +1,8 @@
 """The process behind `llmapi_kit.engines.process.engine.ProcessEngine`: makes an engine, and runs requests on it.
 
-Run as ``main()`` with two arguments: a socket's descriptor and its owner's process id. Ends when the owner does,
-however that ends, and whatever is being computed.
+Run as ``main()`` with two arguments: a socket's descriptor and its owner's process id. Standard input is a socket, too,
+by which further ones come, one for each event loop that asks. Ends when the owner does, however that ends, and whatever
+is being computed.
 """
 
 from __future__ import annotations
@@ -14,32 +15,21 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Coroutine
-from contextlib import aclosing, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from llmapi_kit.engines.base import Engine, SteppingEngine
+from llmapi_kit.engines.process.caller import Caller, Outbox, received
 from llmapi_kit.engines.process.wire import (
-    HEADER_BYTES,
     Ask,
-    Call,
-    Cancel,
     Close,
-    Done,
-    FromEngine,
-    Generate,
-    Happened,
     Load,
     Loaded,
     Logged,
     Raised,
-    Returned,
     Status,
     Step,
-    ToEngine,
-    length_of,
-    packed,
     portable,
     unpacked,
 )
@@ -51,34 +41,6 @@ LOGGERS = ("llmapi_kit", "py.warnings")
 OWNER_CHECK_S = 1.0
 
 logger = logging.getLogger(__name__)
-
-
-class Outbox:
-    """What goes to the owner: all of one round of the event loop in one message, such as the events of a step.
-
-    Args:
-        writer: the socket's.
-    """
-
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
-        self._writer = writer
-        self._loop = asyncio.get_running_loop()
-        self._messages: list[FromEngine] = []
-
-    def send(self, message: FromEngine) -> None:
-        """Send soon; on the event loop."""
-        if not self._messages:
-            self._loop.call_soon(self._flush)
-        self._messages.append(message)
-
-    def send_from_thread(self, message: FromEngine) -> None:
-        """The same, from any thread."""
-        with suppress(RuntimeError):  # the loop has ended, and so has the owner's interest
-            self._loop.call_soon_threadsafe(self.send, message)
-
-    def _flush(self) -> None:
-        messages, self._messages = self._messages, []
-        self._writer.write(packed(messages))
 
 
 class OwnersLog(logging.Handler):
@@ -112,12 +74,12 @@ class Program:
     def __init__(self, reader: asyncio.StreamReader, outbox: Outbox) -> None:
         self._reader = reader
         self._outbox = outbox
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._callers: set[Caller] = set()
         self._engine: Engine | None = None
 
     async def run(self) -> None:
         """Load, then serve."""
-        load = await self._receive()
+        load = await received(self._reader)
         if not isinstance(load, Load):
             raise TypeError(f"the first message is {type(load).__name__}, not Load")
         listening = asyncio.create_task(self._listen())
@@ -132,16 +94,35 @@ class Program:
             await listening
         finally:
             await asyncio.to_thread(self._engine.close)
-            await asyncio.wait([*self._tasks.values(), asyncio.create_task(asyncio.sleep(0))])
+            await asyncio.gather(*(caller.finish() for caller in self._callers))
+
+    def connect(self, descriptor: int) -> None:
+        """Serve one more of the owner's event loops."""
+        task = asyncio.create_task(self._serve(socket.socket(fileno=descriptor)))
+        task.add_done_callback(_end_if_failed)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        if self._engine is None:
+            raise RuntimeError("nobody connects before the engine is there")
+        reader, writer = await asyncio.open_connection(sock=connection)
+        caller = Caller(self._engine, reader, Outbox(writer))
+        self._callers.add(caller)
+        try:
+            await caller.serve()
+        finally:
+            self._callers.discard(caller)
 
     async def _listen(self) -> None:
-        while not isinstance(message := await self._receive(), Close):
-            if self._engine is not None:
-                self._take(self._engine, message)
-            elif isinstance(message, Ask):
-                self._outbox.send(
-                    Status(message.call_id, Readiness(False, "The model is being loaded."), EngineStats())
-                )
+        while not isinstance(message := await received(self._reader), Close):
+            if isinstance(message, Ask):
+                self._outbox.send(self._status(message.call_id))
+
+    def _status(self, call_id: int) -> Status:
+        engine = self._engine
+        if engine is None:
+            return Status(call_id, Readiness(False, "The model is being loaded."), EngineStats())
+        step_started = engine.step_started() if isinstance(engine, SteppingEngine) else None
+        return Status(call_id, engine.readiness(), engine.stats(), step_started)
 
     def _load(self, load: Load) -> Engine:
         try:
@@ -157,45 +138,6 @@ class Program:
     def _report(self, progress: Progress) -> None:
         self._outbox.send_from_thread(Step(progress.step, progress.done, progress.total, progress.unit))
 
-    def _take(self, engine: Engine, message: ToEngine) -> None:
-        if isinstance(message, Generate):
-            self._start(message.call_id, self._generate(engine, message))
-        elif isinstance(message, Call):
-            self._start(message.call_id, self._call(engine, message))
-        elif isinstance(message, Ask):
-            step_started = engine.step_started() if isinstance(engine, SteppingEngine) else None
-            self._outbox.send(Status(message.call_id, engine.readiness(), engine.stats(), step_started))
-        elif isinstance(message, Cancel) and message.call_id in self._tasks:
-            self._tasks[message.call_id].cancel()
-
-    def _start(self, call_id: int, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks[call_id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(call_id))
-
-    async def _generate(self, engine: Engine, message: Generate) -> None:
-        try:
-            async with aclosing(engine.generate(message.request)) as events:
-                async for event in events:
-                    self._outbox.send(Happened(message.call_id, event))
-        except Exception as exc:
-            self._outbox.send(Raised(message.call_id, portable(exc)))
-        else:
-            self._outbox.send(Done(message.call_id, engine.stats()))
-
-    async def _call(self, engine: Engine, message: Call) -> None:
-        try:
-            value = await getattr(engine, message.method)(*message.arguments, **message.keywords)
-        except Exception as exc:
-            self._outbox.send(Raised(message.call_id, portable(exc)))
-        else:
-            self._outbox.send(Returned(message.call_id, value))
-
-    async def _receive(self) -> ToEngine:
-        header = await self._reader.readexactly(HEADER_BYTES)
-        message: ToEngine = unpacked(await self._reader.readexactly(length_of(header)))
-        return message
-
 
 async def _serve(connection: socket.socket) -> None:
     reader, writer = await asyncio.open_connection(sock=connection)
@@ -205,17 +147,18 @@ async def _serve(connection: socket.socket) -> None:
         logging.getLogger(name).addHandler(log)
     logging.getLogger("llmapi_kit").setLevel(logging.INFO)
     logging.captureWarnings(True)
+    program = Program(reader, outbox)
+    loop = asyncio.get_running_loop()
+    threading.Thread(target=_watch_door, args=(loop, program.connect), daemon=True).start()
     with suppress(asyncio.IncompleteReadError, ConnectionError):  # the owner is gone
-        await Program(reader, outbox).run()
-        await asyncio.sleep(0)  # what is to be sent is written at the end of a round
-        await writer.drain()
+        await program.run()
+        await outbox.sent()
 
 
 def main() -> None:
     """Run until the owner says so, or is gone."""
     descriptor, owner = (int(each) for each in sys.argv[1:3])
     _prefer_to_be_killed()
-    threading.Thread(target=_end_with_input, daemon=True).start()
     threading.Thread(target=_end_with_owner, args=(owner,), daemon=True).start()
     code = 0
     try:
@@ -233,11 +176,23 @@ def _prefer_to_be_killed() -> None:
         Path("/proc/self/oom_score_adj").write_text("500")
 
 
-def _end_with_input() -> None:
+def _watch_door(loop: asyncio.AbstractEventLoop, connect: Callable[[int], None]) -> None:
+    """Of a thread: take the connections that come by standard input, and end the process when that ends."""
+    door = socket.socket(fileno=0)
     with suppress(OSError):
-        while os.read(0, 1):
-            pass
+        while (came := socket.recv_fds(door, 1, 1))[0]:
+            for descriptor in came[1]:
+                os.set_inheritable(descriptor, False)
+                loop.call_soon_threadsafe(connect, descriptor)
     os._exit(0)
+
+
+def _end_if_failed(task: asyncio.Task[None]) -> None:
+    """What one event loop said can't be read, and it waits for an answer: all of them get an error by this."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        traceback.print_exception(error)
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _end_with_owner(owner: int) -> None:

@@ -150,12 +150,12 @@ def packed(message: ToEngine | list[FromEngine]) -> bytes:
     return _LENGTH.pack(len(content)) + content
 
 
-def length_of(header: bytes) -> int:
+def length_of(header: bytes | bytearray) -> int:
     """How many bytes follow the first `HEADER_BYTES`."""
     return int(_LENGTH.unpack(header)[0])
 
 
-def unpacked(content: bytes) -> Any:
+def unpacked(content: bytes | bytearray) -> Any:
     """A message of the other process."""
     return pickle.loads(content)  # noqa: S301 - see above
 

@@ -12,6 +12,7 @@ import time
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ContextLengthError, GenerationError, MissingDependencyError, ModelTooLargeError
 from llmapi_kit.progress import report
+from llmapi_kit.types import Finished
 
 
 def make_mock(delay_s=0.002, num_tokens=180):
@@ -86,3 +87,33 @@ def load_for_long(until):
     while not until.exists():
         over.wait(0.01)
     return make_mock()
+
+
+def fail_to_read():
+    raise ZeroDivisionError("read in the wrong process")
+
+
+class Unreadable:
+    """Can be sent, and not be read."""
+
+    def __reduce__(self):
+        return fail_to_read, ()
+
+
+class UnreadableEngine(MockEngine):
+    """Its tokens can't be read."""
+
+    async def tokenize(self, text, *, add_special_tokens=False):
+        return Unreadable()
+
+
+class DyingEngine(MockEngine):
+    """Says all of its answer, and dies before it says that this was all."""
+
+    async def generate(self, request):
+        async for event in super().generate(request):
+            if isinstance(event, Finished):
+                for _ in range(10):  # rounds of the event loop, in which the rest is sent
+                    await asyncio.sleep(0)
+                os._exit(3)
+            yield event

@@ -33,8 +33,11 @@ from llmapi_kit.types import Delta, Failed, Finished
 
 from .engines import (
     BrokenEngine,
+    DyingEngine,
     FailingEngine,
     HangingEngine,
+    Unreadable,
+    UnreadableEngine,
     crash,
     fail_to_make,
     load_for_long,
@@ -263,6 +266,53 @@ def test_a_load_may_take_longer_than_a_step(tmp_path):
     assert isinstance(asyncio.run(collect(engine.generate(long_request())))[-1], Finished)
     assert engine.pid == first
     engine.close()
+
+
+def test_all_that_a_process_said_before_its_end_comes_before_the_error(start):
+    """Also where the event loop learns of the end before it has read any of it."""
+    engine = start(DyingEngine, delays=(1000,))
+
+    async def read_late():
+        events = engine.generate(long_request())
+        first = await anext(events)
+        wait_until(lambda: engine.pid is None)  # and the event loop waits as well
+        return [first, *[event async for event in events]]
+
+    *said, error = asyncio.run(read_late())
+    assert "".join(event.text for event in said if isinstance(event, Delta)) == "a b c"
+    assert "exit code 3" in error.error.message
+
+
+def test_event_loops_that_end_leave_no_connection(start):
+    engine = start()
+    ours, theirs = psutil.Process(), psutil.Process(engine.pid)
+
+    async def cancel_at_once():
+        task = asyncio.create_task(engine.tokenize("one two"))
+        await asyncio.sleep(0)
+        task.cancel()
+
+    before = ours.num_fds(), theirs.num_fds()
+    for _ in range(3):
+        asyncio.run(engine.tokenize("one two"))
+        asyncio.run(cancel_at_once())
+    assert ours.num_fds() == before[0]
+    wait_until(lambda: theirs.num_fds() == before[1])
+
+
+@pytest.mark.parametrize(
+    ("make_engine", "asked", "said"),
+    [
+        (make_mock, Unreadable(), "exit code 1: ZeroDivisionError: read in the wrong process"),
+        (UnreadableEngine, "one", "what it said can't be read, ZeroDivisionError: read in the wrong process"),
+    ],
+    ids=["there", "here"],
+)
+def test_a_message_that_can_not_be_read_ends_the_process_and_not_the_wait(start, make_engine, asked, said):
+    engine = start(make_engine)
+    with pytest.raises(EngineUnavailableError, match=said):
+        asyncio.run(engine.tokenize(asked))
+    wait_until(lambda: engine.readiness().ready)
 
 
 OWNER = """
