@@ -131,6 +131,7 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_set_causal_attn": (None, (c_void_p, c_bool)),
     "llama_batch_get_one": (Batch, (c_void_p, c_int32)),
     "llama_decode": (c_int32, (c_void_p, Batch)),
+    "llama_synchronize": (None, (c_void_p,)),
     "llama_get_logits": (c_void_p, (c_void_p,)),
     "llama_get_embeddings": (c_void_p, (c_void_p,)),
     "llama_get_memory": (c_void_p, (c_void_p,)),

@@ -91,6 +91,7 @@ class LlamaSteps:
         self.vocab_size = model.vocab_size
         self.can_rewind = not model.keeps_one_state
         self._model, self._library = model, model.library
+        self._is_asynchronous = bool(self._library.llama_supports_gpu_offload())
         self._max_outputs = max(num_slots, MIN_OUTPUTS)
         self._llama = LlamaContext(
             model,
@@ -290,6 +291,8 @@ class LlamaSteps:
         code = self._library.llama_decode(self._context, batch)
         if code:
             raise RuntimeError(f"llama.cpp could not compute the step (code {code}): {libllama.take_errors()}")
+        if self._is_asynchronous:  # who asks for the logits keeps the GIL, and must not wait with it
+            self._library.llama_synchronize(self._context)
 
     def _pool(self, part: Sequence[_Piece], states: Floats) -> None:
         """Sum up hidden states for the means, one sum a piece, so that a repeated one replaces itself."""

@@ -239,6 +239,21 @@ def test_another_build_is_named_by_a_variable_and_has_to_be_one_that_is_known(tm
         libllama.load_libllama()
 
 
+def test_a_library_that_computes_elsewhere_is_waited_for_where_the_gil_is_free(tiny, monkeypatch):
+    """The call that gives the logits would wait, too, and keep the GIL."""
+    library, called = libllama.load_libllama(), []
+    monkeypatch.setattr(library, "llama_supports_gpu_offload", lambda: True)
+    for name in ("llama_synchronize", "llama_get_logits"):
+        function = getattr(library, name)
+        monkeypatch.setattr(library, name, lambda c, name=name, call=function: (called.append(name), call(c))[1])
+    steps = LlamaSteps(LlamaModel(tiny[0]), num_slots=1, max_length=64)
+    called.clear()
+    steps.step([StepItem(0, 0, [5], True)])
+    assert called == ["llama_synchronize", "llama_get_logits"]
+    assert "llama_synchronize" not in libllama.QUICK
+    steps.close()
+
+
 def test_no_other_thread_takes_the_gil_in_a_call_that_is_over_at_once():
     """Whoever gets a step's tokens took it just before the next step, which then waited until they were sent."""
     library = libllama.load_libllama()
