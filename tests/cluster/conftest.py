@@ -19,12 +19,17 @@ from tests.store.conftest import postgres  # noqa: F401 - a fixture
 
 from . import engines
 
+# Of Serve's controller, 5 s and 10 s. A proxy takes longer to start on a machine that other tests keep busy
+PROXY_TIMEOUTS = ("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S")
+
 
 @pytest.fixture(scope="session")
 def proxy_url():
     """Where Serve's proxy answers; the cluster runs."""
     before = set(psutil.Process().children())
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        for name in PROXY_TIMEOUTS:
+            patch.setenv(name, "120")
         warnings.simplefilter("ignore")  # of what Ray imports, and of the processes of a start that failed
         import ray
         from ray import serve
