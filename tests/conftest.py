@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 # Read by huggingface_hub when it is first imported, so before any test
@@ -70,6 +71,8 @@ def clean_environment(monkeypatch, new_home):
         if name.startswith(PREFIXES) or name.lower().endswith("_proxy") or name in GGUF_SERVER:
             monkeypatch.delenv(name)
     monkeypatch.setenv("LLMAPI_KIT_HOME", str(new_home()))
+    # IPython's shell takes its place, and programs that multiprocessing starts can't do with that
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
 
 @pytest.fixture
