@@ -27,6 +27,7 @@ from llmapi_kit.types import (
     EngineStats,
     Event,
     Failed,
+    Finished,
     Readiness,
 )
 
@@ -77,6 +78,7 @@ class ClusterEngine(CalledEngine):
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """See `Engine.generate`."""
         is_accepted = has_begun = False
+        num_to_come = request.n
         with self._counts.request(request.n) as counted:
             for attempt in count(1):
                 try:
@@ -88,9 +90,12 @@ class ClusterEngine(CalledEngine):
                                 continue  # of an earlier try
                             is_accepted = True
                             has_begun = has_begun or not isinstance(event, Accepted)
+                            num_to_come -= isinstance(event, Finished)
                             yield counted.saw(event)
                     return
                 except RequestError as exc:
+                    if not num_to_come:  # the replica died when it had answered, and before it had told that it had
+                        return
                     if not has_begun and await self._may_do_better(exc, attempt):
                         continue
                     if not is_accepted:

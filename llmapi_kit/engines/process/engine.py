@@ -44,6 +44,7 @@ from llmapi_kit.types import (
     EngineStats,
     Event,
     Failed,
+    Finished,
     Readiness,
 )
 
@@ -113,6 +114,7 @@ class ProcessEngine(CalledEngine):
         connection = self._connection()
         call_id, channel = connection.begin(request)
         is_over, is_begun = False, False
+        num_to_come = request.n
         try:
             while True:
                 item = await channel.receive()
@@ -121,9 +123,12 @@ class ProcessEngine(CalledEngine):
                     if item.error is not None:
                         raise item.error
                     return
+                if isinstance(item, Failed) and not num_to_come:
+                    continue  # the process died when it had answered, and before it had told that it had
                 if isinstance(item, Failed) and not is_begun:
                     raise item.error
                 is_begun = True
+                num_to_come -= isinstance(item, Finished)
                 yield item
         finally:
             connection.finish(call_id, is_over=is_over)

@@ -107,13 +107,26 @@ class UnreadableEngine(MockEngine):
         return Unreadable()
 
 
+async def die_when_all_is_sent():
+    for _ in range(10):  # rounds of the event loop, in which the rest is sent
+        await asyncio.sleep(0)
+    os._exit(3)
+
+
 class DyingEngine(MockEngine):
     """Says all of its answer, and dies before it says that this was all."""
 
     async def generate(self, request):
         async for event in super().generate(request):
             if isinstance(event, Finished):
-                for _ in range(10):  # rounds of the event loop, in which the rest is sent
-                    await asyncio.sleep(0)
-                os._exit(3)
+                await die_when_all_is_sent()
             yield event
+
+
+class DyingLaterEngine(MockEngine):
+    """Says that its answer is over, and dies before its stream is."""
+
+    async def generate(self, request):
+        async for event in super().generate(request):
+            yield event
+        await die_when_all_is_sent()

@@ -29,11 +29,12 @@ from llmapi_kit.progress import reporting
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.testing import EngineContract
 from llmapi_kit.testing.events import collect
-from llmapi_kit.types import Delta, Failed, Finished
+from llmapi_kit.types import Accepted, Delta, Failed, Finished
 
 from .engines import (
     BrokenEngine,
     DyingEngine,
+    DyingLaterEngine,
     FailingEngine,
     HangingEngine,
     Unreadable,
@@ -281,6 +282,11 @@ def test_all_that_a_process_said_before_its_end_comes_before_the_error(start):
     *said, error = asyncio.run(read_late())
     assert "".join(event.text for event in said if isinstance(event, Delta)) == "a b c"
     assert "exit code 3" in error.error.message
+
+
+def test_an_answer_that_is_over_stays_whole_when_its_process_dies(start):
+    events = asyncio.run(collect(start(DyingLaterEngine, delays=(1000,)).generate(long_request())))
+    assert [type(event) for event in events if not isinstance(event, Delta)] == [Accepted, Finished]
 
 
 def test_event_loops_that_end_leave_no_connection(start):
