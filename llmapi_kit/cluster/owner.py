@@ -172,7 +172,7 @@ def _serve_owner(app: str, log: OwnersLog) -> None:
         except ValueError:  # Ray has no such actor any more
             break
         except RayError:  # it does not answer now
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(LOOK_EVERY_S)  # between two tries: Ray tells nobody when it answers again
             continue
         is_over, is_known_over = actor.wait.remote(), False
         while not is_known_over:

@@ -82,7 +82,7 @@ def quantize(array, form):
     """An array in a number format, which the gguf package can write, or else llama.cpp."""
     try:
         return gguf.quantize(array, form)
-    except NotImplementedError:  # K-quants, which the package reads and does not write
+    except NotImplementedError:  # the gguf package reads K-quants and does not write them; llama.cpp does
         return quantize_rows(array, form)
 
 

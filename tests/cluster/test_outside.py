@@ -31,7 +31,7 @@ with server.client() as client:
 if sys.argv[2] == "stop":
     server.stop()
 else:
-    time.sleep(3600)
+    time.sleep(3600)  # until the test kills it
 """
 
 
@@ -39,7 +39,7 @@ def wait_until(condition):
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.1)
+        time.sleep(0.1)  # between two looks, at what tells nobody of a change
 
 
 def is_open(port):
