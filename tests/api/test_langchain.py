@@ -67,7 +67,7 @@ def test_stream_gives_the_same_in_pieces_and_the_usage_at_the_end(llm):
     whole = chunks[0]
     for chunk in chunks[1:]:
         whole += chunk
-    assert len(chunks) > 3
+    assert len(chunks) > 1  # how many is up to the machine
     assert whole.content == PARIS
     asked, counted = llm.invoke(FRANCE).usage_metadata, whole.usage_metadata
     assert [asked[name] for name in COUNTS] == [counted[name] for name in COUNTS]

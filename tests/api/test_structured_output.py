@@ -83,7 +83,7 @@ def test_an_answer_matches_its_schema_whole_and_streamed(create, seed):
     assert whole.finish_reason == "stop"
     pieces = [chunk.choices[0].delta.content or "" for chunk in create(**body, stream=True)]
     assert "".join(pieces) == whole.message.content
-    assert len(pieces) > 5
+    assert len(pieces) >= 3  # its start, what it says in as many pieces as the machine gives, and its end
 
 
 def test_each_of_several_answers_matches_by_itself(create):
