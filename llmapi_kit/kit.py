@@ -1,7 +1,7 @@
 """What a cell calls: load, launch, serve_engine, connect. Every function is safe to run again.
 
-Holds the only state of the package that outlives a call: which models this process has loaded and which servers it
-runs. Runs in the kernel's main thread; knows nothing of how things look.
+The public face: arguments and what they mean. What outlives a call is in `llmapi_kit.own_servers`. Runs in the
+kernel's main thread; knows nothing of how things look.
 """
 
 from __future__ import annotations
@@ -9,27 +9,20 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import threading
-import weakref
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, overload
 
 from typing_extensions import Unpack
 
 from llmapi_kit import tables
-from llmapi_kit.api.auth import new_api_key
 from llmapi_kit.checkpoints.choice import Choice
 from llmapi_kit.client import RemoteServer, normalise_url
 from llmapi_kit.client.running_servers import RunningServers, ServerRecord
-from llmapi_kit.client.server_keys import ServerKeys
-from llmapi_kit.config import Settings, load_settings
+from llmapi_kit.config import load_settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.engine_check import check_engine
-from llmapi_kit.errors import ConfigError, PortInUseError, ServerError, ServerNotFoundError
-from llmapi_kit.loading.load_request import LoadRequest, resolve
-from llmapi_kit.loading.loaded_models import LoadedModels
+from llmapi_kit.errors import ConfigError, ServerNotFoundError
+from llmapi_kit.loading.load_request import resolve
 from llmapi_kit.loading.loader import ModelLoader
 from llmapi_kit.loading.model import Model
 from llmapi_kit.loading.options import (
@@ -41,16 +34,13 @@ from llmapi_kit.loading.options import (
     showing_those_of,
 )
 from llmapi_kit.loading.servable import Loadable, Servable, resolve_all
+from llmapi_kit.own_servers import Launch, OwnServers
 from llmapi_kit.places import tunnel_policy
 from llmapi_kit.presenter import launches, loads
-from llmapi_kit.progress import report
 from llmapi_kit.server.endpoint import Endpoint
-from llmapi_kit.server.port import DEFAULT_PORT, pick_port
 from llmapi_kit.server.server import Server
 
 logger = logging.getLogger(__name__)
-
-LOCK_AT_EXIT_S = 2.0
 
 SERVER_COLUMNS: tables.Columns = {
     "url": ("URL", tables.text),
@@ -60,9 +50,7 @@ SERVER_COLUMNS: tables.Columns = {
     "started_at": ("Launched", tables.moment),
 }
 
-_lock = threading.RLock()
-_models = LoadedModels(_lock)
-_servers: dict[str, Server] = {}  # by name of the launch
+_own = OwnServers()
 
 
 @overload
@@ -146,7 +134,7 @@ def load(
         >>> model.ask("Hello!")
         'Hello!'
     """
-    return _models.load(resolve(name, served_name, options), is_lazy=lazy)
+    return _own.models.load(resolve(name, served_name, options), is_lazy=lazy)
 
 
 @showing(EmbeddingOptions)
@@ -190,7 +178,7 @@ def load_embeddings(
         (2, 128)
     """
     given: dict[str, Any] = dict(options)
-    return _models.load(resolve(name, served_name, given, is_embedding=True), is_lazy=lazy)
+    return _own.models.load(resolve(name, served_name, given, is_embedding=True), is_lazy=lazy)
 
 
 @showing(LaunchSettings)
@@ -272,54 +260,22 @@ def launch(
     tunnel = tunnel or ("auto" if share else None)
     limits = load_settings(**settings)
     place = Endpoint(host=host, port=port, api_key=api_key, tunnel=tunnel, tunnel_options=tunnel_options or {})
-    wanted = check_launch(model, place, name=name, aliases=aliases, default=default, settings=settings)
+    servables = check_launch(model, place, name=name, aliases=aliases, default=default, settings=settings)
     if cluster is not None or replicas is not None:
         from llmapi_kit.cluster.placement import all_in_cluster  # most launches do without
 
-        wanted = all_in_cluster(wanted, cluster, replicas, limits)
+        servables = all_in_cluster(servables, cluster, replicas, limits)
     if tunnel is not None and (rule := tunnel_policy()) is not None:
         logger.warning(rule)
-    engines = _engines(wanted, limits, is_elsewhere=cluster is not None)
-    with _lock:
-        _forget_stopped()
-        identity = _identity(name, port)
-        old = _servers.get(identity)
-        key = None if api_key is False else api_key or (old.api_key if old else None)
-        if key is None and api_key is not False:
-            key = ServerKeys(limits).key(identity, new_api_key)
-        before = old.models if old is not None else []
-        is_same = old is not None and (old.host, old.api_key, old.settings) == (host, key, limits)
-        if old is not None and is_same and old.is_running and port in (0, None, old.port):
-            old.match_tunnel(tunnel, tunnel_options or {})  # first, as it may fail, and then all is as it was
-            old.on_stop = _end_of(engines if cluster is not None else ())
-            _unload(old.replace_engines(engines, aliases, default), limits.drain_s)
-            return _say_what_is_replaced(old, before)
-        where = _port(port, host, old)
-        in_place = old if old is not None and old.is_running and (old.host, old.port) == (host, where) else None
-        if old is not None and in_place is None and old.port == where:
-            old.stop()  # it is dead, or at another address that does not go together with the new one
-        try:
-            server = Server(
-                engines,
-                host=host,
-                port=where,
-                api_key=key,
-                settings=limits,
-                aliases=aliases,
-                default=default,
-                name=identity,
-                instead_of=in_place,
-            )
-        except PortInUseError as exc:
-            raise _explain_port(exc, where) from exc.__cause__
-        server.on_restart = partial(_take_place, identity, weakref.ref(server))
-        server.on_stop = _end_of(engines if cluster is not None else ())
-        report("starting the server")
-        _bring_up(server, old, tunnel, tunnel_options)
-        _servers[identity] = server
-        if old is not None:
-            _end(old, server, tunnel)
-        return _say_what_is_replaced(server, before)
+    wanted = Launch(
+        place=place,
+        settings=limits,
+        name=name,
+        aliases=aliases,
+        default=default,
+        ends_its_models=cluster is not None,
+    )
+    return _own.launch(_own.engines(servables, wanted), wanted)
 
 
 def check_launch(
@@ -349,15 +305,7 @@ def check_launch(
     given = settings or {}
     limits = load_settings(**given)
     found = resolve_all(model, options=options or {}, settings=given, aliases=aliases, default=default)
-    with _lock:
-        _forget_stopped()
-        old = _servers.get(_identity(name, place.port))
-        is_held = old is not None and old.is_running and place.port in (0, None, old.port)
-        key = old.api_key if old is not None and place.api_key is None else place.api_key
-        try:
-            replace(place, api_key=key).check(limits, is_held=is_held)
-        except PortInUseError as exc:
-            raise _explain_port(exc, place.port or 0) from exc.__cause__
+    _own.check(Launch(place=place, settings=limits, name=name))
     return found
 
 
@@ -428,9 +376,7 @@ def servers() -> tables.Table[ServerRecord]:
 
 def own_servers() -> list[Server]:
     """The servers that run in this process, the oldest first."""
-    with _lock:
-        _forget_stopped()
-        return list(_servers.values())
+    return _own.running()
 
 
 def stop_all(drain_s: float = 0.0) -> None:
@@ -442,84 +388,7 @@ def stop_all(drain_s: float = 0.0) -> None:
         >>> server.is_running
         False
     """
-    with _lock:
-        for identity, server in list(_servers.items()):
-            _stop(identity, server, drain_s)
-        _models.close_all()
-
-
-def _identity(name: str | None, port: int | None) -> str:
-    """What a launch is told apart by in this process, and its key is kept for on this machine."""
-    return name or str(DEFAULT_PORT if port is None else port)
-
-
-def _port(port: int | None, host: str, old: Server | None) -> int:
-    """Where to answer: where the server before did, unless another port is asked for."""
-    if port:
-        return port
-    if old is not None:
-        return old.port
-    if port == 0:
-        return 0
-    found = pick_port(host)
-    if found != DEFAULT_PORT:
-        logger.warning("Port %d is in use, so the server takes another one: see server.url", DEFAULT_PORT)
-    return found
-
-
-def _bring_up(server: Server, old: Server | None, tunnel: str | None, options: dict[str, Any] | None) -> None:
-    """Start a server, with its tunnel; if that fails, the one before it goes on as it was."""
-    try:
-        server.start()
-        if old is None or not server.can_keep_tunnel(old, tunnel):
-            server.match_tunnel(tunnel, options or {})
-    except BaseException:
-        server.stop(0)
-        if old is not None and old.is_running:
-            old.reappear()
-        raise
-
-
-def _end(old: Server, server: Server, tunnel: str | None) -> None:
-    """End a server whose place another one took, and unload what only it answered with."""
-    kept = {id(engine) for engine in server.engines}
-    try:
-        server.take_over(old, tunnel)
-    finally:  # also when the cell is interrupted meanwhile
-        _unload([engine for engine in old.engines if id(engine) not in kept])
-
-
-def _say_what_is_replaced(server: Server, before: Sequence[str]) -> Server:
-    """Tell which models a launch took out of service: a second launch may have been meant as a second server."""
-    server.replaced = tuple(model for model in before if model not in server.models)
-    if server.replaced:
-        logger.warning(
-            "%s now answers at %s in place of %s. Launch with another name=… for a second server",
-            ", ".join(server.models),
-            server.url,
-            ", ".join(server.replaced),
-        )
-    return server
-
-
-def _engines(wanted: Sequence[Servable], limits: Settings, *, is_elsewhere: bool) -> list[Engine]:
-    """The engines of what `launch` was given; of several models that are loaded here, those given by name later."""
-    is_lazy = len(wanted) > 1 and not is_elsewhere
-    there = [
-        _models.load(each, is_lazy=is_lazy, settings=limits) if isinstance(each, LoadRequest) else each
-        for each in wanted
-    ]
-    return [each.engine if isinstance(each, Model) else each for each in there]
-
-
-def _end_of(engines: Sequence[Engine]) -> Callable[[], None]:
-    """What to do when a server has stopped: its models in a cluster have nobody left who could ask them."""
-
-    def end() -> None:
-        with _lock:
-            _unload(engines)
-
-    return end
+    _own.stop_all(drain_s)
 
 
 def _newest(records: Sequence[ServerRecord], registry: RunningServers, api_key: str | None) -> RemoteServer:
@@ -538,58 +407,4 @@ def _newest(records: Sequence[ServerRecord], registry: RunningServers, api_key: 
     raise problem
 
 
-def _take_place(identity: str, again: weakref.ref[Server]) -> None:
-    """Have a server that starts again be this process's one of its name."""
-    server = again()
-    if server is None:
-        return
-    with _lock:
-        if _servers.get(identity) is not server:
-            _forget_stopped()
-        other = _servers.setdefault(identity, server)
-        if other is not server:
-            raise ServerError(f"Another server of this notebook, at {other.url}, has taken this one's place. Use that.")
-
-
-def _forget_stopped() -> None:
-    for identity, server in list(_servers.items()):
-        if server.is_stopped:
-            del _servers[identity]
-
-
-def _stop(identity: str, server: Server, drain_s: float) -> None:
-    server.stop(drain_s)
-    if _servers.get(identity) is server:
-        del _servers[identity]
-    _unload(server.engines)
-
-
-def _unload(engines: Sequence[Engine], drain_s: float = 0.0) -> None:
-    """Close engines that `load` made and no server uses any more; see `LoadedModels.unload`."""
-    _forget_stopped()
-    _models.unload(engines, {id(engine) for server in _servers.values() for engine in server.engines}, drain_s)
-
-
-def _explain_port(error: PortInUseError, port: int) -> PortInUseError:
-    """Say so when the program on the port is another kernel's server."""
-    record = next((r for r in servers() if r.port == port), None)
-    if record is None:
-        return error
-    if record.pid == os.getpid():
-        return PortInUseError(
-            f"Port {port} is used by another server of this notebook, launched under another name. Stop that one, or "
-            "pass port=0 to pick a free port."
-        )
-    return PortInUseError(
-        f"Port {port} is used by the llmapi_kit server of another notebook (pid {record.pid}, model "
-        f"{', '.join(record.models)}). Use it with kit.connect({record.url!r}), or pass port=0 to pick a free port."
-    )
-
-
-def _stop_at_exit(pid: int) -> None:
-    """Not in a forked child, whose servers are its parent's; and no thread that loads a model holds up the end."""
-    if os.getpid() == pid and _lock.acquire(timeout=LOCK_AT_EXIT_S):
-        stop_all()
-
-
-atexit.register(_stop_at_exit, os.getpid())
+atexit.register(_own.stop_at_exit, os.getpid())

@@ -7,7 +7,8 @@ import pytest
 
 import llmapi_kit as kit
 from llmapi_kit import kit as kit_module
-from llmapi_kit.client.running_servers import ServerRecord
+from llmapi_kit import own_servers
+from llmapi_kit.client.running_servers import RunningServers, ServerRecord
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ConfigError, PortInUseError, ServerError, TunnelAuthError, TunnelError
 
@@ -216,7 +217,7 @@ def test_port_in_use_by_the_server_of_another_notebook_says_how_to_use_that(monk
         other.listen()
         port = other.getsockname()[1]
         record = ServerRecord("i", f"http://127.0.0.1:{port}", port, ("pocket",), pid=4121)
-        monkeypatch.setattr(kit_module, "servers", lambda: [record])
+        monkeypatch.setattr(RunningServers, "running", lambda self: [record])
         with pytest.raises(PortInUseError) as caught:
             kit.launch("mock", port=port)
     message = str(caught.value)
@@ -229,7 +230,7 @@ def test_a_launch_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
     monkeypatch.setenv("LLMAPI_KIT_HOME", str(tmp_path / "file" / "home"))
     with pytest.raises(ConfigError, match="LLMAPI_KIT_HOME"):
         kit.launch("mock", port=0)
-    assert kit_module._servers == {}
+    assert kit_module.own_servers() == []
     monkeypatch.setenv("LLMAPI_KIT_HOME", str(tmp_path / "home"))
     assert kit.launch("mock", port=0).is_running
 
@@ -266,7 +267,7 @@ def test_a_launch_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
 )
 def test_what_can_not_be_is_refused_before_a_model_is_loaded(monkeypatch, arguments, message):
     """A key that was too short used to be refused after minutes of loading."""
-    monkeypatch.setattr(kit_module._models, "load", lambda *_, **__: pytest.fail("it loads a model"))
+    monkeypatch.setattr(kit_module._own.models, "load", lambda *_, **__: pytest.fail("it loads a model"))
     with pytest.raises(ConfigError, match=message):
         kit.launch("pocket", **{"port": 0, **arguments})
     assert kit.servers() == []
@@ -275,7 +276,7 @@ def test_what_can_not_be_is_refused_before_a_model_is_loaded(monkeypatch, argume
 @pytest.mark.torch
 def test_a_port_in_use_and_a_missing_token_are_told_before_a_model_is_loaded(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(kit_module._models, "load", lambda *_, **__: pytest.fail("it loads a model"))
+    monkeypatch.setattr(kit_module._own.models, "load", lambda *_, **__: pytest.fail("it loads a model"))
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -368,7 +369,7 @@ def test_a_launch_without_a_port_takes_the_next_one_that_is_free(monkeypatch, ca
         other.listen()
         taken = other.getsockname()[1]
         monkeypatch.setattr("llmapi_kit.server.port.DEFAULT_PORT", taken)
-        monkeypatch.setattr(kit_module, "DEFAULT_PORT", taken)
+        monkeypatch.setattr(own_servers, "DEFAULT_PORT", taken)
         server = kit.launch("mock")
         assert server.port != taken
         assert f"Port {taken} is in use" in caplog.text

@@ -62,7 +62,7 @@ def text_of(response):
 @pytest.fixture
 def room_for_two(monkeypatch):
     """What the loaded models take is taken from a memory that is one byte too small for three."""
-    model_memory = kit_module._models.model_memory
+    model_memory = kit_module._own.models.model_memory
     limit = []
 
     def free_bytes(device):

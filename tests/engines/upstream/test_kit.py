@@ -40,7 +40,7 @@ def test_no_key_in_anything_that_is_kept_or_shown(upstream):
         assert answer.choices[0].message.content == "one two"
         assert {card.id: card.owned_by for card in client.models.list()} == {"mine": "127.0.0.1", "mock": "llmapi_kit"}
         cards = client.get("/models", cast_to=object)
-    shown = f"{model} {server} {server.logs(500)} {cards} {server.stats()} {state._models._models.keys()}"
+    shown = f"{model} {server} {server.logs(500)} {cards} {server.stats()} {state._own.models._models.keys()}"
     assert CANARY not in shown
     assert upstream.keys == [CANARY]
 
