@@ -19,6 +19,7 @@ from llmapi_kit.checkpoints.spec import ModelSpec
 from llmapi_kit.config import Settings
 from llmapi_kit.dialects import Dialect, dialect_of
 from llmapi_kit.engines.base import Engine
+from llmapi_kit.engines.local.capabilities import capabilities_of
 from llmapi_kit.errors import ConfigError, MissingDependencyError, ModelTooLargeError, RequestError
 from llmapi_kit.loading.gguf_options import GgufOptions
 from llmapi_kit.loading.gguf_pictures import PictureSetup, mmproj_of
@@ -108,7 +109,7 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
             context_length=plan.max_length,
             created=int(time.time()),
             description=f"{file.architecture} from {spec.name}, through llama.cpp",
-            capabilities=_capabilities(tokenizer, dialect, sees=pictures is not None),
+            capabilities=capabilities_of(tokenizer.template_variables, dialect, sees=pictures is not None),
             num_parameters=num_parameters,
             device="cuda" if has_gpu else "cpu",
             dtype=file.dtype,
@@ -255,16 +256,3 @@ def _dialect(file: GgufFile) -> Dialect:
     if template is not None and not isinstance(template, str):
         template = template.get("tool_use") or template.get("default")
     return dialect_of(template, None, file.added_tokens)
-
-
-def _capabilities(tokenizer: Any, dialect: Dialect, *, sees: bool) -> tuple[str, ...]:
-    variables = tokenizer.template_variables
-    has = {
-        "chat": bool(variables),
-        "completions": True,
-        "embeddings": True,
-        "tools": "tools" in variables and dialect.has_calls,
-        "reasoning": dialect.reasoning is not None,
-        "vision": sees,
-    }
-    return tuple(name for name, is_there in has.items() if is_there)

@@ -20,6 +20,7 @@ from llmapi_kit.config import Settings
 from llmapi_kit.dialects import Dialect, dialect_of
 from llmapi_kit.engines.adapters import adapters_of
 from llmapi_kit.engines.base import Engine, Message
+from llmapi_kit.engines.local.capabilities import capabilities_of
 from llmapi_kit.errors import MissingDependencyError, RequestError, UnsupportedModelError
 from llmapi_kit.progress import report
 from llmapi_kit.types import EngineInfo
@@ -182,7 +183,7 @@ class ModelLoader:
             context_length=plan.max_length,
             created=int(time.time()),
             description=_describe(self.spec, architecture),
-            capabilities=_capabilities(tokenizer, dialect, sees=eye is not None),
+            capabilities=capabilities_of(tokenizer.template_variables, dialect, sees=eye is not None),
             num_parameters=num_parameters,
             device=loaded.device,
             dtype=loaded.dtype,
@@ -285,19 +286,6 @@ def _dialect(tokenizer: Any) -> Dialect:
         template = template.get("tool_use") or template.get("default")
     added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
     return dialect_of(template, getattr(tokenizer, "response_template", None), added)
-
-
-def _capabilities(tokenizer: ModelTokenizer, dialect: Dialect, *, sees: bool) -> tuple[str, ...]:
-    variables = tokenizer.template_variables
-    has = {
-        "chat": bool(variables),
-        "completions": True,
-        "embeddings": True,
-        "tools": "tools" in variables and dialect.has_calls,
-        "reasoning": dialect.reasoning is not None,
-        "vision": sees,
-    }
-    return tuple(name for name, is_there in has.items() if is_there)
 
 
 def _describe(spec: ModelSpec, architecture: str) -> str:
