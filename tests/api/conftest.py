@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import http.client as http_client
+import json
 import re
 import threading
 import time
@@ -127,7 +129,19 @@ def http():
         client.close()
 
 
-def wait_until(condition, timeout_s=15):
+@contextlib.contextmanager
+def asking(server, path, body):
+    """A request whose answer nobody reads; its client leaves when the block ends."""
+    connection = http_client.HTTPConnection("127.0.0.1", server.port)
+    try:
+        headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+        connection.request("POST", path, json.dumps(body), headers)
+        yield
+    finally:
+        connection.close()
+
+
+def wait_until(condition, timeout_s=60):
     """Wait for something another thread does."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -152,7 +152,7 @@ def test_an_eventsource_that_is_closed_stops_the_model(serve, http, local_engine
     query = {"prompt": "a b c", "temperature": 0, "token": token_of(client)}  # a drawn token could end it
     with client.stream("GET", PATH, params=query) as response:
         assert next(response.iter_lines()).startswith("id: ")
-        assert gate.entered.wait(10)
+        assert gate.entered.wait(60)
     gate.open()
     wait_until(lambda: engine.stats().num_cancelled == 1 and not server._state.active)
 

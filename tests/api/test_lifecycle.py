@@ -14,7 +14,7 @@ import pytest
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.types import Readiness
 
-from .conftest import KEY, Gate, chat, error_of, wait_until
+from .conftest import KEY, Gate, asking, chat, error_of, wait_until
 
 CHAT = "/v1/chat/completions"
 
@@ -41,20 +41,11 @@ def test_a_client_that_leaves_stops_its_generation(serve, http, local_engine, is
                 next(lines)
             assert engine.stats().num_running == 1
     else:
-        request = threading.Thread(target=leave_soon, args=(server,))
-        request.start()
-        wait_until(lambda: engine.stats().num_running == 1)
-        request.join()
+        with asking(server, CHAT, chat()):
+            wait_until(lambda: engine.stats().num_running == 1)
     wait_until(lambda: engine.stats().num_running == 0)
     assert engine.stats().num_cancelled == 1
     wait_until(lambda: not server._state.active)
-
-
-def leave_soon(server):
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(
-            server.url + CHAT, json=chat(), headers={"Authorization": f"Bearer {KEY}"}, timeout=0.5, trust_env=False
-        )
 
 
 def test_a_client_that_leaves_the_queue_is_taken_out(serve, http, local_engine):
@@ -63,8 +54,9 @@ def test_a_client_that_leaves_the_queue_is_taken_out(serve, http, local_engine):
     server = serve(engine)
     running = threading.Thread(target=lambda: http(server).post(CHAT, json=chat(max_tokens=3)))
     running.start()
-    assert gate.entered.wait(10)
-    leave_soon(server)
+    assert gate.entered.wait(60)
+    with asking(server, CHAT, chat()):
+        wait_until(lambda: engine.stats().num_queued == 1)
     wait_until(lambda: len(server._state.active) == 1)
     gate.open()
     running.join()

@@ -264,7 +264,7 @@ def test_its_events_are_followed_by_whoever_comes_and_goes(serve, http, held):
     with client.stream("POST", PATH, json={"input": "one two three", "background": True, "stream": True}) as stream:
         lines = stream.iter_lines()
         first = json.loads(next(line for line in lines if line.startswith("data: "))[6:])
-        held.is_waiting.wait(10)
+        held.is_waiting.wait(60)
     response_id = first["response"]["id"]
     followed = []
 
@@ -286,7 +286,7 @@ def test_a_response_in_the_background_is_cancelled(serve, http, held):
     server = serve(held)
     client = http(server)
     response = create(client, background=True)
-    assert held.is_waiting.wait(10)
+    assert held.is_waiting.wait(60)
     cancelled = client.post(f"{PATH}/{response['id']}/cancel").json()
     assert cancelled["status"] == "cancelled"
     assert client.post(f"{PATH}/{response['id']}/cancel").json() == cancelled
@@ -305,7 +305,7 @@ def test_a_deleted_response_in_the_background_ends_and_does_not_come_back(serve,
     server = serve(held)
     client = http(server)
     response = create(client, background=True)
-    assert held.is_waiting.wait(10)
+    assert held.is_waiting.wait(60)
     assert client.delete(f"{PATH}/{response['id']}").status_code == 200
     wait_until(lambda: not server._state.active)
     error_of(client.get(f"{PATH}/{response['id']}"), 404)
@@ -321,7 +321,7 @@ def test_nothing_goes_on_after_a_response_that_is_not_complete(serve, http, held
 def test_a_server_that_stops_leaves_it_failed(open_server, http, held):
     server = open_server(held)
     response = create(http(server), background=True)
-    assert held.is_waiting.wait(10)
+    assert held.is_waiting.wait(60)
     server.stop(drain_s=0)
     left = http(open_server(MockEngine())).get(f"{PATH}/{response['id']}").json()
     assert left["status"] == "failed"
@@ -379,7 +379,7 @@ def test_a_stream_that_its_client_left_is_stopped_and_not_stored(serve, http, he
     server = serve(held)
     with http(server).stream("POST", PATH, json={"input": "one two three", "stream": True}) as stream:
         first = json.loads(next(line for line in stream.iter_lines() if line.startswith("data: "))[6:])
-        assert held.is_waiting.wait(10)
+        assert held.is_waiting.wait(60)
     wait_until(lambda: not server._state.active)
     error_of(http(server).get(f"{PATH}/{first['response']['id']}"), 404)
 

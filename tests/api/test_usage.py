@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import datetime
 import sqlite3
+import threading
 from dataclasses import asdict
 
 import httpx
@@ -18,7 +19,7 @@ from llmapi_kit.errors import GenerationError, QueueFullError
 from llmapi_kit.store.counts import Counts
 from llmapi_kit.types import Accepted, Delta, Failed, Finished
 
-from .conftest import KEY, chat, error_of, wait_until
+from .conftest import KEY, asking, chat, error_of, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -80,11 +81,13 @@ class Unfinished(MockEngine):
     def __init__(self, error=None):
         super().__init__()
         self.error = error
+        self.has_begun = threading.Event()
 
     async def generate(self, request):
         yield Accepted(7)
         yield Delta("one", num_tokens=2)
         yield Delta(" two", num_tokens=3)
+        self.has_begun.set()
         if self.error is None:
             await asyncio.Event().wait()
         if not isinstance(self.error, GenerationError):
@@ -109,8 +112,8 @@ def test_an_answer_whose_client_leaves_counts_as_cancelled_with_what_was_made(se
         with client.stream("POST", CHAT, json=chat(stream=True)) as response:
             next(line for line in response.iter_lines() if "two" in line)
     else:
-        with pytest.raises(httpx.ReadTimeout):
-            client.post(CHAT, json=chat(), timeout=0.5)
+        with asking(server, CHAT, chat()):
+            wait_until(server.engines[0].has_begun.is_set)
     wait_until(lambda: not server._state.active)
     assert used(client) == {"requests": 1, "cancelled": 1, "prompt_tokens": 7, "completion_tokens": 5}
 

@@ -14,7 +14,7 @@ from llmapi_kit.sampling.detokenize import ByteDetokenizer
 from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Delta, Failed, Finished
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 
 def token_bytes(token_id, *, skip_special_tokens=True, begins_text=False):

@@ -110,7 +110,7 @@ def test_two_loads_at_once_import_once(own_modules):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert not any(thread.is_alive() for thread in threads)
     assert heavy_imports._begun[modules].error is None
     assert sys.modules["counted"].count == 1

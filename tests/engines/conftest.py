@@ -88,7 +88,7 @@ def check_order(events):
     assert all(isinstance(event, Delta) for event in events[1:-1])
 
 
-async def wait_until(condition, timeout_s=10):
+async def wait_until(condition, timeout_s=60):
     """Wait for something another thread does."""
     deadline = time.monotonic() + timeout_s
     while not condition():

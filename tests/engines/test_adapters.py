@@ -97,7 +97,7 @@ def test_a_request_under_way_ends_with_the_adapter_that_was_removed_and_then_its
     def hold(items):
         if items[0].start:
             stepping.set()
-            assert going_on.wait(10)
+            assert going_on.wait(60)
 
     engine = local(before_step=hold)
     engine.adapters.add("a", "a")
@@ -105,7 +105,7 @@ def test_a_request_under_way_ends_with_the_adapter_that_was_removed_and_then_its
     texts = []
     asking = threading.Thread(target=lambda: texts.append(answer(front)))
     asking.start()
-    assert stepping.wait(10)
+    assert stepping.wait(60)
     engine.adapters.remove("a")
     assert engine.test_runner.adapters == {1: "a"}
     with pytest.raises(NotFoundError, match="'fake:a' was removed"):

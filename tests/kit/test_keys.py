@@ -119,7 +119,7 @@ def test_no_log_and_no_error_has_a_key(caplog, capfd, ask):
             cause()
         errors.append("".join(traceback.format_exception(caught.value)))
     server._thread.call_soon(raise_exit)
-    server._thread._thread.join(10)
+    server._thread._thread.join(60)
     kit.launch("mock", port=0, api_key=CANARY, name="c").stop()
     kit.stop_all()
     output = capfd.readouterr()

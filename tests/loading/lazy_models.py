@@ -13,7 +13,7 @@ from llmapi_kit.loading.lazy_engine import LazyEngine
 from llmapi_kit.loading.lazy_model import LazyModel
 from llmapi_kit.loading.model_memory import ModelMemory
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 class Machine:

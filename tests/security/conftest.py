@@ -16,7 +16,7 @@ from tests.api.conftest import KEY, chat
 __all__ = ["KEY", "chat"]
 
 CHAT = "/v1/chat/completions"
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def serving(home, *engines, **settings):

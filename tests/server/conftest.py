@@ -17,7 +17,7 @@ from llmapi_kit.server.server import Server
 from llmapi_kit.types import Accepted, Delta, Finished
 
 KEY = "sk-llmapi-for-tests-0123456789"
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 class GatedEngine(MockEngine):

@@ -15,7 +15,7 @@ from llmapi_kit.server.http_protocol import MAX_HEADER_BYTES
 
 pytestmark = pytest.mark.kernel
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 CHAT = json.dumps({"model": "mock", "messages": [{"role": "user", "content": "to be or not"}]}).encode()
 STREAM = json.dumps({**json.loads(CHAT), "stream": True}).encode()
 H2C = b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAA\r\nUpgrade: h2c\r\n"

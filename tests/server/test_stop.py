@@ -13,7 +13,8 @@ from llmapi_kit.errors import ServerError
 
 pytestmark = pytest.mark.kernel
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
+SOON_S = 25.0  # a server that waits for what runs waits 30 s unless told otherwise
 
 
 def seconds(function, *args):
@@ -24,7 +25,7 @@ def seconds(function, *args):
 
 def test_stop_before_anything_was_asked(live_server):
     server = live_server()
-    assert seconds(server.stop) < 8
+    assert seconds(server.stop) < SOON_S
     assert not server.is_running
     assert "stopped" in repr(server)
 
@@ -34,7 +35,7 @@ def test_an_open_stream_ends_in_an_error_event(live_server, client_of, gated_eng
     server = live_server(engine)
     with client_of(server).stream() as response:
         assert engine.arrived.wait(DEADLINE_S)
-        assert seconds(server.stop, 0) < 8
+        assert seconds(server.stop, 0) < SOON_S
         *_, last = events_of(response)
     assert last["error"]["message"] == "The server was stopped."
     assert last["error"]["code"] == "engine_unavailable"
@@ -60,7 +61,7 @@ def test_a_whole_answer_under_stop_gets_503_wherever_it_was(live_server, client_
     server = live_server(engine)
     answer = beside(client_of(server).ask)
     assert engine.arrived.wait(DEADLINE_S)
-    assert seconds(server.stop, 0) < 8
+    assert seconds(server.stop, 0) < SOON_S
     response = answer.join()
     assert response.status_code == 503
     assert response.json()["error"]["message"] == "The server was stopped."
@@ -75,7 +76,7 @@ def test_running_requests_may_finish_within_drain_s(live_server, client_of, gate
     wait_until(lambda: not server.is_running)
     engine.open()
     assert answer.join().json()["choices"][0]["message"]["content"] == "all good"
-    assert stopping.join() < 5
+    assert stopping.join() < SOON_S
 
 
 def test_new_requests_while_draining_get_503_with_retry_after(live_server, client_of, gated_engine, beside, wait_until):
@@ -103,7 +104,7 @@ def test_a_client_that_stops_reading_does_not_hold_up_stop(
     server = live_server(engine)
     with stalled_reader(server, client_of(server).body("x", stream=True)):
         wait_until(lambda: has_stalled(engine))
-        assert seconds(server.stop, 0) < 8
+        assert seconds(server.stop, 0) < SOON_S
     assert engine.stats().num_running == 0
     assert engine.stats().num_cancelled == 1
 
@@ -111,8 +112,8 @@ def test_a_client_that_stops_reading_does_not_hold_up_stop(
 def test_stop_twice_and_from_several_threads(live_server, beside):
     server = live_server()
     jobs = [beside(seconds, server.stop) for _ in range(3)]
-    assert all(job.join() < 5 for job in jobs)
-    assert seconds(server.stop) < 8
+    assert all(job.join() < SOON_S for job in jobs)
+    assert seconds(server.stop) < SOON_S
 
 
 def test_an_interrupt_while_it_drains_ends_it_all_the_same(live_server, client_of, gated_engine, beside):

@@ -17,7 +17,7 @@ from tests.api.conftest import http, serve  # noqa: F401 - fixtures
 
 from .postgres import Postgres
 
-DEADLINE_S = 30
+DEADLINE_S = 60
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,7 @@ def own_home(monkeypatch, tmp_path):
 
 @pytest.fixture
 def wait_until():
-    def wait_until(condition, timeout_s=5.0):
+    def wait_until(condition, timeout_s=60.0):
         """Wait for a condition and return its value; fail when it does not come true in time."""
         deadline = time.monotonic() + timeout_s
         while not (value := condition()):

@@ -57,7 +57,7 @@ def main() -> None:
     while True:
         if interrupted.wait(0.05):
             interrupted.clear()
-            say(state=state_of(tunnel), naive_child_ended_by=child.wait(10))
+            say(state=state_of(tunnel), naive_child_ended_by=child.wait(60))
 
 
 if __name__ == "__main__":

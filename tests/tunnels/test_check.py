@@ -121,7 +121,7 @@ def test_dead_agent_is_not_called_up_by_a_check(make_tunnel, fake_agent, public_
     tunnel = make_tunnel(agent, instance="ours")
     tunnel.start()
     agent.die()
-    wait_until(lambda: tunnel.status().state == "down", timeout_s=2)
+    wait_until(lambda: tunnel.status().state == "down")
     assert tunnel.check().state == "down"
     assert "agent ended" in tunnel.check().reason
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-DEADLINE_S = 30
+DEADLINE_S = 60
 
 
 @pytest.fixture

@@ -120,11 +120,11 @@ def test_program_that_can_not_run_is_an_error_that_says_so(make_tunnel, fake_age
 
 def test_silent_agent_is_given_up_at_the_deadline_and_ended(make_tunnel, fake_agent, is_running, state_dir):
     agent = fake_agent(is_silent=True)
-    tunnel = make_tunnel(agent, timeout_s=1.0)
+    tunnel = make_tunnel(agent, timeout_s=3.0)
     started = time.monotonic()
-    with pytest.raises(TunnelTimeoutError, match=r"within 1 s.*\n.*printed nothing"):
+    with pytest.raises(TunnelTimeoutError, match=r"within 3 s.*\n.*printed nothing"):
         tunnel.start()
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 30
     assert not is_running(agent.record()["pid"])
     assert files_in(state_dir) == []
     assert tunnel.status().state == "down"
@@ -132,7 +132,7 @@ def test_silent_agent_is_given_up_at_the_deadline_and_ended(make_tunnel, fake_ag
 
 def test_agent_that_never_gets_ready_is_quoted_in_the_timeout(make_tunnel, fake_agent):
     with pytest.raises(TunnelTimeoutError, match="starting web service"):
-        make_tunnel(fake_agent(has_no_session=True), timeout_s=1.0).start()
+        make_tunnel(fake_agent(has_no_session=True), timeout_s=3.0).start()
 
 
 def test_stop_during_start_ends_agent_and_start(make_tunnel, fake_agent, wait_until, is_running, state_dir):
@@ -151,8 +151,8 @@ def test_stop_during_start_ends_agent_and_start(make_tunnel, fake_agent, wait_un
     wait_until(agent.record)
     before = time.monotonic()
     tunnel.stop()
-    assert time.monotonic() - before < 15
-    thread.join(5)
+    assert time.monotonic() - before < 30
+    thread.join(60)
     assert [type(exc) for exc in raised] == [TunnelDownError]
     assert not is_running(agent.record()["pid"])
     assert files_in(state_dir) == []
@@ -242,7 +242,7 @@ def test_agent_that_ignores_sigterm_is_killed(make_tunnel, fake_agent):
     tunnel.start()
     before = time.monotonic()
     tunnel.stop()
-    assert time.monotonic() - before < 15
+    assert time.monotonic() - before < 30
     assert not psutil.pid_exists(agent.record()["pid"])
 
 
@@ -251,7 +251,7 @@ def test_agent_dying_later_shows_as_down_with_its_last_words(make_tunnel, fake_a
     tunnel = make_tunnel(agent)
     tunnel.start()
     agent.die()
-    wait_until(lambda: tunnel.status().state == "down", timeout_s=2)
+    wait_until(lambda: tunnel.status().state == "down")
     status = tunnel.status()
     assert (status.public_url, status.code) == ("https://abc.ngrok.app", "ERR_NGROK_108")
     assert "exit code 7" in status.reason
@@ -264,7 +264,7 @@ def test_killed_agent_shows_as_down(make_tunnel, fake_agent, wait_until):
     tunnel = make_tunnel(agent)
     tunnel.start()
     psutil.Process(agent.record()["pid"]).kill()
-    wait_until(lambda: tunnel.status().state == "down", timeout_s=2)
+    wait_until(lambda: tunnel.status().state == "down")
     assert "signal 9" in tunnel.status().reason
 
 

@@ -170,8 +170,8 @@ def test_stop_does_not_wait_for_a_stalled_download(monkeypatch, tmp_path, make_t
         connection, _ = server.accept()  # and never answered
         before = time.monotonic()
         tunnel.stop()
-        starter.join(5)
-        assert time.monotonic() - before < 15
+        starter.join(60)
+        assert time.monotonic() - before < 30
         connection.close()
     assert raised == [TunnelDownError]
     wait_until(lambda: set(threading.enumerate()) <= threads)

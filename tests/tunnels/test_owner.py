@@ -108,7 +108,7 @@ def test_kill_9_of_the_owner_ends_the_agent(start_owner, fake_agent, wait_until,
     assert is_running(agent.record()["pid"])
     owner.kill()
     owner.wait()
-    wait_until(lambda: not is_running(agent.record()["pid"]), timeout_s=5)
+    wait_until(lambda: not is_running(agent.record()["pid"]))
     psutil.Process(line["naive_child"]).kill()  # which nobody told to end
 
 
@@ -118,7 +118,7 @@ def test_kill_9_of_the_owner_ends_the_ssh_agent_and_the_forwarding(start_owner, 
     assert psutil.Process(line["agent"]).name() == "ssh"
     owner.kill()
     owner.wait()
-    wait_until(lambda: not is_running(line["agent"]), timeout_s=5)
+    wait_until(lambda: not is_running(line["agent"]))
     psutil.Process(line["naive_child"]).kill()
 
 
@@ -133,8 +133,8 @@ def test_owner_that_simply_ends_takes_the_agent_along_at_once(start_owner, fake_
     agent = fake_agent()
     owner, _ = start_owner(agent, "exit")
     before = time.monotonic()
-    assert owner.wait(10) == 0
-    assert time.monotonic() - before < 15
+    assert owner.wait(60) == 0
+    assert time.monotonic() - before < 30
     assert not is_running(agent.record()["pid"])
     assert files_in(state_dir) == []
 
@@ -159,7 +159,7 @@ def test_start_sweeps_what_a_killed_owner_left(make_tunnel, fake_agent, state_di
     write_pid_file(state_dir, owner=dead, agent=ProcessMark.of(agent.pid))
     left = files_in(state_dir)
     make_tunnel(fake_agent()).start()
-    assert agent.wait(5) is not None
+    assert agent.wait(60) is not None
     assert not set(left) & set(files_in(state_dir))
 
 
@@ -232,7 +232,7 @@ def test_silent_agent_is_named_in_the_pid_file_while_it_starts(make_tunnel, fake
 
     assert wait_until(named)["pid"] == agent.record()["pid"]
     tunnel.stop()
-    thread.join(5)
+    thread.join(60)
 
 
 def test_process_that_ended_but_was_not_collected_counts_as_gone(sleeper, wait_until):

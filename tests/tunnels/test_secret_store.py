@@ -64,7 +64,7 @@ def in_a_thread(function):
     found = []
     thread = threading.Thread(target=lambda: found.append(function()))
     thread.start()
-    thread.join(10)
+    thread.join(60)
     return found[0]
 
 

@@ -20,7 +20,7 @@ from llmapi_kit.server.public_access import host_of
 
 pytestmark = pytest.mark.slow
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 COMMAND = [sys.executable, "-m", "llmapi_kit", "share"]
 LOCALHOST_RUN = "tunneled with tls termination, https://127.0.0.2:9"
 

@@ -31,7 +31,7 @@ from tests.tunnels.ssh_host import SshHost
 pytestmark = pytest.mark.slow
 
 KEY = "sk-llmapi-test-0123456789abcdef"
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class HeldEngine(MockEngine):

@@ -300,13 +300,13 @@ def test_stop_while_it_is_opened_again_stops_the_new_tunnel(watch, wait_until):
 
     def start():
         entered.set()
-        assert stopped.wait(10)
+        assert stopped.wait(60)
         raise TunnelDownError("stopped while it started")
 
     second.start, second.stop = start, stopped.set
     tunnel = watch(first, second)
     first.state = "down"
-    assert entered.wait(10)
+    assert entered.wait(60)
     tunnel.stop()
     assert stopped.is_set()
     assert tunnel.status() == TunnelStatus("stopped")

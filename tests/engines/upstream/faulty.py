@@ -41,12 +41,12 @@ class FaultyUpstream:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="faulty upstream", daemon=True)
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
         return self
 
     def __exit__(self, *exc):
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
     @property

@@ -200,7 +200,7 @@ def test_closing_the_engine_ends_a_pause(upstream, monkeypatch):
     while not server.asked:
         thread.join(0.005)
     engine.close()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert isinstance(failed[0], EngineUnavailableError | UpstreamError)
 

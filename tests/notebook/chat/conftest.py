@@ -12,7 +12,7 @@ import llmapi_kit as kit
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.types import Accepted, Delta, Finished, ToolCallDelta
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 
 class ScriptedEngine(MockEngine):
