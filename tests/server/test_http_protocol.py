@@ -255,7 +255,7 @@ def test_after_a_500_the_connection_goes_on(wire, body):
         assert content_of(connection.read()[2]) == "to be or not"
 
 
-def test_a_pooled_client_goes_on_after_a_500_and_the_log_has_the_cause(live_server, monkeypatch):
+def test_a_pooled_client_goes_on_after_a_500_and_the_log_has_the_cause(live_server, monkeypatch, wait_until):
     server = live_server()
 
     def fail(*_):
@@ -268,7 +268,11 @@ def test_a_pooled_client_goes_on_after_a_500_and_the_log_has_the_cause(live_serv
             failed = client.post("/v1/completions", json={"prompt": "a"})
         assert failed.status_code == 500
         assert client.get("/v1/models").status_code == 200
-    lines = [json.loads(line) for line in server.logs() if failed.headers["x-request-id"] in line]
-    bug, request = lines
+
+    def lines():
+        return [json.loads(line) for line in server.logs() if failed.headers["x-request-id"] in line]
+
+    wait_until(lambda: len(lines()) == 2)  # a request is logged when it is over, which is after its answer
+    bug, request = lines()
     assert bug["error"] == "RuntimeError: a bug"
     assert (request["status"], request["error"]) == (500, "generation_failed")
