@@ -79,15 +79,17 @@ class StoredTensor:
     """Where a weight lies.
 
     Attributes:
+        stored: its name.
         header: of the part that has it.
         tensor: in that part.
         bits: of a weight in memory; 0 where it is no integer.
-        num_pairs_of_heads: heads whose rows change places, from pairs to halves; 0 for none.
+        num_heads_in_pairs: heads whose rows change places, from pairs to halves; 0 for none.
     """
 
+    stored: str
     header: GgufHeader
     tensor: GgufTensor
-    bits: int
+    bits: int = 0
     num_heads_in_pairs: int = 0
 
     @property
@@ -137,7 +139,7 @@ def gguf_decoder(file: GgufFile) -> GgufDecoder | None:
             require(frequencies[1].kind == "F32" and frequencies[1].shape == (config.head_dim // 2,))
     except (UnknownValueError, KeyError):
         return None
-    decoder = GgufDecoder(config, tensors, StoredTensor(*frequencies, bits=0) if frequencies else None)
+    decoder = GgufDecoder(config, tensors, StoredTensor(FREQUENCIES, *frequencies) if frequencies else None)
     allowed = max(file.weights_bytes + FREE_GROWTH_BYTES, int(file.weights_bytes * MAX_GROWTH))
     return decoder if decoder.weights_bytes <= allowed else None
 
@@ -218,7 +220,7 @@ def _tensors(
         header, tensor = found[stored]
         require(len(shape) == 2 or tensor.kind == "F32")
         bits = 0 if is_float or len(shape) == 1 else _bits(config, name, found)
-        yield name, StoredTensor(header, tensor, bits, turned)
+        yield name, StoredTensor(stored, header, tensor, bits, turned)
 
 
 def _bits(config: DecoderConfig, name: str, found: Mapping[str, tuple[GgufHeader, GgufTensor]]) -> int:

@@ -15,10 +15,13 @@ from pathlib import Path
 import torch
 
 from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
-from llmapi_kit.checkpoints.gguf_decoder import GROUP, GgufDecoder, StoredTensor
+from llmapi_kit.checkpoints.gguf_decoder import EMBEDDING, GROUP, HEAD, GgufDecoder, StoredTensor
+from llmapi_kit.checkpoints.gguf_header import GgufHeader, GgufTensor
 from llmapi_kit.checkpoints.integer_weights import IntegerFormat, IntegerMatrix, IntegerRows
+from llmapi_kit.checkpoints.low_rank import LowRank
 from llmapi_kit.checkpoints.mapped_files import drop_pages
 from llmapi_kit.checkpoints.rotation import Rotation, rotation_of
+from llmapi_kit.errors import UnsupportedModelError
 
 FORMAT = IntegerFormat(4, GROUP, has_minima=True)
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -44,6 +47,46 @@ def read_gguf_weights(decoder: GgufDecoder) -> DecoderWeights:
     if decoder.has_integers:
         weights.integers = FORMAT
     return weights
+
+
+def read_gguf_adapter(header: GgufHeader, decoder: GgufDecoder) -> dict[str, LowRank]:
+    """What a LoRA adapter changes, by the layer's name.
+
+    Args:
+        header: of the adapter.
+        decoder: the model that it is to go on.
+
+    Raises:
+        UnsupportedModelError: it is of another model, or changes what llama.cpp alone changes.
+    """
+    matrices = {each.stored: name for name, each in decoder.tensors.items() if len(each.tensor.shape) == 2}
+    whole, alpha = _map(header.path), header.one("adapter.lora.alpha", 0.0)
+    changes: dict[str, LowRank] = {}
+    for stored in sorted({name.rpartition(".lora_")[0] for name in header.tensors}):
+        parts = [header.tensors.get(f"{stored}.lora_{part}") for part in "ab"]
+        name = matrices.get(stored, "")
+        if name in ("", EMBEDDING, HEAD) or any(part is None or part.kind not in DTYPES for part in parts):
+            raise UnsupportedModelError(
+                f"The adapter {header.path.name} changes {stored!r}, or is in a number format, as llama.cpp alone "
+                "computes it. Load the model with native=False."
+            )
+        down, up = (_floats(whole, part) for part in parts if part is not None)
+        outputs, inputs = decoder.tensors[name].tensor.shape
+        if down.ndim != 2 or down.shape[1] != inputs or up.shape != (outputs, len(down)):
+            raise UnsupportedModelError(
+                f"The adapter {header.path.name} does not go on the model: {stored} is ({outputs:,}, {inputs:,}), and "
+                f"it has {tuple(down.shape)} and {tuple(up.shape)} for it."
+            )
+        order = _order(decoder.tensors[name])
+        up = (up if order is None else up[order]) * (alpha / len(down) if alpha else 1.0)
+        changes[name.removesuffix(".weight")] = LowRank(down.contiguous(), torch.zeros(len(down)), up.contiguous())
+    return changes
+
+
+def _floats(whole: torch.Tensor, tensor: GgufTensor) -> torch.Tensor:
+    """A tensor of a file in float32."""
+    raw = whole[tensor.offset : tensor.offset + tensor.size_bytes]
+    return raw.view(DTYPES[tensor.kind]).view(tensor.shape).float()
 
 
 def _map(path: Path) -> torch.Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from llmapi_kit.runners.llama_context import MAX_SLOTS, ContextOptions
 from llmapi_kit.types import EngineInfo
 
 if TYPE_CHECKING:
-    from llmapi_kit.loading.gguf_adapters import GgufAdapterReader
+    from llmapi_kit.engines.local.loaded_adapter import AdapterFiles
     from llmapi_kit.runners.base import Runner
     from llmapi_kit.runners.llama_cpp_runner import Steps
     from llmapi_kit.runners.seeing_steps import VectorSteps
@@ -160,11 +161,12 @@ class _Setup:
     computed_by: str
     device: str = "cpu"
     pictures: PictureSetup | None = None
-    read_adapter: GgufAdapterReader | None = None
+    read_adapter: Callable[[str], AdapterFiles] | None = None
 
 
 def _native_setup(spec: ModelSpec, file: GgufFile, settings: Settings, options: GgufOptions) -> _Setup | None:
     """The step in C; None where it can't or shall not be."""
+    from llmapi_kit.loading.gguf_adapters import NativeGgufAdapterReader
     from llmapi_kit.runners.load_trial import try_to_load
 
     decoder = native_decoder(file, settings, options)
@@ -175,7 +177,13 @@ def _native_setup(spec: ModelSpec, file: GgufFile, settings: Settings, options: 
     report("trying the file")
     try_to_load(file.path, has_weights=False)
     runner, num_parameters = make_native_runner(decoder, plan, settings, options)
-    return _Setup(runner=runner, plan=plan, num_parameters=num_parameters, computed_by="in C")
+    return _Setup(
+        runner=runner,
+        plan=plan,
+        num_parameters=num_parameters,
+        computed_by="in C",
+        read_adapter=NativeGgufAdapterReader(decoder, file.architecture),
+    )
 
 
 def _llama_setup(spec: ModelSpec, file: GgufFile, settings: Settings, options: GgufOptions) -> _Setup:

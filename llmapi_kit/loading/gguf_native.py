@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 KV_DTYPES = {"f32": "float32", "bf16": "bfloat16"}
 # Options that are about how llama.cpp computes
 LLAMA_OPTIONS = (
-    *("n_gpu_layers", "flash_attn", "use_mmap", "use_mlock", "isolate", "lora"),
+    *("n_gpu_layers", "flash_attn", "use_mmap", "use_mlock", "isolate"),
     *("rope_scaling", "rope_freq_base", "rope_freq_scale"),
 )
 
@@ -38,7 +38,7 @@ def native_decoder(file: GgufFile, settings: Settings, options: GgufOptions) -> 
     """
     if not settings.native or options.device == "cuda":
         return None
-    if any(getattr(options, name) is not None for name in LLAMA_OPTIONS):
+    if options.merged_adapter is not None or any(getattr(options, name) is not None for name in LLAMA_OPTIONS):
         return None
     if options.kv_cache_dtype not in (None, *KV_DTYPES):
         return None
