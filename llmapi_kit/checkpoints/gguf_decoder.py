@@ -9,8 +9,8 @@ Source: https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/constants
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from llmapi_kit.checkpoints.config_fields import UnknownValueError, positive, require, size
@@ -40,16 +40,26 @@ STORED_PARTS = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
 }
+# Of the norms of a layer, by their places in `Norms`
+STORED_NORMS = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
 READ = {
     *("context_length", "embedding_length", "block_count", "feed_forward_length", "vocab_size"),
     *("attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length"),
     *("attention.layer_norm_rms_epsilon", "attention.causal", "rope.freq_base", "rope.dimension_count"),
     *("rope.scaling.type", "rope.scaling.factor", "expert_count", "expert_used_count"),
 }
+WINDOW, LOCAL_THETA = "attention.sliding_window", "rope.freq_base_swa"
 TURNED = ("self_attn.q_proj", "self_attn.k_proj")
+# Keys that a field of `Variant` is read from, and what it comes to
+SCALARS: dict[str, tuple[str, Callable[[float], float]]] = {
+    "embedding_scale": ("embedding_scale", float),
+    "residual_scale": ("residual_multiplier", float),
+    "attention.scale": ("attention_scale", float),
+    "logit_scale": ("logit_scale", lambda value: 1 / value),
+    "attn_logit_softcapping": ("attention_softcap", float),
+    "final_logit_softcapping": ("logit_softcap", float),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +70,53 @@ class GgufFamily:
         architecture: its class in transformers.
         has_pairs: whether a head's numbers that turn together lie beside each other, and not half a head apart.
         has_qkv_bias: whether the projections to queries, keys and values add a bias; None where the tensors tell.
+        needs: keys of `SCALARS` that it can't do without.
+        reads: further ones that it may have, and what holds where they are missing; 0 for what `Variant` has.
+        full_every: of its layers, each so many-th sees everything, and the others a window; 0 for no window.
+        local_theta: of the rotary embedding in layers with a window; 0 for that of the others.
+        wide_layers: of a model with so many, scores are scaled by the width that a head would have of the states.
     """
 
     architecture: str
     has_pairs: bool = False
     has_qkv_bias: bool | None = False
+    needs: tuple[str, ...] = ()
+    reads: Mapping[str, float] = field(default_factory=dict)
+    full_every: int = 0
+    local_theta: float = 0.0
+    wide_layers: int = 0
+
+    @property
+    def keys(self) -> set[str]:
+        """Those that a file may have beside `READ`."""
+        windows = ({WINDOW} if self.full_every else set()) | ({LOCAL_THETA} if self.local_theta else set())
+        return {*self.needs, *self.reads, *windows}
+
+    @property
+    def is_gemma(self) -> bool:
+        """Whether its embeddings are scaled, its gate is a GELU, and 1 was added to its norms when it was converted."""
+        return FAMILIES[self.architecture].scales_embedding
 
 
 GGUF_FAMILIES = {
     "llama": GgufFamily("LlamaForCausalLM", has_pairs=True, has_qkv_bias=None),
     "qwen2": GgufFamily("Qwen2ForCausalLM", has_qkv_bias=True),
     "qwen3": GgufFamily("Qwen3ForCausalLM"),
+    "gemma": GgufFamily("GemmaForCausalLM"),
+    "gemma2": GgufFamily(
+        "Gemma2ForCausalLM",
+        reads={"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+        full_every=2,
+        wide_layers=46,
+    ),
+    "gemma3": GgufFamily("Gemma3ForCausalLM", full_every=6, local_theta=10_000.0, wide_layers=62),
+    "olmo2": GgufFamily("Olmo2ForCausalLM"),
+    "granite": GgufFamily(
+        "GraniteForCausalLM",
+        has_pairs=True,
+        needs=("logit_scale",),
+        reads={"embedding_scale": 0.0, "residual_scale": 0.0, "attention.scale": 0.0},
+    ),
 }
 
 
@@ -147,7 +193,7 @@ def gguf_decoder(file: GgufFile) -> GgufDecoder | None:
 def _config(file: GgufFile, family: GgufFamily) -> DecoderConfig:
     prefix = f"{file.architecture}."
     values = {key.removeprefix(prefix): value for key, value in file.header.metadata.items() if key.startswith(prefix)}
-    require(set(values) <= READ)
+    require(set(values) <= READ | family.keys and set(family.needs) <= set(values))
     require(not values.get("expert_count") and not values.get("expert_used_count"))
     hidden, layers, heads = (
         size(values.get(name)) for name in ("embedding_length", "block_count", "attention.head_count")
@@ -159,11 +205,17 @@ def _config(file: GgufFile, family: GgufFamily) -> DecoderConfig:
     require(heads % kv_heads == 0 and all(each % 2 == 0 for each in (hidden, head_dim, inner)))
     names = {name for header in file.headers for name in header.tensors}
     described = FAMILIES[family.architecture]
+    is_local = [bool(family.full_every) and (index + 1) % family.full_every != 0 for index in range(layers)]
+    window = size(values.get(WINDOW)) if family.full_every else 0
+    ropes = [_rope(values)]
+    if family.local_theta:
+        ropes.append(Rope("default", positive(values.get(LOCAL_THETA, family.local_theta))))
     has_qkv_bias = "blk.0.attn_q.bias" in names if family.has_qkv_bias is None else family.has_qkv_bias
-    variant: Variant = replace(
-        described.built,
+    variant = replace(
+        _variant(family, values),
         has_output_bias="blk.0.attn_output.bias" in names,
         has_feed_forward_bias="blk.0.ffn_up.bias" in names,
+        rotations=tuple(int(each) for each in is_local) if family.local_theta else (),
     )
     return DecoderConfig(
         architecture=family.architecture,
@@ -179,12 +231,28 @@ def _config(file: GgufFile, family: GgufFamily) -> DecoderConfig:
         tie_word_embeddings=STORED[HEAD] not in names,
         has_qkv_bias=has_qkv_bias,
         has_qk_norm=described.has_qk_norm,
-        windows=(0,) * layers,
-        ropes=(_rope(values),),
+        windows=tuple(window if each else 0 for each in is_local),
+        ropes=tuple(ropes),
         eos_token_id=None,
         dtype=None,
         variant=variant,
     )
+
+
+def _variant(family: GgufFamily, values: Mapping[str, Any]) -> Variant:
+    """What numbers of a file come to."""
+    given = {**dict.fromkeys(family.needs), **family.reads}
+    found = {key: values.get(key, default) for key, default in given.items()}
+    scalars: dict[str, Any] = {
+        SCALARS[key][0]: SCALARS[key][1](positive(value)) for key, value in found.items() if value != 0
+    }
+    hidden, heads = values["embedding_length"], values["attention.head_count"]
+    if values["block_count"] == family.wide_layers:
+        scalars["attention_scale"] = (hidden // heads) ** -0.5
+    variant = replace(FAMILIES[family.architecture].built, **scalars)
+    if family.is_gemma:
+        return replace(variant, norm_offset=0.0, activation="gelu_tanh", embedding_scale=hidden**0.5)
+    return variant
 
 
 def _rope(values: Mapping[str, Any]) -> Rope:
@@ -201,6 +269,8 @@ def _tensors(
 ) -> Iterator[tuple[str, StoredTensor]]:
     """Each weight by its name in transformers; those of a product have the same bits."""
     heads = dict(zip(TURNED, (config.num_attention_heads, config.num_key_value_heads), strict=True))
+    norms = [getattr(config.variant.norms, place.name) for place in fields(config.variant.norms)]
+    stored_parts = STORED_PARTS | dict(zip(norms, STORED_NORMS, strict=True))
     shapes: dict[str, tuple[str, tuple[int, ...], int]] = {}
     embedding = (config.vocab_size, config.hidden_size)
     shapes[EMBEDDING] = STORED[EMBEDDING], embedding, 0
@@ -208,7 +278,7 @@ def _tensors(
         for name, shape in layer_shapes(config, index).items():
             part, suffix = name.rsplit(".", 1)
             turned = heads.get(part, 0) if family.has_pairs else 0
-            shapes[f"model.layers.{index}.{name}"] = f"blk.{index}.{STORED_PARTS[part]}.{suffix}", shape, turned
+            shapes[f"model.layers.{index}.{name}"] = f"blk.{index}.{stored_parts[part]}.{suffix}", shape, turned
     shapes[NORM] = STORED[NORM], (config.hidden_size,), 0
     if not config.tie_word_embeddings:
         shapes[HEAD] = STORED[HEAD], embedding, 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmapi_kit.checkpoints.gguf_decoder import gguf_decoder
+from llmapi_kit.checkpoints.gguf_decoder import GGUF_FAMILIES, gguf_decoder
 from llmapi_kit.checkpoints.gguf_file import open_gguf
 from llmapi_kit.checkpoints.spec import parse_spec
 from llmapi_kit.config import Settings
@@ -18,6 +18,7 @@ from llmapi_kit.runners.llama_model import LlamaModel
 from llmapi_kit.runners.llama_steps import LlamaSteps
 from tests.checkpoints.gguf_files import write_model
 from tests.checkpoints.test_gguf_decoder import make, read, tokenizer
+from tests.runners import architectures
 
 pytestmark = pytest.mark.slow
 
@@ -179,3 +180,35 @@ def test_weights_that_are_no_numbers_are_named(tmp_path):
         write_model(tmp_path / "m.gguf", model, tokenizer=tokenizer)
     with pytest.raises(ModelLoadError, match=r"layers\.1\.mlp\.up_proj\.weight has values that are no finite"):
         make_engine(parse_spec(str(tmp_path / "m.gguf")), F32)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "num_layers"),
+    [
+        ("llama", 2),
+        ("qwen2", 2),
+        ("qwen3", 2),
+        ("gemma", 2),
+        ("gemma2", 4),
+        ("gemma2", 46),
+        ("gemma3", 7),
+        ("gemma3", 62),
+        ("olmo2", 2),
+        ("granite", 2),
+    ],
+)
+def test_every_family_has_the_logits_that_llama_cpp_has(architecture, num_layers, native, tmp_path, monkeypatch):
+    monkeypatch.setattr(architectures, "LAYERS", num_layers)
+    architectures.write_random(tmp_path / "m.gguf", architecture)
+    decoder = gguf_decoder(open_gguf(tmp_path / "m.gguf"))
+    steps = LlamaSteps(LlamaModel(tmp_path / "m.gguf", n_gpu_layers=0), num_slots=3, max_length=64, num_threads=1)
+    try:
+        theirs = logits_of(steps)
+    finally:
+        steps.close()
+    assert error_of(logits_of(native(decoder)), theirs) < 5e-3  # keys and values in half precision there
+
+
+def test_every_family_is_tried():
+    tried = {"llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "olmo2", "granite"}
+    assert GGUF_FAMILIES.keys() == tried
