@@ -9,13 +9,14 @@ Source: https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/constants
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from llmapi_kit.checkpoints.config_fields import UnknownValueError, positive, require, size
 from llmapi_kit.checkpoints.decoder_config import DecoderConfig
-from llmapi_kit.checkpoints.decoder_families import FAMILIES, Variant, layer_shapes
+from llmapi_kit.checkpoints.decoder_families import EXPERT_PRODUCTS, FAMILIES, ROUTER, Experts, Variant, layer_shapes
 from llmapi_kit.checkpoints.gguf_file import GgufFile
 from llmapi_kit.checkpoints.gguf_header import GgufHeader, GgufTensor
 from llmapi_kit.checkpoints.rope import Rope
@@ -40,7 +41,12 @@ STORED_PARTS = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "self_attn.qkv_proj": "attn_qkv",
+    "mlp.gate_up_proj": "ffn_up",
+    ROUTER: "ffn_gate_inp",
 }
+STORED_EXPERTS = {"gate_proj": "ffn_gate_exps", "up_proj": "ffn_up_exps", "down_proj": "ffn_down_exps"}
+EXPERT = re.compile(r"mlp\.experts\.(?P<expert>\d+)\.(?P<part>\w+)")
 # Of the norms of a layer, by their places in `Norms`
 STORED_NORMS = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
 READ = {
@@ -50,6 +56,7 @@ READ = {
     *("rope.scaling.type", "rope.scaling.factor", "expert_count", "expert_used_count"),
 }
 WINDOW, LOCAL_THETA = "attention.sliding_window", "rope.freq_base_swa"
+EXPERT_SIZE = "expert_feed_forward_length"
 TURNED = ("self_attn.q_proj", "self_attn.k_proj")
 # Keys that a field of `Variant` is read from, and what it comes to
 SCALARS: dict[str, tuple[str, Callable[[float], float]]] = {
@@ -74,6 +81,7 @@ class GgufFamily:
         reads: further ones that it may have, and what holds where they are missing; 0 for what `Variant` has.
         full_every: of its layers, each so many-th sees everything, and the others a window; 0 for no window.
         local_theta: of the rotary embedding in layers with a window; 0 for that of the others.
+        has_experts: whether its feed-forwards are experts, whose shares add up to 1.
         wide_layers: of a model with so many, scores are scaled by the width that a head would have of the states.
     """
 
@@ -84,13 +92,14 @@ class GgufFamily:
     reads: Mapping[str, float] = field(default_factory=dict)
     full_every: int = 0
     local_theta: float = 0.0
+    has_experts: bool = False
     wide_layers: int = 0
 
     @property
     def keys(self) -> set[str]:
         """Those that a file may have beside `READ`."""
         windows = ({WINDOW} if self.full_every else set()) | ({LOCAL_THETA} if self.local_theta else set())
-        return {*self.needs, *self.reads, *windows}
+        return {*self.needs, *self.reads, *windows, *([EXPERT_SIZE] if self.has_experts else [])}
 
     @property
     def is_gemma(self) -> bool:
@@ -102,6 +111,8 @@ GGUF_FAMILIES = {
     "llama": GgufFamily("LlamaForCausalLM", has_pairs=True, has_qkv_bias=None),
     "qwen2": GgufFamily("Qwen2ForCausalLM", has_qkv_bias=True),
     "qwen3": GgufFamily("Qwen3ForCausalLM"),
+    "qwen3moe": GgufFamily("Qwen3MoeForCausalLM", has_experts=True),
+    "phi3": GgufFamily("Phi3ForCausalLM"),
     "gemma": GgufFamily("GemmaForCausalLM"),
     "gemma2": GgufFamily(
         "Gemma2ForCausalLM",
@@ -180,7 +191,6 @@ def gguf_decoder(file: GgufFile) -> GgufDecoder | None:
         found = {name: (header, tensor) for header in file.headers for name, tensor in header.tensors.items()}
         frequencies = found.pop(FREQUENCIES, None)
         tensors = dict(_tensors(config, family, found))
-        require(len(tensors) == len(found))
         if frequencies is not None:
             require(frequencies[1].kind == "F32" and frequencies[1].shape == (config.head_dim // 2,))
     except (UnknownValueError, KeyError):
@@ -194,7 +204,6 @@ def _config(file: GgufFile, family: GgufFamily) -> DecoderConfig:
     prefix = f"{file.architecture}."
     values = {key.removeprefix(prefix): value for key, value in file.header.metadata.items() if key.startswith(prefix)}
     require(set(values) <= READ | family.keys and set(family.needs) <= set(values))
-    require(not values.get("expert_count") and not values.get("expert_used_count"))
     hidden, layers, heads = (
         size(values.get(name)) for name in ("embedding_length", "block_count", "attention.head_count")
     )
@@ -216,6 +225,7 @@ def _config(file: GgufFile, family: GgufFamily) -> DecoderConfig:
         has_output_bias="blk.0.attn_output.bias" in names,
         has_feed_forward_bias="blk.0.ffn_up.bias" in names,
         rotations=tuple(int(each) for each in is_local) if family.local_theta else (),
+        experts=_experts(family, values),
     )
     return DecoderConfig(
         architecture=family.architecture,
@@ -255,6 +265,16 @@ def _variant(family: GgufFamily, values: Mapping[str, Any]) -> Variant:
     return variant
 
 
+def _experts(family: GgufFamily, values: Mapping[str, Any]) -> Experts | None:
+    counts = [values.get(name, 0) for name in ("expert_count", "expert_used_count")]
+    if not family.has_experts:
+        require(counts == [0, 0])
+        return None
+    num_experts, per_token, inner = (size(each) for each in (*counts, values.get(EXPERT_SIZE)))
+    require(per_token <= num_experts and inner % 2 == 0)
+    return Experts(num_experts, per_token, inner, True, 0, (True,) * values["block_count"])
+
+
 def _rope(values: Mapping[str, Any]) -> Rope:
     theta = positive(values.get("rope.freq_base", 10_000.0))
     kind = values.get("rope.scaling.type", "none")
@@ -264,39 +284,78 @@ def _rope(values: Mapping[str, Any]) -> Rope:
     return Rope("default", theta)
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a weight has to be.
+
+    Attributes:
+        stored: name of the tensor.
+        shape: of the weight.
+        num_heads_in_pairs: see `StoredTensor`.
+        expert: which of a tensor's matrices it is; None where it is the tensor.
+        together: tensors of the matrices that it is packed with, itself included; empty for what is no matrix.
+    """
+
+    stored: str
+    shape: tuple[int, ...]
+    num_heads_in_pairs: int = 0
+    expert: int | None = None
+    together: tuple[str, ...] = ()
+
+
 def _tensors(
     config: DecoderConfig, family: GgufFamily, found: Mapping[str, tuple[GgufHeader, GgufTensor]]
 ) -> Iterator[tuple[str, StoredTensor]]:
     """Each weight by its name in transformers; those of a product have the same bits."""
-    heads = dict(zip(TURNED, (config.num_attention_heads, config.num_key_value_heads), strict=True))
-    norms = [getattr(config.variant.norms, place.name) for place in fields(config.variant.norms)]
-    stored_parts = STORED_PARTS | dict(zip(norms, STORED_NORMS, strict=True))
-    shapes: dict[str, tuple[str, tuple[int, ...], int]] = {}
-    embedding = (config.vocab_size, config.hidden_size)
-    shapes[EMBEDDING] = STORED[EMBEDDING], embedding, 0
-    for index in range(config.num_hidden_layers):
-        for name, shape in layer_shapes(config, index).items():
-            part, suffix = name.rsplit(".", 1)
-            turned = heads.get(part, 0) if family.has_pairs else 0
-            shapes[f"model.layers.{index}.{name}"] = f"blk.{index}.{stored_parts[part]}.{suffix}", shape, turned
-    shapes[NORM] = STORED[NORM], (config.hidden_size,), 0
-    if not config.tie_word_embeddings:
-        shapes[HEAD] = STORED[HEAD], embedding, 0
-    require(all(found[stored][1].shape == shape for stored, shape, _ in shapes.values()))
-    kinds = {found[stored][1].kind for stored, shape, _ in shapes.values() if len(shape) == 2}
+    places = _places(config, family)
+    num_experts = config.variant.experts.num_experts if config.variant.experts else 0
+    for place in places.values():
+        many = () if place.expert is None else (num_experts,)
+        require(found[place.stored][1].shape == (*many, *place.shape))
+        require(bool(place.together) or found[place.stored][1].kind == "F32")
+    require(found.keys() == {place.stored for place in places.values()})
+    kinds = {found[each][1].kind for place in places.values() for each in place.together}
     is_float = len(kinds) == 1 and kinds <= FLOATS.keys()
     require(is_float or kinds <= BITS.keys())
-    for name, (stored, shape, turned) in shapes.items():
-        header, tensor = found[stored]
-        require(len(shape) == 2 or tensor.kind == "F32")
-        bits = 0 if is_float or len(shape) == 1 else _bits(config, name, found)
-        yield name, StoredTensor(stored, header, tensor, bits, turned)
+    for name, place in places.items():
+        header, tensor = found[place.stored]
+        if place.expert is not None:
+            size_bytes = tensor.size_bytes // num_experts
+            offset = tensor.offset + place.expert * size_bytes
+            tensor = GgufTensor(place.shape, tensor.kind, offset, size_bytes)
+        bits = max((BITS.get(found[each][1].kind, 0) for each in place.together), default=0)
+        if bits and name in (EMBEDDING, HEAD):
+            bits = 8
+        yield name, StoredTensor(place.stored, header, tensor, bits, place.num_heads_in_pairs)
 
 
-def _bits(config: DecoderConfig, name: str, found: Mapping[str, tuple[GgufHeader, GgufTensor]]) -> int:
-    """Of a matrix: as many as those that it is packed with, of a product, need; 8 in embedding and output layer."""
-    if name in (EMBEDDING, HEAD):
-        return 8
-    _, _, index, part = name.removesuffix(".weight").split(".", 3)
-    together = next(parts for parts in config.variant.products if part in parts)
-    return max(BITS[found[f"blk.{index}.{STORED_PARTS[each]}.weight"][1].kind] for each in together)
+def _places(config: DecoderConfig, family: GgufFamily) -> dict[str, _Place]:
+    """By the names that transformers has, in the order of its modules."""
+    places: dict[str, _Place] = {}
+    embedding = (config.vocab_size, config.hidden_size)
+    places[EMBEDDING] = _Place(STORED[EMBEDDING], embedding, together=(STORED[EMBEDDING],))
+    for index in range(config.num_hidden_layers):
+        for name, shape in layer_shapes(config, index).items():
+            places[f"model.layers.{index}.{name}"] = _place_in_layer(config, family, index, name, shape)
+    places[NORM] = _Place(STORED[NORM], (config.hidden_size,))
+    if not config.tie_word_embeddings:
+        places[HEAD] = _Place(STORED[HEAD], embedding, together=(STORED[HEAD],))
+    return places
+
+
+def _place_in_layer(config: DecoderConfig, family: GgufFamily, index: int, name: str, shape: tuple[int, ...]) -> _Place:
+    part, suffix = name.rsplit(".", 1)
+    if match := EXPERT.fullmatch(part):
+        together = next(parts for parts in EXPERT_PRODUCTS if match["part"] in parts)
+        stored = {each: f"blk.{index}.{STORED_EXPERTS[each]}.{suffix}" for each in together}
+        return _Place(stored[match["part"]], shape, expert=int(match["expert"]), together=tuple(stored.values()))
+    norms = [getattr(config.variant.norms, place.name) for place in fields(config.variant.norms)]
+    names = STORED_PARTS | dict(zip(norms, STORED_NORMS, strict=True))
+    packed = next((parts for parts in config.variant.products if part in parts), ()) if len(shape) == 2 else ()
+    heads = dict(zip(TURNED, (config.num_attention_heads, config.num_key_value_heads), strict=True))
+    return _Place(
+        f"blk.{index}.{names[part]}.{suffix}",
+        shape,
+        num_heads_in_pairs=heads.get(part, 0) if family.has_pairs else 0,
+        together=tuple(f"blk.{index}.{names[each]}.{suffix}" for each in packed),
+    )

@@ -59,7 +59,11 @@ def read_gguf_adapter(header: GgufHeader, decoder: GgufDecoder) -> dict[str, Low
     Raises:
         UnsupportedModelError: it is of another model, or changes what llama.cpp alone changes.
     """
-    matrices = {each.stored: name for name, each in decoder.tensors.items() if len(each.tensor.shape) == 2}
+    matrices = {
+        each.stored: name
+        for name, each in decoder.tensors.items()
+        if len(each.tensor.shape) == 2 and ".experts." not in name
+    }
     whole, alpha = _map(header.path), header.one("adapter.lora.alpha", 0.0)
     changes: dict[str, LowRank] = {}
     for stored in sorted({name.rpartition(".lora_")[0] for name in header.tensors}):

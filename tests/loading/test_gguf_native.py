@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -80,8 +81,6 @@ def test_biases_have_their_places(native, tmp_path):
 
 @pytest.mark.parametrize("kind", ["Q4_K_M", "Q6_K"])
 def test_k_quants_stay_as_near_to_their_weights_as_in_llama_cpp(kind, native, tmp_path):
-    import gguf
-
     from benchmarks.quantize_gguf import quantize_gguf
 
     model = make("llama", num_hidden_layers=4)
@@ -120,8 +119,6 @@ def write_back(model, stored):
 
 @pytest.mark.parametrize("scaling", ["frequencies", "linear"])
 def test_scaled_positions_are_computed_as_llama_cpp_does(scaling, native, tmp_path):
-    import gguf
-
     def more(writer):
         if scaling == "linear":
             writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
@@ -195,6 +192,8 @@ def test_weights_that_are_no_numbers_are_named(tmp_path):
         ("gemma3", 62),
         ("olmo2", 2),
         ("granite", 2),
+        ("phi3", 2),
+        ("qwen3moe", 2),
     ],
 )
 def test_every_family_has_the_logits_that_llama_cpp_has(architecture, num_layers, native, tmp_path, monkeypatch):
@@ -209,6 +208,27 @@ def test_every_family_has_the_logits_that_llama_cpp_has(architecture, num_layers
     assert error_of(logits_of(native(decoder)), theirs) < 5e-3  # keys and values in half precision there
 
 
+def test_experts_keep_their_integers_and_the_router_its_floats(native, tmp_path, monkeypatch):
+    def as_integers(writer, name, values, *options):
+        if values.ndim < 2 or name.endswith("ffn_gate_inp.weight"):
+            return add_tensor(writer, name, values, *options)
+        raw = gguf.quantize(np.ascontiguousarray(values), gguf.GGMLQuantizationType.Q8_0)
+        return add_tensor(writer, name, raw, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+
+    add_tensor = gguf.GGUFWriter.add_tensor
+    monkeypatch.setattr(gguf.GGUFWriter, "add_tensor", as_integers)
+    architectures.write_random(tmp_path / "m.gguf", "qwen3moe")
+    decoder = gguf_decoder(open_gguf(tmp_path / "m.gguf"))
+    assert decoder.tensors["model.layers.1.mlp.experts.3.down_proj.weight"].bits == 8
+    assert decoder.tensors["model.layers.1.mlp.gate.weight"].bits == 0
+    steps = LlamaSteps(LlamaModel(tmp_path / "m.gguf", n_gpu_layers=0), num_slots=3, max_length=64, num_threads=1)
+    try:
+        theirs = logits_of(steps)
+    finally:
+        steps.close()
+    assert error_of(logits_of(native(decoder)), theirs) < 0.05  # inputs in 8 bits there
+
+
 def test_every_family_is_tried():
-    tried = {"llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "olmo2", "granite"}
+    tried = {"llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "olmo2", "granite", "phi3", "qwen3moe"}
     assert GGUF_FAMILIES.keys() == tried
