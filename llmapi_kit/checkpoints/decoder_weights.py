@@ -35,13 +35,13 @@ class DecoderWeights:
 
     Args:
         config: what the tensors are for.
-        tensors: by their names in transformers, all of one type and on the CPU; without an output layer where that
+        tensors: by their names in transformers, on the CPU, matrices of one type; without an output layer where that
             is the embedding. Owned from now on.
         rotations: the rotary embeddings that layers have; all turn as many numbers.
 
     Attributes:
         config: as given.
-        dtype: of all tensors, or of those that are no integers.
+        dtype: of the matrices, or of what is no matrix where those are integers.
         tensors: those that were not taken yet.
         integers: how the matrices are stored; None where they are tensors.
     """
@@ -54,7 +54,8 @@ class DecoderWeights:
     ) -> None:
         self.config = config
         self.tensors = tensors
-        self.dtype = self.tensor(EMBEDDING).dtype
+        embedding = tensors[EMBEDDING]
+        self.dtype = (self.tensor(NORM) if isinstance(embedding, IntegerMatrix) else embedding).dtype
         self.integers: IntegerFormat | None = None
         self._rotations = tuple(rotations)
         self._num_parameters = sum(tensor.numel() for tensor in tensors.values())

@@ -26,10 +26,13 @@ class IntegerFormat:
     Attributes:
         bits: 8 or 4.
         group: inputs of an output that share scale and zero: 32, 64 or 128.
+        has_minima: whether a weight is ``scale * value - minimum``, both in half precision, and matrices may have 8
+            bits where others have 4.
     """
 
     bits: int
     group: int
+    has_minima: bool = False
 
     @property
     def name(self) -> str:
@@ -47,19 +50,27 @@ class IntegerRows:
 
     Attributes:
         values: (rows, inputs), a byte each.
-        scales: (rows, groups) of int32: floats whose lowest 8 bits are the zero.
+        scales: (rows, groups) of int32: floats whose lowest 8 bits are the zero; with minima, scale and minimum in
+            half precision, the scale in the lower half.
         group: inputs that share one.
+        has_minima: see `IntegerFormat`.
     """
 
     values: torch.Tensor
     scales: torch.Tensor
     group: int
+    has_minima: bool = False
 
     def widened(self) -> torch.Tensor:
         """The weights in float32."""
-        scales = (self.scales & ~ZERO_BITS).view(torch.float32)
-        zeros = (self.scales & ZERO_BITS).float()
-        wide = (_grouped(self.values.float(), self.group) - zeros[..., None]) * scales[..., None]
+        values = _grouped(self.values.float(), self.group)
+        if self.has_minima:
+            scales, minima = self.scales[..., None].view(torch.float16).float().unbind(-1)  # (rows, groups) each
+            wide = values * scales[..., None] - minima[..., None]
+        else:
+            scales = (self.scales & ~ZERO_BITS).view(torch.float32)
+            zeros = (self.scales & ZERO_BITS).float()
+            wide = (values - zeros[..., None]) * scales[..., None]
         return wide.flatten(1)[:, : self.values.shape[1]]
 
 

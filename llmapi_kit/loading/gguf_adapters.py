@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmapi_kit.checkpoints.fit import free_memory
+from llmapi_kit.checkpoints.gguf_decoder import GgufDecoder
 from llmapi_kit.checkpoints.gguf_file import GgufFile
 from llmapi_kit.checkpoints.gguf_header import GgufHeader, read_header
 from llmapi_kit.engines.local.loaded_adapter import AdapterFiles
@@ -40,17 +41,58 @@ class GgufAdapterReader:
             UnsupportedModelError: it is no LoRA adapter, or of a kind that can't be shared.
             ModelLoadError: it is damaged, or there is no memory for it.
         """
-        path = adapter_path(source)
-        header = read_header(path)
-        size = sum(tensor.size_bytes for tensor in header.tensors.values())
-        if size > (free := free_memory("cpu")):
-            raise ModelTooLargeError(
-                f"The adapter {path.name} takes {size / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free."
-            )
-        check_adapter(header, self._file.architecture)
-        try_to_load(self._file.path, lora=[path], options=self._options)
-        ranks = (tensor.shape[0] for name, tensor in header.tensors.items() if name.endswith(".lora_a"))
-        return AdapterFiles(weights=str(path), size_bytes=size, rank=max(ranks, default=0))
+        header = _read_fitting(source, self._file.architecture)
+        try_to_load(self._file.path, lora=[header.path], options=self._options)
+        return _described(header, str(header.path))
+
+
+class NativeGgufAdapterReader:
+    """The same for a model that the step in C computes.
+
+    Args:
+        decoder: the model.
+        architecture: as GGUF names it.
+    """
+
+    def __init__(self, decoder: GgufDecoder, architecture: str) -> None:
+        self._decoder = decoder
+        self._architecture = architecture
+
+    def __call__(self, source: str) -> AdapterFiles:
+        """Read an adapter.
+
+        Args:
+            source: a GGUF file.
+
+        Raises:
+            ModelNotFoundError: there is none.
+            ConfigError: it is a folder.
+            UnsupportedModelError: it is no LoRA adapter, of another model, or of a kind that llama.cpp alone takes.
+            ModelLoadError: it is damaged, or there is no memory for it.
+        """
+        from llmapi_kit.checkpoints.gguf_weights import read_gguf_adapter
+
+        header = _read_fitting(source, self._architecture)
+        return _described(header, read_gguf_adapter(header, self._decoder))
+
+
+def _read_fitting(source: str, architecture: str) -> GgufHeader:
+    """The head of an adapter that there is memory for and that is for models of an architecture."""
+    path = adapter_path(source)
+    header = read_header(path)
+    size = sum(tensor.size_bytes for tensor in header.tensors.values())
+    if size > (free := free_memory("cpu")):
+        raise ModelTooLargeError(
+            f"The adapter {path.name} takes {size / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free."
+        )
+    check_adapter(header, architecture)
+    return header
+
+
+def _described(header: GgufHeader, weights: object) -> AdapterFiles:
+    size = sum(tensor.size_bytes for tensor in header.tensors.values())
+    ranks = (tensor.shape[0] for name, tensor in header.tensors.items() if name.endswith(".lora_a"))
+    return AdapterFiles(weights=weights, size_bytes=size, rank=max(ranks, default=0))
 
 
 def check_adapter(header: GgufHeader, architecture: str) -> None:

@@ -1,4 +1,4 @@
-"""From a GGUF file to an engine: llama.cpp computes, the file's own tokenizer and chat template prepare.
+"""From a GGUF file to an engine: the step in C computes, or llama.cpp; tokenizer and chat template are the file's.
 
 Blocking; called from a cell or a worker thread, and again each time a model is loaded anew.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from llmapi_kit.dialects import Dialect, dialect_of
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.local.capabilities import capabilities_of
 from llmapi_kit.errors import ConfigError, MissingDependencyError, ModelTooLargeError, RequestError
+from llmapi_kit.loading.gguf_native import can_compute, make_native_runner, native_decoder, native_fit, native_plan
 from llmapi_kit.loading.gguf_options import GgufOptions
 from llmapi_kit.loading.gguf_pictures import PictureSetup, mmproj_of
 from llmapi_kit.progress import report
@@ -29,6 +31,8 @@ from llmapi_kit.runners.llama_context import MAX_SLOTS, ContextOptions
 from llmapi_kit.types import EngineInfo
 
 if TYPE_CHECKING:
+    from llmapi_kit.engines.local.loaded_adapter import AdapterFiles
+    from llmapi_kit.runners.base import Runner
     from llmapi_kit.runners.llama_cpp_runner import Steps
     from llmapi_kit.runners.seeing_steps import VectorSteps
 
@@ -45,6 +49,12 @@ def gguf_fit(file: GgufFile, settings: Settings, options: GgufOptions) -> Fit:
         settings: slots; a recurrent model has a state in each.
         options: checked.
     """
+    decoder = native_decoder(file, settings, options)
+    return _llama_fit(file, settings, options) if decoder is None else native_fit(decoder, options)
+
+
+def _llama_fit(file: GgufFile, settings: Settings, options: GgufOptions) -> Fit:
+    """The same where llama.cpp computes."""
     added = sum(adapter.stat().st_size for adapter in options.adapters)
     if (mmproj := mmproj_of(file, options)) is not None:
         added += mmproj_bytes(mmproj)
@@ -74,9 +84,8 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
         MissingDependencyError: it needs an extra that is not installed.
     """
     from llmapi_kit.engines.local.engine import LocalEngine
-    from llmapi_kit.loading.gguf_adapters import GgufAdapterReader, check_adapter
+    from llmapi_kit.loading.gguf_adapters import check_adapter
     from llmapi_kit.loading.loader import add_adapters
-    from llmapi_kit.runners.llama_cpp_runner import LlamaCppRunner
     from llmapi_kit.runners.llama_vocabulary import LlamaVocabulary
     from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
     from llmapi_kit.sampling.llama_tokenizer import LlamaTokenizer
@@ -89,52 +98,114 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
         check_adapter(read_header(options.merged_adapter), file.architecture)
     template = file.chat_template
     check_template(template, spec.name)
+    setup = _native_setup(spec, file, settings, options) or _llama_setup(spec, file, settings, options)
+    runner, pictures = setup.runner, setup.pictures
+    try:
+        report("preparing the engine")
+        dialect = _dialect(file)
+        # After the runner: whatever the vocabulary does to the library, it did in another process first
+        kind: Any = LlamaTokenizer if pictures is None else MarkedTokenizer
+        tokenizer = kind(LlamaVocabulary(file.path), template, markers=dialect.markers)
+        grammars = GrammarCompiler(tokenizer, runner.vocab_size, tokenizer.eos_ids)
+        with contextlib.suppress(RequestError, MissingDependencyError):  # the request that needs it will say so
+            grammars.prepare()
+        info = EngineInfo(
+            id=spec.id,
+            context_length=setup.plan.max_length,
+            created=int(time.time()),
+            description=f"{file.architecture} from {spec.name}, {setup.computed_by}",
+            capabilities=capabilities_of(tokenizer.template_variables, dialect, sees=pictures is not None),
+            num_parameters=setup.num_parameters,
+            device=setup.device,
+            dtype=file.dtype,
+            defaults=honoured({**file.sampling_defaults, **(options.sampling or {})}, spec.name),
+        )
+    except BaseException:
+        runner.close()
+        raise
+    if not getattr(runner, "can_rewind", True):  # what a slot has read can't be taken over in part
+        settings = settings.model_copy(update={"prefix_cache": "off"})
+    sight = pictures.sight(tokenizer, setup.plan.max_length) if pictures is not None else None
+    engine = LocalEngine(
+        info,
+        runner,
+        tokenizer,
+        dialect=dialect,
+        grammars=grammars,
+        max_queue=settings.max_queue or min(128, 4 * setup.plan.num_slots),
+        settings=settings,
+        sight=sight,
+        read_adapter=setup.read_adapter,
+    )
+    add_adapters(engine, options.shared_adapters or {})
+    return engine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Setup:
+    """Who computes a file's model.
+
+    Attributes:
+        runner: with the weights.
+        plan: its slots.
+        num_parameters: of the model.
+        computed_by: for people.
+        device: ``cpu`` or ``cuda``.
+        pictures: what looks at pictures, for a model that sees.
+        read_adapter: what reads adapters that are added; None where there can't be any.
+    """
+
+    runner: Runner
+    plan: SlotPlan
+    num_parameters: int
+    computed_by: str
+    device: str = "cpu"
+    pictures: PictureSetup | None = None
+    read_adapter: Callable[[str], AdapterFiles] | None = None
+
+
+def _native_setup(spec: ModelSpec, file: GgufFile, settings: Settings, options: GgufOptions) -> _Setup | None:
+    """The step in C; None where it can't or shall not be."""
+    from llmapi_kit.loading.gguf_adapters import NativeGgufAdapterReader
+    from llmapi_kit.runners.load_trial import try_to_load
+
+    decoder = native_decoder(file, settings, options)
+    if decoder is None or _has_gpu(options) or not can_compute(decoder, options):
+        return None
+    _check_fit(spec, native_fit(decoder, options))
+    plan = native_plan(decoder, settings, options)
+    report("trying the file")
+    try_to_load(file.path, has_weights=False)
+    runner, num_parameters = make_native_runner(decoder, plan, settings, options)
+    return _Setup(
+        runner=runner,
+        plan=plan,
+        num_parameters=num_parameters,
+        computed_by="in C",
+        read_adapter=NativeGgufAdapterReader(decoder, file.architecture),
+    )
+
+
+def _llama_setup(spec: ModelSpec, file: GgufFile, settings: Settings, options: GgufOptions) -> _Setup:
+    """llama.cpp."""
+    from llmapi_kit.loading.gguf_adapters import GgufAdapterReader
+    from llmapi_kit.runners.llama_cpp_runner import LlamaCppRunner
+
     has_gpu = _has_gpu(options)
     plan = _plan(spec, file, settings, options)
     mmproj = mmproj_of(file, options)
     pictures = PictureSetup(file, mmproj, settings, has_gpu=has_gpu) if mmproj is not None else None
     context = _context_options(options, pictures)
     steps, num_parameters = _make_steps(file, plan, settings, options, context, pictures)
-    try:
-        report("preparing the engine")
-        dialect = _dialect(file)
-        # After the steps: whatever the vocabulary does to the library, it did in another process first
-        kind: Any = LlamaTokenizer if pictures is None else MarkedTokenizer
-        tokenizer = kind(LlamaVocabulary(file.path), template, markers=dialect.markers)
-        grammars = GrammarCompiler(tokenizer, steps.vocab_size, tokenizer.eos_ids)
-        with contextlib.suppress(RequestError, MissingDependencyError):  # the request that needs it will say so
-            grammars.prepare()
-        info = EngineInfo(
-            id=spec.id,
-            context_length=plan.max_length,
-            created=int(time.time()),
-            description=f"{file.architecture} from {spec.name}, through llama.cpp",
-            capabilities=capabilities_of(tokenizer.template_variables, dialect, sees=pictures is not None),
-            num_parameters=num_parameters,
-            device="cuda" if has_gpu else "cpu",
-            dtype=file.dtype,
-            defaults=honoured({**file.sampling_defaults, **(options.sampling or {})}, spec.name),
-        )
-    except BaseException:
-        steps.close()
-        raise
-    if not steps.can_rewind:  # what a slot has read can't be taken over in part
-        settings = settings.model_copy(update={"prefix_cache": "off"})
-    engine = LocalEngine(
-        info,
-        LlamaCppRunner(steps),
-        tokenizer,
-        dialect=dialect,
-        grammars=grammars,
-        max_queue=settings.max_queue or min(128, 4 * plan.num_slots),
-        settings=settings,
-        sight=pictures.sight(tokenizer, plan.max_length)
-        if isinstance(tokenizer, MarkedTokenizer) and pictures
-        else None,
+    return _Setup(
+        runner=LlamaCppRunner(steps),
+        plan=plan,
+        num_parameters=num_parameters,
+        computed_by="through llama.cpp",
+        device="cuda" if has_gpu else "cpu",
+        pictures=pictures,
         read_adapter=GgufAdapterReader(file, asdict(context)) if options.shared_adapters is not None else None,
     )
-    add_adapters(engine, options.shared_adapters or {})
-    return engine
 
 
 def _has_gpu(options: GgufOptions) -> bool:
@@ -158,12 +229,16 @@ def _plan(spec: ModelSpec, file: GgufFile, settings: Settings, options: GgufOpti
     Raises:
         ModelTooLargeError: not even one fits.
     """
-    fit = gguf_fit(file, settings, options)
-    if not fit.fits:
-        raise ModelTooLargeError(f"{spec.id} does not fit. {fit.advice}")
+    fit = _llama_fit(file, settings, options)
+    _check_fit(spec, fit)
     slots = settings.model_copy(update={"max_slots": min(settings.max_slots, MAX_SLOTS)})
     left = fit.free_bytes - fit.weights_bytes
     return plan_slots(max(1, fit.kv_bytes_per_token), fit.context_length, left, False, slots)
+
+
+def _check_fit(spec: ModelSpec, fit: Fit) -> None:
+    if not fit.fits:
+        raise ModelTooLargeError(f"{spec.id} does not fit. {fit.advice}")
 
 
 def _context_options(options: GgufOptions, pictures: PictureSetup | None) -> ContextOptions:

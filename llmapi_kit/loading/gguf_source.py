@@ -25,6 +25,7 @@ SETTINGS = (
     "context_length",
     "kv_memory",
     "num_threads",
+    "native",
     "step_tokens",
     "default_max_tokens",
     "max_queue",
@@ -35,7 +36,7 @@ SETTINGS = (
 
 
 class GgufSource:
-    """A GGUF file, which llama.cpp runs as it is."""
+    """A GGUF file, which llama.cpp runs as it is, or the step in C."""
 
     options: tuple[str, ...] | None = OPTIONS
     settings = SETTINGS

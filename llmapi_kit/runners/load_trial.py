@@ -26,7 +26,9 @@ _INHERITED = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "SYS
 SAMPLE = " Hello, world 42\n\n  \u4f60\u597d \u00e9\U0001f642 <s><|im_end|></s>\t"
 
 
-def try_to_load(path: Path, *, lora: Sequence[Path] = (), options: Mapping[str, Any] | None = None) -> None:
+def try_to_load(
+    path: Path, *, lora: Sequence[Path] = (), options: Mapping[str, Any] | None = None, has_weights: bool = True
+) -> None:
     """Raise `ModelLoadError` where llama.cpp can't be trusted with a file; blocks.
 
     What it refuses in good order passes here: it will say so again.
@@ -35,8 +37,16 @@ def try_to_load(path: Path, *, lora: Sequence[Path] = (), options: Mapping[str, 
         path: of the file; of a model in several, the first.
         lora: adapters that are to go on it.
         options: of `llmapi_kit.runners.llama_context.ContextOptions`.
+        has_weights: whether it is to compute, and not to read texts alone.
     """
-    question = json.dumps({"path": str(path), "lora": [str(each) for each in lora], "options": dict(options or {})})
+    question = json.dumps(
+        {
+            "path": str(path),
+            "lora": [str(each) for each in lora],
+            "options": dict(options or {}),
+            "has_weights": has_weights,
+        }
+    )
     environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "GGML_NO_BACKTRACE": "1"}
     try:
@@ -74,6 +84,8 @@ def main() -> None:
     path, adapters = Path(asked["path"]), [Path(each) for each in asked["lora"]]
     try:
         read_texts(LlamaVocabulary(path))
+        if not asked["has_weights"]:
+            os._exit(0)
         model = LlamaModel(path, n_gpu_layers=0, is_repacked=False, lora=adapters)
         options = ContextOptions(**asked["options"])
         context = LlamaContext(model, num_slots=2, max_length=64, num_outputs=64, num_threads=1, options=options)

@@ -27,8 +27,9 @@ NUM_PROMPTS = 64
 QUESTIONS = ["What is the capital of France?", "你好", "Count from 3 to 7.", "Who are you?", "What is 2 plus 3?"]
 
 
-def gguf_engine(path, **options):
-    return make_engine(parse_spec(str(path)), Settings(max_slots=8, context_length=256, max_queue=128), **options)
+def gguf_engine(path, *, native=False, **options):
+    settings = Settings(max_slots=8, context_length=256, max_queue=128, native=native)
+    return make_engine(parse_spec(str(path)), settings, **options)
 
 
 class TestLlamaCppEngine(EngineContract):
@@ -45,10 +46,12 @@ class TestLlamaCppEngine(EngineContract):
         return self.request(engine, "a b c " * 10, max_tokens=150, ignore_eos=True)
 
 
-@pytest.fixture(scope="module")
-def exact_engine(pocket_gguf):
+@pytest.fixture(scope="module", params=[False, True], ids=["llama.cpp", "in C"])
+def exact_engine(pocket_gguf, request):
     """One that computes in float32 throughout."""
-    engine = gguf_engine(pocket_gguf, kv_cache_dtype="f32", flash_attn=False)
+    options = {"native": True} if request.param else {"kv_cache_dtype": "f32", "flash_attn": False}
+    engine = gguf_engine(pocket_gguf, **options)
+    assert engine.info.description.endswith("in C" if request.param else "through llama.cpp")
     yield engine
     engine.close()
 
@@ -124,19 +127,20 @@ def test_quantised_files_are_answered_as_by_llama_cpp_itself(pocket_gguf, tmp_pa
     asked = json.dumps([[path, QUESTIONS] for path in paths])
     done = subprocess.run([sys.executable, "-c", OWN], input=asked, capture_output=True, text=True, check=True)
     theirs = [json.loads(line) for line in done.stdout.splitlines()]
-    ours = []
-    for path in paths:
-        engine = gguf_engine(path)
+    ours, in_c = [], []
+    for path, native in ((path, native) for native in (False, True) for path in paths):
+        engine = gguf_engine(path, native=native)
         try:
             sampling = SamplingParams(temperature=0, max_tokens=30)
             requests = [
                 GenerationRequest(messages=[{"role": "user", "content": question}], sampling=sampling)
                 for question in QUESTIONS
             ]
-            ours += [text for text, _ in answers(engine, requests)]
+            (in_c if native else ours).extend(text for text, _ in answers(engine, requests))
         finally:
             engine.close()
     assert ours == theirs
+    assert in_c == theirs, "Q2_K is llama.cpp's there, too"
     assert len(set(ours)) > len(QUESTIONS), "formats that all answer alike show little"
 
 

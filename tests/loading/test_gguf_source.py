@@ -54,7 +54,7 @@ WRONG = {
     "sampling": [({"heat": 1}, "heat"), (0.7, "dictionary")],
     "dtype": [("float32", "no argument 'dtype'.*models of another kind")],
     "quantize": [("8bit", "no argument 'quantize'")],
-    "native": [(False, "no argument 'native'")],
+    "compile": [(False, "no argument 'compile'")],
 }
 
 
@@ -195,11 +195,14 @@ def test_adapters_that_can_not_be_shared_are_refused_and_the_model_goes_on(pocke
 
 
 def test_a_model_that_does_not_fit_is_refused_with_numbers(pocket_gguf, monkeypatch):
-    fit = gguf_fit(open_gguf(pocket_gguf), Settings(), GgufOptions())
-    assert fit.weights_bytes > pocket_gguf.stat().st_size * 0.99
-    need = SOURCES["gguf"].memory_need(parse_spec(str(pocket_gguf)), Settings(kv_memory=10**8), {})
-    assert need.most_bytes == fit.weights_bytes + 10**8
-    quantised = gguf_fit(open_gguf(pocket_gguf), Settings(), GgufOptions(kv_cache_dtype="q8_0"))
+    file = open_gguf(pocket_gguf)
+    for is_native in (True, False):
+        fit = gguf_fit(file, Settings(native=is_native), GgufOptions())
+        assert fit.weights_bytes > pocket_gguf.stat().st_size * 0.98
+        settings = Settings(kv_memory=10**8, native=is_native)
+        need = SOURCES["gguf"].memory_need(parse_spec(str(pocket_gguf)), settings, {})
+        assert need.most_bytes == fit.weights_bytes + fit.step_bytes + 10**8
+    quantised = gguf_fit(file, Settings(), GgufOptions(kv_cache_dtype="q8_0"))
     assert quantised.kv_bytes_per_token == fit.kv_bytes_per_token * 34 // 64
     monkeypatch.setattr("llmapi_kit.checkpoints.fit.free_memory", lambda device: 10**6)
     with pytest.raises(ModelTooLargeError, match=r"Weights take .* MiB, each token of context"):

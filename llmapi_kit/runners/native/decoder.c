@@ -7,7 +7,7 @@
 #include "experts.h"
 
 static void embed(const Model *model, long token, float *x, long width) {
-    unpack_row(HEAD_BITS, model->embedding, model->hidden, token, x);
+    unpack_row((int)model->embedding.bits, model->embedding.weights, model->hidden, token, x);
     memset(x + model->hidden, 0, (width - model->hidden) * sizeof(float));
     if (model->embedding_scale != 1)
         for (long i = 0; i < model->hidden; i++) x[i] *= model->embedding_scale;
@@ -108,7 +108,7 @@ static void compute_attention(const Pass *pass, long l) {
     const Widths w = pass->w;
     const long n = step->num_tokens, queries = model->heads * model->head_dim;
     stored *memory = model->memory + l * pass->s.layer;
-    multiply(pass->team, n, pass->h, w.h, layer->qkv, model->hidden, w.both, layer->qkv_bias, 0, pass->qkv, w.qkv);
+    multiply(pass->team, n, pass->h, w.h, &layer->qkv, model->hidden, w.both, layer->qkv_bias, 0, pass->qkv, w.qkv);
     SHARED(pass->team, b, step->num_batches, pass->few) {
         const Batch batch = batch_of(step, b);
         adapt_batch(pass, l, QKV, &batch);
@@ -128,7 +128,7 @@ static void compute_attention(const Pass *pass, long l) {
         barrier(pass->team);
     }
     const Branch branch = branch_of(pass, layer, OUTPUT);
-    multiply(pass->team, n, pass->h, w.h, layer->output, queries, w.x, layer->output_bias, branch.adds, branch.to,
+    multiply(pass->team, n, pass->h, w.h, &layer->output, queries, w.x, layer->output_bias, branch.adds, branch.to,
              branch.stride);
 }
 
@@ -139,7 +139,7 @@ static void compute_feed_forward(const Pass *pass, long l) {
     const Layer *layer = model->layers + l;
     const Widths w = pass->w;
     const long n = step->num_tokens;
-    multiply(pass->team, n, pass->h, w.h, layer->gate_up, model->hidden, PADDED(2 * layer->inner, PANEL),
+    multiply(pass->team, n, pass->h, w.h, &layer->gate_up, model->hidden, PADDED(2 * layer->inner, PANEL),
              layer->gate_up_bias, 0, pass->gate_up, w.gate_up);
     SHARED(pass->team, b, step->num_batches, pass->few) {
         const Batch batch = batch_of(step, b);
@@ -153,7 +153,7 @@ static void compute_feed_forward(const Pass *pass, long l) {
     }
     barrier(pass->team);
     const Branch branch = branch_of(pass, layer, DOWN);
-    multiply(pass->team, n, pass->h, w.h, layer->down, layer->inner, w.x, layer->down_bias, branch.adds, branch.to,
+    multiply(pass->team, n, pass->h, w.h, &layer->down, layer->inner, w.x, layer->down_bias, branch.adds, branch.to,
              branch.stride);
 }
 
@@ -168,7 +168,7 @@ static void compute_logits(const Pass *pass) {
     }
     barrier(pass->team);
     if (!step->num_wanted) return;
-    multiply_head(pass->team, step->num_wanted, pass->h, w.h, model->head, model->hidden, width, step->logits, width);
+    multiply(pass->team, step->num_wanted, pass->h, w.h, &model->head, model->hidden, width, 0, 0, step->logits, width);
     if (model->logit_scale == 1 && !model->logit_cap) return;
     SHARED(pass->team, i, step->num_wanted, 1) {
         float *logits = step->logits + i * width;

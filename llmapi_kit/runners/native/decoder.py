@@ -35,7 +35,12 @@ from llmapi_kit.runners.native.packed_weights import PackedWeights
 from llmapi_kit.runners.native.structures import Expert, Layer, Model, declare
 
 # Macros for what weights, keys and values are stored as
-WEIGHTS: dict[torch.dtype, tuple[str, ...]] = {torch.float32: (), torch.bfloat16: ("WEIGHTS_BFLOAT16",)}
+WEIGHTS: dict[torch.dtype, tuple[str, ...]] = {
+    torch.float32: (),
+    torch.bfloat16: ("WEIGHTS_BFLOAT16",),
+    torch.float16: ("WEIGHTS_FLOAT16",),
+}
+ARITHMETIC = (torch.float32, torch.bfloat16)
 MEMORY: dict[torch.dtype, tuple[str, ...]] = {
     torch.float32: (),
     torch.bfloat16: ("MEMORY_BFLOAT16",),
@@ -74,12 +79,13 @@ class Formats:
 
     def defines(self) -> tuple[str, ...] | None:
         """Macros to compile with; None where there is no step for these."""
-        if self.arithmetic not in WEIGHTS or self.stored not in MEMORY:
+        if self.arithmetic not in ARITHMETIC or self.stored not in MEMORY:
             return None
         memory = MEMORY[self.stored]
         if isinstance(self.weights, IntegerFormat):
-            return (f"WEIGHT_BITS={self.weights.bits}", f"GROUP={self.weights.group}", *memory)
-        if self.weights not in WEIGHTS or (self.weights == torch.float32 != self.arithmetic):
+            minima = ("HAS_MINIMA",) if self.weights.has_minima else ()
+            return (f"WEIGHT_BITS={self.weights.bits}", f"GROUP={self.weights.group}", *minima, *memory)
+        if self.weights not in WEIGHTS or (self.weights != torch.bfloat16 and self.arithmetic != torch.float32):
             return None
         rounds = ("ROUNDS_TO_BFLOAT16",) if self.arithmetic == torch.bfloat16 else ()
         return (*WEIGHTS[self.weights], *memory, *rounds)
@@ -122,7 +128,6 @@ class NativeDecoder:
         self._num_weights = _num_multiplied(weights)
         self._width = 2 * config.num_hidden_layers * config.num_attention_heads * config.head_dim
         self._panel = int(self._library.panel_width())
-        self._bits = weights.integers.bits if weights.integers else 0
         self.adapters = AdapterTables(config, int(self._library.vector_width()), self._rows_of)
         self._kept: list[Any] = []  # what the C structures point into
         self._config = config
@@ -300,7 +305,7 @@ class NativeDecoder:
         owner = self._layers[layer]
         matrix = (owner.qkv, owner.output, owner.gate_up, owner.down)[product]
         rows = torch.empty(end - begin, inputs_of(self._config, product))
-        self._library.unpack(self._bits, matrix, rows.shape[1], begin, len(rows), rows.data_ptr())
+        self._library.unpack(matrix.bits, matrix.weights, rows.shape[1], begin, len(rows), rows.data_ptr())
         return rows
 
     def close(self) -> None:
@@ -364,21 +369,21 @@ class NativeDecoder:
         groups = [group for index in range(len(layers)) for group in _matrices(weights.config, index)]
         groups += [[EMBEDDING]] if weights.is_tied else [[HEAD], [EMBEDDING]]
         packed = PackedWeights(self._library, self._team, weights, groups, threads)
-        addresses = iter(self._keep(packed, packed.addresses))
+        matrices = iter(self._keep(packed, packed.matrices))
         for index, layer in enumerate(layers):
-            layer.qkv, layer.output = next(addresses), next(addresses)
+            layer.qkv, layer.output = next(matrices), next(matrices)
             if layer.inner:
-                layer.gate_up, layer.down = next(addresses), next(addresses)
+                layer.gate_up, layer.down = next(matrices), next(matrices)
             if variant.experts is not None and variant.has_experts(index):
                 table = (Expert * variant.experts.num_experts)()
                 for number, expert in enumerate(table):
-                    expert.gate_up, expert.down = next(addresses), next(addresses)
+                    expert.gate_up, expert.down = next(matrices), next(matrices)
                     expert.gate_up_bias, expert.down_bias = (
                         self._bias(weights, index, parts) for parts in _parts_of_expert(number)
                     )
                 layer.experts = self._keep(table, ctypes.addressof(table))
-        self._model.head = next(addresses)
-        self._model.embedding = next(addresses, self._model.head)
+        self._model.head = next(matrices)
+        self._model.embedding = next(matrices, self._model.head)
 
     def _rotation(self, cosines: torch.Tensor, sines: torch.Tensor) -> tuple[int, int]:
         half = cosines.shape[-1] // 2

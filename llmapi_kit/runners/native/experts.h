@@ -62,14 +62,14 @@ static void compute_expert(const Pass *pass, const Expert *expert, const int32_t
     SHARED(pass->team, i, num, 4)
         memcpy(inputs + i * w.h, pass->h + pairs[i] / k * w.h, row_size(model->hidden) * sizeof(float));
     barrier(pass->team);
-    multiply(pass->team, num, inputs, w.h, expert->gate_up, model->hidden, PADDED(2 * inner, PANEL),
+    multiply(pass->team, num, inputs, w.h, &expert->gate_up, model->hidden, PADDED(2 * inner, PANEL),
              expert->gate_up_bias, 0, pass->gate_up, w.gate_up);
     SHARED(pass->team, i, num, 4) {
         activate(model, pass->gate_up + i * w.gate_up, inner, inputs + i * w.h);
         round_inputs(inputs + i * w.h, inner);
     }
     barrier(pass->team);
-    multiply(pass->team, num, inputs, w.h, expert->down, inner, w.x, expert->down_bias, 0, pass->qkv, w.qkv);
+    multiply(pass->team, num, inputs, w.h, &expert->down, inner, w.x, expert->down_bias, 0, pass->qkv, w.qkv);
     SHARED(pass->team, i, num, 4) {
         float *x = pass->x + pairs[i] / k * w.x;
         const float *added = pass->qkv + i * w.qkv, share = pass->routed.shares[pairs[i]];
@@ -83,14 +83,14 @@ static void compute_shared_expert(const Pass *pass, const Layer *layer) {
     const Model *model = pass->model;
     const Widths w = pass->w;
     const long n = pass->step->num_tokens;
-    multiply(pass->team, n, pass->h, w.h, layer->gate_up, model->hidden, PADDED(2 * layer->inner, PANEL), 0, 0,
+    multiply(pass->team, n, pass->h, w.h, &layer->gate_up, model->hidden, PADDED(2 * layer->inner, PANEL), 0, 0,
              pass->gate_up, w.gate_up);
     SHARED(pass->team, t, n, 4) {
         activate(model, pass->gate_up + t * w.gate_up, layer->inner, pass->h + t * w.h);
         round_inputs(pass->h + t * w.h, layer->inner);
     }
     barrier(pass->team);
-    multiply(pass->team, n, pass->h, w.h, layer->down, layer->inner, w.x, 0, 0, pass->qkv, w.qkv);
+    multiply(pass->team, n, pass->h, w.h, &layer->down, layer->inner, w.x, 0, 0, pass->qkv, w.qkv);
     SHARED(pass->team, t, n, 4) {
         const float share = model->residual_multiplier * (model->has_shared_gate ? pass->routed.gates[t] : 1);
         for (long j = 0; j < model->hidden; j++) pass->x[t * w.x + j] += share * pass->qkv[t * w.qkv + j];
@@ -106,5 +106,5 @@ static void compute_experts(const Pass *pass, long l) {
     for (long e = 0; e < pass->model->num_experts; e++)
         if (begins[e + 1] > begins[e])
             compute_expert(pass, layer->experts + e, pass->routed.order + begins[e], begins[e + 1] - begins[e]);
-    if (layer->gate_up) compute_shared_expert(pass, layer);
+    if (layer->gate_up.weights) compute_shared_expert(pass, layer);
 }

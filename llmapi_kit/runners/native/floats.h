@@ -1,4 +1,5 @@
-/* Weights that are float, or bfloat16 with -DWEIGHTS_BFLOAT16: how they are packed and multiplied with.
+/* Weights that are float, bfloat16 with -DWEIGHTS_BFLOAT16 or half precision with -DWEIGHTS_FLOAT16: how they are packed
+   and multiplied with.
 
    A panel is (inputs / DEPTH, PANEL, DEPTH). With -DROUNDS_TO_BFLOAT16, where the processor multiplies pairs of
    bfloat16, products round their inputs to it, as torch does; in all other cases they are those of float. */
@@ -13,13 +14,14 @@
 #define DEPTH 1
 #define ROUNDS 0
 #endif
-#define WEIGHT_BITS 0 /* of integers; a number that is not used here */
-#define HEAD_BITS 0
 #define LINE 64 /* inputs that are packed together */
 
 #ifdef WEIGHTS_BFLOAT16
 typedef uint16_t weight_t;
 #define widen_weight widen_bfloat16
+#elif defined(WEIGHTS_FLOAT16)
+typedef uint16_t weight_t;
+#define widen_weight widen_float16
 #else
 typedef float weight_t;
 #define widen_weight(value) (value)
@@ -46,6 +48,8 @@ INLINE void round_inputs(float *row, long size) { (void)row, (void)size; }
 typedef vec weight_vec;
 #ifdef WEIGHTS_BFLOAT16
 INLINE weight_vec load_weights(const weight_t *from) { return load_bfloat16(from); }
+#elif defined(WEIGHTS_FLOAT16)
+INLINE weight_vec load_weights(const weight_t *from) { return load_float16(from); }
 #else
 INLINE weight_vec load_weights(const weight_t *from) { return load_float(from); }
 #endif

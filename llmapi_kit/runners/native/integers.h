@@ -1,9 +1,9 @@
-/* Weights of WEIGHT_BITS bits, 8 or 4, in layers, and of HEAD_BITS in the embedding and the head: how they are packed and
-   multiplied with.
+/* Weights of 8 bits, and with WEIGHT_BITS == 4 of 4 bits in some matrices: how they are packed and multiplied with.
 
    A weight is scale * (value - zero), with a value of no sign and one scale and zero for GROUP inputs of an output. Both
    stand in one word: a float whose lowest 8 bits are the zero, which leaves scales all of what bfloat16 and half
-   precision have. A panel is (inputs / GROUP, 1 + GROUP * bits / 32, PANEL) words: scales, then values. Of a word of
+   precision have. With -DHAS_MINIMA a weight is scale * value - minimum, both in half precision: of a word, the lower
+   half is the scale, and packed, all scales of a group stand before all minima. A panel is (inputs / GROUP, 1 + GROUP * bits / 32, PANEL) words: scales, then values. Of a word of
    values, the lower half holds those of even inputs, the upper half those of odd ones, so that shifting and masking it
    gives pairs of 16 bits, which the processor multiplies with pairs of inputs of 16 bits and sums up.
 
@@ -17,7 +17,6 @@
 #define GROUP 32
 #endif
 #define ROUNDS 1
-#define HEAD_BITS 8 /* each of its weights is a word's own, and it takes little of a step */
 #define STRIP PANEL
 #define LARGEST 32767 /* times 255, times the 128 inputs of a group, is below 2^31 */
 #define MAGIC 12582912.0f /* leaves the nearest integer in the lowest bits of a sum */
@@ -32,8 +31,48 @@ static long row_size(long inputs) { return PADDED(inputs, GROUP); }
 /* Words that a panel takes. */
 static long panel_size(int bits, long inputs) { return num_groups(inputs) * (1 + GROUP * bits / 32) * PANEL; }
 
-INLINE vec scales_in(ivec words) { return (vec)(words & ~0xff); }
-INLINE vec zeros_in(ivec words) { return __builtin_convertvector(words & 0xff, vec); }
+/* What a group's sum of products adds to an output's: scales of the weights at `words`, and of the inputs and their sum in
+   `kept`. */
+#ifdef HAS_MINIMA
+typedef struct { vec scales, minima; } Scales;
+INLINE Scales scales_at(const weight_t *words, int v) {
+    const uint16_t *halves = (const uint16_t *)(const void *)words;
+    return (Scales){load_float16(halves + v * LANES), load_float16(halves + PANEL + v * LANES)};
+}
+INLINE vec group_sum(vec product, Scales s, const float *kept) {
+    return product * (s.scales * kept[0]) - s.minima * (kept[0] * kept[1]);
+}
+#else
+typedef ivec Scales;
+INLINE Scales scales_at(const weight_t *words, int v) { return *(const ivec *)(words + v * LANES); }
+INLINE vec group_sum(vec product, Scales words, const float *kept) {
+    const vec zeros = __builtin_convertvector(words & 0xff, vec);
+    return (product - zeros * kept[1]) * ((vec)(words & ~0xff) * kept[0]);
+}
+#endif
+
+/* Scale and minimum of a column, which stands in `words` of a group. */
+static void put_scale(weight_t *words, long column, uint32_t word) {
+#ifdef HAS_MINIMA
+    const uint16_t halves[2] = {(uint16_t)word, (uint16_t)(word >> 16)};
+    memcpy((char *)words + 2 * column, halves, 2);
+    memcpy((char *)words + 2 * (PANEL + column), halves + 1, 2);
+#else
+    words[column] = word;
+#endif
+}
+static void scale_of(const weight_t *words, long column, float *scale, float *minimum) {
+#ifdef HAS_MINIMA
+    uint16_t halves[2];
+    memcpy(halves, (const char *)words + 2 * column, 2);
+    memcpy(halves + 1, (const char *)words + 2 * (PANEL + column), 2);
+    *scale = widen_float16(halves[0]), *minimum = widen_float16(halves[1]);
+#else
+    const weight_t high = words[column] & ~0xffu;
+    memcpy(scale, &high, 4);
+    *minimum = *scale * (words[column] & 0xff);
+#endif
+}
 
 /* A row of inputs, and then scale and sum of each group: in place, as it takes half the room and 2 floats a group. See
    `row_size`. */
@@ -118,7 +157,7 @@ static void pack_panels(Team *team, int index, void *arguments) {
         for (long g = 0; g < groups; g++) {
             for (long column = from; column < to; column++) {
                 const long row = start + column - p.first, last = (g + 1) * GROUP;
-                packed[column] = p.scales[row * groups + g];
+                put_scale(packed, column, p.scales[row * groups + g]);
                 for (long i = g * GROUP; i < last && i < p.inputs; i += width)
                     packed[(1 + (i - g * GROUP) / width) * PANEL + column] =
                         word_of(p.bits, p.values + row * p.inputs + i, p.inputs - i);
@@ -140,16 +179,14 @@ void pack(Team *team, int64_t bits, const void *values, const void *scales, int6
 /* A row of a packed matrix as floats. */
 static void unpack_row(int bits, const weight_t *packed, long inputs, long row, float *out) {
     const long width = 32 / bits;
-    packed += row / PANEL * panel_size(bits, inputs) + row % PANEL;
+    packed += row / PANEL * panel_size(bits, inputs);
     for (long begin = 0; begin < inputs; begin += GROUP, packed += (1 + GROUP / width) * PANEL) {
-        const weight_t word = *packed, high = word & ~0xffu;
-        const int zero = word & 0xff;
-        float scale;
-        memcpy(&scale, &high, 4);
+        float scale, minimum;
+        scale_of(packed, row % PANEL, &scale, &minimum);
         for (long i = 0; i < GROUP && begin + i < inputs; i++) {
-            const weight_t values = packed[(1 + i / width) * PANEL];
+            const weight_t values = packed[(1 + i / width) * PANEL + row % PANEL];
             const int shift = i % width / 2 * bits + i % 2 * 16;
-            out[begin + i] = scale * ((int)(values >> shift & ((1 << bits) - 1)) - zero);
+            out[begin + i] = scale * (values >> shift & ((1 << bits) - 1)) - minimum;
         }
     }
 }
@@ -175,8 +212,9 @@ INLINE void tile(const int weight_bits, const int rows, const float *x, long x_s
     const long groups = num_groups(depth);
     for (long g = 0; g < groups; g++) {
         const float *kept = x + groups * GROUP / 2 + 2 * g; /* scale and sum */
-        ivec words[VECTORS], products[ROWS][VECTORS][2] = {0};
-        for (int v = 0; v < VECTORS; v++) words[v] = *(const ivec *)(panel + v * LANES);
+        Scales scales[VECTORS];
+        ivec products[ROWS][VECTORS][2] = {0};
+        for (int v = 0; v < VECTORS; v++) scales[v] = scales_at(panel, v);
         fetch_strip(ahead, stride);
         panel += PANEL, ahead += stride;
         for (long k = 0; k < GROUP / 2 / parts; k++, panel += PANEL, ahead += stride) {
@@ -202,8 +240,7 @@ INLINE void tile(const int weight_bits, const int rows, const float *x, long x_s
             for (int v = 0; v < VECTORS; v++) {
                 ivec product = products[m][v][0];
                 if (chains > 1) product += products[m][v][1];
-                const vec whole = __builtin_convertvector(product, vec) - zeros_in(words[v]) * kept[m * x_stride + 1];
-                sums[m][v] += whole * (scales_in(words[v]) * kept[m * x_stride]);
+                sums[m][v] += group_sum(__builtin_convertvector(product, vec), scales[v], kept + m * x_stride);
             }
     }
 #pragma GCC unroll 8

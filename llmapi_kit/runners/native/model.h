@@ -31,13 +31,13 @@ enum { SILU, GELU_TANH, CLAMPED_SWIGLU }; /* config.hidden_act, in Gemma hidden_
 
 /* Matrices of an expert's feed-forward, packed; as a layer's own. */
 typedef struct {
-    const weight_t *gate_up, *down;
+    Matrix gate_up, down;
     const float *gate_up_bias, *down_bias; /* GPT-OSS */
 } Expert;
 
-/* Pointers are NULL where a layer does without. */
+/* Pointers, and those of matrices, are NULL where a layer does without. */
 typedef struct {
-    const weight_t *qkv, *output, *gate_up, *down; /* packed; the last two: of all tokens, beside experts or alone */
+    Matrix qkv, output, gate_up, down; /* the last two: of all tokens, beside experts or alone */
     /* norms: Llama has the first and the third, OLMo 2 the second and the fourth, Gemma 2 and 3 all of them */
     const float *before_attention, *after_attention, *before_feed_forward, *after_feed_forward;
     const float *query_norm, *key_norm; /* Qwen3, Gemma 3, and OLMo 2 with `norms_all_heads` */
@@ -71,8 +71,8 @@ typedef struct {
     float logit_cap;             /* config.final_logit_softcapping: Gemma; 0 for none */
     float swiglu_alpha;          /* config.swiglu_alpha: GPT-OSS, as the next */
     float swiglu_limit;          /* config.swiglu_limit: gate is at most that, up no further from 0 */
-    const weight_t *embedding;   /* packed; the head where they are one */
-    const weight_t *head;        /* packed */
+    Matrix embedding;            /* the head where they are one */
+    Matrix head;
     const float *norm;
     const Layer *layers;
     stored *memory;

@@ -17,6 +17,7 @@ from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
 from llmapi_kit.checkpoints.integer_weights import IntegerMatrix
 from llmapi_kit.checkpoints.mapped_files import drop_pages
 from llmapi_kit.runners.lazy_memory import LazyMemory
+from llmapi_kit.runners.native.structures import Matrix
 
 CACHE_LINE = 64
 AT_ONCE = 16  # blocks
@@ -37,7 +38,7 @@ class PackedWeights:
         threads: that make integers of floats, where weights are integers.
 
     Attributes:
-        addresses: of each group's matrix, the outputs of its parts one after the other.
+        matrices: of each group, the outputs of its parts one after the other.
     """
 
     def __init__(
@@ -53,31 +54,32 @@ class PackedWeights:
         align = CACHE_LINE // number.itemsize
         sizes = [self._size([weights.tensors[name] for name in group], align) for group in groups]
         self._memory = untouched((sum(sizes), 1), number)
-        self.addresses: list[int] = []
+        self.matrices: list[Matrix] = []
         address = self._memory.ctypes.data
         for group, size in zip(groups, sizes, strict=True):
-            self._pack(weights, group, address)
-            self.addresses.append(address)
+            matrix = Matrix(address, _bits([weights.tensors[name] for name in group]))
+            self._pack(weights, group, matrix)
+            self.matrices.append(matrix)
             address += size * number.itemsize
 
     def _size(self, matrices: Sequence[torch.Tensor | IntegerMatrix], align: int) -> int:
         num_outputs = sum(matrix.shape[0] for matrix in matrices)
-        size = self._library.packed_size(_bits(matrices[0]), num_outputs, matrices[0].shape[1])
+        size = self._library.packed_size(_bits(matrices), num_outputs, matrices[0].shape[1])
         return -(-int(size) // align) * align
 
-    def _pack(self, weights: DecoderWeights, group: Sequence[str], address: int) -> None:
+    def _pack(self, weights: DecoderWeights, group: Sequence[str], packed: Matrix) -> None:
         first = 0
         for name in group:
             matrix = weights.tensors.pop(name)
             if isinstance(matrix, IntegerMatrix):
-                self._pack_integers(matrix, first, address)
+                self._pack_integers(matrix, first, packed)
             else:
                 rows = matrix.contiguous()
-                self._library.pack(self._team, 0, rows.data_ptr(), None, *rows.shape, first, address)
+                self._library.pack(self._team, 0, rows.data_ptr(), None, *rows.shape, first, packed.weights)
                 drop_pages(matrix)
             first += matrix.shape[0]
 
-    def _pack_integers(self, matrix: IntegerMatrix, first: int, address: int) -> None:
+    def _pack_integers(self, matrix: IntegerMatrix, first: int, packed: Matrix) -> None:
         """Pack some rows after the other, made by all threads."""
         num_rows, num_inputs = matrix.shape
         step = max(1, BLOCK // num_inputs)
@@ -86,13 +88,14 @@ class PackedWeights:
             made = self._threads.map(lambda begin: matrix.rows(begin, min(begin + step, num_rows)), begins)
             for begin, rows in zip(begins, made, strict=True):
                 at = (rows.values.data_ptr(), rows.scales.data_ptr())
-                self._library.pack(self._team, matrix.bits, *at, len(rows.values), num_inputs, first + begin, address)
+                shape = (len(rows.values), num_inputs)
+                self._library.pack(self._team, packed.bits, *at, *shape, first + begin, packed.weights)
         matrix.release()
 
 
-def _bits(matrix: torch.Tensor | IntegerMatrix) -> int:
-    """Of a weight, where it is an integer."""
-    return matrix.bits if isinstance(matrix, IntegerMatrix) else 0
+def _bits(matrices: Sequence[torch.Tensor | IntegerMatrix]) -> int:
+    """Of a weight of some that are packed together, where they are integers: as many as one of them needs."""
+    return max(matrix.bits if isinstance(matrix, IntegerMatrix) else 0 for matrix in matrices)
 
 
 def untouched(shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:

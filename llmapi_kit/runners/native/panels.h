@@ -7,6 +7,12 @@
 #include "floats.h"
 #endif
 
+/* Packed weights, and the bits of each where they are integers. */
+typedef struct {
+    const weight_t *weights;
+    int64_t bits;
+} Matrix;
+
 #define AHEAD 8192 /* bytes */
 #define CHUNK 131072 /* bytes, about */
 
@@ -59,12 +65,15 @@ INLINE void multiply_by(const int bits, Team *team, long rows, const float *x, l
     barrier(team);
 }
 
-/* The same with a matrix of a layer, and with the head. */
-static void multiply(Team *team, long rows, const float *x, long x_stride, const weight_t *packed, long depth,
-                     long width, const float *bias, int adds, float *out, long out_stride) {
-    multiply_by(WEIGHT_BITS, team, rows, x, x_stride, packed, depth, width, bias, adds, out, out_stride);
-}
-static void multiply_head(Team *team, long rows, const float *x, long x_stride, const weight_t *packed, long depth,
-                          long width, float *out, long out_stride) {
-    multiply_by(HEAD_BITS, team, rows, x, x_stride, packed, depth, width, 0, 0, out, out_stride);
+/* The same with a matrix that knows its bits. */
+static void multiply(Team *team, long rows, const float *x, long x_stride, const Matrix *matrix, long depth, long width,
+                     const float *bias, int adds, float *out, long out_stride) {
+    const weight_t *packed = matrix->weights;
+#if defined(WEIGHT_BITS) && WEIGHT_BITS == 4
+    if (matrix->bits == 4) {
+        multiply_by(4, team, rows, x, x_stride, packed, depth, width, bias, adds, out, out_stride);
+        return;
+    }
+#endif
+    multiply_by(8, team, rows, x, x_stride, packed, depth, width, bias, adds, out, out_stride);
 }

@@ -11,23 +11,31 @@ from typing import ClassVar
 POINTER, SIZE, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
+class Matrix(ctypes.Structure):
+    """`Matrix` of panels.h."""
+
+    _fields_: ClassVar = [("weights", POINTER), ("bits", SIZE)]
+
+
 class Expert(ctypes.Structure):
     """`Expert` of model.h."""
 
-    POINTERS = ("gate_up", "down", "gate_up_bias", "down_bias")
-    _fields_: ClassVar = [(name, POINTER) for name in POINTERS]
+    MATRICES = ("gate_up", "down")
+    POINTERS = ("gate_up_bias", "down_bias")
+    _fields_: ClassVar = [*((name, Matrix) for name in MATRICES), *((name, POINTER) for name in POINTERS)]
 
 
 class Layer(ctypes.Structure):
     """`Layer` of model.h."""
 
+    MATRICES = ("qkv", "output", "gate_up", "down")
     POINTERS = (
-        *("qkv", "output", "gate_up", "down"),
         *("before_attention", "after_attention", "before_feed_forward", "after_feed_forward"),
         *("query_norm", "key_norm", "qkv_bias", "output_bias", "gate_up_bias", "down_bias"),
         *("sinks", "cosines", "sines", "router", "router_bias", "experts"),
     )
     _fields_: ClassVar = [
+        *((name, Matrix) for name in MATRICES),
         *((name, POINTER) for name in POINTERS),
         ("inner", SIZE),
         ("window", SIZE),
@@ -47,10 +55,12 @@ class Model(ctypes.Structure):
         *("epsilon", "embedding_scale", "residual_multiplier", "attention_cap"),
         *("logit_scale", "logit_cap", "swiglu_alpha", "swiglu_limit"),
     )
-    POINTERS = ("embedding", "head", "norm", "layers", "memory")
+    MATRICES = ("embedding", "head")
+    POINTERS = ("norm", "layers", "memory")
     _fields_: ClassVar = [
         *((name, SIZE) for name in SIZES),
         *((name, FLOAT) for name in FLOATS),
+        *((name, Matrix) for name in MATRICES),
         *((name, POINTER) for name in POINTERS),
     ]
 

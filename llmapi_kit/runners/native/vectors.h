@@ -43,6 +43,33 @@ INLINE vec load_int8(const int8_t *from) {
 typedef int8_t byte_vec __attribute__((vector_size(LANES), aligned(1), may_alias));
 INLINE vec load_int8(const int8_t *from) { return __builtin_convertvector(*(const byte_vec *)from, vec); }
 #endif
+INLINE float widen_float16(uint16_t value) { /* by hand: compilers have had a type for it only since gcc 12 */
+    const uint32_t sign = (uint32_t)(value & 0x8000) << 16, rest = value & 0x7fff;
+    uint32_t bits = (rest << 13) + (rest < 0x7c00 ? 0x38000000 : 0x70000000);
+    float wide;
+    if (rest < 0x400) { /* a number too small for an exponent: 2^-24 of its value */
+        wide = (float)rest * 5.9604644775390625e-8f;
+        memcpy(&bits, &wide, 4);
+    }
+    bits |= sign;
+    memcpy(&wide, &bits, 4);
+    return wide;
+}
+#if defined(__AVX512F__)
+INLINE vec load_float16(const uint16_t *from) {
+    return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)from));
+}
+#elif defined(__F16C__) && LANES == 8
+INLINE vec load_float16(const uint16_t *from) {
+    return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)from));
+}
+#else
+INLINE vec load_float16(const uint16_t *from) {
+    vec wide;
+    for (int i = 0; i < LANES; i++) wide[i] = widen_float16(from[i]);
+    return wide;
+}
+#endif
 INLINE float widen_bfloat16(uint16_t value) {
     const uint32_t bits = (uint32_t)value << 16;
     float wide;

@@ -32,7 +32,7 @@ before = status("VmRSS")
 model = kit.load(sys.argv[1], max_slots=1, context_length=256)
 print(json.dumps({"grown": (status("VmHWM") - before) * 1024, "dtype": model.engine.info.dtype}))
 """
-MARGIN = 33_000_000  # tokenizer, grammar, working memory of a step
+MARGIN = 60_000_000  # tokenizer, grammar, working memory of a step, and what threads of a loaded machine hold at once
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for the peak")
@@ -45,7 +45,7 @@ def test_loading_bfloat16_weights_takes_little_more_than_their_size(tmp_path):
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
     size = sum(p.nbytes for p in model.parameters())
-    assert size > 4 * MARGIN
+    assert 0.7 * size > MARGIN  # another copy would be seen
     done = subprocess.run([sys.executable, "-c", LOAD, str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
