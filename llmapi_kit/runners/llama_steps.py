@@ -23,6 +23,7 @@ from llmapi_kit.runners.image_chunk import VectorItem
 from llmapi_kit.runners.llama_context import BATCH_TOKENS, MAX_SLOTS, ContextOptions, LlamaContext
 from llmapi_kit.runners.llama_model import LlamaModel
 from llmapi_kit.runners.llama_vectors import VectorBatch, batches_of
+from llmapi_kit.runners.split_choice import MOST_ROWS, SplitChoice
 from llmapi_kit.runners.thread_choice import ThreadChoice
 
 # Rows of logits that one call may give. The library reserves memory for them, each as wide as the vocabulary.
@@ -106,6 +107,8 @@ class LlamaSteps:
         self._held = [0] * num_slots  # positions from here on are free
         self._threads = ThreadChoice.for_model(model.size_bytes, num_threads) if adapts_threads else None
         self._num_threads = 1
+        self._splits = None if self._is_asynchronous else SplitChoice()
+        self._rows = np.empty((MOST_ROWS, self.vocab_size), np.float32)
         self._adapters: dict[int, int] = {}  # number to address
         self._current_adapter = 0
         self._view, self._view_of = np.empty((0, self.vocab_size), np.float32), (0, 0)
@@ -251,6 +254,22 @@ class LlamaSteps:
 
     def _decode_tokens(self, items: Sequence[StepItem]) -> Floats:
         """The same for a token of each item, with a row for each: nearly every step, and in small models it counts."""
+        if self._splits is None:
+            return self._decode_together(items)
+        is_split, started = self._splits.next(len(items)), time.perf_counter()
+        logits = self._decode_one_by_one(items) if is_split else self._decode_together(items)
+        self._splits.took(len(items), time.perf_counter() - started)
+        return logits
+
+    def _decode_one_by_one(self, items: Sequence[StepItem]) -> Floats:
+        """The same in a call for each, of a few."""
+        logits = self._rows[: len(items)]
+        for row, item in zip(logits, items, strict=True):
+            row[:] = self._decode_together([item])[0]
+        return logits
+
+    def _decode_together(self, items: Sequence[StepItem]) -> Floats:
+        """The same in one call."""
         batch = self._batch.fill_tokens(items)
         if self._threads is None:
             self._call(items, batch, has_states=False)

@@ -128,6 +128,19 @@ def test_a_batch_of_any_mixture_gives_what_the_library_gives_for_each_alone(make
         torch.testing.assert_close(logits, torch.cat(expected or [logits[:0]]), **CLOSE)
 
 
+def test_a_step_of_few_rows_gives_the_same_in_a_call_for_each(make_runner, monkeypatch):
+    sequences = [prompt_of(5, seed) for seed in range(4)]
+    slots = (3, 0, 2, 1)
+    logits = []
+    for is_split in (False, True):
+        monkeypatch.setattr("llmapi_kit.runners.split_choice.SplitChoice.next", lambda _, num, way=is_split: way)
+        runner = make_runner()
+        runner.step([StepItem(slot, 0, ids[:-1], False) for slot, ids in zip(slots, sequences, strict=True)])
+        items = [StepItem(slot, 4, ids[-1:], True) for slot, ids in zip(slots, sequences, strict=True)]
+        logits.append(runner.step(items).clone())
+    torch.testing.assert_close(*logits, **CLOSE)
+
+
 def test_repeating_a_step_changes_nothing(make_runner):
     ids, runner = prompt_of(12, 3), make_runner()
     runner.step([StepItem(0, 0, ids[:8], False)])
