@@ -2,7 +2,7 @@
 
 A row alone is read through kernels that are made for it, and many rows through others. Between them lie a few rows that
 suit neither: of a 0.36 B model in Q4_K_M, two in one call were seen to take 1.8 times as long as two calls. Where that
-is so depends on the file, the library, the machine and the number of threads, so each number of rows is tried both ways.
+is so depends on the file, the library, the machine and the number of threads, so each number is tried both ways.
 """
 
 from __future__ import annotations
