@@ -4,8 +4,7 @@ The library's threads wait for each other by spinning. Alone on the machine, two
 another program wants the cores, too, steps of a 0.36 B model were seen to take 14 times as long on two threads as on
 one. So a step is tried with the other number now and then, and at once when steps suddenly take long. A single one that
 does is nothing; after several, or after a try that took long, the next try waits until it costs little. More threads
-are tried for some steps. The first ones do not count: they wake the threads, and it takes the system milliseconds to
-find a core for each, in which a single step was seen to take 17 times as long as those that followed.
+are tried for some steps: the first one wakes them, and whoever takes the answers disturbs them now and then.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ FIRST_WAIT, LONGEST_WAIT = 16, 256  # steps between two tries; the wait doubles 
 IS_SOONER, IS_SUDDEN = 0.9, 3.0  # times as long as usual
 MAX_COST = 0.05  # of the time until the next try, for a try, or for threads that were a mistake
 WEIGHT = 0.2  # of the latest step in what is usual
-WAKING, TRIED = 4, 8  # steps on more threads: those that do not count, and then those that count together
+TRIED = 4  # steps on more threads that count together
 SMALL_MODEL_BYTES, SMALL_MODEL_THREADS = 100_000_000, 2  # more only wait for each other
 
 
@@ -34,10 +33,9 @@ class ThreadChoice:
         self.num_threads = most if first is None else first
         self._most = most
         self._usual_s: dict[int, float] = {}  # by the number of tokens
-        self._wait, self._left = FIRST_WAIT, EARLY
-        self._is_try = False
-        self._num_waking, self._try_lost_s = 0, 0.0  # steps of a try that did not count, and what all of them lost
-        self._tried: list[float] = []  # of the steps of a try that count, how long each took, times the usual
+        self._wait, self._left = FIRST_WAIT, LONGEST_WAIT if self.num_threads == 1 else EARLY
+        self._is_try = self._is_awake = False
+        self._tried: list[float] = []  # of the steps of a try, how long each took, times the usual
         self._lost_s, self._num_calm = 0.0, 0  # by sudden steps, and how many went well since
 
     def next(self, num_tokens: int) -> int:
@@ -69,18 +67,18 @@ class ThreadChoice:
 
     def _learn_from_try(self, num_tokens: int, seconds: float, usual_s: float) -> None:
         is_slow, has_more = seconds >= IS_SUDDEN * usual_s, self._other > 1
-        self._try_lost_s += max(0.0, seconds - usual_s)
-        if has_more and self._num_waking < WAKING and not (is_slow and self._num_waking):
-            self._num_waking += 1
+        # A first step wakes threads that sleep, which can take as long as a small model's step. So it does not count
+        if has_more and not self._is_awake and not is_slow:
+            self._is_awake = True
             return
         self._tried.append(seconds / usual_s)
         if has_more and not is_slow and len(self._tried) < TRIED:
             return
         ratio = sum(self._tried) / len(self._tried)
-        lost_s = max(seconds, self._try_lost_s, self._lost_s)
-        self._num_waking, self._try_lost_s, self._tried = 0, 0.0, []
+        self._is_awake, self._tried = False, []
         is_better = ratio < IS_SOONER
         self._wait = FIRST_WAIT if is_better else min(2 * self._wait, LONGEST_WAIT)
+        lost_s = max(seconds, self._lost_s)
         self._left = max(self._wait, round(lost_s / (min(ratio, 1) * usual_s) / MAX_COST))
         if is_better:
             self.num_threads, self._usual_s = self._other, {num_tokens: ratio * usual_s}
