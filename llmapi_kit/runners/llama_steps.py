@@ -23,10 +23,12 @@ from llmapi_kit.runners.image_chunk import VectorItem
 from llmapi_kit.runners.llama_context import BATCH_TOKENS, MAX_SLOTS, ContextOptions, LlamaContext
 from llmapi_kit.runners.llama_model import LlamaModel
 from llmapi_kit.runners.llama_vectors import VectorBatch, batches_of
-from llmapi_kit.runners.thread_choice import ThreadChoice
+from llmapi_kit.runners.split_choice import MOST_ROWS, SplitChoice
+from llmapi_kit.runners.thread_choice import SMALL_MODEL_BYTES, ThreadChoice
 
 # Rows of logits that one call may give. The library reserves memory for them, each as wide as the vocabulary.
 MIN_OUTPUTS = 64
+MAX_TRIED_TOKENS = 64  # of prompts, in a call whose number of threads may be a try
 
 Floats = npt.NDArray[np.float32]
 
@@ -105,7 +107,10 @@ class LlamaSteps:
         self._batch = _BatchArrays(BATCH_TOKENS)
         self._held = [0] * num_slots  # positions from here on are free
         self._threads = ThreadChoice.for_model(model.size_bytes, num_threads) if adapts_threads else None
+        self._prompt_threads: ThreadChoice | None = None
         self._num_threads = 1
+        self._splits = None if self._is_asynchronous else SplitChoice()
+        self._rows = np.empty((MOST_ROWS, self.vocab_size), np.float32)
         self._adapters: dict[int, int] = {}  # number to address
         self._current_adapter = 0
         self._view, self._view_of = np.empty((0, self.vocab_size), np.float32), (0, 0)
@@ -119,6 +124,10 @@ class LlamaSteps:
         # Only now. OpenMP keeps the threads of each thread that had some; where there are more of them than cores, they
         # sleep rather than spin, and a step of a small model takes four times as long on two threads as on one
         self._set_num_threads(self._threads.num_threads if self._threads else num_threads)
+        # A row of a large model is limited by memory, where more threads gain little, and its prompts are not. Threads
+        # that a small one's prompt wakes spin beside the answer, which then takes longer
+        if adapts_threads and model.size_bytes >= SMALL_MODEL_BYTES:
+            self._prompt_threads = ThreadChoice(num_threads)
 
     def step(self, items: Sequence[StepItem], out: Floats | None = None) -> Floats:
         """See `Runner.step`.
@@ -241,7 +250,8 @@ class LlamaSteps:
         """Compute tokens; logits (rows of output, vocab), in the order of the pieces, until the next call."""
         has_states = any(piece.item.wants_mean for piece in part)
         batch = self._batch.fill(part)
-        self._call([piece.item for piece in part], batch, has_states=has_states)
+        items = [piece.item for piece in part]
+        self._timed_call(self._prompt_threads, _size_class(batch.n_tokens), items, batch, has_states=has_states)
         num_rows = sum(piece.num_outputs for piece in part)
         if not num_rows:
             return np.empty((0, self.vocab_size), np.float32)
@@ -251,16 +261,44 @@ class LlamaSteps:
 
     def _decode_tokens(self, items: Sequence[StepItem]) -> Floats:
         """The same for a token of each item, with a row for each: nearly every step, and in small models it counts."""
+        if self._splits is None:
+            return self._decode_together(items)
+        is_split, started = self._splits.next(len(items)), time.perf_counter()
+        logits = self._decode_one_by_one(items) if is_split else self._decode_together(items)
+        self._splits.took(len(items), time.perf_counter() - started)
+        return logits
+
+    def _decode_one_by_one(self, items: Sequence[StepItem]) -> Floats:
+        """The same in a call for each, of a few."""
+        logits = self._rows[: len(items)]
+        for row, item in zip(logits, items, strict=True):
+            row[:] = self._decode_together([item])[0]
+        return logits
+
+    def _decode_together(self, items: Sequence[StepItem]) -> Floats:
+        """The same in one call."""
         batch = self._batch.fill_tokens(items)
-        if self._threads is None:
-            self._call(items, batch, has_states=False)
-            return self._logits(len(items))
-        self._set_num_threads(self._threads.next(len(items)))
-        started = time.perf_counter()
-        self._call(items, batch, has_states=False)
-        self._threads.took(len(items), time.perf_counter() - started)
-        self._set_num_threads(self._threads.num_threads)
+        self._timed_call(self._threads, len(items), items, batch, has_states=False)
         return self._logits(len(items))
+
+    def _timed_call(
+        self,
+        threads: ThreadChoice | None,
+        size: int,
+        items: Sequence[StepItem],
+        batch: libllama.Batch,
+        *,
+        has_states: bool,
+    ) -> None:
+        """A call on as many threads as were chosen for others of its size, if they are to be chosen."""
+        if threads is None:
+            self._call(items, batch, has_states=has_states)
+            return
+        self._set_num_threads(threads.next(size))
+        started = time.perf_counter()
+        self._call(items, batch, has_states=has_states)
+        threads.took(size, (time.perf_counter() - started) / batch.n_tokens)
+        self._set_num_threads(threads.num_threads)
 
     def _set_num_threads(self, num_threads: int) -> None:
         if num_threads != self._num_threads:
@@ -360,6 +398,11 @@ class _BatchArrays:
         self._slots[:size] = [item.slot for item in items]
         self._outputs[:size] = True
         return libllama.Batch(size, *self._addresses)
+
+
+def _size_class(num_tokens: int) -> int:
+    """Calls with the same one take as long for a token, about; 0 for long ones, too dear for a try of fewer threads."""
+    return num_tokens.bit_length() if num_tokens <= MAX_TRIED_TOKENS else 0
 
 
 def _is_plain(items: Sequence[StepItem]) -> bool:

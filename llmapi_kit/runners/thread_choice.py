@@ -42,7 +42,7 @@ class ThreadChoice:
         """Threads for a step.
 
         Args:
-            num_tokens: of a step like many others, whose times can be compared; 0 for any other step.
+            num_tokens: of a step like many others, whose times can be compared, or a class of sizes; 0 for any other.
         """
         self._is_try = self._most > 1 and self._left <= 0 and num_tokens in self._usual_s
         return self._other if self._is_try else self.num_threads

@@ -63,18 +63,32 @@ def logits_of(tiny):
     return compute
 
 
-def test_the_thread_that_makes_it_starts_no_others_but_the_one_that_steps_does(tiny):
+def test_the_thread_that_makes_it_starts_no_others_but_the_one_that_steps_does(tiny, monkeypatch):
     """Or there are more threads than cores, and they sleep at every barrier."""
+    monkeypatch.setattr("llmapi_kit.runners.llama_steps.SMALL_MODEL_BYTES", 0)
     count = psutil.Process().num_threads
     made_by, stepped_by = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
     with made_by, stepped_by:
         num_before = made_by.submit(count).result()
-        steps = made_by.submit(LlamaSteps, LlamaModel(tiny[0]), num_slots=1, max_length=64, num_threads=2).result()
+        model, options = LlamaModel(tiny[0]), {"num_threads": 2, "adapts_threads": True}
+        steps = made_by.submit(LlamaSteps, model, num_slots=1, max_length=64, **options).result()
         assert count() == num_before
         num_before = stepped_by.submit(count).result()
-        stepped_by.submit(steps.step, [StepItem(0, 0, [5], True)]).result()
+        stepped_by.submit(steps.step, [StepItem(0, 0, [5, 6], True)]).result()
         assert count() == num_before + 1
         stepped_by.submit(steps.close).result()
+
+
+@pytest.mark.parametrize(("small_bytes", "expected"), [(0, [2, 2, 1, 1]), (1e9, [1, 1])])
+def test_prompts_of_a_large_model_have_threads_that_a_row_does_not(tiny, monkeypatch, small_bytes, expected):
+    monkeypatch.setattr("llmapi_kit.runners.llama_steps.SMALL_MODEL_BYTES", small_bytes)
+    steps = LlamaSteps(LlamaModel(tiny[0]), num_slots=1, max_length=64, num_threads=2, adapts_threads=True)
+    used = []
+    monkeypatch.setattr(steps, "_set_num_threads", used.append)
+    steps.step([StepItem(0, 0, prompt_of(20, 1), True)])
+    steps.step([StepItem(0, 20, [5], True)])
+    steps.close()
+    assert used == expected
 
 
 def test_mixed_steps_give_the_models_own_logits(make_runner, logits_of):
@@ -126,6 +140,19 @@ def test_a_batch_of_any_mixture_gives_what_the_library_gives_for_each_alone(make
             if item.wants_logits:
                 expected.append(rows[-len(item.tokens) :].clone() if item.wants_every else rows[-1:].clone())
         torch.testing.assert_close(logits, torch.cat(expected or [logits[:0]]), **CLOSE)
+
+
+def test_a_step_of_few_rows_gives_the_same_in_a_call_for_each(make_runner, monkeypatch):
+    sequences = [prompt_of(5, seed) for seed in range(4)]
+    slots = (3, 0, 2, 1)
+    logits = []
+    for is_split in (False, True):
+        monkeypatch.setattr("llmapi_kit.runners.split_choice.SplitChoice.next", lambda _, num, way=is_split: way)
+        runner = make_runner()
+        runner.step([StepItem(slot, 0, ids[:-1], False) for slot, ids in zip(slots, sequences, strict=True)])
+        items = [StepItem(slot, 4, ids[-1:], True) for slot, ids in zip(slots, sequences, strict=True)]
+        logits.append(runner.step(items).clone())
+    torch.testing.assert_close(*logits, **CLOSE)
 
 
 def test_repeating_a_step_changes_nothing(make_runner):
