@@ -17,13 +17,15 @@ from benchmarks.processes import ServerProcess, free_port
 
 OURS = "llmapi_kit"
 OURS_GGUF = "llmapi_kit-gguf"
+OURS_LLAMA_CPP = "llmapi_kit-llama.cpp"
 OURS_ISOLATED = "llmapi_kit-isolated"
-OWN = (OURS, OURS_GGUF, OURS_ISOLATED)
+OWN = (OURS, OURS_GGUF, OURS_LLAMA_CPP, OURS_ISOLATED)
 # In the order of the tables, with what each is, for the report
 DESCRIPTIONS = {
     OURS: "`llmapi-kit serve`",
     OURS_GGUF: "`llmapi-kit serve` of the GGUF file",
-    OURS_ISOLATED: "`llmapi-kit serve --isolate` of the GGUF file",
+    OURS_LLAMA_CPP: "the same with `LLMAPI_KIT_NATIVE=false`, so through llama.cpp",
+    OURS_ISOLATED: "`llmapi-kit serve --isolate` of the GGUF file: llama.cpp in a process of its own",
     "transformers": "`transformers serve`",
     "transformers-cb": "`transformers serve --continuous-batching`",
     "llama.cpp": "`python -m llama_cpp.server --interrupt_requests False --logits_all False`, all cores, GGUF",
@@ -31,7 +33,7 @@ DESCRIPTIONS = {
     "xllamacpp-1": "the same on one core",
 }
 NAMES = tuple(DESCRIPTIONS)
-GGUF_NAMES = (OURS_GGUF, OURS_ISOLATED, "llama.cpp", "xllamacpp", "xllamacpp-1")
+GGUF_NAMES = (OURS_GGUF, OURS_LLAMA_CPP, OURS_ISOLATED, "llama.cpp", "xllamacpp", "xllamacpp-1")
 EVERY_TOKEN = {"ignore_eos": True, "stream_options": {"include_usage": True}}
 PEER_SERVER = Path(__file__).with_name("xllamacpp_server.py")
 
@@ -66,7 +68,7 @@ def make_ours(model: BenchModel, work: Path, *, is_gguf: bool = False, **setting
     Settings go through the environment: ``prefix_cache="off"``.
     """
     env = {f"LLMAPI_KIT_{name.upper()}": value for name, value in settings.items()}
-    return _ours_gguf(model, work, env=env) if is_gguf else _ours(model, work, env)
+    return _kit(OURS_GGUF, model, work, model.gguf, [], env) if is_gguf else _ours(model, work, env)
 
 
 def make_contender(name: str, model: BenchModel, work: Path) -> Contender:
@@ -78,8 +80,9 @@ def make_contender(name: str, model: BenchModel, work: Path) -> Contender:
     """
     makers: dict[str, Callable[[BenchModel, Path], Contender]] = {
         OURS: _ours,
-        OURS_GGUF: _ours_gguf,
-        OURS_ISOLATED: partial(_ours_gguf, is_isolated=True),
+        OURS_GGUF: partial(_ours_gguf, OURS_GGUF),
+        OURS_LLAMA_CPP: partial(_ours_gguf, OURS_LLAMA_CPP, env={"LLMAPI_KIT_NATIVE": "false"}),
+        OURS_ISOLATED: partial(_ours_gguf, OURS_ISOLATED, flags=("--isolate",)),
         "transformers": _transformers,
         "transformers-cb": _transformers_batching,
         "llama.cpp": _llama_cpp,
@@ -94,9 +97,8 @@ def _ours(model: BenchModel, work: Path, settings: Mapping[str, str] | None = No
 
 
 def _ours_gguf(
-    model: BenchModel, work: Path, *, is_isolated: bool = False, env: Mapping[str, str] | None = None
+    name: str, model: BenchModel, work: Path, *, flags: Sequence[str] = (), env: Mapping[str, str] | None = None
 ) -> Contender:
-    name, flags = (OURS_ISOLATED, ["--isolate"]) if is_isolated else (OURS_GGUF, [])
     return _kit(name, model, work, model.gguf, flags, env or {})
 
 

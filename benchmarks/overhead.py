@@ -106,7 +106,7 @@ def measure_engine(
     """Tokens/s of the engine over HTTP and of the bare loop."""
     rates: Rates = defaultdict(list)
     max_tokens = 8 if args.quick else MAX_TOKENS
-    ours = make_ours(model, args.work, is_gguf=is_gguf)
+    ours = make_ours(model, args.work, is_gguf=True, native="false") if is_gguf else make_ours(model, args.work)
     bare_loop = _bare_llama_decode if is_gguf else _bare
     with ours.server:
         ours.server.hold()
