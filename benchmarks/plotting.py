@@ -10,7 +10,7 @@ from typing import Any
 COLOURS = {
     "llmapi_kit": "#D55E00",
     "llmapi_kit-gguf": "#E69F00",
-    "llmapi_kit-llama.cpp": "#CC79A7",
+    "llmapi_kit-llama.cpp": "#000000",
     "llmapi_kit-isolated": "#F0E442",
     "transformers": "#999999",
     "transformers-cb": "#56B4E9",
