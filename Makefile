@@ -8,8 +8,8 @@ DEMO_EXIT ?=
 # and models; slow modules go first.
 PROCESSES ?= 2
 TESTS = $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
-# Of all that is installed a small part is ever imported, and compiled then
-export PIP_NO_COMPILE := 1
+# Tests start hundreds of programs, each of which would compile anew all that it imports
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo lab serve test test-here test-other-pythons test-fast test-clients check docs notebooks pictures bench cluster-check gpu-check model-table parallel-table vision-table format clean
@@ -88,11 +88,11 @@ format: $(VENV)/.installed ## Format the code and strip the notebooks
 clean: ## Remove the virtual environments and caches
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt tools/install.py
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed; pass another with PYTHON=python3"; exit 1; }
 	@test -x $(BIN)/python || { echo "Making $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing into $(VENV); the first time takes some minutes ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,test,dev]'
+	@$(BIN)/python tools/install.py -c constraints.txt -e '.[all,test,dev]'
 	@touch $@
 
 # Programs that tests run beside Python; CHROMIUM names a Chromium that is not on PATH.

@@ -54,14 +54,17 @@ def make(client: Path) -> bool:
 def install_python(client: Path, made: Path) -> bool:
     """A virtual environment with a client in it."""
     python = made / "bin" / "python"
-    if not run([sys.executable, "-m", "venv", "--clear", str(made)], client):
+    if not run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(made)], client):
         return False
     if client.name in BORROWERS:
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
         lent = made / "lib" / version / "site-packages" / "lent.pth"
         lent.write_text(f"{where_torch_is()}\n")
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    return run([*pip, "-r", "requirements.txt"], client)
+        # uv does not see what is lent
+        pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-compile"]
+        return run([*pip, "-r", "requirements.txt"], client)
+    program = str(Path(__file__).with_name("install.py"))
+    return run([sys.executable, program, "--python", str(python), "-r", "requirements.txt"], client)
 
 
 def where_torch_is() -> Path:

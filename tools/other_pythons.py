@@ -142,13 +142,13 @@ def install(interpreter: str, folder: Path) -> str | None:
     if stamp.is_file() and stamp.read_text() == wanted:
         return None
     shutil.rmtree(folder, ignore_errors=True)
-    if (problem := run_quietly(interpreter, "-m", "venv", str(folder))) is not None:
+    if (problem := run_quietly(interpreter, "-m", "venv", "--without-pip", str(folder))) is not None:
         return problem
     constraints = folder / "constraints.txt"
     constraints.write_text(constraints_for(folder.name.removeprefix(".venv-")))
     packages = ("-e", ".", *REQUIREMENTS, ipykernel())
-    pip = (python_of(folder), "-m", "pip", "install", "-q", "-c", str(constraints), *packages)
-    if (problem := run_quietly(*pip)) is not None:
+    installing = (sys.executable, str(ROOT / "tools" / "install.py"), "--python", python_of(folder))
+    if (problem := run_quietly(*installing, "-c", str(constraints), *packages)) is not None:
         return problem
     stamp.write_text(wanted)
     return None
