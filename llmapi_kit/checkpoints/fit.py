@@ -230,7 +230,7 @@ def check_folder(
     stored = str(config.dtype or "float32").removeprefix("torch.")
     weights = weights_bytes or sum(file.stat().st_size for file in weight_files(path))
     packing = getattr(config, "quantization", None) or {}
-    method = packing.get("quant_method")
+    method = str(packing.get("quant_method"))
     growth = UNPACKED.get(method) if unpacks else None
     is_packed = bool(packing) and growth is None  # and stays so
     kept = stored if dtype is None or is_packed or (keeps_bfloat16 and stored == "bfloat16") else dtype

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
+from transformers.utils.quantization_config import Mxfp4Config
 
 from llmapi_kit.checkpoints.architecture import auto_class, context_limit, read_config, sees
 from llmapi_kit.checkpoints.checkpoint_check import check_loaded, check_size, quiet_report
@@ -370,7 +371,7 @@ def _load_weights(spec: ModelSpec, way: _Way, config: Any, recommended: Recommen
     elif way.device_map is not None:
         options |= {"device_map": way.device_map}
     if way.device == "cpu" and (getattr(config, "quantization_config", None) or {}).get("quant_method") == "mxfp4":
-        options["quantization_config"] = transformers.Mxfp4Config(dequantize=True)
+        options["quantization_config"] = Mxfp4Config(dequantize=True)
     auto = auto_class(config)
     with quiet_report():
         model, info = auto.from_pretrained(
