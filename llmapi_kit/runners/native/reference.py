@@ -24,7 +24,7 @@ from llmapi_kit.checkpoints.integer_weights import IntegerMatrix
 from llmapi_kit.checkpoints.mapped_files import drop_pages
 from llmapi_kit.runners.thread_count import num_threads_set
 
-BLOCK = 1 << 22  # numbers of a matrix that a thread widens at once, ...
+BLOCK = 1 << 20  # numbers of a matrix that a thread widens at once, of which the heap keeps some, ...
 ROUNDED_BLOCK = 1 << 18  # ... and that it rounds, which takes several times their room
 
 
