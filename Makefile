@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 NOTEBOOKS := notebooks
 DEMO_EXIT ?=
+# Rows that `make bench` measures shortly; benchmarks/results has the long ones
+SHORT_ROWS := build/bench
 # Processes that share the tests; three on two cores were no faster. A module's tests stay in one, as they share servers
 # and models; slow modules go first.
 PROCESSES ?= 2
@@ -64,8 +66,12 @@ pictures: $(VENV)/.installed $(VENV)/.programs ## Take the documentation's pictu
 	$(BIN)/python tools/pictures.py
 	$(BIN)/python tools/page_pictures.py
 
-bench: $(VENV)/.installed ## Measure this server beside others
+bench: $(VENV)/.installed ## Measure this server beside others; quantized, adapters, embeddings, long context
 	$(BIN)/python -m benchmarks.serving
+	$(BIN)/python -m benchmarks.quantized --streams 1,8 --repeats 2 --results $(SHORT_ROWS)
+	$(BIN)/python -m benchmarks.adapters --streams 4 --steps C --repeats 2 --results $(SHORT_ROWS)
+	$(BIN)/python -m benchmarks.embeddings --results $(SHORT_ROWS)
+	$(BIN)/python -m benchmarks.long_context --tokens 2048 --repeats 1 --results $(SHORT_ROWS)
 
 cluster-check: $(VENV)/.installed ## Kill replicas of a Ray cluster for minutes, under load
 	$(BIN)/python -m pytest -m cluster tests/cluster

@@ -59,17 +59,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     texts = make_texts(args.texts)
     requests = [texts[at : at + args.batch] for at in range(0, len(texts), args.batch)]
-    took: dict[str, list[float]] = {KIT: [], WHOLE: [], PER_REQUEST: []}
-    with _started(args.python, SERVE, args.model) as server, _started(args.python, ENCODE, args.model) as peer:
+    peers = {WHOLE: [texts], PER_REQUEST: requests} if _has_peer(args.python) else {}
+    took: dict[str, list[float]] = {name: [] for name in (KIT, *peers)}
+    difference = 0.0
+    with contextlib.ExitStack() as programs:
+        server = programs.enter_context(_started(args.python, SERVE, args.model))
         url, key = json.loads(server.stdout.readline())
-        peer.stdout.readline()
+        if peers:
+            peer = programs.enter_context(_started(args.python, ENCODE, args.model))
+            peer.stdout.readline()
         for _ in range(args.repeats):
             seconds, ours = ask(url, key, requests, args.clients)
             took[KIT].append(seconds)
-            for name, calls in ((WHOLE, [texts]), (PER_REQUEST, requests)):
+            for name, calls in peers.items():
                 seconds, theirs = encode(peer, calls)
                 took[name].append(seconds)
-            difference = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+                difference = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
     rates = {name: median([len(texts) / seconds for seconds in values]) for name, values in took.items()}
     machine = describe_machine()
     lines = ["# Embedding throughput", "", f"Made by `{command_line('embeddings', argv)}`.", "", machine_line(machine)]
@@ -77,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines += ["", "**A quick run: it shows that everything works and measures nothing.**"]
     load = f"{len(texts)} texts, half of them longer than {MEDIAN_WORDS} words; {args.clients} clients, "
     load += f"{args.batch} texts a request; medians over {args.repeats} rounds."
-    lines += ["", f"{load} Vectors differ by {difference:.1e} at most."]
+    compared = f"Vectors differ by {difference:.1e} at most." if peers else "sentence-transformers is not installed."
+    lines += ["", f"{load} {compared}"]
     lines += ["", "| | Texts a second | This kit makes |", "|---|---|---|"]
     lines += [
         f"| {name} | {shown(rate)} | {shown(ratio(rates[KIT], rate))} times that |" for name, rate in rates.items()
@@ -119,6 +125,11 @@ def encode(peer: Any, calls: Sequence[Sequence[str]]) -> tuple[float, list[float
     peer.stdin.flush()
     seconds, vector = json.loads(peer.stdout.readline())
     return seconds, vector
+
+
+def _has_peer(python: str) -> bool:
+    code = "import importlib.util, sys; sys.exit(importlib.util.find_spec('sentence_transformers') is None)"
+    return subprocess.run([python, "-c", code], check=False).returncode == 0
 
 
 @contextlib.contextmanager

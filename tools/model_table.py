@@ -157,15 +157,19 @@ def _are_equal(runner: Any, expected: Expected, slots: dict[int, str], held: dic
     asked = prompts()
     done = {slot: (held or {}).get(slot, 0) for slot in slots}
     middle = {slot: (done[slot] + len(asked[name])) // 2 for slot, name in slots.items()}
+    lengths = {slot: len(asked[name]) for slot, name in slots.items()}
     items = [
-        StepItem(slot, done[slot], asked[name][done[slot] : middle[slot]], False)
+        StepItem(slot, done[slot], asked[name][done[slot] : middle[slot]], False, num_prompt_tokens=lengths[slot])
         for slot, name in slots.items()
         if middle[slot] > done[slot]
     ]
     if items:
         runner.step(items)
     rows = runner.step(
-        [StepItem(slot, middle[slot], asked[name][middle[slot] :], True) for slot, name in slots.items()]
+        [
+            StepItem(slot, middle[slot], asked[name][middle[slot] :], True, num_prompt_tokens=lengths[slot])
+            for slot, name in slots.items()
+        ]
     )
     for turn in range(NUM_NEW):
         for row, name in zip(rows, slots.values(), strict=True):
@@ -174,7 +178,9 @@ def _are_equal(runner: Any, expected: Expected, slots: dict[int, str], held: dic
         if turn < NUM_NEW - 1:
             rows = runner.step(
                 [
-                    StepItem(slot, len(asked[name]) + turn, [expected[name][0][turn]], True)
+                    StepItem(
+                        slot, lengths[slot] + turn, [expected[name][0][turn]], True, num_prompt_tokens=lengths[slot]
+                    )
                     for slot, name in slots.items()
                 ]
             )

@@ -210,7 +210,8 @@ class Scheduler:
         guessed = request.proposer.guess(self.most_guessed(request)) if request.proposer is not None else []
         tokens = [*request.output_ids[-1:], *guessed]
         slot, adapter = _slot(request), request.adapter
-        return StepItem(slot, request.num_computed, tokens, True, bool(guessed), False, adapter)
+        num_prompt = len(request.prompt_ids)
+        return StepItem(slot, request.num_computed, tokens, True, bool(guessed), False, adapter, num_prompt)
 
     def most_guessed(self, request: Request) -> int:
         """How many tokens may be guessed after a request's latest one."""
@@ -343,6 +344,7 @@ def _item(request: Request, tokens: Sequence[int], *, is_last: bool) -> StepItem
         wants_every=request.is_scoring,
         wants_mean=request.is_embedding,
         adapter=request.adapter,
+        num_prompt_tokens=len(request.prompt_ids),
     )
 
 

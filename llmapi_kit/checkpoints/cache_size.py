@@ -16,6 +16,8 @@ NUM_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder
 NUM_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads")
 INNER = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "decoder_ffn_dim")
 WIDTH = ("hidden_size", "d_model", "n_embd")
+# Families whose states are computed for all tokens of a step at once, where no package of theirs is installed
+SCANNED = {"mamba", "falcon_mamba", "jamba"}
 # Positions that a slot takes memory for at a time: whole pages of the system, for the heads of all usual models
 PAGE_SIZE = 64
 LIBRARY_BYTES = 8 * 2**20  # that a step's libraries keep for themselves, as measured
@@ -46,7 +48,10 @@ def step_bytes(config: Any, num_tokens: int) -> int:
     """
     hidden = _number(config, WIDTH)
     inner = _number(config, INNER) or 4 * hidden
-    return LIBRARY_BYTES + num_tokens * 4 * (6 * hidden + 3 * inner)
+    states = 0
+    if getattr(config, "model_type", None) in SCANNED:
+        states = hidden * _number(config, ("expand", "mamba_expand")) * _number(config, ("state_size", "mamba_d_state"))
+    return LIBRARY_BYTES + num_tokens * 4 * (6 * hidden + 3 * inner + states)
 
 
 def pages_of(num_slots: int, max_length: int) -> int:

@@ -36,6 +36,7 @@ BY_LAYER = {"sliding_window", "layer_types"}
 GEMMA = {"hidden_activation", "use_bidirectional_attention", "cache_implementation"}
 ROUTED = {"num_experts", "num_local_experts", "num_experts_per_tok", "norm_topk_prob", "router_aux_loss_coef"}
 ROUTED |= {"output_router_logits", "moe_intermediate_size", "decoder_sparse_step", "mlp_only_layers"}
+OF_PHI_4 = ("full_attn_mod", "interpolate_factor")
 READ_BY_FAMILY = {
     "llama": {"pretraining_tp"},
     "mistral": {"sliding_window"},
@@ -47,7 +48,7 @@ READ_BY_FAMILY = {
     "cwm": {*BY_LAYER, "pretraining_tp"},
     # `auto_map` names code of their own, which transformers does not run where it has a class for the family
     "phi3": {"sliding_window", "partial_rotary_factor", "original_max_position_embeddings", "resid_pdrop"}
-    | {"embd_pdrop", "auto_map"},
+    | {"embd_pdrop", "auto_map", "lm_head_bias", *OF_PHI_4},
     "olmo3": BY_LAYER,
     "gemma": {"use_bidirectional_attention"},
     "gemma2": {*GEMMA, *BY_LAYER},
@@ -75,6 +76,8 @@ NEEDED = {
     "phi3": {"pad_token_id"},
     "gpt_oss": {"head_dim", "attention_bias"},
 }
+# Fields that are null in files of other families
+NOT_NULL = {"cwm": ("bos_token_id", "pretraining_tp"), "seed_oss": ("pretraining_tp",)}
 NULL_HEAD_DIM = {"llama", "mistral", "qwen2", "ministral", "mixtral"}
 # About training, or about how transformers generates
 IGNORED = {"attention_dropout", "initializer_range", "use_cache", "transformers_version", "_name_or_path"}
@@ -138,6 +141,7 @@ def _parse(values: Mapping[str, Any]) -> DecoderConfig:
     require(values.get("architectures") == [architecture])
     require(values.keys() <= READ | READ_BY_FAMILY.get(name, set()) | set(family.reads) | IGNORED)
     require(values.keys() >= NEEDED.get(name, set()) | {"eos_token_id"})
+    require_types(values, NOT_NULL.get(name, ()), (int,))
     values = {**DEFAULTS.get(name, {}), **values}
     _check_ignored(values)
     sizes: dict[str, Any] = {key: size(values.get(key)) for key in SIZES}
@@ -148,10 +152,13 @@ def _parse(values: Mapping[str, Any]) -> DecoderConfig:
     require(sizes["hidden_size"] % 2 == 0 and sizes["intermediate_size"] % 2 == 0)
     require(type(values.get("rms_norm_eps")) is float and values["rms_norm_eps"] > 0)
     kinds = _layer_kinds(values, family, num_layers)
-    ropes = read_ropes(values, is_by_layer=family.has_rope_by_layer, may_be_partial=name == "phi3")
-    require(name != "phi3" or ropes[""].kind == "default")  # for it, "yarn" is another
+    ropes = read_ropes(values, is_by_layer=family.has_rope_by_layer, is_of_phi=name == "phi3")
+    require(name != "phi3" or ropes[""].kind in ("default", "longrope"))  # for it, "yarn" is another
     named = sorted(set(kinds)) if family.has_rope_by_layer else [""]
-    require(all(int(head_dim * ropes[each].partial_rotary_factor) % 2 == 0 for each in named))
+    for rope in (ropes[each] for each in named):
+        rotated = int(head_dim * rope.partial_rotary_factor)
+        require(rotated % 2 == 0)
+        require(rope.kind != "longrope" or len(rope.short_factor) == len(rope.long_factor) == rotated // 2)
     has_qkv_bias, has_output_bias, has_feed_forward_bias = (_has_bias(values, each) for each in family.biases)
     variant = replace(
         _variant(values, family),
@@ -185,7 +192,7 @@ def _kv_heads(values: Mapping[str, Any], family: str, heads: int) -> int:
         return heads
     value = values["num_key_value_heads"]
     if value is None:
-        require(family in ("llama", "mistral", "qwen2", "qwen3"))
+        require(family in ("llama", "qwen2", "qwen3"))
         return heads
     return size(value)
 
@@ -320,10 +327,16 @@ def _check_ignored(values: Mapping[str, Any]) -> None:
     require(is_number(dropout) and type(spread) is float and 0 <= spread <= 1)
     require(type(values.get("use_cache", True)) is bool)
     require(values.get("pretraining_tp") is None or type(values["pretraining_tp"]) is int)
+    require(type(values.get("auto_map", {})) is dict)
     require_types(values, ("transformers_version", "_name_or_path", "cache_implementation"), (str,))
-    require_types(values, ("router_aux_loss_coef", "router_jitter_noise", "residual_dropout"), (int, float))
-    require_types(values, ("resid_pdrop", "embd_pdrop"), (int, float))
+    require_types(values, ("router_aux_loss_coef", "router_jitter_noise"), (float,))
+    require_types(values, ("residual_dropout", "resid_pdrop", "embd_pdrop"), (int, float))
     require_types(values, ("output_router_logits",), (bool,))
+    require_types(values, ("sliding_window",), (int, type(None)))
+    require_types(values, ("use_bidirectional_attention",), (bool, type(None)))
+    require_types(values, ("query_pre_attn_scalar",), (int,))
     require_types(values, ("max_window_layers", "original_max_position_embeddings", "experts_per_token"), (int,))
     require_types(values, ("initial_context_length", "no_rope_layer_interval"), (int,))
     require(not values.get("use_bidirectional_attention") and values.get("clip_qkv") is None)
+    # In code that came with Phi-4-mini; transformers' own has no such thing
+    require(not values.get("lm_head_bias") and all(values.get(name, 1) == 1 for name in OF_PHI_4))

@@ -170,6 +170,8 @@ class Family:
         has_qk_norm: whether queries and keys are normed.
         full_every: of layers by turns with a window and without, where nothing says which, each so many-th has none.
         has_rope_by_layer: whether each kind of layer has a rotary embedding of its own.
+        starts_anew: whether `generate` computes a sequence that outgrows the original context by LongRoPE anew; else
+            what was computed stays as it is.
     """
 
     built: Variant = field(default_factory=Variant)
@@ -186,6 +188,7 @@ class Family:
     has_qk_norm: bool = False
     full_every: int = 0
     has_rope_by_layer: bool = False
+    starts_anew: bool = False
 
 
 _GEMMA_2 = ("query_pre_attn_scalar", "final_logit_softcapping")
@@ -201,7 +204,7 @@ FAMILIES: dict[str, Family] = {
     "MinistralForCausalLM": Family(model_type="ministral"),
     "SeedOssForCausalLM": Family(model_type="seed_oss", biases=("attention_bias", "attention_out_bias", "mlp_bias")),
     "CwmForCausalLM": Family(model_type="cwm", biases=(False, False, "mlp_bias")),
-    "Phi3ForCausalLM": Family(Variant(is_fused=True), model_type="phi3", has_one_window=True),
+    "Phi3ForCausalLM": Family(Variant(is_fused=True), model_type="phi3", has_one_window=True, starts_anew=True),
     "GraniteForCausalLM": Family(
         reads=("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling"),
         model_type="granite",

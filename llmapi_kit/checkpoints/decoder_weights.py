@@ -111,9 +111,14 @@ class DecoderWeights:
         """How many numbers of a head are turned by its position."""
         return 2 * len(self._rotations[0].inv_freq)
 
-    def rotaries(self, length: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Cosines and sines of each rotary embedding, (length, num_rotated) each."""
-        return [rotation.cosines_and_sines(length) for rotation in self._rotations]
+    @property
+    def original_length(self) -> int:
+        """Up to which a sequence is short; see `Rotation`. 0 where a sequence's length changes nothing."""
+        return self._rotations[0].original_length
+
+    def rotaries(self, length: int, *, is_long: bool = False) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Cosines and sines of each rotary embedding, (length, num_rotated) each; see `Rotation`."""
+        return [rotation.cosines_and_sines(length, is_long=is_long) for rotation in self._rotations]
 
 
 def layer_name(index: int, part: str) -> str:

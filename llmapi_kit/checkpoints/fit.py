@@ -33,6 +33,7 @@ GPU_KV_SHARE = 0.8
 WEIGHT_BYTES = {**BYTES, "int4": 0.65}  # 4 bits with scales, and some matrices in 8
 # Bytes of weights that come packed for one in a file, where it is not one: a byte each with scales of 4, or 16 bits
 GROWTH = {"mxfp4": 36 / 17, "fp8": 2.0}
+UNPACKED = {"mxfp4": 64 / 17}  # where torch computes with 16 bits on a CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +206,7 @@ def check_folder(
     weights_bytes: int | None = None,
     keeps_bfloat16: bool = False,
     trusts_code: bool = False,
+    unpacks: bool = False,
 ) -> Fit:
     """What the model in a folder needs, against what `device` has free.
 
@@ -217,6 +219,7 @@ def check_folder(
         weights_bytes: of the files of weights, where those are still to be downloaded.
         keeps_bfloat16: weights in bfloat16 stay so; only keys and values are of `dtype`.
         trusts_code: see `llmapi_kit.checkpoints.architecture.read_config`.
+        unpacks: weights that come in MXFP4 are made into floats.
 
     Raises:
         ModelLoadError: its config.json is damaged, or weights are not there.
@@ -226,11 +229,13 @@ def check_folder(
     config = known or read_config(path, path.name, trusts_code=trusts_code).get_text_config()
     stored = str(config.dtype or "float32").removeprefix("torch.")
     weights = weights_bytes or sum(file.stat().st_size for file in weight_files(path))
-    packing = getattr(config, "quantization", None)
-    is_packed = bool(packing)  # and stays so
+    packing = getattr(config, "quantization", None) or {}
+    method = str(packing.get("quant_method"))
+    growth = UNPACKED.get(method) if unpacks else None
+    is_packed = bool(packing) and growth is None  # and stays so
     kept = stored if dtype is None or is_packed or (keeps_bfloat16 and stored == "bfloat16") else dtype
     weights = int(weights * WEIGHT_BYTES.get(kept, 4) / BYTES.get(stored, 4))
-    weights = int(weights * GROWTH.get(packing.get("quant_method"), 1)) if packing else weights
+    weights = int(weights * (growth or GROWTH.get(method, 1)))
     num_added = max(0, num_rows - config.vocab_size)
     num_matrices = 1 if getattr(config, "tie_word_embeddings", False) else 2
     weights += int(num_added * num_matrices * getattr(config, "hidden_size", 0) * WEIGHT_BYTES.get(kept, 4))

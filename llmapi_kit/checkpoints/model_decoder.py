@@ -28,15 +28,21 @@ from llmapi_kit.checkpoints.rope import NUMBERS
 from llmapi_kit.checkpoints.rotation import Rotation
 
 # Rotary embeddings whose frequencies are the same at each length, or up to one: see `constant_length`
-KNOWN_ROPES = {*NUMBERS, "longrope", "dynamic"}
+KNOWN_ROPES = {*NUMBERS, "dynamic"}
 
 
 def is_decoder(model: Any) -> bool:
     """Whether a model of transformers computes what a `DecoderConfig` can say, and nothing else.
 
-    Some do so only up to the length that `architecture.constant_length` tells.
+    Some do so only up to the length that `architecture.constant_length` tells; see `is_for_any_length`.
     """
     return not obstacle_to_decoder(model)
+
+
+def is_for_any_length(model: Any) -> bool:
+    """Whether `rotations_of` tells how such a model computes beyond `architecture.constant_length`."""
+    rotary = model.model.rotary_emb
+    return bool(hasattr(rotary, "inv_freq") and rotary.rope_type == "longrope")
 
 
 def obstacle_to_decoder(model: Any) -> str:
@@ -163,7 +169,17 @@ def rotations_of(model: Any) -> list[Rotation]:
     # A forward pass may have left frequencies there that are for its own length
     frequencies = [getattr(rotary, f"{name}original_inv_freq") for name in names]
     scales = [float(getattr(rotary, f"{name}attention_scaling")) for name in names]
+    if is_for_any_length(model):
+        return [_rotation_by_length(model, frequencies[0], scales[0])]
     return [Rotation(*rotation) for rotation in zip(frequencies, scales, strict=True)]
+
+
+def _rotation_by_length(model: Any, frequencies: torch.Tensor, scale: float) -> Rotation:
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # which models without such classes do without
+
+    original = int(model.config.rope_parameters["original_max_position_embeddings"])
+    long, _ = ROPE_INIT_FUNCTIONS["longrope"](model.config, frequencies.device, seq_len=original + 1)
+    return Rotation(frequencies, scale, long, original)
 
 
 def _rotation_of_layers(model: Any) -> tuple[int, ...]:

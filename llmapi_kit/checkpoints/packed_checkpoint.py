@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from llmapi_kit.checkpoints.integer_weights import IntegerMatrix, IntegerRows, joined
+from llmapi_kit.checkpoints.integer_weights import MIDDLE, IntegerMatrix, IntegerRows, joined
 from llmapi_kit.checkpoints.mapped_files import drop_pages
 from llmapi_kit.errors import UnsupportedModelError
 
@@ -36,8 +36,11 @@ PACKAGES = {
     "torchao": "torchao",
     "hqq": "hqq",
 }
-ON_GPU_ONLY = {"bitsandbytes", "fp8", "fbgemm_fp8", "mxfp4"}
+ON_GPU_ONLY = {"bitsandbytes", "fp8", "fbgemm_fp8"}
 MXFP4_TWICE = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # what each nibble means, times 2
+# Two values for each byte: all at once, in a fifth of the time
+MXFP4_PAIRS = torch.tensor([(MXFP4_TWICE[byte & 0xF], MXFP4_TWICE[byte >> 4]) for byte in range(256)]).add(MIDDLE)
+MXFP4_PAIRS = MXFP4_PAIRS.to(torch.uint8).view(torch.int16).flatten()
 MXFP4_GROUP = 32
 
 
@@ -193,9 +196,9 @@ class PackedMatrix(IntegerMatrix):
 
     def _mxfp4(self, begin: int, end: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         blocks = self._parts["blocks"][begin:end]  # (rows, groups, 16), of each byte the lower half first
-        halves = torch.stack((blocks & 0xF, blocks >> 4), -1).flatten(1).int()
+        values = MXFP4_PAIRS[blocks.flatten(1).int()].view(torch.uint8)
         scales = torch.exp2(self._parts["scales"][begin:end].float() - 128)  # 2 ** (scale - 127), of values times 2
-        return torch.tensor(MXFP4_TWICE)[halves] + 128, scales, torch.full_like(scales, 128)
+        return values, scales, torch.full_like(scales, MIDDLE)
 
     def _symmetric(self, begin: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
         scales = self._parts["weight_scale"][begin:end]

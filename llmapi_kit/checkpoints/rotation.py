@@ -20,14 +20,25 @@ class Rotation:
     Attributes:
         inv_freq: (rotated / 2,) in radians a position; `rotated` of a head's numbers are turned, the first ones.
         scale: of cosines and sines.
+        long_inv_freq: in place of `inv_freq`, in sequences longer than `original_length`; None where a sequence's
+            length changes nothing.
+        original_length: of those in training; 0 where a sequence's length changes nothing.
     """
 
     inv_freq: torch.Tensor
     scale: float = 1.0
+    long_inv_freq: torch.Tensor | None = None
+    original_length: int = 0
 
-    def cosines_and_sines(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of each position up to a length: (length, rotated) each."""
-        angles = torch.arange(length)[:, None].float() * self.inv_freq.float()
+    def cosines_and_sines(self, length: int, *, is_long: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of each position up to a length: (length, rotated) each.
+
+        Args:
+            length: how many positions.
+            is_long: whether they are of a sequence longer than `original_length`.
+        """
+        frequencies = self.long_inv_freq if is_long and self.long_inv_freq is not None else self.inv_freq
+        angles = torch.arange(length)[:, None].float() * frequencies.float()
         angles = torch.cat((angles, angles), dim=-1)
         return angles.cos() * self.scale, angles.sin() * self.scale
 
@@ -36,8 +47,8 @@ def rotation_of(rope: Rope, head_dim: int) -> Rotation:
     """What a position turns each pair of a head's numbers by.
 
     Source: Su et al. 2021 (RoFormer); for the scaled kinds, the blog post of kaiokendev on linear scaling,
-    https://github.com/meta-llama/llama-models/blob/main/models/llama3/reference_impl/model.py, and Peng et al. 2023
-    (YaRN).
+    https://github.com/meta-llama/llama-models/blob/main/models/llama3/reference_impl/model.py, Peng et al. 2023 (YaRN)
+    and Ding et al. 2024 (LongRoPE).
     """
     rotated = int(head_dim * rope.partial_rotary_factor)
     wavelengths = rope.theta ** (torch.arange(0, rotated, 2, dtype=torch.float) / rotated)
@@ -49,7 +60,16 @@ def rotation_of(rope: Rope, head_dim: int) -> Rotation:
     if rope.kind == "yarn":
         by_factor = 0.1 * math.log(rope.factor) + 1.0 if rope.factor > 1 else 1.0
         return Rotation(_stretch_slow_waves(wavelengths, rope), rope.attention_factor or by_factor)
+    if rope.kind == "longrope":
+        return _by_length(wavelengths, rope)
     return Rotation(frequencies)
+
+
+def _by_length(wavelengths: torch.Tensor, rope: Rope) -> Rotation:
+    short, long = (1.0 / (torch.tensor(factors) * wavelengths) for factors in (rope.short_factor, rope.long_factor))
+    original = int(rope.original_max_position_embeddings)
+    by_factor = math.sqrt(1 + math.log(rope.factor) / math.log(original)) if rope.factor > 1 else 1.0
+    return Rotation(short, rope.attention_factor or by_factor, long, original)
 
 
 def _stretch_long_waves(frequencies: torch.Tensor, rope: Rope) -> torch.Tensor:

@@ -5,6 +5,7 @@ Knows nothing of files of weights. Part of loading: blocking.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from pathlib import Path
 from typing import Any
@@ -24,20 +25,20 @@ logger = logging.getLogger(__name__)
 
 # By a model's type and the class that its tokenizer_config.json names; a test compares it with AutoTokenizer's choice
 _FAST = dict.fromkeys(("PreTrainedTokenizerFast", "TokenizersBackend"), "PreTrainedTokenizerFast")
+_LLAMA = dict.fromkeys(("LlamaTokenizer", "LlamaTokenizerFast"), "LlamaTokenizer")
+_GPT2 = dict.fromkeys(("GPT2Tokenizer", "GPT2TokenizerFast"), "GPT2Tokenizer")
 _QWEN = dict.fromkeys(("Qwen2Tokenizer", "Qwen2TokenizerFast"), "Qwen2Tokenizer")
 _GEMMA = _FAST | dict.fromkeys(("GemmaTokenizer", "GemmaTokenizerFast"), "GemmaTokenizer")
 # Of these families the class that a file names is not believed
-_ANY = _FAST | dict.fromkeys(
-    ("LlamaTokenizer", "LlamaTokenizerFast", "GPT2Tokenizer", "GPT2TokenizerFast"), "PreTrainedTokenizerFast"
-)
+_ANY = dict.fromkeys((*_FAST, *_LLAMA, *_GPT2), "PreTrainedTokenizerFast")
+_OF_MISTRAL = ("mistral", "ministral", "mixtral")
 TOKENIZER_CLASSES = {
-    "llama": _FAST,
+    **dict.fromkeys(("llama", "smollm3", "seed_oss", "cwm", "gpt_oss"), _FAST | _LLAMA | _GPT2 | _QWEN),
     "qwen2": dict.fromkeys((*_FAST, *_QWEN), "Qwen2Tokenizer"),
     **dict.fromkeys(("qwen3", "qwen2_moe", "qwen3_moe"), _FAST | _QWEN),
     **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), _GEMMA),
-    **dict.fromkeys(("phi3", "granite", "olmo2", "olmo3"), _ANY),
+    **dict.fromkeys(("phi3", "granite", "olmo2", "olmo3", *_OF_MISTRAL), _ANY),
     "olmoe": _FAST | dict.fromkeys(("GPTNeoXTokenizer", "GPTNeoXTokenizerFast"), "GPTNeoXTokenizer"),
-    **dict.fromkeys(("smollm3", "seed_oss", "gpt_oss"), _FAST),
 }
 
 
@@ -67,17 +68,25 @@ def _tokenizer_class(source: str) -> Any:
 
     It looks into the model's configuration first, whose import takes longer than all else that a tokenizer needs.
     """
+    folder = Path(source)
     try:
-        family = read_json(Path(source) / CONFIG).get("model_type")
-        own = read_json(Path(source) / "tokenizer_config.json")
-        is_fast = (Path(source) / "tokenizer.json").is_file()
+        family = str(read_json(folder / CONFIG).get("model_type"))
+        own = read_json(folder / "tokenizer_config.json")
     except ModelLoadError:
         return transformers.AutoTokenizer
-    names = TOKENIZER_CLASSES.get(str(family), {})
-    name = names.get(str(own.get("tokenizer_class"))) if is_fast and "auto_map" not in own else None
-    if name is None:
+    name = None if "auto_map" in own else TOKENIZER_CLASSES.get(family, {}).get(str(own.get("tokenizer_class")))
+    if name is None or not (folder / "tokenizer.json").is_file() or (family in _OF_MISTRAL and _is_tekken(folder)):
         import_heavy(MODEL_CLASSES)
-    return getattr(transformers, name or "AutoTokenizer")
+        return transformers.AutoTokenizer
+    # Llama 3's vocabularies stand under the name of Llama 2's class, too
+    if name == "LlamaTokenizer" and b'"ByteLevel"' in (folder / "tokenizer.json").read_bytes():
+        name = "PreTrainedTokenizerFast"
+    return getattr(transformers, name)
+
+
+def _is_tekken(folder: Path) -> bool:
+    """Whether transformers leaves a tokenizer of Mistral's to Mistral's own package."""
+    return (folder / "tekken.json").is_file() and importlib.util.find_spec("mistral_common") is not None
 
 
 def load_other_tokenizer(name: str, stall_s: float = DEFAULT_STALL_S) -> Any:

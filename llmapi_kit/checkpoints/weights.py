@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
+from transformers.utils.quantization_config import Mxfp4Config
 
 from llmapi_kit.checkpoints.architecture import auto_class, context_limit, read_config, sees
 from llmapi_kit.checkpoints.checkpoint_check import check_loaded, check_size, quiet_report
@@ -169,7 +170,7 @@ def load_model(
         recommended = read_recommended(_source(spec), config)
         text = _load_tokenizer(spec, tokenizer, adapter, download_stall_s, trust_remote_code is True)
         num_trained = adapter.num_embeddings if adapter else 0
-        _check_fit(spec, way, adapter, num_rows=max(len(text), num_trained))
+        _check_fit(spec, way, adapter, num_rows=max(len(text), num_trained), unpacks=weights is None)
         with reported_bars():
             model: Any = _load_weights(spec, way, config, recommended) if weights is None else weights
         eye = None
@@ -369,6 +370,8 @@ def _load_weights(spec: ModelSpec, way: _Way, config: Any, recommended: Recommen
         options = way.shard.arguments(config, spec.name)
     elif way.device_map is not None:
         options |= {"device_map": way.device_map}
+    if way.device == "cpu" and (getattr(config, "quantization_config", None) or {}).get("quant_method") == "mxfp4":
+        options["quantization_config"] = Mxfp4Config(dequantize=True)
     auto = auto_class(config)
     with quiet_report():
         model, info = auto.from_pretrained(
@@ -427,17 +430,19 @@ def _check_before_download(spec: ModelSpec, way: _Way, folder: Path, weights_byt
     if trusts_code:
         check_code(folder, spec.name)
         trusts_code = brings_code(read_json(folder / CONFIG))
-    fit = way.check_fit(folder, weights_bytes=weights_bytes, trusts_code=trusts_code)
+    unpacks = way.has_native is None and way.device == "cpu"
+    fit = way.check_fit(folder, weights_bytes=weights_bytes, trusts_code=trusts_code, unpacks=unpacks)
     if not fit.fits_on(way.num_gpus):
         raise ModelTooLargeError(f"{spec.id} was not downloaded, as it would not fit. {fit.advice}")
 
 
-def _check_fit(spec: ModelSpec, way: _Way, adapter: Adapter | None, num_rows: int) -> None:
+def _check_fit(spec: ModelSpec, way: _Way, adapter: Adapter | None, num_rows: int, *, unpacks: bool) -> None:
     """Raise `ModelTooLargeError` unless the model fits, the adapter included, on so many GPUs like the first."""
     if spec.path is None:
         return
     added_bytes = adapter.size_bytes if adapter else 0
-    fit = way.check_fit(spec.path, num_rows=num_rows, added_bytes=added_bytes, trusts_code=way.trusts_code)
+    options: dict[str, Any] = {"trusts_code": way.trusts_code, "unpacks": unpacks and way.device == "cpu"}
+    fit = way.check_fit(spec.path, num_rows=num_rows, added_bytes=added_bytes, **options)
     if not fit.fits_on(way.num_gpus):
         raise ModelTooLargeError(f"{spec.id} does not fit. {fit.advice}")
 

@@ -15,7 +15,7 @@ from llmapi_kit.checkpoints.architecture import constant_length
 from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
 from llmapi_kit.checkpoints.fit import SlotPlan
 from llmapi_kit.checkpoints.heavy_imports import MODEL_CLASSES, import_heavy
-from llmapi_kit.checkpoints.model_decoder import weights_of_model
+from llmapi_kit.checkpoints.model_decoder import config_of, is_for_any_length, weights_of_model
 from llmapi_kit.checkpoints.weights import LoadedModel
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import UnsupportedModelError
@@ -44,7 +44,7 @@ def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings, images:
     Raises:
         ModelError: the model can't be run this way, or its weights are no finite numbers.
     """
-    if (weights := _native_weights(loaded, plan)) is not None:
+    if (weights := _native_weights(loaded, plan, settings)) is not None:
         return NativeRunner(
             weights,
             num_slots=plan.num_slots,
@@ -129,25 +129,25 @@ def architecture_of(loaded: LoadedModel) -> str:
     return model.config.architecture if isinstance(model, DecoderWeights) else type(model).__name__
 
 
-def _native_weights(loaded: LoadedModel, plan: SlotPlan) -> DecoderWeights | None:
-    """The weights for the step in C; those of a model of transformers only where it has to be that step.
+def _native_weights(loaded: LoadedModel, plan: SlotPlan, settings: Settings) -> DecoderWeights | None:
+    """The weights for the step in C alone; those of a model of transformers only where no other runner does as well.
 
     Raises:
-        UnsupportedModelError: it has to be, and can't be had.
+        UnsupportedModelError: it has to be that step, and can't be.
     """
     model = loaded.model
     if isinstance(model, DecoderWeights):
         return model
+    constant = constant_length(model.config.get_text_config())
+    is_outgrown = 0 < constant < plan.max_length
     if loaded.integers is None and loaded.kv_dtype is None:
-        return None
-    dtype, kv_dtype = getattr(torch, loaded.dtype), getattr(torch, loaded.kv_dtype or "", None)
-    if obstacle := _obstacle(loaded, Formats(loaded.integers or model.dtype, dtype, kv_dtype)):
+        return weights_of_model(model) if is_outgrown and _knows_any_length(loaded, settings) else None
+    if obstacle := _obstacle(loaded):
         raise UnsupportedModelError(
             f"{type(model).__name__}: quantize and kv_cache_dtype on a CPU are computed by a compiled step, and "
             f"{obstacle}. Leave them out, or load a GGUF file of the model."
         )
-    constant = constant_length(model.config.get_text_config())
-    if constant and plan.max_length > constant:
+    if is_outgrown and not is_for_any_length(model):
         raise UnsupportedModelError(
             f"{type(model).__name__} computes otherwise beyond {constant} tokens, which the compiled step, and with it "
             f"quantize and kv_cache_dtype on a CPU, does not know. Pass context_length={constant}, or leave them out."
@@ -158,14 +158,24 @@ def _native_weights(loaded: LoadedModel, plan: SlotPlan) -> DecoderWeights | Non
     return weights
 
 
-def _obstacle(loaded: LoadedModel, formats: Formats) -> str:
+def _knows_any_length(loaded: LoadedModel, settings: Settings) -> bool:
+    """Whether the step in C may compute a model, and does so beyond the length at which it begins to differ."""
+    if not settings.native or settings.compile or loaded.is_divided or _obstacle(loaded):
+        return False
+    rounds_experts = loaded.dtype != "float32" and config_of(loaded.model).variant.experts is not None
+    return is_for_any_length(loaded.model) and not rounds_experts
+
+
+def _obstacle(loaded: LoadedModel) -> str:
     """Why a model can't be computed by the step in C, as a clause; empty where it can."""
     if loaded.eye is not None:
         return "the model sees pictures, which it does not know"
-    if obstacle := NativeDecoder.obstacle(loaded.model, loaded.model.dtype):
+    model = loaded.model
+    if obstacle := NativeDecoder.obstacle(model, model.dtype):
         return obstacle
+    dtype, kv_dtype = getattr(torch, loaded.dtype), getattr(torch, loaded.kv_dtype or "", None)
     try:
-        NativeDecoder.compile(formats)
+        NativeDecoder.compile(Formats(loaded.integers or model.dtype, dtype, kv_dtype))
     except NativeUnavailableError as exc:
         return f"that can't be had here: {exc}"
     return ""

@@ -33,6 +33,8 @@ class StepItem(NamedTuple):
         wants_every: with `wants_logits`: after each of these tokens, to score a prompt.
         wants_mean: whether the last hidden states of these tokens go into the slot's mean, see `Runner.mean_state`.
         adapter: which the tokens go through, see `AdapterRunner`; 0 for none.
+        num_prompt_tokens: of the whole prompt that the slot's sequence begins with, whose length some models compute
+            with; 0 where that is where these tokens end.
     """
 
     slot: int
@@ -42,6 +44,7 @@ class StepItem(NamedTuple):
     wants_every: bool = False
     wants_mean: bool = False
     adapter: int = 0
+    num_prompt_tokens: int = 0
 
 
 class Runner(Protocol):

@@ -410,7 +410,7 @@ def _is_plain(items: Sequence[StepItem]) -> bool:
     adapter = items[0].adapter
     return all(
         len(tokens) == 1 and wants_logits and not (wants_every or wants_mean) and its_adapter == adapter
-        for _, _, tokens, wants_logits, wants_every, wants_mean, its_adapter in items
+        for _, _, tokens, wants_logits, wants_every, wants_mean, its_adapter, _ in items
     )
 
 

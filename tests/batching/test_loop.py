@@ -158,6 +158,21 @@ def test_prompts_that_wait_together_share_a_whole_step_where_those_that_are_left
     assert [sum(len(item.tokens) for item in items) for items in b.runner.steps] == [20, 1, 450]
 
 
+def test_every_item_of_a_request_tells_how_long_its_prompt_is(bench):
+    made = bench(step_tokens=8)
+    step, told = made.runner.step, set()
+
+    def recorded(items):
+        told.update((item.slot, item.num_prompt_tokens) for item in items)
+        return step(items)
+
+    made.runner.step = recorded
+    requests = [made.submit(range(1, num + 1), max_tokens=3) for num in (5, 20)]
+    for request in requests:
+        made.result(request)
+    assert sorted(num for _, num in told) == [5, 20]
+
+
 def test_end_of_turn_token_ends_the_answer_and_is_not_shown(bench):
     b = bench(answer_length=5)
     text, end = b.result(b.submit([9, 8], max_tokens=50))

@@ -77,7 +77,8 @@ def test_the_limit_is_the_models_own_and_where_its_computation_changes_is_known(
     assert (context_limit(config), constant_length(config)) == (limit, constant)
 
 
-def test_prompts_before_at_and_beyond_the_change_are_answered_together_as_alone(tmp_path):
+@pytest.mark.parametrize("native", [True, False])
+def test_prompts_before_at_and_beyond_the_change_are_answered_together_as_alone(native, tmp_path):
     torch.manual_seed(0)
     model = transformers.Phi3ForCausalLM(phi3()).eval()
     model.save_pretrained(tmp_path)
@@ -87,7 +88,7 @@ def test_prompts_before_at_and_beyond_the_change_are_answered_together_as_alone(
     lengths = [len(tokenizer(prompt).input_ids) for prompt in PROMPTS]
     assert lengths[0] + NUM_NEW < ORIGINAL < lengths[1] + NUM_NEW
     assert lengths[1] < ORIGINAL < lengths[2]
-    ours = kit.load(tmp_path, max_slots=4)
+    ours = kit.load(tmp_path, max_slots=4, native=native)
     assert ours.info.context_length == LONGEST
     with kit.launch(ours, port=0) as server, server.client() as client, ThreadPoolExecutor(3) as pool:
 
@@ -102,15 +103,22 @@ def test_prompts_before_at_and_beyond_the_change_are_answered_together_as_alone(
         made = model.generate(ids, max_new_tokens=NUM_NEW, min_new_tokens=NUM_NEW, do_sample=False)[0, ids.shape[1] :]
         assert answer.choices[0].text == tokenizer.decode(made, skip_special_tokens=True)
     assert again.choices[0].text == answers[2].choices[0].text
-    assert again.usage.prompt_tokens_details.cached_tokens == 0, "factors of another length"
+    # In turn, nothing is taken over; the step in C knows by which factors it was computed
+    assert bool(again.usage.prompt_tokens_details.cached_tokens) == native
     ours.close()
 
 
-def test_slots_that_never_reach_the_change_share_their_steps(tmp_path):
+@pytest.mark.parametrize(
+    ("native", "kinds"), [(True, ["native", "native"]), (False, ["modules", "sequences"])], ids=["in C", "in torch"]
+)
+def test_a_model_of_transformers_shares_steps_where_slots_reach_the_change_only_in_c(native, kinds, tmp_path):
     transformers.Phi3ForCausalLM(phi3()).save_pretrained(tmp_path)
 
     def kind(length):
         loaded = load_model(parse_spec(tmp_path), device="cpu", tokenizer="pocket")
-        return make_runner(loaded, SlotPlan(2, length, 0), Settings()).kind
+        runner = make_runner(loaded, SlotPlan(2, length, 0), Settings(native=native))
+        found = runner.kind
+        runner.close()
+        return found
 
-    assert [kind(ORIGINAL), kind(ORIGINAL + 1)] == ["native", "sequences"]
+    assert [kind(length) for length in (ORIGINAL, ORIGINAL + 1)] == kinds

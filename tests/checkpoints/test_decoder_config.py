@@ -44,6 +44,7 @@ LLAMA_3 = {
 }
 
 
+FACTORS = {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [4.0, 5.0, 6.0, 7.5]}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
 GEMMA = {
     "head_dim": 16,
@@ -114,6 +115,25 @@ UNDERSTOOD = {
     "phi3 that turns part of a head": of(
         "phi3", "Phi3ForCausalLM", sliding_window=None, partial_rotary_factor=0.5, pad_token_id=3
     ),
+    "phi4 mini as it was published": of(
+        *("phi3", "Phi3ForCausalLM"),
+        auto_map={"AutoConfig": "configuration_phi3.Phi3Config"},
+        sliding_window=9,
+        pad_token_id=3,
+        embd_pdrop=0.0,
+        resid_pdrop=0.0,
+        partial_rotary_factor=0.5,
+        original_max_position_embeddings=128,
+        full_attn_mod=1,
+        interpolate_factor=1,
+        lm_head_bias=False,
+        rope_scaling={"type": "longrope", "short_factor": [1, 1.5], "long_factor": [2, 5.5]},
+    ),
+    "llama by factors for long texts": {
+        **LLAMA,
+        "rope_scaling": {**FACTORS, "rope_type": "longrope", "factor": 3.0, "original_max_position_embeddings": 128},
+    },
+    "llama by factors whose original context is all": {**LLAMA, "rope_scaling": {**FACTORS, "rope_type": "longrope"}},
     "qwen2 with experts as it was published": of(
         *("qwen2_moe", "Qwen2MoeForCausalLM"),
         moe_intermediate_size=24,
@@ -159,15 +179,30 @@ LEFT_TO_TRANSFORMERS = {
     "rotary scaling that lacks a number": {**LLAMA, "rope_scaling": {"rope_type": "llama3", "factor": 4.0}},
     "two rotary scalings": {**LLAMA, "rope_scaling": LLAMA_3, "rope_parameters": {"rope_type": "default"}},
     "two thetas": {**LLAMA, "rope_parameters": {"rope_type": "default", "rope_theta": 1.0}},
+    "a share of the head that is no number": of(
+        "phi3", "Phi3ForCausalLM", sliding_window=None, pad_token_id=3, partial_rotary_factor=[]
+    ),
+    "mistral with key-value heads of null": of(
+        "mistral", "MistralForCausalLM", sliding_window=None, num_key_value_heads=None
+    ),
+    "a window in words that nobody looks at": of("qwen3", "Qwen3ForCausalLM", head_dim=16, sliding_window="x"),
     "no theta": {key: value for key, value in LLAMA.items() if key != "rope_theta"},
     "another activation": {**LLAMA, "hidden_act": "gelu"},
     "a bias in words": {**LLAMA, "attention_bias": "yes"},
     "a bias that a family does not have": of("mistral", "MistralForCausalLM", sliding_window=None, attention_bias=True),
-    "phi3 by factors for long texts": of(
+    "phi3 by factors that does not say its original context": of(
+        *("phi3", "Phi3ForCausalLM"), sliding_window=None, pad_token_id=3, rope_scaling={"type": "longrope", **FACTORS}
+    ),
+    "phi3 by factors under their first name": of(
         *("phi3", "Phi3ForCausalLM"),
         sliding_window=None,
-        rope_scaling={"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4},
+        pad_token_id=3,
+        original_max_position_embeddings=128,
+        rope_scaling={"type": "su", **FACTORS},
     ),
+    "factors of another number": {**LLAMA, "rope_scaling": {**FACTORS, "type": "longrope", "long_factor": [4.0]}},
+    "factors that are none": {**LLAMA, "rope_scaling": {**FACTORS, "type": "longrope", "short_factor": [1, 2, 3, 0]}},
+    "factors for long texts alone": {**LLAMA, "rope_scaling": {"type": "longrope", "long_factor": [4.0] * 4}},
     "gemma that looks both ways": of("gemma2", "Gemma2ForCausalLM", **GEMMA, use_bidirectional_attention=True),
     "gemma2 without its cap": of("gemma2", "Gemma2ForCausalLM", **GEMMA),
     "gemma3 without its local frequencies": of("gemma3_text", "Gemma3ForCausalLM", **GEMMA),
@@ -222,7 +257,8 @@ def test_transformers_understands_the_same(name, tmp_path):
     for own, rotation in zip(mine.ropes, rotations_of(model), strict=True):
         made = rotation_of(own, mine.head_dim)
         assert torch.equal(made.inv_freq, rotation.inv_freq)
-        assert made.scale == rotation.scale
+        assert (made.scale, made.original_length) == (rotation.scale, rotation.original_length)
+        assert made.long_inv_freq is None or torch.equal(made.long_inv_freq, rotation.long_inv_freq)
 
 
 @pytest.mark.parametrize("name", LEFT_TO_TRANSFORMERS)

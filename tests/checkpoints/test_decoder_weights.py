@@ -15,7 +15,6 @@ from tests.runners.native.families import FAMILIES as MORE_FAMILIES
 from tests.runners.native.families import make_family
 
 FAMILIES = sorted(set(TINY) - {"gpt2"})
-LEFT_TO_TRANSFORMERS = {"phi4 mini with factors for long texts"}
 
 
 def saved(folder, model, change=None):
@@ -30,7 +29,7 @@ def saved(folder, model, change=None):
     return read_decoder_weights(folder, config)
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *sorted(MORE_FAMILIES.keys() - LEFT_TO_TRANSFORMERS)])
+@pytest.mark.parametrize("family", [*FAMILIES, *sorted(MORE_FAMILIES)])
 def test_a_folder_has_what_the_model_in_it_has(family, tmp_path):
     model = (make_tiny(family) if family in TINY else make_family(family)).bfloat16()
     num_parameters = model.num_parameters()
@@ -44,8 +43,11 @@ def test_a_folder_has_what_the_model_in_it_has(family, tmp_path):
     assert mapped.is_tied == theirs.is_tied
     assert mapped.config.windows == theirs.config.windows
     assert mapped.config.variant == theirs.config.variant
-    for mine, own in zip(mapped.rotaries(600), theirs.rotaries(600), strict=True):
-        assert all(torch.equal(*pair) for pair in zip(mine, own, strict=True))
+    assert mapped.original_length == theirs.original_length
+    for is_long in (False, True):
+        rotaries = (weights.rotaries(600, is_long=is_long) for weights in (mapped, theirs))
+        for mine, own in zip(*rotaries, strict=True):
+            assert all(torch.equal(*pair) for pair in zip(mine, own, strict=True))
 
 
 def test_weights_in_shards_are_put_together(tmp_path):

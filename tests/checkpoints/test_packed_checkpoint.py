@@ -13,9 +13,11 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 import llmapi_kit as kit
 from llmapi_kit.checkpoints.decoder_config import read_decoder_config
 from llmapi_kit.checkpoints.decoder_weights import read_decoder_weights
+from llmapi_kit.checkpoints.fit import check_folder
 from llmapi_kit.checkpoints.integer_weights import IntegerFormat, IntegerMatrix
 from llmapi_kit.checkpoints.packed_checkpoint import check_quantization, packing_of
-from llmapi_kit.checkpoints.spec import POCKET_DIR
+from llmapi_kit.checkpoints.spec import POCKET_DIR, parse_spec
+from llmapi_kit.checkpoints.weights import load_model
 from llmapi_kit.errors import ConfigError, UnsupportedModelError
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.native.runner import NativeRunner
@@ -106,7 +108,7 @@ def test_what_is_not_understood_is_left_to_transformers(changed):
         ({"quant_method": "gptq", "bits": 3}, "pip install gptqmodel"),
         ({"quant_method": "compressed-tensors", "format": "nvfp4"}, "pip install compressed-tensors"),
         ({"load_in_4bit": True}, "bitsandbytes, which is computed on a GPU only"),
-        ({"quant_method": "mxfp4"}, "mxfp4, which is computed on a GPU only"),
+        ({"quant_method": "fbgemm_fp8"}, "fbgemm_fp8, which is computed on a GPU only"),
     ],
 )
 def test_what_can_not_be_loaded_is_refused_by_name_before_weights_are_read(quantization, words):
@@ -141,8 +143,12 @@ def test_matrices_may_have_biases_beside_what_is_packed(tmp_path):
     assert weights.integers == IntegerFormat(4, 32)
 
 
-def test_mxfp4_of_experts_is_what_transformers_makes_of_it(tmp_path):
-    """As GPT-OSS comes: all experts of a layer in one tensor, the rows of gate and up by turns."""
+@pytest.fixture
+def of_gpt_oss(tmp_path):
+    """A folder as GPT-OSS comes: all experts of a layer in one tensor, the rows of gate and up by turns.
+
+    With what transformers makes of these tensors, and a model that has them.
+    """
     model = make_family("gpt oss")
     model.save_pretrained(tmp_path)
     generator = torch.Generator().manual_seed(0)
@@ -159,6 +165,12 @@ def test_mxfp4_of_experts_is_what_transformers_makes_of_it(tmp_path):
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "mxfp4"}}))
+    model.load_state_dict({**model.state_dict(), **wide})
+    return model, wide
+
+
+def test_mxfp4_of_experts_is_what_transformers_makes_of_it(of_gpt_oss, tmp_path):
+    model, wide = of_gpt_oss
     weights = read(tmp_path)
     assert weights.integers == IntegerFormat(8, 32)
     for parameter, expected in wide.items():
@@ -169,8 +181,23 @@ def test_mxfp4_of_experts_is_what_transformers_makes_of_it(tmp_path):
             assert torch.equal(weights.tensors[f"{start}.3.{name}.weight"].rows(5, 20).widened(), rows[5:20])
     weights.round_to(weights.integers)
     runner = NativeRunner(weights, num_slots=2, max_length=64, dtype=torch.float32)
-    model.load_state_dict({**model.state_dict(), **wide})
     with torch.no_grad():
         expected = model(torch.tensor([[5, 7, 9, 11]])).logits[0, -1]
     got = runner.step([StepItem(0, 0, [5, 7, 9, 11], True)])[0]
     torch.testing.assert_close(got, expected, atol=0.02 * float(expected.abs().max()), rtol=0)  # the rest is in 8 bits
+
+
+def test_mxfp4_is_made_into_floats_where_torch_computes(of_gpt_oss, tmp_path):
+    """With ``native=False``, a merged adapter or ``dtype="bfloat16"``; it was said to need a GPU."""
+    model, _ = of_gpt_oss
+    loaded = load_model(parse_spec(tmp_path), device="cpu", tokenizer="pocket", dtype="float32")
+    ids = torch.tensor([[5, 7, 9, 11]])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model(ids).logits[..., : model.vocab_size], model(ids).logits)
+
+
+def test_mxfp4_takes_as_much_memory_as_it_is_made_into(of_gpt_oss, tmp_path):
+    stored = (tmp_path / "model.safetensors").stat().st_size
+    packed, floats = (check_folder(tmp_path, "cpu", unpacks=unpacks).weights_bytes for unpacks in (False, True))
+    assert packed == pytest.approx(stored * 36 / 17, rel=1e-3)
+    assert floats == pytest.approx(stored * 64 / 17, rel=1e-3)

@@ -54,9 +54,9 @@ static void norm_heads(const Model *model, const Layer *layer, float *qkv) {
 }
 
 /* Rotation of one token's queries and keys: of the first `rotated` numbers of each head. */
-static void rotate(const Model *model, const Layer *layer, float *qkv, long position) {
+static void rotate(const Model *model, const Layer *layer, float *qkv, long turn) {
     const long half = model->rotated / 2, num_heads = model->heads + model->kv_heads;
-    const float *cosine = layer->cosines + position * model->rotated, *sine = layer->sines + position * model->rotated;
+    const float *cosine = layer->cosines + turn * model->rotated, *sine = layer->sines + turn * model->rotated;
     for (long h = 0; h < num_heads; h++) {
         float *x = qkv + h * model->head_dim;
         for (long i = 0; i < half; i++) {
@@ -68,10 +68,11 @@ static void rotate(const Model *model, const Layer *layer, float *qkv, long posi
 }
 
 /* Norm and rotation of one token's queries and keys in place; its keys and values go to memory. */
-static void place(const Model *model, const Layer *layer, const Strides *s, stored *memory, float *qkv, long position) {
+static void place(const Model *model, const Layer *layer, const Strides *s, stored *memory, float *qkv, long position,
+                  long turn) {
     const long size = model->head_dim, rotated = model->heads + model->kv_heads;
     if (layer->query_norm) norm_heads(model, layer, qkv);
-    if (layer->cosines) rotate(model, layer, qkv, position);
+    if (layer->cosines) rotate(model, layer, qkv, turn);
     for (long h = 0; h < model->kv_heads; h++) {
         const float *key = qkv + (model->heads + h) * size, *value = qkv + (rotated + h) * size;
         const long lane = position % LANES;

@@ -115,7 +115,7 @@ static void compute_attention(const Pass *pass, long l) {
         for (long i = 0; i < batch.num; i++) {
             const long t = token_of(&batch, i);
             stored *slot = memory + step->slots[t] * pass->s.slot;
-            place(model, layer, &pass->s, slot, pass->qkv + t * w.qkv, step->positions[t]);
+            place(model, layer, &pass->s, slot, pass->qkv + t * w.qkv, step->positions[t], step->turns[t]);
         }
     }
     barrier(pass->team);
@@ -231,16 +231,17 @@ static void run(Team *team, int index, void *arguments) {
 }
 
 /* Computes `num_tokens` tokens, each at its position of its slot; those of one slot lie one after the other. A token
-   of -1 has its vector in x already, padded with zeros.
+   of -1 has its vector in x already, padded with zeros. `turns` are rows of `cosines` and `sines`: the positions, but
+   where these depend on how long a sequence is.
    x (num_tokens, padded hidden) gets the normed last hidden states, logits (num_wanted, padded vocab) what follows
    those of the tokens `wanted`. `adapters` has each token's, if any has one; `order` then has tokens with those of an
    adapter together, up to BATCH from one of `batches` to the next. One thread, or all of the team. */
 void step(const Model *model, Team *team, int64_t num_threads, int64_t num_tokens, const int64_t *tokens,
-          const int64_t *positions, const int64_t *slots, const Change *const *adapters, const int64_t *order,
-          const int64_t *batches, int64_t num_batches, int64_t num_wanted, const int64_t *wanted, float *x,
-          float *logits, float *work) {
+          const int64_t *positions, const int64_t *turns, const int64_t *slots, const Change *const *adapters,
+          const int64_t *order, const int64_t *batches, int64_t num_batches, int64_t num_wanted, const int64_t *wanted,
+          float *x, float *logits, float *work) {
     if (!adapters) num_batches = num_tokens;
-    Step step = {model,    num_tokens, num_wanted, tokens,      positions, slots,  wanted,
+    Step step = {model,    num_tokens, num_wanted, tokens,      positions, turns,  slots, wanted,
                  adapters, order,      batches,    num_batches, x,         logits, work};
     team_run(team, num_threads, run, &step);
 }

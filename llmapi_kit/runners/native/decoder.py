@@ -106,6 +106,8 @@ class NativeDecoder:
 
     Attributes:
         adapters: which the tokens of a step may have.
+        original_length: up to which a sequence is short, where slots hold longer ones and these are computed
+            otherwise; else 0.
 
     Raises:
         NativeUnavailableError: the C part can't be compiled here; the weights are as they were.
@@ -133,6 +135,7 @@ class NativeDecoder:
         self._config = config
         self.vocab_size = config.vocab_size
         self._hidden = config.hidden_size
+        self.original_length = weights.original_length if weights.original_length < max_length else 0
         self._model = _model_of(config, weights.num_rotated, max_length)
         self._team = self._library.team_start(num_threads)
         if not self._team:
@@ -207,13 +210,14 @@ class NativeDecoder:
         return self._memory.nbytes
 
     def step(
-        self, items: Sequence[StepItem], rows: Rows | None = None
+        self, items: Sequence[StepItem], rows: Rows | None = None, are_long: Sequence[bool] = ()
     ) -> tuple[torch.Tensor, torch.Tensor, list[tuple[StepItem, int]]]:
         """Compute items.
 
         Args:
             items: of one step.
             rows: vectors (n, hidden) of ids that stand for pictures, in a model that sees.
+            are_long: whether each item is of a long sequence, where there is an `original_length`.
 
         Returns:
             Logits (num_wanted, vocab) as `Runner.step` says and the normed last hidden states (T, hidden) of all tokens
@@ -248,6 +252,7 @@ class NativeDecoder:
             self._reserve(num_tokens)
         if rows is not None and image_ids:
             self._put(list(image_ids), rows(list(image_ids.values())))
+        turns = self._turns(items, are_long) if self.original_length else positions
         adapters = self.adapters.of_tokens(items)
         for places, vectors in self.adapters.embedded(items) if adapters else ():
             self._put(places, vectors * self._config.variant.embedding_scale)
@@ -263,6 +268,7 @@ class NativeDecoder:
             num_tokens,
             tokens.buffer_info()[0],
             positions.buffer_info()[0],
+            turns.buffer_info()[0],
             slots.buffer_info()[0],
             *(adapters.arguments if adapters else (None, None, None, 0)),
             num_wanted,
@@ -275,6 +281,16 @@ class NativeDecoder:
         for places_of, weight in self.adapters.heads(items) if adapters else ():
             logits[places_of, : self.vocab_size] = self._logits_of(states[wanted[places_of].tolist()], weight)
         return logits[:num_wanted, : self.vocab_size], states, pooled
+
+    def _turns(self, items: Sequence[StepItem], are_long: Sequence[bool]) -> array[int]:
+        """Rows of the cosines for each token: those of short sequences come first, as far as these go."""
+        turns, original = array("q"), self.original_length
+        for item, is_long in zip(items, are_long, strict=True):
+            end = item.start + len(item.tokens)
+            first_long = item.start if is_long else min(max(item.start, original), end)
+            turns.extend(range(item.start, first_long))
+            turns.extend(range(original + first_long, original + end))
+        return turns
 
     def _put(self, places: list[int], vectors: torch.Tensor) -> None:
         """Let vectors (n, hidden) stand for tokens of the next step."""
@@ -323,7 +339,7 @@ class NativeDecoder:
 
     def _take_over(self, weights: DecoderWeights, max_length: int, threads: Executor) -> None:
         config = weights.config
-        rotations = [self._rotation(*rotary) for rotary in weights.rotaries(max_length)]
+        rotations = [self._rotation(*rotary) for rotary in self._rotaries(weights, max_length)]
         self._model.norm = self._norm(weights, NORM)
         layers = (Layer * config.num_hidden_layers)()
         for index, layer in enumerate(layers):
@@ -384,6 +400,13 @@ class NativeDecoder:
                 layer.experts = self._keep(table, ctypes.addressof(table))
         self._model.head = next(matrices)
         self._model.embedding = next(matrices, self._model.head)
+
+    def _rotaries(self, weights: DecoderWeights, max_length: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Cosines and sines, as `_turns` finds them."""
+        if not self.original_length:
+            return weights.rotaries(max_length)
+        short, long = weights.rotaries(self.original_length), weights.rotaries(max_length, is_long=True)
+        return [(torch.cat((a, c)), torch.cat((b, d))) for (a, b), (c, d) in zip(short, long, strict=True)]
 
     def _rotation(self, cosines: torch.Tensor, sines: torch.Tensor) -> tuple[int, int]:
         half = cosines.shape[-1] // 2

@@ -43,7 +43,7 @@ typedef struct {
     const float *query_norm, *key_norm; /* Qwen3, Gemma 3, and OLMo 2 with `norms_all_heads` */
     const float *qkv_bias, *output_bias, *gate_up_bias, *down_bias; /* config.attention_bias, mlp_bias */
     const float *sinks;           /* (heads): a score that each head has beside those of its past: GPT-OSS */
-    const float *cosines, *sines; /* (max_length, rotated); sines of the first half are negative. SmolLM3 has layers
+    const float *cosines, *sines; /* (turns, rotated); sines of the first half are negative. SmolLM3 has layers
                                      without positions: config.no_rope_layers; Gemma 3's differ by config.layer_types */
     const float *router;          /* (num_experts, hidden); in Qwen2-MoE one row more, the gate of `gate_up` and `down` */
     const float *router_bias;     /* (num_experts): GPT-OSS */

@@ -6,9 +6,9 @@ Knows names and shapes of matrices, nothing of their order in a model.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from llmapi_kit.runners.native.structures import Matrix
 CACHE_LINE = 64
 AT_ONCE = 16  # blocks
 BLOCK = 1 << 18  # weights that a thread makes integers of at once, which stay in its cache
+_Rows = TypeVar("_Rows")
 
 
 class PackedWeights:
@@ -35,7 +36,7 @@ class PackedWeights:
         team: of `team_start`.
         weights: of the model.
         groups: names of matrices (outputs, inputs), those of a group with the same inputs.
-        threads: that make integers of floats, where weights are integers.
+        threads: that make rows as they are packed, where they do not lie so.
 
     Attributes:
         matrices: of each group, the outputs of its parts one after the other.
@@ -71,26 +72,35 @@ class PackedWeights:
         first = 0
         for name in group:
             matrix = weights.tensors.pop(name)
+            for begin, rows, scales in self._parts(matrix):
+                at = (rows.data_ptr(), scales.data_ptr() if scales is not None else None)
+                self._library.pack(self._team, packed.bits, *at, *rows.shape, first + begin, packed.weights)
             if isinstance(matrix, IntegerMatrix):
-                self._pack_integers(matrix, first, packed)
+                matrix.release()
             else:
-                rows = matrix.contiguous()
-                self._library.pack(self._team, 0, rows.data_ptr(), None, *rows.shape, first, packed.weights)
                 drop_pages(matrix)
             first += matrix.shape[0]
 
-    def _pack_integers(self, matrix: IntegerMatrix, first: int, packed: Matrix) -> None:
-        """Pack some rows after the other, made by all threads."""
-        num_rows, num_inputs = matrix.shape
+    def _parts(self, matrix: torch.Tensor | IntegerMatrix) -> Iterator[tuple[int, torch.Tensor, torch.Tensor | None]]:
+        """Rows of a matrix as they can be packed, with the number of the first, and the scales of integers."""
+        if isinstance(matrix, IntegerMatrix):
+            for begin, made in self._in_blocks(matrix.shape, matrix.rows):
+                yield begin, made.values, made.scales
+        elif matrix.is_contiguous():
+            yield 0, matrix, None
+        else:
+            # Torch's own threads wait for each other by spinning: beside other programs that took half a minute
+            for begin, rows in self._in_blocks(matrix.shape, lambda begin, end: matrix[begin:end].contiguous()):
+                yield begin, rows, None
+
+    def _in_blocks(self, shape: Sequence[int], make: Callable[[int, int], _Rows]) -> Iterator[tuple[int, _Rows]]:
+        """Rows of a matrix, some after the other, made from where to where by all threads; and the first of each."""
+        num_rows, num_inputs = shape
         step = max(1, BLOCK // num_inputs)
         for at_once in range(0, num_rows, AT_ONCE * step):
             begins = range(at_once, min(at_once + AT_ONCE * step, num_rows), step)
-            made = self._threads.map(lambda begin: matrix.rows(begin, min(begin + step, num_rows)), begins)
-            for begin, rows in zip(begins, made, strict=True):
-                at = (rows.values.data_ptr(), rows.scales.data_ptr())
-                shape = (len(rows.values), num_inputs)
-                self._library.pack(self._team, packed.bits, *at, *shape, first + begin, packed.weights)
-        matrix.release()
+            made = self._threads.map(lambda begin: make(begin, min(begin + step, num_rows)), begins)
+            yield from zip(begins, made, strict=True)
 
 
 def _bits(matrices: Sequence[torch.Tensor | IntegerMatrix]) -> int:

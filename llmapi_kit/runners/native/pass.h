@@ -49,7 +49,7 @@ int64_t prefix_size(const Model *model, int64_t length) { return PADDED(length, 
 typedef struct {
     const Model *model;
     long num_tokens, num_wanted;
-    const int64_t *tokens, *positions, *slots, *wanted;
+    const int64_t *tokens, *positions, *turns, *slots, *wanted;
     const Change *const *adapters; /* (num_tokens) of (layer, product), or NULL */
     const int64_t *order, *batches; /* tokens, those of an adapter together, and where its batches begin; with adapters */
     long num_batches;              /* of one token each where there are no adapters */

@@ -24,13 +24,18 @@ from llmapi_kit.checkpoints.integer_weights import IntegerMatrix
 from llmapi_kit.checkpoints.mapped_files import drop_pages
 from llmapi_kit.runners.thread_count import num_threads_set
 
-BLOCK = 1 << 22  # numbers of a matrix that a thread widens at once, ...
+BLOCK = 1 << 20  # numbers of a matrix that a thread widens at once, of which the heap keeps some, ...
 ROUNDED_BLOCK = 1 << 18  # ... and that it rounds, which takes several times their room
 
 
 @torch.inference_mode()
 def last_logits(
-    weights: DecoderWeights, ids: Sequence[int], num_threads: int = 1, windows: Sequence[int] | None = None
+    weights: DecoderWeights,
+    ids: Sequence[int],
+    num_threads: int = 1,
+    windows: Sequence[int] | None = None,
+    *,
+    is_long: bool = False,
 ) -> torch.Tensor:
     """Logits (1, vocab) in float32 after a prompt. The weights stay where they are.
 
@@ -40,23 +45,32 @@ def last_logits(
         num_threads: that multiply. Torch's own wait for each other by spinning, some hundred times here: on a busy
             machine that took ten times as long as one thread alone.
         windows: of each layer, in place of the configuration's.
+        is_long: whether the prompt is computed as a long one, see `llmapi_kit.checkpoints.rotation.Rotation`.
     """
     with (
         num_threads_set(1),
         ThreadPoolExecutor(num_threads, "llmapi_kit check", torch.set_num_threads, (1,)) as pool,
     ):
-        return _Forward(weights, len(ids), pool, windows or weights.config.windows).logits(ids)
+        rotaries = weights.rotaries(len(ids), is_long=is_long)
+        return _Forward(weights, rotaries, pool, windows or weights.config.windows).logits(ids)
 
 
 class _Forward:
-    """Computes a prompt of some length."""
+    """Computes a prompt of as many tokens as the rotary embeddings have positions."""
 
-    def __init__(self, weights: DecoderWeights, length: int, pool: ThreadPoolExecutor, windows: Sequence[int]) -> None:
+    def __init__(
+        self,
+        weights: DecoderWeights,
+        rotaries: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        pool: ThreadPoolExecutor,
+        windows: Sequence[int],
+    ) -> None:
         self._weights, self._tensors, self._config, self._pool = weights, weights.tensors, weights.config, pool
         self._is_tied, self._windows = weights.is_tied, windows
         self._variant = weights.config.variant
-        self._rotaries = weights.rotaries(length)
-        self._behind = torch.arange(length)[:, None] - torch.arange(length)[None]  # (T, T)
+        self._rotaries = rotaries
+        positions = torch.arange(len(rotaries[0][0]))
+        self._behind = positions[:, None] - positions[None]  # (T, T)
 
     def logits(self, ids: Sequence[int]) -> torch.Tensor:
         embedding, variant = self._tensors[EMBEDDING], self._variant

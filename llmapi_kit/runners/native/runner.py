@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 
 from llmapi_kit.checkpoints.cache_size import PAGE_SIZE, pages_of
+from llmapi_kit.checkpoints.decoder_families import FAMILIES
 from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
 from llmapi_kit.checkpoints.integer_weights import IntegerMatrix
 from llmapi_kit.checkpoints.low_rank import Changes
@@ -19,6 +20,7 @@ from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.mean_states import MeanStates
 from llmapi_kit.runners.native.decoder import NativeDecoder
 from llmapi_kit.runners.native.reference import last_logits
+from llmapi_kit.runners.native.sequence_lengths import SequenceLengths
 from llmapi_kit.runners.self_check import check_prompts, check_steps
 from llmapi_kit.runners.short_spans import short_windows, shortened
 from llmapi_kit.runners.thread_count import best_num_threads
@@ -64,7 +66,14 @@ class NativeRunner:
         self._means = MeanStates()
         prompts = check_prompts(self.vocab_size, max_length, num_slots)
         windows = shortened(list(weights.config.windows), max_length)
-        expected = torch.cat([last_logits(weights, ids, self._num_threads, windows) for ids in prompts])
+        lengths = _by_length(weights, num_slots, max_length, len(prompts[0]) - 1)  # so that the first one is long
+        are_long = [lengths is not None and lengths.is_long(len(ids)) for ids in prompts]
+        expected = torch.cat(
+            [
+                last_logits(weights, ids, self._num_threads, windows, is_long=is_long)
+                for ids, is_long in zip(prompts, are_long, strict=True)
+            ]
+        )
         if not bool(torch.isfinite(expected).all()):
             raise _not_finite(weights)
         self._decoder = NativeDecoder(
@@ -75,11 +84,13 @@ class NativeRunner:
             dtype=dtype,
             kv_dtype=kv_dtype,
         )
+        self._lengths = lengths
         name = weights.config.architecture
         if not dtype == (kv_dtype or dtype) == torch.float32:
             expected = expected.bfloat16()  # by whose type the check knows how far apart they may be
         with short_windows(self._decoder, max_length):
             check_steps(self.step, prompts, expected, name, " It may be with native=False.")
+        self._lengths = _by_length(weights, num_slots, max_length)
 
     @property
     def kv_bytes(self) -> int:
@@ -106,7 +117,10 @@ class NativeRunner:
     @torch.inference_mode()
     def step(self, items: Sequence[StepItem]) -> torch.Tensor:
         """See `Runner.step`."""
-        logits, states, pooled = self._decoder.step(items)
+        return self._compute(items) if self._lengths is None else self._lengths.step(items, self._compute)
+
+    def _compute(self, items: Sequence[StepItem], are_long: Sequence[bool] = ()) -> torch.Tensor:
+        logits, states, pooled = self._decoder.step(items, are_long=are_long)
         self._means.add(pooled, states)
         return logits
 
@@ -116,6 +130,8 @@ class NativeRunner:
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """See `Runner.copy_prefix`."""
         self._decoder.copy_prefix(source, target, length)
+        if self._lengths is not None:
+            self._lengths.copy_prefix(source, target, length)
 
     def free(self, slot: int) -> None:
         """See `Runner.free`. KV memory stays as it is, for prompts that begin alike."""
@@ -135,6 +151,17 @@ class NativeRunner:
         self._decoder.close()
         self._means.clear()
         del self._decoder
+
+
+def _by_length(
+    weights: DecoderWeights, num_slots: int, max_length: int, longest: int | None = None
+) -> SequenceLengths | None:
+    """What tells long sequences from short ones, which are up to `longest` for a check; None where all are alike."""
+    original = weights.original_length
+    if not 0 < original < max_length:
+        return None
+    starts_anew = FAMILIES[weights.config.architecture].starts_anew
+    return SequenceLengths(min(longest or original, original), starts_anew=starts_anew, num_slots=num_slots)
 
 
 def _not_finite(weights: DecoderWeights) -> LlmApiKitError:

@@ -80,7 +80,7 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
         function.argtypes, function.restype = arguments, SIZE
     library.step.argtypes = (
         *(model, POINTER, SIZE),
-        *(SIZE, POINTER, POINTER, POINTER),
+        *(SIZE, POINTER, POINTER, POINTER, POINTER),
         *(POINTER, POINTER, POINTER, SIZE),
         *(SIZE, POINTER, POINTER, POINTER, POINTER),
     )

@@ -30,6 +30,15 @@ FOR_LONG_TEXTS = {
     "long_factor": [4.0, 5.0, 6.0, 7.0],
     "original_max_position_embeddings": 64,
 }
+# All of a head is turned
+ALL_FOR_LONG_TEXTS = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "short_factor": [1.0 + 0.1 * i for i in range(8)],
+    "long_factor": [4.0 + i for i in range(8)],
+    "original_max_position_embeddings": 64,
+}
 FAMILIES = {
     "llama with biases": ("Llama", {"attention_bias": True, "mlp_bias": True}),
     "llama with yarn": ("Llama", {"rope_parameters": YARN}),
@@ -39,6 +48,7 @@ FAMILIES = {
         "Phi3",
         {"rope_parameters": FOR_LONG_TEXTS, "original_max_position_embeddings": 64},
     ),
+    "llama with factors for long texts": ("Llama", {"rope_parameters": ALL_FOR_LONG_TEXTS}),
     "smollm3": ("SmolLM3", {"use_sliding_window": True, "sliding_window": WINDOW}),
     "ministral": ("Ministral", {"head_dim": 16, "sliding_window": WINDOW}),
     "seed oss": ("SeedOss", {"attention_bias": True, "attention_out_bias": True}),
