@@ -90,11 +90,11 @@ class ClusterEngine(CalledEngine):
                                 continue  # of an earlier try
                             is_accepted = True
                             has_begun = has_begun or not isinstance(event, Accepted)
-                            num_to_come -= isinstance(event, Finished)
+                            num_to_come = 0 if isinstance(event, Failed) else num_to_come - isinstance(event, Finished)
                             yield counted.saw(event)
                     return
                 except RequestError as exc:
-                    if not num_to_come:  # the replica died when it had answered, and before it had told that it had
+                    if not num_to_come:  # the replica died when its answer was over, and before it had told that it was
                         return
                     if not has_begun and await self._may_do_better(exc, attempt):
                         continue

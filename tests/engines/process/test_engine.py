@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import aclosing
 from functools import partial
 
 import psutil
@@ -34,6 +35,7 @@ from llmapi_kit.types import Accepted, Delta, Failed, Finished
 from .engines import (
     BrokenEngine,
     DyingEngine,
+    DyingFailedEngine,
     DyingLaterEngine,
     FailingEngine,
     HangingEngine,
@@ -285,8 +287,36 @@ def test_all_that_a_process_said_before_its_end_comes_before_the_error(start):
 
 
 def test_an_answer_that_is_over_stays_whole_when_its_process_dies(start):
-    events = asyncio.run(collect(start(DyingLaterEngine, delays=(1000,)).generate(long_request())))
+    engine = start(DyingLaterEngine, delays=(1000,))
+    events = asyncio.run(collect(engine.generate(long_request())))
     assert [type(event) for event in events if not isinstance(event, Delta)] == [Accepted, Finished]
+    assert (engine.stats().num_finished, engine.stats().num_failed) == (1, 0)
+
+
+def test_an_answer_that_failed_fails_once_when_its_process_dies(start):
+    engine = start(DyingFailedEngine, delays=(1000,))
+    events = asyncio.run(collect(engine.generate(long_request())))
+    assert [type(event) for event in events] == [Accepted, Failed]
+    assert events[-1].error.message == "The model failed."
+    assert (engine.stats().num_finished, engine.stats().num_failed) == (0, 1)
+
+
+def test_an_answer_that_is_read_after_its_process_died_is_whole_and_counted_once(start):
+    """Its client reads slowly."""
+    engine = start(partial(make_mock, delay_s=0), delays=(1000,))
+
+    async def read_later():
+        async with aclosing(engine.generate(long_request())) as events:
+            first = await anext(events)
+            await asyncio.to_thread(wait_until, lambda: engine.stats().num_finished)
+            os.kill(engine.pid, signal.SIGKILL)
+            await asyncio.to_thread(wait_until, lambda: not engine._connections)
+            return [first, *[event async for event in events]]
+
+    events = asyncio.run(asyncio.wait_for(read_later(), DEADLINE_S))
+    assert isinstance(events[-1], Finished)
+    assert sum(event.num_tokens for event in events if isinstance(event, Delta)) == 150
+    assert (engine.stats().num_finished, engine.stats().num_failed) == (1, 0)
 
 
 def test_event_loops_that_end_leave_no_connection(start):
