@@ -210,14 +210,14 @@ def test_closing_ends_the_process_and_loading_again_and_again_leaves_nothing(sta
 
 def test_a_step_that_never_returns_ends_its_process_and_the_model_comes_back(start, tmp_path, caplog):
     """Its requests, running or queued, waited until their time was over, and the next ones too."""
-    engine = start(partial(HangingEngine, tmp_path / "mark"), step_timeout_s=2)
+    engine = start(partial(HangingEngine, tmp_path / "mark"), step_timeout_s=5)
     first = engine.pid
 
     async def ask_two():
         asked = [collect(engine.generate(GenerationRequest(prompt="hang"))) for _ in range(2)]
         return await asyncio.gather(*asked, return_exceptions=True)
 
-    said = "no step had ended for 2 s, the limit that step_timeout_s sets"
+    said = "for 5 s, the limit that step_timeout_s sets"  # a busy machine can hold up the answers, too
     hung, other = asyncio.run(ask_two())
     assert isinstance(hung, EngineUnavailableError)
     assert said in hung.message
@@ -256,11 +256,11 @@ def test_a_load_may_take_longer_than_a_step(tmp_path):
     made = []
     loading = threading.Thread(
         target=lambda: made.append(
-            ProcessEngine(partial(load_for_long, tmp_path / "over"), name="mock", step_timeout_s=2)
+            ProcessEngine(partial(load_for_long, tmp_path / "over"), name="mock", step_timeout_s=5)
         )
     )
     loading.start()
-    loading.join(3)
+    loading.join(6)
     assert loading.is_alive()
     (tmp_path / "over").touch()
     loading.join(DEADLINE_S)
