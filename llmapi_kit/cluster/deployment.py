@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmapi_kit import errors
+from llmapi_kit.cluster import connection
 from llmapi_kit.cluster.replica import EngineReplica
 from llmapi_kit.cluster.replicas import Replicas
 from llmapi_kit.config import Settings
@@ -144,10 +145,9 @@ def start(model: DeployedModel, app: str) -> Any:
 
 def stop(app: str) -> None:
     """Delete an application; what its replicas are answering may finish."""
-    import ray
     from ray import serve
 
-    if not ray.is_initialized():
+    if not connection.is_there():
         return  # or Serve would start a cluster to look for it in
     try:
         serve.delete(app, _blocking=False)
@@ -165,10 +165,9 @@ def readiness(app: str, deployment: str) -> Readiness:
 
 def _look(app: str, deployment: str) -> tuple[str, int, str]:
     """The deployment's status, how many replicas run, and what Serve says of it."""
-    import ray
     from ray import serve
 
-    if not ray.is_initialized():
+    if not connection.is_there():
         return "DELETED", 0, "This process is connected to no cluster."
     found = serve.status().applications.get(app)
     if found is None:

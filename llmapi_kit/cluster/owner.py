@@ -17,6 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from llmapi_kit.cluster import connection
+
 NAMESPACE = "llmapi_kit"
 LOGGERS = ("llmapi_kit", "py.warnings")
 MAX_CALLS = 10_000
@@ -95,7 +97,7 @@ def dismiss(app: str) -> None:
     """This process owns the application no more. Safe to call twice."""
     import ray
 
-    if ray.is_initialized():
+    if connection.is_there():
         with suppress(Exception):  # it, or the cluster, may be gone
             ray.kill(ray.get_actor(app, namespace=NAMESPACE))
 

@@ -74,6 +74,7 @@ class ClusterPlacement(Placement):
             handle,
             replace(info, description=f"{info.description} In a cluster.".strip()),
             find_readiness=partial(deployment.readiness, app, deployment.deployment_name(name)),
+            find_loss=connection.why_lost,
             max_requests=self.replicas.most_requests(settings),
             on_close=partial(_end, app),
         )
