@@ -124,6 +124,11 @@ def disconnect(user: object) -> None:
         _started.clear()
 
 
+def has_started_serve() -> bool:
+    """Whether this process started Serve on the cluster, so that it ends with it."""
+    return "serve" in _started
+
+
 def is_there() -> bool:
     """Whether this process is connected to a cluster, and may ask it for something."""
     import ray

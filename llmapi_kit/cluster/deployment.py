@@ -42,6 +42,7 @@ class DeployedModel:
         can_use_gpu: whether a replica is to have one, where the cluster has any and `replicas` does not say.
         router: the class of Serve's request router.
         is_owned: whether it ends with whoever deploys it; see `llmapi_kit.cluster.owner`.
+        ends_serve: whether Serve ends with the last such application.
     """
 
     make_engine: Callable[[], Engine]
@@ -51,6 +52,7 @@ class DeployedModel:
     can_use_gpu: bool = False
     router: str = ROUTER
     is_owned: bool = False
+    ends_serve: bool = False
 
     def bind(self) -> Any:
         """The node of a Serve application's graph that stands for it."""
@@ -81,7 +83,7 @@ class DeployedModel:
                 "max_backoff_s": 0.1,
             },
             **options,
-        ).bind(self.make_engine, is_owned=self.is_owned)
+        ).bind(self.make_engine, is_owned=self.is_owned, ends_serve=self.ends_serve)
 
     def _num_gpus(self) -> float:
         if self.replicas.num_gpus is not None:

@@ -123,6 +123,11 @@ def replicas_of(process):
     return found
 
 
+def has_serve(process):
+    """Whether Serve's controller runs there."""
+    return any("ServeController" in " ".join(each.cmdline()) for each in process.children(recursive=True))
+
+
 @pytest.mark.parametrize("way", ["ray", "driver"])
 def test_a_process_that_is_killed_leaves_no_replicas_in_the_cluster(head, environment, way):
     process, addresses = head
@@ -130,6 +135,7 @@ def test_a_process_that_is_killed_leaves_no_replicas_in_the_cluster(head, enviro
         assert len(replicas_of(process)) == 3
         user.kill()
         wait_until(lambda: not replicas_of(process))
+        wait_until(lambda: not has_serve(process))
 
 
 def test_a_process_that_stops_its_server_leaves_nothing(head, environment):
