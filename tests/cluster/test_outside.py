@@ -30,6 +30,12 @@ with server.client() as client:
     print("answer:", "".join(chunk.choices[0].text for chunk in answer), flush=True)
 if sys.argv[2] == "stop":
     server.stop()
+elif sys.argv[2] == "outlive":
+    while "head of the Ray cluster is gone" not in server.engines[0].readiness().reason:
+        time.sleep(1)
+    time.sleep(15)  # Ray would have ended this process by now
+    server.stop()
+    print("outlived", flush=True)
 else:
     time.sleep(3600)  # until the test kills it
 """
@@ -60,9 +66,9 @@ def environment():
     return {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
 
 
-@pytest.fixture(scope="module")
-def head(environment):
-    """A cluster that nobody here is a part of; by address, its process."""
+@contextmanager
+def head_of_its_own(environment):
+    """A cluster that nobody here is a part of: its process, and its addresses."""
     port, client_port = free_port(), free_port()
     folder = tempfile.mkdtemp(prefix="llmapi_kit_ray_", dir="/tmp")  # a socket's path may not be long
     options = [
@@ -88,7 +94,14 @@ def head(environment):
             with suppress(psutil.Error):
                 each.kill()
         assert not psutil.wait_procs(everything, 60)[1], "processes of Ray outlive the tests"
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def head(environment):
+    """See `head_of_its_own`."""
+    with head_of_its_own(environment) as head:
+        yield head
 
 
 @contextmanager
@@ -106,7 +119,7 @@ def user_of(address, environment, what="stay"):
 
         try:
             wait_until(has_answered)
-            yield process
+            yield process, output
         finally:
             with suppress(psutil.Error):
                 process.kill()
@@ -131,7 +144,7 @@ def has_serve(process):
 @pytest.mark.parametrize("way", ["ray", "driver"])
 def test_a_process_that_is_killed_leaves_no_replicas_in_the_cluster(head, environment, way):
     process, addresses = head
-    with user_of(addresses[way], environment) as user:
+    with user_of(addresses[way], environment) as (user, _):
         assert len(replicas_of(process)) == 3
         user.kill()
         wait_until(lambda: not replicas_of(process))
@@ -140,13 +153,28 @@ def test_a_process_that_is_killed_leaves_no_replicas_in_the_cluster(head, enviro
 
 def test_a_process_that_stops_its_server_leaves_nothing(head, environment):
     process, addresses = head
-    with user_of(addresses["ray"], environment, "stop") as user:
+    with user_of(addresses["ray"], environment, "stop") as (user, _):
         assert user.wait(DEADLINE_S) == 0
         wait_until(lambda: not replicas_of(process))
 
 
+def test_a_process_that_is_a_part_of_the_cluster_outlives_its_head(environment):
+    """Ray ends it without a word after a minute, and a notebook's variables were lost."""
+    with (
+        head_of_its_own(environment) as (process, addresses),
+        user_of(addresses["driver"], environment, "outlive") as (user, output),
+    ):
+        for each in [process, *process.children(recursive=True)]:
+            with suppress(psutil.Error):
+                each.kill()
+        code = user.wait(DEADLINE_S)
+        output.seek(0)
+        assert "outlived" in output.read()
+        assert code == 0
+
+
 def test_a_cluster_that_a_killed_process_started_ends_with_it(environment):
-    with user_of("local", environment) as user:
+    with user_of("local", environment) as (user, _):
         its = user.children(recursive=True)
         assert len(replicas_of(user)) == 3
         user.kill()
