@@ -156,8 +156,7 @@ def _lose() -> None:
 
     _is_lost.set()
     logger.error(LOST)
-    # What Ray does at the end of a process, and of a script that failed, would wait for the head for ever
-    atexit.unregister(worker.shutdown)
+    # Ray's tells the head of a script that failed, and would wait for it for ever
     if sys.excepthook is worker.custom_excepthook:
         sys.excepthook = worker.normal_excepthook
 

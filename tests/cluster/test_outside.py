@@ -66,6 +66,17 @@ def environment():
     return {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
 
 
+def kill_with_all_of_its_own(process):
+    """A signal to end would have a head wait half a minute for those that use it."""
+    everything = [process]
+    with suppress(psutil.NoSuchProcess):
+        everything += process.children(recursive=True)
+    for each in everything:
+        with suppress(psutil.Error):
+            each.kill()
+    return everything
+
+
 @contextmanager
 def head_of_its_own(environment):
     """A cluster that nobody here is a part of: its process, and its addresses."""
@@ -89,11 +100,7 @@ def head_of_its_own(environment):
         assert process.poll() is None
         yield process, {"ray": f"ray://127.0.0.1:{client_port}", "driver": f"127.0.0.1:{port}"}
     finally:
-        everything = [process, *process.children(recursive=True)]
-        for each in everything:  # a signal to end would have it wait half a minute for those that use it
-            with suppress(psutil.Error):
-                each.kill()
-        assert not psutil.wait_procs(everything, 60)[1], "processes of Ray outlive the tests"
+        assert not psutil.wait_procs(kill_with_all_of_its_own(process), 60)[1], "processes of Ray outlive the tests"
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -164,9 +171,7 @@ def test_a_process_that_is_a_part_of_the_cluster_outlives_its_head(environment):
         head_of_its_own(environment) as (process, addresses),
         user_of(addresses["driver"], environment, "outlive") as (user, output),
     ):
-        for each in [process, *process.children(recursive=True)]:
-            with suppress(psutil.Error):
-                each.kill()
+        kill_with_all_of_its_own(process)
         code = user.wait(DEADLINE_S)
         output.seek(0)
         assert "outlived" in output.read()
