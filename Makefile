@@ -74,7 +74,7 @@ bench: $(VENV)/.installed ## Measure this server beside others; quantized, adapt
 	$(BIN)/python -m benchmarks.long_context --tokens 2048 --repeats 1 --results $(SHORT_ROWS)
 
 cluster-check: $(VENV)/.installed ## Kill replicas of a Ray cluster for minutes, under load
-	$(BIN)/python -m pytest -m cluster tests/cluster
+	$(BIN)/python -m pytest -m cluster tests/cluster tests/engines/process
 
 model-table: $(VENV)/.installed ## Try every model family of transformers and write docs/model_families.md
 	$(BIN)/python -m tools.model_table

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmapi_kit import errors
+from llmapi_kit.cluster import connection
 from llmapi_kit.cluster.replica import EngineReplica
 from llmapi_kit.cluster.replicas import Replicas
 from llmapi_kit.config import Settings
@@ -41,6 +42,7 @@ class DeployedModel:
         can_use_gpu: whether a replica is to have one, where the cluster has any and `replicas` does not say.
         router: the class of Serve's request router.
         is_owned: whether it ends with whoever deploys it; see `llmapi_kit.cluster.owner`.
+        ends_serve: whether Serve ends with the last such application.
     """
 
     make_engine: Callable[[], Engine]
@@ -50,6 +52,7 @@ class DeployedModel:
     can_use_gpu: bool = False
     router: str = ROUTER
     is_owned: bool = False
+    ends_serve: bool = False
 
     def bind(self) -> Any:
         """The node of a Serve application's graph that stands for it."""
@@ -80,7 +83,7 @@ class DeployedModel:
                 "max_backoff_s": 0.1,
             },
             **options,
-        ).bind(self.make_engine, is_owned=self.is_owned)
+        ).bind(self.make_engine, is_owned=self.is_owned, ends_serve=self.ends_serve)
 
     def _num_gpus(self) -> float:
         if self.replicas.num_gpus is not None:
@@ -144,10 +147,9 @@ def start(model: DeployedModel, app: str) -> Any:
 
 def stop(app: str) -> None:
     """Delete an application; what its replicas are answering may finish."""
-    import ray
     from ray import serve
 
-    if not ray.is_initialized():
+    if not connection.is_there():
         return  # or Serve would start a cluster to look for it in
     try:
         serve.delete(app, _blocking=False)
@@ -165,10 +167,9 @@ def readiness(app: str, deployment: str) -> Readiness:
 
 def _look(app: str, deployment: str) -> tuple[str, int, str]:
     """The deployment's status, how many replicas run, and what Serve says of it."""
-    import ray
     from ray import serve
 
-    if not ray.is_initialized():
+    if not connection.is_there():
         return "DELETED", 0, "This process is connected to no cluster."
     found = serve.status().applications.get(app)
     if found is None:

@@ -36,7 +36,7 @@ FIRST_PAUSE_S, MAX_PAUSE_S = 0.05, 1.0
 RETRY_AFTER_S = 5
 FULL_RETRY_S = 2
 UNLOADED = "The model was unloaded."
-READINESS_AGE_S, READINESS_WAIT_S = 1.0, 0.5
+READINESS_AGE_S, READINESS_WAIT_S, SILENT_AFTER_S = 1.0, 0.5, 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class ClusterEngine(CalledEngine):
         handle: of the deployment of `llmapi_kit.cluster.replica.EngineReplica`.
         info: of its engines.
         find_readiness: asks the cluster; may take its time.
+        find_loss: says at once why the cluster is of no more use, where it is of none.
         max_requests: that may run and wait at a time; None where others see to that.
         on_close: called once.
 
@@ -61,6 +62,7 @@ class ClusterEngine(CalledEngine):
         info: EngineInfo,
         *,
         find_readiness: Callable[[], Readiness],
+        find_loss: Callable[[], str] = lambda: "",
         max_requests: int | None = None,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
@@ -68,6 +70,7 @@ class ClusterEngine(CalledEngine):
         self._streams = handle.options(method_name="generate", stream=True)
         self._calls = handle.options(method_name="call")
         self._readiness = _Readiness(find_readiness)
+        self._find_loss = find_loss
         self._max_requests = max_requests
         self._on_close = on_close
         self._counts = RequestCounts()
@@ -90,11 +93,11 @@ class ClusterEngine(CalledEngine):
                                 continue  # of an earlier try
                             is_accepted = True
                             has_begun = has_begun or not isinstance(event, Accepted)
-                            num_to_come -= isinstance(event, Finished)
+                            num_to_come = 0 if isinstance(event, Failed) else num_to_come - isinstance(event, Finished)
                             yield counted.saw(event)
                     return
                 except RequestError as exc:
-                    if not num_to_come:  # the replica died when it had answered, and before it had told that it had
+                    if not num_to_come:  # the replica died when its answer was over, and before it had told that it was
                         return
                     if not has_begun and await self._may_do_better(exc, attempt):
                         continue
@@ -107,6 +110,8 @@ class ClusterEngine(CalledEngine):
         """See `Engine.readiness`: ready when a replica is. What the cluster said last where it does not answer soon."""
         if self._closing.is_set():
             return Readiness(False, UNLOADED, "unloaded")
+        if why_lost := self._find_loss():
+            return Readiness(False, why_lost)
         return self._readiness.read()
 
     def stats(self) -> EngineStats:
@@ -174,7 +179,7 @@ class ClusterEngine(CalledEngine):
     async def _may_do_better(self, error: RequestError, attempt: int) -> bool:
         """Whether to ask once more, after a pause: another replica may answer what one that is gone could not."""
         is_gone = isinstance(error, EngineUnavailableError) and not self._closing.is_set()
-        if not is_gone or attempt == MAX_TRIES:
+        if not is_gone or attempt == MAX_TRIES or self._find_loss():
             return False
         logger.warning("%s: %s It is asked again", self.info.id, error.message)
         await asyncio.sleep(min(FIRST_PAUSE_S * 2 ** (attempt - 1), MAX_PAUSE_S))
@@ -220,12 +225,14 @@ class ClusterEngine(CalledEngine):
         """A request to Serve, which `close` ends.
 
         Raises:
-            EngineUnavailableError: this is closed.
+            EngineUnavailableError: this is closed, or the cluster is gone.
             QueueFullError: as many as may be are under way.
         """
         with self._lock:
             if self._closing.is_set():
                 raise EngineUnavailableError(UNLOADED)
+            if why_lost := self._find_loss():
+                raise EngineUnavailableError(why_lost)
             if self._max_requests is not None and len(self._under_way) >= self._max_requests:
                 raise self._full(self._max_requests)
             response = ask()
@@ -251,7 +258,7 @@ class _Readiness:
         self._find = find
         self._lock = threading.Lock()
         self._known = Readiness(True)
-        self._known_at = time.monotonic()
+        self._known_at = self._asked_at = time.monotonic()
         self._fresh: threading.Event | None = None
 
     def read(self) -> Readiness:
@@ -260,11 +267,15 @@ class _Readiness:
             if time.monotonic() - self._known_at < READINESS_AGE_S:
                 return self._known
             if self._fresh is None:
-                self._fresh = threading.Event()
+                self._fresh, self._asked_at = threading.Event(), time.monotonic()
                 threading.Thread(target=self._refresh, name="llmapi_kit cluster", daemon=True).start()
             fresh = self._fresh
         fresh.wait(READINESS_WAIT_S)
-        return self._known
+        with self._lock:
+            silent_s = time.monotonic() - self._asked_at if self._fresh is not None else 0.0
+            if silent_s > SILENT_AFTER_S:
+                return Readiness(False, f"The cluster has not answered for {silent_s:.0f} s.")
+            return self._known
 
     def _refresh(self) -> None:
         try:

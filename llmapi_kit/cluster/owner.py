@@ -1,7 +1,7 @@
 """The process that deployed a model, as its replicas see it: an actor that Ray ends with that process.
 
 Replicas hand it their log lines. When it is gone, as its process was killed, they delete their application, which
-would otherwise stay for ever.
+would otherwise stay for ever, and Serve itself where that process had started it and nobody else uses it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from llmapi_kit.cluster import connection
+
 NAMESPACE = "llmapi_kit"
+APP_PREFIX = "llmapi_kit-"  # of applications that have an owner
 LOGGERS = ("llmapi_kit", "py.warnings")
 MAX_CALLS = 10_000
 MAX_LINES = 1000  # that nobody has read yet
@@ -95,7 +98,7 @@ def dismiss(app: str) -> None:
     """This process owns the application no more. Safe to call twice."""
     import ray
 
-    if ray.is_initialized():
+    if connection.is_there():
         with suppress(Exception):  # it, or the cluster, may be gone
             ray.kill(ray.get_actor(app, namespace=NAMESPACE))
 
@@ -146,24 +149,24 @@ class OwnersLog(logging.Handler):
         return lines
 
 
-def serve_owner(app: str, replica: str) -> None:
+def serve_owner(app: str, replica: str, *, ends_serve: bool = False) -> None:
     """Hand this replica's log to the application's owner from now on, and delete the application when that is gone.
 
     Args:
         app: the application.
         replica: names the replica.
+        ends_serve: whether Serve is to end with the last application, as the owner started it.
     """
     log = OwnersLog(replica)
     for name in LOGGERS:
         logging.getLogger(name).addHandler(log)
     logging.getLogger("llmapi_kit").setLevel(logging.INFO)
     logging.captureWarnings(True)
-    threading.Thread(target=_serve_owner, args=(app, log), name="llmapi_kit owner", daemon=True).start()
+    threading.Thread(target=_serve_owner, args=(app, log, ends_serve), name="llmapi_kit owner", daemon=True).start()
 
 
-def _serve_owner(app: str, log: OwnersLog) -> None:
+def _serve_owner(app: str, log: OwnersLog, ends_serve: bool) -> None:
     import ray
-    from ray import serve
     from ray.exceptions import RayError
 
     while True:
@@ -180,4 +183,28 @@ def _serve_owner(app: str, log: OwnersLog) -> None:
                 actor.log.remote(lines)
             is_known_over = bool(ray.wait([is_over], timeout=0)[0])
     logger.warning("Whoever deployed %s is gone, so it is deleted", app)
-    serve.delete(app, _blocking=False)
+    _delete(app, ends_serve)
+
+
+def _delete(app: str, ends_serve: bool) -> None:
+    """Delete an application whose owner is gone, and Serve with it where that is to end and nothing else runs there."""
+    from ray import serve
+
+    others = serve.status().applications.keys() - {app}
+    if ends_serve and all(_is_abandoned(other) for other in others):
+        serve.shutdown()
+    else:
+        serve.delete(app, _blocking=False)
+
+
+def _is_abandoned(app: str) -> bool:
+    """Whether an application had an owner that is gone; its own replicas delete it, sooner or later."""
+    import ray
+
+    if not app.startswith(APP_PREFIX):
+        return False
+    try:
+        ray.get_actor(app, namespace=NAMESPACE)
+    except ValueError:
+        return True
+    return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from llmapi_kit.cluster import connection, deployment
 from llmapi_kit.cluster.bridge import Bridge, BridgedHandle
 from llmapi_kit.cluster.connection import check_address
 from llmapi_kit.cluster.engine import ClusterEngine
-from llmapi_kit.cluster.owner import Owner, appoint, dismiss
+from llmapi_kit.cluster.owner import APP_PREFIX, Owner, appoint, dismiss
 from llmapi_kit.cluster.replica import Outcome
 from llmapi_kit.cluster.replicas import Replicas, read_replicas
 from llmapi_kit.config import Settings
@@ -52,17 +52,14 @@ class ClusterPlacement(Placement):
         Raises:
             LlmApiKitError: it can't be loaded there, or the cluster can't be used.
         """
-        app = f"llmapi_kit-{deployment.deployment_name(name)}-{random_hex(6)}"
+        app = f"{APP_PREFIX}{deployment.deployment_name(name)}-{random_hex(6)}"
         settings = self.settings or Settings()
-        model = deployment.DeployedModel(
-            partial(make_engine, options), name, settings, self.replicas, self.can_use_gpu, is_owned=True
-        )
         log_buffer.install()  # what replicas tell while they load is there before the server is
         connection.connect(self.address, app, partial(_end, app))
         try:
             is_outside = self.address.startswith("ray://")
             owner = appoint(app, Bridge if is_outside else Owner)
-            handle = deployment.start(model, app)
+            handle = deployment.start(self._model(partial(make_engine, options), name, settings), app)
             if is_outside:
                 handle = BridgedHandle(owner)
             outcome: Outcome = handle.options(method_name="describe").remote().result()
@@ -74,8 +71,20 @@ class ClusterPlacement(Placement):
             handle,
             replace(info, description=f"{info.description} In a cluster.".strip()),
             find_readiness=partial(deployment.readiness, app, deployment.deployment_name(name)),
+            find_loss=connection.why_lost,
             max_requests=self.replicas.most_requests(settings),
             on_close=partial(_end, app),
+        )
+
+    def _model(self, make_engine: Callable[[], Engine], name: str, settings: Settings) -> deployment.DeployedModel:
+        return deployment.DeployedModel(
+            make_engine,
+            name,
+            settings,
+            self.replicas,
+            self.can_use_gpu,
+            is_owned=True,
+            ends_serve=connection.has_started_serve(),
         )
 
 

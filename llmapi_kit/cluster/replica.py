@@ -62,11 +62,12 @@ class EngineReplica:
     Args:
         make_engine: makes the engine.
         is_owned: whether its application ends with whoever deployed it.
+        ends_serve: see `llmapi_kit.cluster.owner.serve_owner`.
     """
 
-    def __init__(self, make_engine: Callable[[], Engine], *, is_owned: bool = False) -> None:
+    def __init__(self, make_engine: Callable[[], Engine], *, is_owned: bool = False, ends_serve: bool = False) -> None:
         if is_owned:
-            serve_owner(_context().app_name, _replica_name())
+            serve_owner(_context().app_name, _replica_name(), ends_serve=ends_serve)
         self._engine = make_engine()
         logger.info("%s is loaded in process %d", self._engine.info.id, os.getpid())
         self._num_streams = 0

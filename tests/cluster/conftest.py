@@ -19,6 +19,9 @@ from tests.store.conftest import postgres  # noqa: F401 - a fixture
 
 from . import engines
 
+NUM_CPUS = 6  # Ray starts so many workers at once; replicas take half of one, and an ingress one
+OBJECT_STORE_BYTES = 100_000_000
+UNNEEDED = ("start_monitor", "start_log_monitor", "start_api_server")  # of Ray, a process of Python each
 # Of Serve's controller, 5 s and 10 s. A proxy takes longer to start on a machine that other tests keep busy
 PROXY_TIMEOUTS = ("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S")
 
@@ -33,8 +36,11 @@ def proxy_url():
         warnings.simplefilter("ignore")  # of what Ray imports, and of the processes of a start that failed
         import ray
         from ray import serve
+        from ray._private.node import Node
 
-        connection.start_here(num_cpus=16)
+        for name in UNNEEDED:
+            patch.setattr(Node, name, lambda *arguments, **options: None)
+        connection.start_here(num_cpus=NUM_CPUS, object_store_memory=OBJECT_STORE_BYTES)
         roots = set(psutil.Process().children()) - before
         gc.collect()
     ray.cloudpickle.register_pickle_by_value(engines)

@@ -36,8 +36,11 @@ async def until(condition):
     raise AssertionError("it never was")
 
 
+SLOWLY_S = 0.05
+
+
 class TellingMock(MockEngine):
-    """Says which process it is, or stops after its first word until a file is there, where it is asked to.
+    """Says which process it is, or stops after its first word until a file is there, or is slow, where it is asked to.
 
     It makes the file itself where whoever asked it to leaves.
     """
@@ -56,6 +59,8 @@ class TellingMock(MockEngine):
                 num_deltas += isinstance(event, Delta)
                 if gate is not None and num_deltas == 2:
                     await until(gate.exists)
+                if words[:1] == ["slowly"] and isinstance(event, Delta):
+                    await asyncio.sleep(SLOWLY_S)
                 yield event
             is_over = True
         finally:

@@ -9,6 +9,7 @@ from ray.exceptions import RayActorError
 
 from llmapi_kit.cluster.engine import ClusterEngine
 from llmapi_kit.engines.base import GenerationRequest
+from llmapi_kit.errors import GenerationError
 from llmapi_kit.testing.events import collect
 from llmapi_kit.types import Accepted, Delta, EngineInfo, Failed, Finished, Readiness
 
@@ -48,6 +49,13 @@ def test_an_answer_that_is_over_stays_whole_when_its_replica_dies():
     events, stats = answer(*items)
     assert events == items
     assert (stats.num_finished, stats.num_failed) == (1, 0)
+
+
+def test_an_answer_that_failed_fails_once_when_its_replica_dies():
+    items = [Accepted(1), Delta("a"), Failed(GenerationError("The model failed."))]
+    events, stats = answer(*items)
+    assert events == items
+    assert (stats.num_finished, stats.num_failed) == (0, 1)
 
 
 def test_of_two_answers_one_that_is_over_does_not_stand_for_the_other():

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, cast
 
 from llmapi_kit.engines.base import GenerationRequest
@@ -31,10 +32,39 @@ from llmapi_kit.engines.process.wire import (
     unpacked,
 )
 from llmapi_kit.errors import RequestError
-from llmapi_kit.types import EngineStats, Event, Failed
+from llmapi_kit.types import EngineStats, Event, Failed, Finished
 
 LAST_WORDS_S = 1.0  # until what a process said before its end has arrived
 Item = Event | Ended
+
+
+@dataclass(slots=True)
+class _Answering:
+    """A request under way.
+
+    Attributes:
+        channel: where its events go.
+        num_to_come: of its answers, those that are not whole yet.
+        has_failed: whether it ended in an error, as an event.
+        is_told: whether the process has said that nothing more comes.
+    """
+
+    channel: Channel[Item]
+    num_to_come: int
+    has_failed: bool = False
+    is_told: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its client gets all of it, whatever becomes of the process."""
+        return self.is_told or self.has_failed or not self.num_to_come
+
+    def put(self, item: Item) -> None:
+        """Pass on what came."""
+        self.num_to_come -= isinstance(item, Finished)
+        self.has_failed = self.has_failed or isinstance(item, Failed)
+        self.is_told = self.is_told or isinstance(item, Ended)
+        self.channel.put(item)
 
 
 class Connection(asyncio.Protocol):
@@ -42,8 +72,10 @@ class Connection(asyncio.Protocol):
 
     Args:
         child: the process.
-        on_done: called with the connection and the engine's counters when a request has ended.
-        on_end: called with the connection and the number of requests that failed, when it is of no more use.
+        on_done: called with the process and its engine's counters when a request has ended.
+        on_lost: called with the number of requests that were answered in full, and of those that failed, without the
+            process having said so.
+        on_end: called with the connection when it is of no more use.
 
     Attributes:
         loop: whose it is.
@@ -53,14 +85,15 @@ class Connection(asyncio.Protocol):
         self,
         child: Child,
         *,
-        on_done: Callable[[Connection, EngineStats], None],
-        on_end: Callable[[Connection, int], None],
+        on_done: Callable[[Child, EngineStats], None],
+        on_lost: Callable[[int, int], None],
+        on_end: Callable[[Connection], None],
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self._child = child
-        self._on_done, self._on_end = on_done, on_end
+        self._on_done, self._on_lost, self._on_end = on_done, on_lost, on_end
         self._call_ids = itertools.count(1)
-        self._channels: dict[int, Channel[Item]] = {}
+        self._under_way: dict[int, _Answering] = {}
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._received = bytearray()
         self._unsent: list[bytes] = []
@@ -76,14 +109,14 @@ class Connection(asyncio.Protocol):
 
     @property
     def num_requests(self) -> int:
-        """Requests under way; from any thread."""
-        return len(self._channels)
+        """Requests that wait for something of the process; from any thread."""
+        return sum(not each.is_over for each in list(self._under_way.values()))
 
     def begin(self, request: GenerationRequest) -> tuple[int, Channel[Item]]:
         """Have a request answered; its number, for `finish`, and where its events come."""
         call_id, channel = next(self._call_ids), Channel[Item]()
         self._send(Generate(call_id, request))
-        self._channels[call_id] = channel
+        self._under_way[call_id] = _Answering(channel, request.n)
         return call_id, channel
 
     def finish(self, call_id: int, *, is_over: bool) -> None:
@@ -93,7 +126,7 @@ class Connection(asyncio.Protocol):
             call_id: its number.
             is_over: whether its end has come; else the process is told to stop it.
         """
-        del self._channels[call_id]
+        del self._under_way[call_id]
         if not is_over:
             self._send(Cancel(call_id))
 
@@ -155,11 +188,11 @@ class Connection(asyncio.Protocol):
 
     def _take(self, message: FromEngine) -> None:
         if isinstance(message, Done):
-            self._on_done(self, message.stats)
+            self._on_done(self._child, message.stats)
         if not isinstance(message, Happened | Done | Returned | Raised):
             raise TypeError(f"{type(message).__name__} is not for one event loop")
-        if (channel := self._channels.get(message.call_id)) is not None:
-            channel.put(message.event if isinstance(message, Happened) else _ended(message))
+        if (answering := self._under_way.get(message.call_id)) is not None:
+            answering.put(message.event if isinstance(message, Happened) else _ended(message))
         answer = self._answers.get(message.call_id)
         if answer is not None and not answer.done():
             if isinstance(message, Raised):
@@ -177,10 +210,14 @@ class Connection(asyncio.Protocol):
         """End what still waits; the process says no more."""
         if self._error is None or self._is_closed:
             return
-        self._on_end(self, len(self._channels))
-        for channel in self._channels.values():
-            channel.put(Failed(self._error))
-            channel.put(Ended())
+        untold = [each for each in self._under_way.values() if not each.is_told]
+        num_whole = sum(not each.num_to_come for each in untold)
+        self._on_lost(num_whole, len(untold) - num_whole)
+        self._on_end(self)
+        for each in untold:
+            if not each.is_over:
+                each.put(Failed(self._error))
+            each.put(Ended())
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(self._error)
@@ -198,7 +235,7 @@ class Connection(asyncio.Protocol):
             yield
         finally:
             if not self._is_closed:
-                self._on_end(self, 0)
+                self._on_end(self)
                 self._close()
 
     def _end_process(self) -> None:

@@ -15,7 +15,6 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from llmapi_kit.engines.base import Engine, GenerationRequest
@@ -23,6 +22,7 @@ from llmapi_kit.engines.called_engine import CalledEngine
 from llmapi_kit.engines.channel import Ended
 from llmapi_kit.engines.process.child import Child
 from llmapi_kit.engines.process.connection import Connection
+from llmapi_kit.engines.process.counts import Counts
 from llmapi_kit.engines.process.watchdog import CALL_ID, Watchdog
 from llmapi_kit.engines.process.wire import (
     Ask,
@@ -44,7 +44,6 @@ from llmapi_kit.types import (
     EngineStats,
     Event,
     Failed,
-    Finished,
     Readiness,
 )
 
@@ -99,7 +98,7 @@ class ProcessEngine(CalledEngine):
         self._closing = threading.Event()
         self._child: Child | None = None
         self._why_not = ""
-        self._past, self._last = EngineStats(), EngineStats()
+        self._counts = Counts()
         child, self.info = self._start()
         self._begin(child)
 
@@ -114,7 +113,6 @@ class ProcessEngine(CalledEngine):
         connection = self._connection()
         call_id, channel = connection.begin(request)
         is_over, is_begun = False, False
-        num_to_come = request.n
         try:
             while True:
                 item = await channel.receive()
@@ -123,12 +121,9 @@ class ProcessEngine(CalledEngine):
                     if item.error is not None:
                         raise item.error
                     return
-                if isinstance(item, Failed) and not num_to_come:
-                    continue  # the process died when it had answered, and before it had told that it had
                 if isinstance(item, Failed) and not is_begun:
                     raise item.error
                 is_begun = True
-                num_to_come -= isinstance(item, Finished)
                 yield item
         finally:
             connection.finish(call_id, is_over=is_over)
@@ -148,7 +143,7 @@ class ProcessEngine(CalledEngine):
     def stats(self) -> EngineStats:
         """See `Engine.stats`: of all its processes. Waits for an answer of the process, half a second at most."""
         self._status()
-        return self._last.after(self._past)
+        return self._counts.total()
 
     def close(self) -> None:
         """See `Engine.close`: ends the process, and with it everything that it held."""
@@ -190,6 +185,7 @@ class ProcessEngine(CalledEngine):
 
     def _begin(self, child: Child) -> None:
         """Take a process that has an engine as ours from now on."""
+        self._counts.begin(child)
         with self._lock:
             self._child = child
             is_closed = self._closing.is_set()
@@ -203,7 +199,7 @@ class ProcessEngine(CalledEngine):
         take_turns_sooner()
         for messages in child.messages():
             for message in messages:
-                self._take(message)
+                self._take(child, message)
         why = child.how_it_ended()
         is_closed = self._closing.is_set()
         text = "The model was unloaded." if is_closed else f"The model's process died ({why}), and is started anew."
@@ -211,9 +207,7 @@ class ProcessEngine(CalledEngine):
             self._child, self._why_not = None, text
             connections, self._connections = list(self._connections.values()), {}
             answers, self._answers = self._answers, {}
-            last = replace(self._last, num_running=0, num_queued=0, kv_use=0.0)
-            self._past = last.after(self._past)
-            self._last = EngineStats(num_slots=last.num_slots)
+        self._counts.end(child)
         num_requests = sum(connection.num_requests for connection in connections)
         error = EngineUnavailableError(text, retry_after_s=None if is_closed else 5)
         for connection in connections:
@@ -242,11 +236,11 @@ class ProcessEngine(CalledEngine):
                 self._begin(child)
                 return
 
-    def _take(self, message: FromEngine) -> None:
+    def _take(self, child: Child, message: FromEngine) -> None:
         if isinstance(message, Logged):
             _log(message)
         elif isinstance(message, Status):
-            self._last = message.stats
+            self._counts.heard(child, message.stats)
             if message.call_id == CALL_ID:
                 self._watchdog.heard(message)
             with self._lock:
@@ -262,20 +256,19 @@ class ProcessEngine(CalledEngine):
             if loop not in self._connections:
                 for closed in [each for each in self._connections if each.is_closed()]:
                     del self._connections[closed]
-                self._connections[loop] = Connection(child, on_done=self._note_done, on_end=self._note_end)
+                self._connections[loop] = Connection(
+                    child, on_done=self._counts.heard, on_lost=self._note_lost, on_end=self._forget
+                )
             return self._connections[loop]
 
-    def _note_done(self, connection: Connection, stats: EngineStats) -> None:
-        with self._lock:
-            if self._connections.get(connection.loop) is connection:  # else they are in `_past`
-                self._last = stats
+    def _note_lost(self, num_finished: int, num_failed: int) -> None:
+        if not self._closing.is_set():
+            self._counts.lost(num_finished=num_finished, num_failed=num_failed)
 
-    def _note_end(self, connection: Connection, num_failed: int) -> None:
+    def _forget(self, connection: Connection) -> None:
         with self._lock:
             if self._connections.get(connection.loop) is connection:
                 del self._connections[connection.loop]
-            if not self._closing.is_set():
-                self._past = replace(self._past, num_failed=self._past.num_failed + num_failed)
 
     def _there(self) -> Child:
         """The process; under the lock.

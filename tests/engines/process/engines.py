@@ -12,7 +12,7 @@ import time
 from llmapi_kit.engines.mock import MockEngine
 from llmapi_kit.errors import ContextLengthError, GenerationError, MissingDependencyError, ModelTooLargeError
 from llmapi_kit.progress import report
-from llmapi_kit.types import Finished
+from llmapi_kit.types import Failed, Finished
 
 
 def make_mock(delay_s=0.002, num_tokens=180):
@@ -129,4 +129,14 @@ class DyingLaterEngine(MockEngine):
     async def generate(self, request):
         async for event in super().generate(request):
             yield event
+        await die_when_all_is_sent()
+
+
+class DyingFailedEngine(MockEngine):
+    """Says that its answer failed, and dies before its stream is over."""
+
+    async def generate(self, request):
+        events = super().generate(request)
+        yield await anext(events)
+        yield Failed(GenerationError("The model failed."))
         await die_when_all_is_sent()
