@@ -50,7 +50,7 @@ class ChatPage:
         self.context = context
         self.url = url
         self.page = context.new_page()
-        self.page.set_default_timeout(15_000)
+        self.page.set_default_timeout(60_000)
         self.errors = []
         self.urls = []
         self.page.on("console", self._hear)
