@@ -203,6 +203,8 @@ def gguf_decoder(file: GgufFile) -> GgufDecoder | None:
 def _config(file: GgufFile, family: GgufFamily) -> DecoderConfig:
     prefix = f"{file.architecture}."
     values = {key.removeprefix(prefix): value for key, value in file.header.metadata.items() if key.startswith(prefix)}
+    if values.get(WINDOW) == 0:
+        del values[WINDOW]  # of files that say that there is none
     require(set(values) <= READ | family.keys and set(family.needs) <= set(values))
     hidden, layers, heads = (
         size(values.get(name)) for name in ("embedding_length", "block_count", "attention.head_count")
@@ -324,8 +326,6 @@ def _tensors(
             offset = tensor.offset + place.expert * size_bytes
             tensor = GgufTensor(place.shape, tensor.kind, offset, size_bytes)
         bits = max((BITS.get(found[each][1].kind, 0) for each in place.together), default=0)
-        if bits and name in (EMBEDDING, HEAD):
-            bits = 8
         yield name, StoredTensor(place.stored, header, tensor, bits, place.num_heads_in_pairs)
 
 

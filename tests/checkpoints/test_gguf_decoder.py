@@ -72,7 +72,7 @@ def test_matrices_have_the_bits_that_their_format_needs(kind, bits, tmp_path):
     decoder = read(tmp_path / "m.gguf", make(), kind=kind)
     found = {name: each.bits for name, each in decoder.tensors.items()}
     assert found["model.layers.1.mlp.down_proj.weight"] == bits
-    assert found["model.embed_tokens.weight"] == (8 if bits else 0)
+    assert found["model.embed_tokens.weight"] == bits
     assert found["model.norm.weight"] == 0
     assert decoder.has_integers == bool(bits)
 
@@ -121,6 +121,11 @@ def test_what_is_not_known_is_left_to_llama_cpp(key, value, kind, tmp_path):
     with torch.no_grad():
         path = write_model(tmp_path / "n.gguf", make(), tokenizer=tokenizer, extra=change)
     assert gguf_decoder(open_gguf(path)) is None
+
+
+def test_a_window_of_nothing_is_none(tmp_path):
+    decoder = read(tmp_path / "m.gguf", make(), extra=put("llama.attention.sliding_window", 0))
+    assert decoder.config.windows == (0, 0)
 
 
 def test_a_tensor_that_has_no_place_is_left_to_llama_cpp(tmp_path):
