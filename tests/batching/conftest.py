@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import pytest
@@ -38,6 +39,7 @@ class Bench:
         self.runner = options.pop("runner", None) or FakeRunner(**options)
         self.batches = []
         self._events = {}
+        self._numbers = itertools.count()
         self._changed = threading.Condition()
         self.loop = BatchingLoop(
             self.runner, self._deliver, eos_ids=frozenset({0}), token_bytes=token_bytes, **loop_options
@@ -52,7 +54,7 @@ class Bench:
 
     def submit(self, prompt, max_tokens=8, name=None, request_options=None, **params):
         request = Request(
-            id=name or str(len(self._events)) + str(prompt[:4]) + str(params),
+            id=name or f"{next(self._numbers)} {prompt[:4]} {params}",
             prompt_ids=list(prompt),
             params=SamplingParams(**{"temperature": 0, **params}),
             max_new_tokens=max_tokens,
