@@ -14,6 +14,8 @@ from typing import Any, Literal
 Activation = Literal["silu", "gelu_tanh", "clamped_swiglu"]
 ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
+# Weights that belong to no layer, by their names in transformers
+EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 # A decoder layer's matrices, those in a row that are one product
 PRODUCTS = (
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),

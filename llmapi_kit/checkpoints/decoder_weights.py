@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from llmapi_kit.checkpoints.decoder_config import DecoderConfig
-from llmapi_kit.checkpoints.decoder_families import FAMILIES, ROUTER, SHARED_GATE, layer_shapes
+from llmapi_kit.checkpoints.decoder_families import EMBEDDING, FAMILIES, HEAD, NORM, ROUTER, SHARED_GATE, layer_shapes
 from llmapi_kit.checkpoints.expert_tensors import apart
 from llmapi_kit.checkpoints.integer_weights import IntegerFormat, IntegerMatrix, RoundedMatrix
 from llmapi_kit.checkpoints.mapped_files import drop_pages
@@ -25,7 +25,6 @@ from llmapi_kit.checkpoints.model_files import weight_files
 from llmapi_kit.checkpoints.packed_checkpoint import Packing, packing_of, unpack
 from llmapi_kit.checkpoints.rotation import Rotation, rotation_of
 
-EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 HEAD_BITS = 8  # of integers, in embedding and output layer
 KEPT = tuple(f".{name}.weight" for name in (ROUTER, SHARED_GATE))  # few numbers that decide much: never integers
 

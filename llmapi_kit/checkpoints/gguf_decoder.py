@@ -16,7 +16,17 @@ from typing import Any
 
 from llmapi_kit.checkpoints.config_fields import UnknownValueError, positive, require, size
 from llmapi_kit.checkpoints.decoder_config import DecoderConfig
-from llmapi_kit.checkpoints.decoder_families import EXPERT_PRODUCTS, FAMILIES, ROUTER, Experts, Variant, layer_shapes
+from llmapi_kit.checkpoints.decoder_families import (
+    EMBEDDING,
+    EXPERT_PRODUCTS,
+    FAMILIES,
+    HEAD,
+    NORM,
+    ROUTER,
+    Experts,
+    Variant,
+    layer_shapes,
+)
 from llmapi_kit.checkpoints.gguf_file import GgufFile
 from llmapi_kit.checkpoints.gguf_header import GgufHeader, GgufTensor
 from llmapi_kit.checkpoints.rope import Rope
@@ -28,7 +38,6 @@ FLOATS = {"F32": 4, "F16": 2, "BF16": 2}
 # Of the file's size: more than that is not taken for speed
 MAX_GROWTH, FREE_GROWTH_BYTES = 1.25, 256 * 2**20
 
-EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 FREQUENCIES = "rope_freqs.weight"
 STORED = {EMBEDDING: "token_embd.weight", HEAD: "output.weight", NORM: "output_norm.weight"}
 STORED_PARTS = {

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 
+from llmapi_kit.checkpoints.decoder_families import EMBEDDING, HEAD
 from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
-from llmapi_kit.checkpoints.gguf_decoder import EMBEDDING, GROUP, HEAD, GgufDecoder, StoredTensor
+from llmapi_kit.checkpoints.gguf_decoder import GROUP, GgufDecoder, StoredTensor
 from llmapi_kit.checkpoints.gguf_header import GgufHeader, GgufTensor
 from llmapi_kit.checkpoints.integer_weights import IntegerFormat, IntegerMatrix, IntegerRows
 from llmapi_kit.checkpoints.low_rank import LowRank

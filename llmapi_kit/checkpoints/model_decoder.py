@@ -16,12 +16,13 @@ from llmapi_kit.checkpoints.decoder_config import DecoderConfig
 from llmapi_kit.checkpoints.decoder_families import (
     ACTIVATIONS,
     FAMILIES,
+    HEAD,
     Experts,
     Family,
     Variant,
     scalars,
 )
-from llmapi_kit.checkpoints.decoder_weights import HEAD, DecoderWeights, tensor_shapes
+from llmapi_kit.checkpoints.decoder_weights import DecoderWeights, tensor_shapes
 from llmapi_kit.checkpoints.expert_tensors import apart
 from llmapi_kit.checkpoints.integer_weights import IntegerMatrix
 from llmapi_kit.checkpoints.rope import NUMBERS

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 OPTION = "RAY_gcs_rpc_server_reconnect_timeout_s"  # read by `ray.init`, and not after that
 STAY_S = 7 * 86400
-PATIENCE_S = 60.0  # a head that fails over is back by then
+LOST_AFTER_S = 60.0  # a head that fails over is back by then
 ASK_EVERY_S, ANSWER_S = 2.0, 5.0
 
 
@@ -35,7 +35,7 @@ def watch(on_lost: Callable[[], None]) -> Callable[[], None]:
     """Watch the head of the cluster that this process is a part of, in a thread of its own.
 
     Args:
-        on_lost: called once, by that thread, when the head was out of reach for `PATIENCE_S`.
+        on_lost: called once, by that thread, when the head was out of reach for `LOST_AFTER_S`.
 
     Returns:
         Ends it.
@@ -62,7 +62,7 @@ def _is_lost(address: str, over: threading.Event) -> bool:
 
     client = GcsClient(address=address)
     silent_s = 0.0
-    while silent_s < PATIENCE_S:
+    while silent_s < LOST_AFTER_S:
         if over.wait(ASK_EVERY_S):
             return False
         asked_at = time.monotonic()

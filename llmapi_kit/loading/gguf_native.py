@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmapi_kit.checkpoints.cache_size import kv_bytes_per_token, step_bytes
+from llmapi_kit.checkpoints.decoder_families import EMBEDDING
 from llmapi_kit.checkpoints.fit import STEP_TOKENS, Fit, SlotPlan, check_sizes, has_lazy_memory, plan_slots
-from llmapi_kit.checkpoints.gguf_decoder import EMBEDDING, GgufDecoder, gguf_decoder
+from llmapi_kit.checkpoints.gguf_decoder import GgufDecoder, gguf_decoder
 from llmapi_kit.checkpoints.gguf_file import GgufFile
 from llmapi_kit.checkpoints.mmproj import find_mmproj
 from llmapi_kit.config import Settings

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llmapi_kit.checkpoints.decoder_config import read_decoder_config
-from llmapi_kit.checkpoints.decoder_weights import EMBEDDING, HEAD, NORM, read_decoder_weights
+from llmapi_kit.checkpoints.decoder_families import EMBEDDING, HEAD, NORM
+from llmapi_kit.checkpoints.decoder_weights import read_decoder_weights
 from llmapi_kit.checkpoints.model_decoder import weights_of_model
 from tests.checkpoints.odd_folders import WEIGHTS
 from tests.runners.conftest import TINY, make_tiny

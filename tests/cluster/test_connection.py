@@ -96,7 +96,7 @@ class Head:
 def quick(monkeypatch):
     """Time is counted in questions, and does not pass."""
     monkeypatch.setattr(head_watch, "ASK_EVERY_S", 0.001)
-    monkeypatch.setattr(head_watch, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(head_watch, "LOST_AFTER_S", 0.01)
 
 
 def test_a_head_is_gone_when_it_has_not_answered_for_long(quick, monkeypatch):

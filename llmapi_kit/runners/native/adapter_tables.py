@@ -16,8 +16,7 @@ import torch
 from torch.nn import functional
 
 from llmapi_kit.checkpoints.decoder_config import DecoderConfig
-from llmapi_kit.checkpoints.decoder_families import PRODUCTS, layer_shapes
-from llmapi_kit.checkpoints.decoder_weights import EMBEDDING, HEAD
+from llmapi_kit.checkpoints.decoder_families import EMBEDDING, HEAD, PRODUCTS, layer_shapes
 from llmapi_kit.checkpoints.low_rank import Changes, LowRank, Replacement
 from llmapi_kit.runners.adapter_places import Place, check_places, check_replacements, fused_places
 from llmapi_kit.runners.base import StepItem

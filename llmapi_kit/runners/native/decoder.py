@@ -22,8 +22,17 @@ import torch
 from torch.nn import functional
 
 from llmapi_kit.checkpoints.decoder_config import DecoderConfig
-from llmapi_kit.checkpoints.decoder_families import EXPERT_PRODUCTS, ROUTER, SHARED_GATE, SINKS, Activation
-from llmapi_kit.checkpoints.decoder_weights import EMBEDDING, HEAD, NORM, DecoderWeights, layer_name
+from llmapi_kit.checkpoints.decoder_families import (
+    EMBEDDING,
+    EXPERT_PRODUCTS,
+    HEAD,
+    NORM,
+    ROUTER,
+    SHARED_GATE,
+    SINKS,
+    Activation,
+)
+from llmapi_kit.checkpoints.decoder_weights import DecoderWeights, layer_name
 from llmapi_kit.checkpoints.integer_weights import IntegerFormat
 from llmapi_kit.checkpoints.model_decoder import config_of, obstacle_to_decoder
 from llmapi_kit.runners.base import StepItem

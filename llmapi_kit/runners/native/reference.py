@@ -18,8 +18,18 @@ from typing import cast
 import torch
 from torch.nn import functional
 
-from llmapi_kit.checkpoints.decoder_families import EXPERT_PRODUCTS, ROUTER, SHARED_GATE, SINKS, Experts, Variant
-from llmapi_kit.checkpoints.decoder_weights import EMBEDDING, HEAD, NORM, DecoderWeights, layer_name
+from llmapi_kit.checkpoints.decoder_families import (
+    EMBEDDING,
+    EXPERT_PRODUCTS,
+    HEAD,
+    NORM,
+    ROUTER,
+    SHARED_GATE,
+    SINKS,
+    Experts,
+    Variant,
+)
+from llmapi_kit.checkpoints.decoder_weights import DecoderWeights, layer_name
 from llmapi_kit.checkpoints.integer_weights import IntegerMatrix
 from llmapi_kit.checkpoints.mapped_files import drop_pages
 from llmapi_kit.runners.thread_count import num_threads_set
