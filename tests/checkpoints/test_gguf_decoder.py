@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gguf
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -39,6 +40,18 @@ def tokenizer(writer):
 
 def put(key, value, kind=gguf.GGUFValueType.UINT32):
     return lambda writer: writer.add_key_value(key, value, kind)
+
+
+def stretched(writer):
+    """Positions that are scaled, all alike."""
+    writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+    writer.add_rope_scaling_factor(4.0)
+
+
+SCALED = {
+    "frequencies": lambda writer: writer.add_tensor("rope_freqs.weight", np.linspace(1, 8, 32, dtype=np.float32)),
+    "linear": stretched,
+}
 
 
 def read(path, model, **options):
@@ -129,26 +142,15 @@ def test_a_window_of_nothing_is_none(tmp_path):
 
 
 def test_a_tensor_that_has_no_place_is_left_to_llama_cpp(tmp_path):
-    import numpy as np
-
     def more(writer):
         writer.add_tensor("blk.0.attn_rot_embd.weight", np.ones(4, np.float32))
 
     assert read(tmp_path / "m.gguf", make(), extra=more) is None
 
 
-@pytest.mark.parametrize("scaling", ["frequencies", "linear"])
+@pytest.mark.parametrize("scaling", SCALED)
 def test_scaled_positions_are_read(scaling, tmp_path):
-    import numpy as np
-
-    def more(writer):
-        if scaling == "linear":
-            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-            writer.add_rope_scaling_factor(4.0)
-        else:
-            writer.add_tensor("rope_freqs.weight", np.linspace(1, 8, 32, dtype=np.float32))
-
-    decoder = read(tmp_path / "m.gguf", make(), extra=more)
+    decoder = read(tmp_path / "m.gguf", make(), extra=SCALED[scaling])
     assert (decoder.frequencies is not None) == (scaling == "frequencies")
     assert decoder.config.ropes[0].factor == (4.0 if scaling == "linear" else 0.0)
 

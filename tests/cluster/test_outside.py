@@ -33,7 +33,7 @@ if sys.argv[2] == "stop":
     server.stop()
 elif sys.argv[2] == "outlive":
     while "head of the Ray cluster is gone" not in server.engines[0].readiness().reason:
-        time.sleep(1)
+        time.sleep(1)  # between two looks, as readiness tells nobody of a change
     time.sleep(15)  # Ray would have ended this process by now
     server.stop()
     print("outlived", flush=True)

@@ -18,7 +18,7 @@ from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.llama_model import LlamaModel
 from llmapi_kit.runners.llama_steps import LlamaSteps
 from tests.checkpoints.gguf_files import write_model
-from tests.checkpoints.test_gguf_decoder import make, read, tokenizer
+from tests.checkpoints.test_gguf_decoder import SCALED, make, read, tokenizer
 from tests.runners import architectures
 
 pytestmark = pytest.mark.slow
@@ -49,6 +49,15 @@ def logits_of(runner):
     first = torch.as_tensor(runner.step([StepItem(slot, 0, ids, True) for slot, ids in enumerate(IDS)])).clone()
     more = torch.as_tensor(runner.step([StepItem(slot, len(ids), [6], True) for slot, ids in enumerate(IDS)]))
     return torch.cat((first, more.clone()))
+
+
+def logits_of_llama_cpp(path):
+    """The same by llama.cpp."""
+    steps = LlamaSteps(LlamaModel(path, n_gpu_layers=0), num_slots=3, max_length=64, num_threads=1)
+    try:
+        return logits_of(steps)
+    finally:
+        steps.close()
 
 
 @torch.inference_mode()
@@ -94,11 +103,7 @@ def test_k_quants_stay_as_near_to_their_weights_as_in_llama_cpp(kind, native, tm
     with torch.no_grad():
         write_back(model, stored)
     expected = expected_of(model)
-    steps = LlamaSteps(LlamaModel(path, n_gpu_layers=0), num_slots=3, max_length=64, num_threads=1)
-    try:
-        theirs = logits_of(steps)
-    finally:
-        steps.close()
+    theirs = logits_of_llama_cpp(path)
     ours = logits_of(native(decoder, GgufOptions(kv_cache_dtype="f32")))
     assert error_of(ours, expected) < 0.02
     assert (ours - expected).square().mean() < 1.3 * (theirs - expected).square().mean()
@@ -117,21 +122,10 @@ def write_back(model, stored):
         tensor.copy_(values)
 
 
-@pytest.mark.parametrize("scaling", ["frequencies", "linear"])
+@pytest.mark.parametrize("scaling", SCALED)
 def test_scaled_positions_are_computed_as_llama_cpp_does(scaling, native, tmp_path):
-    def more(writer):
-        if scaling == "linear":
-            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-            writer.add_rope_scaling_factor(4.0)
-        else:
-            writer.add_tensor("rope_freqs.weight", np.linspace(1, 8, 32, dtype=np.float32))
-
-    decoder = read(tmp_path / "m.gguf", make(), extra=more)
-    steps = LlamaSteps(LlamaModel(tmp_path / "m.gguf", n_gpu_layers=0), num_slots=3, max_length=64, num_threads=1)
-    try:
-        theirs = logits_of(steps)
-    finally:
-        steps.close()
+    decoder = read(tmp_path / "m.gguf", make(), extra=SCALED[scaling])
+    theirs = logits_of_llama_cpp(tmp_path / "m.gguf")
     assert error_of(logits_of(native(decoder)), theirs) < 2e-3  # keys and values in half precision there
 
 
@@ -200,11 +194,7 @@ def test_every_family_has_the_logits_that_llama_cpp_has(architecture, num_layers
     monkeypatch.setattr(architectures, "LAYERS", num_layers)
     architectures.write_random(tmp_path / "m.gguf", architecture)
     decoder = gguf_decoder(open_gguf(tmp_path / "m.gguf"))
-    steps = LlamaSteps(LlamaModel(tmp_path / "m.gguf", n_gpu_layers=0), num_slots=3, max_length=64, num_threads=1)
-    try:
-        theirs = logits_of(steps)
-    finally:
-        steps.close()
+    theirs = logits_of_llama_cpp(tmp_path / "m.gguf")
     assert error_of(logits_of(native(decoder)), theirs) < 5e-3  # keys and values in half precision there
 
 
@@ -221,11 +211,7 @@ def test_experts_keep_their_integers_and_the_router_its_floats(native, tmp_path,
     decoder = gguf_decoder(open_gguf(tmp_path / "m.gguf"))
     assert decoder.tensors["model.layers.1.mlp.experts.3.down_proj.weight"].bits == 8
     assert decoder.tensors["model.layers.1.mlp.gate.weight"].bits == 0
-    steps = LlamaSteps(LlamaModel(tmp_path / "m.gguf", n_gpu_layers=0), num_slots=3, max_length=64, num_threads=1)
-    try:
-        theirs = logits_of(steps)
-    finally:
-        steps.close()
+    theirs = logits_of_llama_cpp(tmp_path / "m.gguf")
     assert error_of(logits_of(native(decoder)), theirs) < 0.05  # inputs in 8 bits there
 
 
