@@ -16,11 +16,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # many times slower when another process wants the same cores; a test that is about threads asks for them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import certifi
 import hypothesis
 import pytest
 
 # A job that a shell runs in the background ignores Ctrl-C, and so would all programs that tests start and interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No test speaks TLS, but each HTTP client reads the authorities that it would trust, 15 ms for all there are. Here it
+# finds one, whose key nobody has.
+certifi.where = lambda: str(Path(__file__).with_name("authority.pem"))
 
 # Timing is never asserted, by Hypothesis neither: a busy machine is no bug.
 hypothesis.settings.register_profile("project", deadline=None, max_examples=50)
