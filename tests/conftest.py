@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import signal
+import ssl
 import sys
 from pathlib import Path
 
@@ -25,7 +26,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test speaks TLS, but each HTTP client reads the authorities that it would trust, 15 ms for all there are. Here it
 # finds one, whose key nobody has.
-certifi.where = lambda: str(Path(__file__).with_name("authority.pem"))
+AUTHORITY = str(Path(__file__).with_name("authority.pem"))
+certifi.where = lambda: AUTHORITY
+AUTHORITY_PATHS = ssl.get_default_verify_paths()._replace(openssl_cafile=AUTHORITY, openssl_capath="")
+ssl.get_default_verify_paths = lambda: AUTHORITY_PATHS
 
 # Timing is never asserted, by Hypothesis neither: a busy machine is no bug.
 hypothesis.settings.register_profile("project", deadline=None, max_examples=50)
