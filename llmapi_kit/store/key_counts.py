@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, literal_column, select, update
-from sqlalchemy.dialects.postgresql import insert as insert_or_update
 
 from llmapi_kit.store import tables
 from llmapi_kit.store.database import Database
@@ -166,5 +165,7 @@ class KeyCounts:
     def _add(self, connection: Connection, key_id: str, minute: int, requests: int, tokens: int) -> None:
         values = {"key_id": key_id, "minute": minute, "requests": requests, "tokens": tokens}
         added = {"requests": minutes.requests + requests, "tokens": minutes.tokens + tokens}
-        statement = insert_or_update(tables.key_minutes).values(values)
+        from sqlalchemy.dialects import postgresql  # takes its time to import
+
+        statement = postgresql.insert(tables.key_minutes).values(values)
         connection.execute(statement.on_conflict_do_update(index_elements=["key_id", "minute"], set_=added))
