@@ -90,7 +90,8 @@ class GgufFamily:
         reads: further ones that it may have, and what holds where they are missing; 0 for what `Variant` has.
         full_every: of its layers, each so many-th sees everything, and the others a window; 0 for no window.
         local_theta: of the rotary embedding in layers with a window; 0 for that of the others.
-        has_experts: whether its feed-forwards are experts, whose shares add up to 1.
+        has_experts: whether its feed-forwards are experts, whose shares add up to 1; None where their number tells, and
+            each is as wide as a feed-forward.
         wide_layers: of a model with so many, scores are scaled by the width that a head would have of the states.
     """
 
@@ -101,7 +102,7 @@ class GgufFamily:
     reads: Mapping[str, float] = field(default_factory=dict)
     full_every: int = 0
     local_theta: float = 0.0
-    has_experts: bool = False
+    has_experts: bool | None = False
     wide_layers: int = 0
 
     @property
@@ -117,7 +118,7 @@ class GgufFamily:
 
 
 GGUF_FAMILIES = {
-    "llama": GgufFamily("LlamaForCausalLM", has_pairs=True, has_qkv_bias=None),
+    "llama": GgufFamily("LlamaForCausalLM", has_pairs=True, has_qkv_bias=None, has_experts=None),
     "qwen2": GgufFamily("Qwen2ForCausalLM", has_qkv_bias=True),
     "qwen3": GgufFamily("Qwen3ForCausalLM"),
     "qwen3moe": GgufFamily("Qwen3MoeForCausalLM", has_experts=True),
@@ -278,10 +279,11 @@ def _variant(family: GgufFamily, values: Mapping[str, Any]) -> Variant:
 
 def _experts(family: GgufFamily, values: Mapping[str, Any]) -> Experts | None:
     counts = [values.get(name, 0) for name in ("expert_count", "expert_used_count")]
-    if not family.has_experts:
-        require(counts == [0, 0])
+    if not family.has_experts and counts == [0, 0]:
         return None
-    num_experts, per_token, inner = (size(each) for each in (*counts, values.get(EXPERT_SIZE)))
+    require(family.has_experts is not False)
+    width = values.get(EXPERT_SIZE if family.has_experts else "feed_forward_length")
+    num_experts, per_token, inner = (size(each) for each in (*counts, width))
     require(per_token <= num_experts and inner % 2 == 0)
     return Experts(num_experts, per_token, inner, True, 0, (True,) * values["block_count"])
 

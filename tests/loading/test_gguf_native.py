@@ -177,6 +177,7 @@ def test_weights_that_are_no_numbers_are_named(tmp_path):
     ("architecture", "num_layers"),
     [
         ("llama", 2),
+        ("llama with experts", 2),
         ("qwen2", 2),
         ("qwen3", 2),
         ("gemma", 2),

@@ -31,6 +31,12 @@ EXPERTS = {
     "ffn_up_exps.weight": (4, 32, WIDTH),
     "ffn_down_exps.weight": (4, WIDTH, 32),
 }
+WIDE_EXPERTS = {  # as wide as a feed-forward, and a number of them that is no other size
+    "ffn_gate_inp.weight": (5, WIDTH),
+    "ffn_gate_exps.weight": (5, INNER, WIDTH),
+    "ffn_up_exps.weight": (5, INNER, WIDTH),
+    "ffn_down_exps.weight": (5, WIDTH, INNER),
+}
 LLAMA = {**NORMS, **SPLIT, **OUT, **GATED}
 NEOX = {**NORMS, **NORM_BIASES, **FUSED, **FUSED_BIAS, **OUT, **OUT_BIAS, **PLAIN, **PLAIN_BIASES}
 MAMBA = {
@@ -51,9 +57,16 @@ MOE = {**EPSILON, "expert_count": 4, "expert_used_count": 2, "expert_feed_forwar
 WINDOW = {**EPSILON, "attention.sliding_window": 8, "attention.key_length": HEAD, "attention.value_length": HEAD}
 STATE = {"ssm.conv_kernel": 4, "ssm.inner_size": 128, "ssm.state_size": 16, "ssm.time_step_rank": 4, **EPSILON}
 
-# Name: tensors of a layer, parameters, and whether it has an output projection of its own and a bias of the last norm
+# Name, whose first word is the architecture's: tensors of a layer, parameters, and whether it has an output projection
+# of its own and a bias of the last norm
 ARCHITECTURES = {
     "llama": (LLAMA, EPSILON, True, False),
+    "llama with experts": (
+        {**NORMS, **SPLIT, **OUT, **WIDE_EXPERTS},
+        {**EPSILON, "expert_count": 5, "expert_used_count": 2},
+        True,
+        False,
+    ),
     "qwen2": ({**LLAMA, **SPLIT_BIASES}, EPSILON, True, False),
     "qwen3": ({**LLAMA, **HEAD_NORMS}, EPSILON, False, False),
     "qwen3moe": ({**NORMS, **SPLIT, **OUT, **HEAD_NORMS, **EXPERTS}, MOE, True, False),
@@ -87,9 +100,10 @@ ARCHITECTURES = {
 }
 
 
-def write_random(path, architecture, seed=0):
+def write_random(path, model, seed=0):
     """A file of an architecture."""
-    layer, parameters, has_output, has_bias = ARCHITECTURES[architecture]
+    layer, parameters, has_output, has_bias = ARCHITECTURES[model]
+    architecture, *_ = model.split()
     writer = gguf.GGUFWriter(path, architecture)
     rng = np.random.default_rng(seed)
     is_mamba = architecture == "mamba"
