@@ -9,6 +9,7 @@ import re
 import signal
 import ssl
 import sys
+from collections import Counter
 from pathlib import Path
 
 # Read by huggingface_hub when it is first imported, so before any test
@@ -46,10 +47,14 @@ def pytest_ignore_collect(collection_path, config):
     return None
 
 
+# Folders whose tests start browsers, clusters and kernels
+LONGEST = ("browser", "cluster", "notebooks", "benchmarks")
+
+
 def pytest_collection_modifyitems(items):
-    """Modules with slow tests go first, so that processes which share the tests end at about the same time."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Modules that take long go first, so that processes which share the tests end at about the same time."""
+    num_slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (item.path.parent.name not in LONGEST, -num_slow[item.path]))
 
 
 @pytest.fixture(autouse=True, scope="module")
