@@ -6,8 +6,8 @@ NOTEBOOKS := notebooks
 DEMO_EXIT ?=
 # Rows that `make bench` measures shortly; benchmarks/results has the long ones
 SHORT_ROWS := build/bench
-# Processes that share the tests: three for two cores, as browsers, kernels and deadlines are waited for. A module's tests stay in one, as they share servers
-# and models; slow modules go first.
+# Processes that share the tests: three for two cores, as browsers, kernels and deadlines are waited for. A module's
+# tests stay in one, as they share servers and models.
 PROCESSES ?= 3
 TESTS = $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
 # Tests start hundreds of programs, each of which would compile anew all that it imports
