@@ -22,7 +22,8 @@ from llmapi_kit.errors import UnsupportedModelError
 from llmapi_kit.runners.base import Runner
 from llmapi_kit.runners.image_memory import ImageMemory
 from llmapi_kit.runners.native.compiler import NativeUnavailableError
-from llmapi_kit.runners.native.decoder import Formats, NativeDecoder
+from llmapi_kit.runners.native.decoder import NativeDecoder
+from llmapi_kit.runners.native.formats import Formats
 from llmapi_kit.runners.native.runner import NativeRunner
 from llmapi_kit.runners.picture_check import check_picture
 

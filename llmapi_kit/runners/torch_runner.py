@@ -37,7 +37,8 @@ from llmapi_kit.runners.lean_decoder import LeanDecoder, unchanged
 from llmapi_kit.runners.mean_states import MeanStates
 from llmapi_kit.runners.model_check import check_finite
 from llmapi_kit.runners.native.compiler import NativeUnavailableError
-from llmapi_kit.runners.native.decoder import Formats, NativeDecoder
+from llmapi_kit.runners.native.decoder import NativeDecoder
+from llmapi_kit.runners.native.formats import Formats
 from llmapi_kit.runners.self_check import check_prompts, check_steps
 from llmapi_kit.runners.short_spans import short_spans, short_windows
 from llmapi_kit.runners.slot_attention import KVMemory, attend, slot_attention
