@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from llmapi_kit.batching.beam_search import BeamSearch
 from llmapi_kit.batching.draft_model import DraftModel
-from llmapi_kit.batching.loop import BatchingLoop, Outbox
+from llmapi_kit.batching.event_outbox import StepEvents
+from llmapi_kit.batching.loop import BatchingLoop
 from llmapi_kit.batching.prompt_lookup import PromptLookup
 from llmapi_kit.batching.proposer import Proposer
 from llmapi_kit.batching.request import Request
@@ -392,12 +393,12 @@ class LocalEngine:
             return wanted
         return min(room, max(least, self._default_max_tokens or room))
 
-    def _deliver(self, outbox: Outbox) -> None:
+    def _deliver(self, events: StepEvents) -> None:
         """Engine thread: all events of a step, one wake-up for each event loop."""
-        pairs = [(request.channel, event) for request, event in outbox if isinstance(request.channel, Channel)]
+        pairs = [(request.channel, event) for request, event in events if isinstance(request.channel, Channel)]
         unreachable = {id(channel) for channel in deliver(pairs)}
         if unreachable:
-            for request, _ in outbox:
+            for request, _ in events:
                 if id(request.channel) in unreachable:
                     self._loop.abort(request)
 
