@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from llmapi_kit.did_you_mean import did_you_mean
 from llmapi_kit.errors import ConfigError
 
+KEY_VARIABLE = "LLMAPI_KIT_API_KEY"  # the key that a server asks for, and that a client sends
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 LongSeconds = Annotated[float, Field(gt=0, le=10 * 365 * 86400)]
 CompatApi = Literal["sessions", "glm", "alpaca", "eventsource"]

@@ -18,7 +18,7 @@ from llmapi_kit import tables
 from llmapi_kit.checkpoints.choice import Choice
 from llmapi_kit.client import RemoteServer, normalise_url
 from llmapi_kit.client.running_servers import RunningServers, ServerRecord
-from llmapi_kit.config import load_settings
+from llmapi_kit.config import KEY_VARIABLE, load_settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.engine_check import check_engine
 from llmapi_kit.errors import ConfigError, ServerNotFoundError
@@ -355,7 +355,7 @@ def connect(url: str | None = None, api_key: str | None = None) -> RemoteServer:
     place = normalise_url(url)
     names = (place, place.replace("://localhost:", "://127.0.0.1:"))
     found = next((record for record in records if record.url in names or record.public_url == place), None)
-    key = api_key or (registry.key(found) if found else None) or os.environ.get("LLMAPI_KIT_API_KEY")
+    key = api_key or (registry.key(found) if found else None) or os.environ.get(KEY_VARIABLE)
     remote = RemoteServer(place, key)
     remote.check(found.instance if found and api_key is None else None)
     return remote

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmapi_kit.checkpoints.config_fields import MAX_NUMBER
 from llmapi_kit.checkpoints.heavy_imports import MODEL_CLASSES, import_heavy
 from llmapi_kit.checkpoints.model_files import CONFIG, read_json
 from llmapi_kit.checkpoints.remote_code import brings_code, how_to_trust
@@ -33,7 +34,6 @@ KINDS = (
 PARTS = {"vision_config": "images", "audio_config": "sound", "video_config": "video"}
 POSITIVE = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
 OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings")
-MAX_NUMBER = 2**31
 MISSING: Any = object()
 # Families that transformers has as causal language models, and why they are not served
 NOT_SERVED = {

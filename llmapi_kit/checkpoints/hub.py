@@ -18,7 +18,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 
 from llmapi_kit.checkpoints.hub_token import ask_for_token, find_token
 from llmapi_kit.checkpoints.known_names import known_names
-from llmapi_kit.checkpoints.model_files import INDEX, MODEL_FILES, VOCABULARY_FILES, WEIGHTS
+from llmapi_kit.checkpoints.model_files import ADAPTER_CONFIG, INDEX, MODEL_FILES, VOCABULARY_FILES, WEIGHTS
 from llmapi_kit.checkpoints.model_files import TOKENIZER_FILES as READ_TOKENIZER_FILES
 from llmapi_kit.did_you_mean import did_you_mean
 from llmapi_kit.errors import LlmApiKitError, ModelNotFoundError, UnsupportedModelError
@@ -26,7 +26,6 @@ from llmapi_kit.errors import LlmApiKitError, ModelNotFoundError, UnsupportedMod
 TIMEOUT_S = 10
 # What a tokenizer may consist of; patterns of file names
 TOKENIZER_FILES = (*READ_TOKENIZER_FILES, *VOCABULARY_FILES)
-ADAPTER_CONFIG = "adapter_config.json"
 DIGEST = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?", re.ASCII)
 TOKENS = "https://huggingface.co/settings/tokens"
 HINT = "'pocket' needs no download."

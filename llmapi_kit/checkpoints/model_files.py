@@ -19,6 +19,7 @@ from typing import Any
 
 from llmapi_kit.errors import ModelLoadError, ModelNotFoundError
 
+ADAPTER_CONFIG = "adapter_config.json"
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 # What is read of a folder beside the weights; patterns of file names
 MODEL_FILES = (CONFIG, "generation_config.json", INDEX)

@@ -14,13 +14,12 @@ from llmapi_kit.api.running_requests import RunningRequest, running_requests
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.server.in_words import REQUEST_COLUMNS, USAGE_COLUMNS
+from llmapi_kit.server.keys import first_second
 from llmapi_kit.server.log_buffer import LogBuffer
 from llmapi_kit.server.thread import ServerThread
 
 if TYPE_CHECKING:
     from llmapi_kit.store.store import Store
-
-DAY_S = 86400
 
 
 class MonitoredServer:
@@ -106,9 +105,8 @@ class MonitoredServer:
             [('mock', 2)]
             >>> server.stop()
         """
-        end = time.time()
-        start = end - end % DAY_S - (days - 1) * DAY_S
-        found = self._store.usage.read_sync(self._state.key_check.key_id, start, end)
+        now = time.time()
+        found = self._store.usage.read_sync(self._state.key_check.key_id, first_second(days, now), now)
         rows = [{"date": each.date, "model": each.model, **asdict(each.counts)} for each in found]
         return tables.Table(rows, USAGE_COLUMNS, empty="This key has not been used yet.")
 
