@@ -339,7 +339,7 @@ def connect(url: str | None = None, api_key: str | None = None) -> RemoteServer:
     Raises:
         ServerNotFoundError: nothing runs, or nothing answers at the url.
         AuthenticationError: the key is missing or refused.
-        ConfigError: the url is none.
+        ConfigError: the URL is not valid.
 
     Examples:
         >>> server = kit.launch(kit.load("mock"), port=0)

@@ -27,7 +27,7 @@ from llmapi_kit.batching.scheduler import Scheduler
 from llmapi_kit.batching.step_executor import Plan, StepExecutor
 from llmapi_kit.errors import EngineUnavailableError, QueueFullError, RequestError, RequestTimeoutError
 from llmapi_kit.runners.base import PagedRunner, Runner, StepItem
-from llmapi_kit.turns import take_turns_sooner
+from llmapi_kit.switch_interval import shorten_switch_interval
 from llmapi_kit.types import EngineStats, Failed, Readiness
 
 logger = logging.getLogger(__name__)
@@ -203,7 +203,7 @@ class BatchingLoop:
     # On the loop's thread
 
     def _run(self) -> None:
-        take_turns_sooner()
+        shorten_switch_interval()
         try:
             if self._draft is not None:
                 self._draft.start()

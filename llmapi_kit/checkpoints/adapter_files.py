@@ -131,7 +131,7 @@ def read_tensors(adapter: Adapter) -> dict[str, torch.Tensor]:
         raise ModelLoadError(f"{adapter.name}: {WEIGHTS_NAME} is damaged: {exc}") from exc
     for name, tensor in tensors.items():
         if not (tensor.is_floating_point() and bool(torch.isfinite(tensor.float()).all())):
-            raise ModelLoadError(f"{adapter.name}: the weight {name} has values that are no finite numbers.")
+            raise ModelLoadError(f"{adapter.name}: the weight {name} has values that are not finite numbers.")
     if not any(LORA_WEIGHT.fullmatch(name) for name in tensors):
         raise ModelLoadError(f"{adapter.name}: {WEIGHTS_NAME} has no LoRA weights.")
     return tensors

@@ -123,7 +123,7 @@ def find_folder(name: str, what: str, files: tuple[str, ...], stall_s: float = D
         folder = ModelCache(name).newest  # without the hub, what is there has to do
         if folder is None:
             raise ModelNotFoundError(
-                f"The {what} {name} is no folder here, and can't be had from the Hugging Face hub: {exc}"
+                f"The {what} {name} is not a folder here, and can't be had from the Hugging Face hub: {exc}"
             ) from exc
         return folder
     download = Download(model, stall_s)

@@ -148,7 +148,7 @@ class StoredTensor:
         stored: its name.
         header: of the part that has it.
         tensor: in that part.
-        bits: of a weight in memory; 0 where it is no integer.
+        bits: of a weight in memory; 0 where it is not an integer.
         num_heads_in_pairs: heads whose rows change places, from pairs to halves; 0 for none.
     """
 
@@ -304,7 +304,7 @@ class _Place:
         shape: of the weight.
         num_heads_in_pairs: see `StoredTensor`.
         expert: which of a tensor's matrices it is; None where it is the tensor.
-        together: tensors of the matrices that it is packed with, itself included; empty for what is no matrix.
+        together: tensors of the matrices that it is packed with, itself included; empty for what is not a matrix.
     """
 
     stored: str

@@ -228,7 +228,7 @@ def _ask(name: str, token: str | None, revision: str | None) -> HubModel:
     info: Any = api.model_info(name, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
     commit = info.sha or ""
     if not DIGEST.fullmatch(commit):  # it becomes the name of a folder
-        raise ValueError(f"it tells a version {commit[:80]!r}, which is none")
+        raise ValueError(f"it tells a version {commit[:80]!r}, which is not a commit")
     files = [HubFile(file.rfilename, file.size or 0, _digest(file)) for file in info.siblings or ()]
     card = getattr(info, "card_data", None)
     licence = str(getattr(card, "license", None) or "")

@@ -20,7 +20,7 @@ from llmapi_kit.child_environment import child_environment
 from llmapi_kit.errors import LlmApiKitError, ModelLoadError, ModelNotFoundError
 
 MODULE = "llmapi_kit.checkpoints.pickle_weights"  # by this name also where it is run as a script
-# Beside weights stand states of the training, which are no weights
+# Beside weights stand states of the training, which are not weights
 NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
 
 

@@ -30,7 +30,7 @@ from llmapi_kit.checkpoints.remote_code import brings_code, check_code, check_tr
 from llmapi_kit.checkpoints.reported_bar import reported_bars
 from llmapi_kit.checkpoints.spec import ModelSpec
 from llmapi_kit.checkpoints.tensor_parallel import Shard
-from llmapi_kit.checkpoints.vision import Eye
+from llmapi_kit.checkpoints.vision_encoder import VisionEncoder
 from llmapi_kit.checkpoints.vocabulary import fit_embeddings, load_other_tokenizer, load_tokenizer
 from llmapi_kit.errors import (
     ConfigError,
@@ -57,7 +57,7 @@ class LoadedModel:
         dtype: of arithmetic, such as ``float32``; weights that came in bfloat16 may be in that still.
         eos_ids: tokens that end an answer, from the generation configuration.
         context_length: the model's own limit; 0 where it has none.
-        eye: what looks at pictures, for a model that sees; its decoder is `model`.
+        vision: what looks at pictures, for a model that sees; its decoder is `model`.
         integers: what the weights are to be rounded to; `DecoderWeights` are set to it already.
         kv_dtype: of keys and values; None for that of arithmetic.
         is_divided: whether parts are on several devices or in several processes, which only its own modules know.
@@ -71,7 +71,7 @@ class LoadedModel:
     eos_ids: tuple[int, ...]
     context_length: int
     sampling_defaults: dict[str, float]
-    eye: Eye | None = None
+    vision: VisionEncoder | None = None
     integers: IntegerFormat | None = None
     kv_dtype: str | None = None
     is_divided: bool = False
@@ -157,9 +157,9 @@ def load_model(
         num_rows = max(len(text), adapter.num_embeddings if adapter else 0)
         check_room(spec, plan, adapter, num_rows, unpacks=weights is None)
         if weights is not None:
-            model, eye = _finished(weights, plan, len(text)), None
+            model, vision = _finished(weights, plan, len(text)), None
         else:
-            model, eye = _load_transformers_model(spec, plan, config, recommended, adapter, len(text))
+            model, vision = _load_transformers_model(spec, plan, config, recommended, adapter, len(text))
     except LlmApiKitError:
         raise
     except torch.OutOfMemoryError as exc:
@@ -174,7 +174,7 @@ def load_model(
         recommended.eos_ids,
         context_limit(model.config.get_text_config()),
         {**recommended.sampling, **(sampling or {})},
-        eye,
+        vision,
         plan.integers,
         kv_cache_dtype,
         plan.is_divided,
@@ -191,18 +191,18 @@ def _finished(weights: DecoderWeights, plan: LoadPlan, num_tokens: int) -> Decod
 
 def _load_transformers_model(
     spec: ModelSpec, plan: LoadPlan, config: Any, recommended: Recommended, adapter: Adapter | None, num_tokens: int
-) -> tuple[Any, Eye | None]:
+) -> tuple[Any, VisionEncoder | None]:
     """A model of transformers on its device, its adapter merged, with a row for each token; and what it sees with."""
     with reported_bars():
         model: Any = load_pretrained(spec, plan, config, recommended)
-    eye = None
+    vision = None
     if sees(config):
         # Their classes derive from transformers' own, which take seconds to import
-        from llmapi_kit.checkpoints.vision_decoder import take_apart
+        from llmapi_kit.checkpoints.vision_decoder import extract_decoder
         from llmapi_kit.checkpoints.vision_processor import load_processor
 
-        eye = Eye(plan.placed(model).eval(), load_processor(source_of(spec), spec.name))
-        model = take_apart(model, spec.name)
+        vision = VisionEncoder(plan.placed(model).eval(), load_processor(source_of(spec), spec.name))
+        model = extract_decoder(model, spec.name)
     if plan.is_divided and num_tokens > model.get_input_embeddings().num_embeddings:
         raise UnsupportedModelError(
             f"The tokenizer of {spec.name} has more tokens than the model, whose embedding can't grow where "
@@ -216,7 +216,7 @@ def _load_transformers_model(
     model = plan.placed(model).eval()
     if spec.path is not None and plan.device == "cpu":
         drop_unused_pages(model, weight_files(spec.path))
-    return model, eye
+    return model, vision
 
 
 def _map_weights(spec: ModelSpec, plan: LoadPlan, *, has_tokenizer: bool) -> DecoderWeights | None:

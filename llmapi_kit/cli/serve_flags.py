@@ -268,7 +268,7 @@ def read_key_file(path: Path) -> str:
     try:
         key = content.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
-        raise ConfigError(f"The key file {path} is no text; it must hold the key only.") from None
+        raise ConfigError(f"The key file {path} is not text; it must hold the key only.") from None
     if not key:
         raise ConfigError(f"The key file {path} is empty; it must hold the key.")
     if len(key.splitlines()) > 1:

@@ -32,11 +32,13 @@ def _option(text: str) -> tuple[str, object]:
         raise ConfigError(f"--tunnel-option {name!r} has no value. Write --tunnel-option host=user@example.com.")
     if name == SECRET:
         raise ConfigError(
-            "A token is no argument: all users of this machine can read those. Set NGROK_AUTHTOKEN (ngrok), "
+            "auth_token is not taken: all users of this machine can read a command line. Set NGROK_AUTHTOKEN (ngrok), "
             "TUNNEL_TOKEN (cloudflared) or PINGGY_TOKEN (pinggy) in the environment."
         )
     if name in NO_ARGUMENT:
-        raise ConfigError(f"--tunnel-option {name} is of use in Python only.")
+        raise ConfigError(
+            f"--tunnel-option {name} is not taken: a function can be passed in Python only. Leave it out."
+        )
     try:
         return name, NUMBERS[name](value) if name in NUMBERS else value
     except ValueError:

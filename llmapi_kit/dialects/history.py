@@ -1,6 +1,6 @@
 """OpenAI-shaped messages become what a chat template expects of earlier calls and their results.
 
-Templates differ: most want a call's arguments as an object, some as text; some choose by whether content is none;
+Templates differ: most want a call's arguments as an object, some as text; some choose by whether content is None;
 some want the function's name on its result, or ids of one length. Knows templates by their text only.
 
 Where a template chooses by whether content is none, transformers' `apply_chat_template` takes that away, since it drops
@@ -60,7 +60,7 @@ def messages_for_template(messages: Sequence[Json], form: HistoryForm | None = N
     Content of text parts becomes one text, and no content an empty one.
 
     Raises:
-        InvalidRequestError: arguments are no JSON object, or a result belongs to no earlier call; `param` says where.
+        InvalidRequestError: arguments are not a JSON object, or a result belongs to no earlier call; see `param`.
     """
     form = form or HistoryForm()
     names: dict[str, str] = {}

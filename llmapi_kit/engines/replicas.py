@@ -146,7 +146,7 @@ class ReplicatedEngine:
         """The replica that a request is best given to; it counts as busy inside the block."""
         with self._lock:
             index = self._choose(keys, without)
-            self._affinity.saw(keys, index)
+            self._affinity.record(keys, index)
             self._num_requests[index] += 1
             self._num_given[index] += bool(keys)  # or what only asks for tokens would move the next conversation on
         try:

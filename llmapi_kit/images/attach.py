@@ -60,7 +60,7 @@ def _png(image: Any) -> bytes:
         (image if hasattr(image, "save") else _of_array(image)).save(file, format="PNG")
     except (TypeError, ValueError, AttributeError, OSError) as exc:
         raise ConfigError(
-            f"A {type(image).__name__} is no picture: {exc}. Pass a path, the bytes of a file, a Pillow image, or "
+            f"A {type(image).__name__} is not a picture: {exc}. Pass a path, the bytes of a file, a Pillow image, or "
             "an array of height, width and 3 colours."
         ) from exc
     return file.getvalue()

@@ -91,7 +91,7 @@ def parse_options(given: Mapping[str, Any]) -> GgufOptions:
     Raises:
         ConfigError: one has a value that can't be used; the message names it.
         ModelNotFoundError: the adapter is not there.
-        ModelLoadError: the adapter is no GGUF file.
+        ModelLoadError: the adapter is not a GGUF file.
     """
     options = GgufOptions(**given)
     _check_choice("device", options.device, ("cpu", "cuda"))
@@ -152,7 +152,7 @@ def adapter_path(lora: Any) -> Path:
     """Where an adapter is.
 
     Raises:
-        ConfigError: it is no file, but something else.
+        ConfigError: it is not a file, but something else.
         ModelNotFoundError: it is not there.
     """
     if not isinstance(lora, str):

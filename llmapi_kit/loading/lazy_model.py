@@ -41,7 +41,7 @@ class Lease:
         wake: called once, in any thread and with the lock held, when it is settled, unless that was so from the start;
             returns whether anybody is still there.
         is_settled: whether waiting is over.
-        engine: which is not unloaded until the visitor leaves.
+        engine: which is not unloaded before the lease is released.
         failure: why there is none, for clients.
         cause: what loading raised.
     """
@@ -100,7 +100,7 @@ class LazyModel:
 
     @property
     def load_wait_s(self) -> float:
-        """How long a visitor should wait."""
+        """How long a lease should be waited for."""
         return self._settings.load_wait_s
 
     def acquire(self, wake: Callable[[], bool]) -> Lease:
@@ -132,7 +132,7 @@ class LazyModel:
                     self._lock.notify_all()
 
     def engine_of(self, lease: Lease) -> Engine:
-        """The engine a visitor got.
+        """The engine of a lease that was granted.
 
         Raises:
             EngineUnavailableError: none, with the reason; or it is not loaded yet, with when to come back.
@@ -226,7 +226,7 @@ class LazyModel:
             stats.num_queued += len(self._waiting)
             return stats
 
-    # As a `Evictable`: with the lock held, but for what `detach` returns
+    # As an `Evictable`: with the lock held, but for what `detach` returns
 
     @property
     def is_idle(self) -> bool:

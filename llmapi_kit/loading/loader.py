@@ -67,7 +67,9 @@ class ModelLoader:
         """
         spec = parse_spec(name)
         if spec.kind in ("mock", "upstream", "plugin"):
-            raise UnsupportedModelError(f"{name!r} is not loaded from files, so a loader has nothing to do with it.")
+            raise UnsupportedModelError(
+                f"{name!r} is not loaded from files, so it takes no ModelLoader. Pass the name to kit.load()."
+            )
         return spec
 
     def load_weights(self) -> LoadedModel:
@@ -128,7 +130,7 @@ class ModelLoader:
             from llmapi_kit.checkpoints.heap import trim_heap
             from llmapi_kit.engines.local.engine import LocalEngine
             from llmapi_kit.engines.local.prompt_builder import PromptBuilder
-            from llmapi_kit.engines.local.sight import Sight
+            from llmapi_kit.engines.local.prompt_pictures import PromptPictures
             from llmapi_kit.loading.adapter_reader import AdapterReader
             from llmapi_kit.loading.draft import PROMPT_LOOKUP, draft_spec, load_draft, make_draft
             from llmapi_kit.loading.runner_choice import architecture_of, with_arithmetic
@@ -169,8 +171,8 @@ class ModelLoader:
             logger.warning("%s: %s", self.spec.id, plan.advice)
         num_parameters = loaded.model.num_parameters()  # the runner takes weights over
         architecture = architecture_of(loaded)
-        eye = loaded.eye
-        images = ImageMemory(is_spatial=eye.is_spatial, is_two_way=eye.is_two_way) if eye is not None else None
+        vision = loaded.vision
+        images = ImageMemory(is_spatial=vision.is_spatial, is_two_way=vision.is_two_way) if vision is not None else None
         runner = self._make_runner(loaded, plan, settings, images)
         draft = make_draft(drafted, runner, plan, settings.draft, settings) if drafted is not None else None
         trim_heap()
@@ -183,7 +185,7 @@ class ModelLoader:
             context_length=plan.max_length,
             created=int(time.time()),
             description=_describe(self.spec, architecture),
-            capabilities=capabilities_of(tokenizer.template_variables, dialect, sees=eye is not None),
+            capabilities=capabilities_of(tokenizer.template_variables, dialect, sees=vision is not None),
             num_parameters=num_parameters,
             device=loaded.device,
             dtype=loaded.dtype,
@@ -194,13 +196,17 @@ class ModelLoader:
         # vocabulary
         with contextlib.suppress(RequestError, MissingDependencyError):  # the request that needs it will say so
             grammars.prepare()
-        sight = Sight(eye, images, tokenizer, settings, plan.max_length) if eye and images is not None else None
+        prompt_pictures = None
+        if vision is not None and images is not None:
+            prompt_pictures = PromptPictures(vision, images, tokenizer, settings, plan.max_length)
 
         def make_prompts(theirs: Any) -> tuple[ModelTokenizer, PromptBuilder]:
             own = _dialect(theirs)
             codec = ModelTokenizer(theirs, loaded.eos_ids, markers=own.markers)
             is_per_key = settings.prefix_cache == "per_key"
-            return codec, PromptBuilder(codec, own, runner.vocab_size, is_cache_per_key=is_per_key, sight=sight)
+            return codec, PromptBuilder(
+                codec, own, runner.vocab_size, is_cache_per_key=is_per_key, prompt_pictures=prompt_pictures
+            )
 
         reader = AdapterReader(
             their_tokenizer,
@@ -217,7 +223,7 @@ class ModelLoader:
             grammars=grammars,
             max_queue=settings.max_queue or min(128, 4 * plan.num_slots),
             settings=settings,
-            sight=sight,
+            prompt_pictures=prompt_pictures,
             prepare_messages=None if _is_inherited(self.prepare_messages) else self.prepare_messages,
             read_adapter=reader if self._shared_adapters is not None and not loaded.is_divided else None,
             has_lookup=settings.draft == PROMPT_LOOKUP,

@@ -85,7 +85,7 @@ def command(line: str) -> Any:
 
 
 def fill_in(text: str, names: Mapping[str, Any]) -> str:
-    """A text with the values of its ``{expressions}``; what is no Python expression, such as JSON, stays.
+    """A text with the values of its ``{expressions}``; what is not a Python expression, such as JSON, stays.
 
     Raises:
         ConfigError: an expression raises, or names what is not there.

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from llmapi_kit.checkpoints.vision import Seen
+from llmapi_kit.checkpoints.vision_encoder import EncodedPicture
 from llmapi_kit.errors import QueueFullError
 
 FIRST_IMAGE_ID = 1 << 40
@@ -33,7 +33,7 @@ class PlacedImage:
         first_id: of its first vector; the others follow.
     """
 
-    seen: Seen
+    seen: EncodedPicture
     first_id: int
 
     @property
@@ -84,7 +84,7 @@ class ImageMemory:
                 self._pins[digest] += 1
             return image
 
-    def add(self, digest: str, seen: Seen, mine: Collection[str] = ()) -> PlacedImage:
+    def add(self, digest: str, seen: EncodedPicture, mine: Collection[str] = ()) -> PlacedImage:
         """Keep a picture, and pin it.
 
         Args:

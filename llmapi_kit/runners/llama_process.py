@@ -115,7 +115,7 @@ class LlamaProcess:
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
     def read_vectors(self, items: Sequence[VectorItem]) -> npt.NDArray[np.float32]:
-        """See `seeing_steps.VectorSteps.read_vectors`. The vectors lie where the logits of the answer will.
+        """See `multimodal_steps.VectorSteps.read_vectors`. The vectors lie where the logits of the answer will.
 
         Raises:
             RuntimeError: as of `step`.
@@ -312,7 +312,7 @@ def _close(*files: Any) -> None:
 
 
 def _timeval(seconds: float) -> bytes:
-    """A ``struct timeval``; 0 is no limit."""
+    """A ``struct timeval``; 0 means no limit."""
     return struct.pack("ll", *divmod(math.ceil(seconds * 1e6), 10**6))
 
 

@@ -50,7 +50,7 @@ class LlamaSteps:
 
     Raises:
         UnsupportedModelError: the model can't be run this way; the message says why.
-        ModelLoadError: its weights are no finite numbers.
+        ModelLoadError: its weights are not finite numbers.
         ModelTooLargeError: there is no memory for keys and values.
     """
 
@@ -154,7 +154,7 @@ class LlamaSteps:
         self._model.free_adapter(self._adapters.pop(adapter))
 
     def read_vectors(self, items: Sequence[VectorItem]) -> Floats:
-        """See `llmapi_kit.runners.seeing_steps.VectorSteps.read_vectors`."""
+        """See `llmapi_kit.runners.multimodal_steps.VectorSteps.read_vectors`."""
         for item in items:
             self._rewind(item.slot, item.start)
             self._held[item.slot] = item.end
@@ -226,7 +226,7 @@ class LlamaSteps:
             return self._decode_together(items)
         is_split, started = self._splits.next(len(items)), time.perf_counter()
         logits = self._decode_one_by_one(items) if is_split else self._decode_together(items)
-        self._splits.took(len(items), time.perf_counter() - started)
+        self._splits.record(len(items), time.perf_counter() - started)
         return logits
 
     def _decode_one_by_one(self, items: Sequence[StepItem]) -> Floats:
@@ -258,7 +258,7 @@ class LlamaSteps:
         self._set_num_threads(threads.next(size))
         started = time.perf_counter()
         self._call(items, batch, has_states=has_states)
-        threads.took(size, (time.perf_counter() - started) / batch.n_tokens)
+        threads.record(size, (time.perf_counter() - started) / batch.n_tokens)
         self._set_num_threads(threads.num_threads)
 
     def _set_num_threads(self, num_threads: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmapi_kit.checkpoints.vision import Trial
+from llmapi_kit.checkpoints.vision_encoder import Trial
 from llmapi_kit.errors import UnsupportedModelError
 from llmapi_kit.runners.base import Runner, StepItem
 from llmapi_kit.runners.image_memory import ImageMemory

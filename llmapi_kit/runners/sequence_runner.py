@@ -87,7 +87,7 @@ class SequenceRunner:
 
     Raises:
         UnsupportedModelError: the model can't be run this way either; the message says why.
-        ModelLoadError: its weights are no finite numbers.
+        ModelLoadError: its weights are not finite numbers.
     """
 
     def __init__(

@@ -28,11 +28,11 @@ class SplitChoice:
         comparison = self._by_rows.get(num_rows)
         return comparison is not None and comparison.next()
 
-    def took(self, num_rows: int, seconds: float) -> None:
+    def record(self, num_rows: int, seconds: float) -> None:
         """Learn how long the step took that `next` was asked about."""
         comparison = self._by_rows.get(num_rows)
         if comparison is not None:
-            comparison.took(seconds)
+            comparison.record(seconds)
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ class _Comparison:
         self._is_try = self._left <= 0
         return self.is_split != self._is_try
 
-    def took(self, seconds: float) -> None:
+    def record(self, seconds: float) -> None:
         if not self._is_try:
             self._usual.append(seconds)
             self._left -= 1

@@ -78,7 +78,7 @@ class TorchRunner:
 
     Raises:
         UnsupportedModelError: the model can't be run this way; the message says why.
-        ModelLoadError: its weights are no finite numbers.
+        ModelLoadError: its weights are not finite numbers.
         ModelTooLargeError: its weights would have to be widened to `dtype`, and there is no memory for it.
     """
 

@@ -211,7 +211,7 @@ WEIGHT = {
     "values that are none": (
         tensors(lambda all_: all_.update({NORM: torch.full((16,), math.nan)})),
         ModelLoadError,
-        rf"the weight {NORM} has values that are no finite numbers",
+        rf"the weight {NORM} has values that are not finite numbers",
     ),
 }
 ODD = STAND_INS | FILES | KINDS | CONFIGS | WEIGHT

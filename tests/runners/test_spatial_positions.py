@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmapi_kit.checkpoints.vision import Seen
+from llmapi_kit.checkpoints.vision_encoder import EncodedPicture
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.image_memory import ImageMemory
 from llmapi_kit.runners.spatial_positions import SpatialPositions
@@ -19,7 +19,7 @@ GRID = torch.tensor([[0] * 6, [0, 0, 0, 1, 1, 1], [0, 1, 2, 0, 1, 2]])
 @pytest.fixture
 def made():
     images = ImageMemory(is_spatial=True)
-    placed = images.add("a", Seen("<v>", (6,), torch.zeros(6, 4), positions=GRID, advance=3))
+    placed = images.add("a", EncodedPicture("<v>", (6,), torch.zeros(6, 4), positions=GRID, advance=3))
     return SpatialPositions(images, num_slots=3, max_length=32), list(range(placed.first_id, placed.first_id + 6))
 
 

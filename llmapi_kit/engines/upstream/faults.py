@@ -67,7 +67,7 @@ class UpstreamFault(Exception):  # noqa: N818 - it carries an error, and is none
 
 
 @dataclass(frozen=True, slots=True)
-class Translator:
+class FaultTranslator:
     """Makes faults of what one upstream answers.
 
     Attributes:

@@ -326,7 +326,7 @@ def _compiled(formats: Formats) -> ctypes.CDLL:
     """The library with the step for some number formats; raises as `NativeDecoder.compile`."""
     macros = formats.macros()
     if macros is None:
-        raise NativeUnavailableError(f"there is none for {formats}")
+        raise NativeUnavailableError(f"there is no step for {formats}")
     return load_library(*macros)
 
 

@@ -80,7 +80,7 @@ class PackedModel:
         self._pack(weights, layers, threads)
 
     def _take_vectors(self, weights: DecoderWeights, index: int, layer: Layer) -> None:
-        """Take over what is no packed matrix."""
+        """Take over what is not a packed matrix."""
         config, variant = weights.config, weights.config.variant
         for place in fields(variant.norms):
             if name := getattr(variant.norms, place.name):
