@@ -259,8 +259,8 @@ def launch(
         raise ConfigError(f"share is {share!r}; it is True or False. A kind of tunnel is named with tunnel=….")
     tunnel = tunnel or ("auto" if share else None)
     limits = load_settings(**settings)
-    place = Endpoint(host=host, port=port, api_key=api_key, tunnel=tunnel, tunnel_options=tunnel_options or {})
-    servables = check_launch(model, place, name=name, aliases=aliases, default=default, settings=settings)
+    endpoint = Endpoint(host=host, port=port, api_key=api_key, tunnel=tunnel, tunnel_options=tunnel_options or {})
+    servables = check_launch(model, endpoint, name=name, aliases=aliases, default=default, settings=settings)
     if cluster is not None or replicas is not None:
         from llmapi_kit.cluster.placement import all_in_cluster  # most launches do without
 
@@ -268,7 +268,7 @@ def launch(
     if tunnel is not None and (rule := tunnel_policy()) is not None:
         logger.warning(rule)
     wanted = Launch(
-        place=place,
+        endpoint=endpoint,
         settings=limits,
         name=name,
         aliases=aliases,
@@ -280,7 +280,7 @@ def launch(
 
 def check_launch(
     model: Loadable | Sequence[Loadable],
-    place: Endpoint,
+    endpoint: Endpoint,
     *,
     options: Mapping[str, Any] | None = None,
     name: str | None = None,
@@ -292,7 +292,7 @@ def check_launch(
 
     Args:
         model: see `launch`.
-        place: where the server is to answer.
+        endpoint: where the server is to answer.
         options: what `load` is to be given for models that are named here.
         name: of the server.
         aliases: see `launch`.
@@ -305,7 +305,7 @@ def check_launch(
     given = settings or {}
     limits = load_settings(**given)
     found = resolve_all(model, options=options or {}, settings=given, aliases=aliases, default=default)
-    _own.check(Launch(place=place, settings=limits, name=name))
+    _own.check(Launch(endpoint=endpoint, settings=limits, name=name))
     return found
 
 
@@ -352,11 +352,11 @@ def connect(url: str | None = None, api_key: str | None = None) -> RemoteServer:
     records = registry.running()
     if url is None:
         return _newest(records, registry, api_key)
-    place = normalise_url(url)
-    names = (place, place.replace("://localhost:", "://127.0.0.1:"))
-    found = next((record for record in records if record.url in names or record.public_url == place), None)
+    address = normalise_url(url)
+    names = (address, address.replace("://localhost:", "://127.0.0.1:"))
+    found = next((record for record in records if record.url in names or record.public_url == address), None)
     key = api_key or (registry.key(found) if found else None) or os.environ.get(KEY_VARIABLE)
-    remote = RemoteServer(place, key)
+    remote = RemoteServer(address, key)
     remote.check(found.instance if found and api_key is None else None)
     return remote
 

@@ -21,7 +21,7 @@ from llmapi_kit.checkpoints.hub import HubFile
 from llmapi_kit.checkpoints.hub_cache import PARTIAL
 
 CONNECT_S = 10.0
-PATIENCE = (408, 429, 500, 502, 503, 504)
+RETRYABLE_STATUSES = (408, 429, 500, 502, 503, 504)
 DEFAULT_WAIT_S = 2.0
 
 
@@ -201,7 +201,7 @@ class FileTransfer:
 
 
 def _check_status(response: httpx.Response) -> None:
-    if response.status_code in PATIENCE:
+    if response.status_code in RETRYABLE_STATUSES:
         raise WaitError(response.status_code, _asked_delay(response))
     if response.status_code not in (200, 206):
         raise RefusedError(response)

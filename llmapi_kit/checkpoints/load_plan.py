@@ -87,7 +87,7 @@ class LoadPlan:
         return model if self.quantization or self.is_divided else model.to(self.device)
 
     def without_native(self, spec: ModelSpec, why: str) -> LlmApiKitError:
-        """The error of options that need the compiled step, where it is out of the question; `why` goes on "which"."""
+        """The error for options that need the compiled step where it can't be used; `why` completes "which …"."""
         given = f"quantize={self.quantize!r}" if self.quantize else f"kv_cache_dtype={self.kv_cache_dtype!r}"
         return UnsupportedModelError(
             f"{spec.id}: {given} is computed by the compiled step, which {why}. Leave it out, with dtype='bfloat16' to "

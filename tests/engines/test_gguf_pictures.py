@@ -160,7 +160,7 @@ def test_a_file_of_another_model_is_refused_before_it_is_loaded_and_not_taken_by
     model = kit.load(shutil.copy(files[1], tmp_path / "m.gguf"), max_slots=1)
     assert "vision" not in model.info.capabilities
     model.close()
-    with pytest.raises(UnsupportedModelError, match="no mmproj file"):
+    with pytest.raises(UnsupportedModelError, match="not an mmproj file"):
         kit.load(files[1], mmproj=files[1])
     with pytest.raises(UnsupportedModelError, match="load the model and pass mmproj="):
         kit.load(files[2])
