@@ -192,7 +192,7 @@ class Download:
         if missing and missing + DISK_RESERVE_BYTES > free:
             raise ModelLoadError(
                 f"{self._model.name} is a download of {_size(missing)}, and the disk of {cache_folder()} has "
-                f"{_size(free)} free, of which {_size(DISK_RESERVE_BYTES)} shall stay. {_more_room()}"
+                f"{_size(free)} free, of which {_size(DISK_RESERVE_BYTES)} must stay. {_more_room()}"
             )
 
     def finish(self) -> Path:

@@ -159,7 +159,7 @@ class FileTransfer:
         wanted = {"Range": f"bytes={self.done_bytes}-"} if self.done_bytes else {}
         with client.stream("GET", self._url, headers=wanted) as response:
             self._socket = _socket_of(response)
-            if response.status_code == 416:  # the part is none of this file's
+            if response.status_code == 416:  # what is there is not part of this file
                 self._start_over()
                 raise CorruptFileError("what was there did not belong to the file")
             _check_status(response)

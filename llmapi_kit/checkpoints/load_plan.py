@@ -83,7 +83,7 @@ class LoadPlan:
         return check_folder(folder, self.device, dtype=loaded_as, keeps_bfloat16=stays, **more)
 
     def placed(self, model: Any) -> Any:
-        """A model on the device; one that is quantized or divided is where it shall be."""
+        """A model on the device; one that is quantized or divided is in its place already."""
         return model if self.quantization or self.is_divided else model.to(self.device)
 
     def without_native(self, spec: ModelSpec, why: str) -> LlmApiKitError:

@@ -127,7 +127,7 @@ def doctor() -> None:
 
 @app.command()
 def notebooks(
-    folder: Annotated[Path, typer.Argument(help="Where the notebooks are, or shall be copied to.")] = Path("notebooks"),
+    folder: Annotated[Path, typer.Argument(help="Where the notebooks are, or are copied to.")] = Path("notebooks"),
 ) -> None:
     """Open JupyterLab on the notebooks; copies them to FOLDER first where they are not there."""
     with errors_as_lines():

@@ -70,7 +70,7 @@ def read_function(calls: Calls, end_marker: str) -> Steps[bool]:
 
 
 def _read_name(stream: TextStream) -> Steps[str]:
-    """A name up to its closing bracket; empty where it is none."""
+    """A name up to its closing bracket; empty where that does not come, or the name is too long."""
     name = yield from read_while(stream, _NAME, MAX_NAME)
     return name.strip() if (yield from read_literal(stream, ">")) else ""
 

@@ -126,7 +126,7 @@ class FallbackEngine:
 
     @property
     def adapters(self) -> Adapters | None:
-        """The first engine's, which answer without a fallback: another model is none of its adapters."""
+        """The first engine's. They answer without a fallback: another model does not have them."""
         return adapters_of(self._engines[0])
 
     def close(self) -> None:

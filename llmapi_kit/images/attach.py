@@ -30,7 +30,7 @@ def with_images(prompt: str, images: Sequence[Any]) -> dict[str, Any]:
             bytes or of numbers from 0 to 1, or a URL.
 
     Raises:
-        ConfigError: one is none of these, or its file is not there.
+        ConfigError: one is something else, or its file is not there.
     """
     parts = [{"type": "image_url", "image_url": {"url": image_url(image)}} for image in images]
     return {"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}

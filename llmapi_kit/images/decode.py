@@ -54,7 +54,7 @@ def decode_picture(data: bytes, param: str, *, max_pixels: int = MAX_PIXELS) -> 
         max_pixels: width times height; a larger one is refused before it is decoded.
 
     Raises:
-        InvalidRequestError: it is none of these, damaged, too large or too small.
+        InvalidRequestError: it is of another format, damaged, too large or too small.
         MissingDependencyError: Pillow is not installed.
     """
     image = _imaging()

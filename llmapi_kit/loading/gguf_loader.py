@@ -165,7 +165,7 @@ class _Setup:
 
 
 def _native_setup(spec: ModelSpec, file: GgufFile, settings: Settings, options: GgufOptions) -> _Setup | None:
-    """The step in C; None where it can't or shall not be."""
+    """The step in C; None where it can't compute the file, or is not to."""
     from llmapi_kit.loading.gguf_adapters import NativeGgufAdapterReader
     from llmapi_kit.runners.load_trial import try_to_load
 
@@ -187,7 +187,7 @@ def _native_setup(spec: ModelSpec, file: GgufFile, settings: Settings, options: 
 
 
 def _llama_setup(spec: ModelSpec, file: GgufFile, settings: Settings, options: GgufOptions) -> _Setup:
-    """llama.cpp."""
+    """llama.cpp, for all other files."""
     from llmapi_kit.loading.gguf_adapters import GgufAdapterReader
     from llmapi_kit.runners.llama_cpp_runner import LlamaCppRunner
 

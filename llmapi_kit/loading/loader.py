@@ -95,7 +95,7 @@ class ModelLoader:
         return loaded.tokenizer
 
     def prepare_messages(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """The messages of a request as the chat template shall get them; as they came.
+        """The messages of a request as the chat template is to get them: as they came, unless this is overridden.
 
         Runs in worker threads, for several requests at once. They are OpenAI-shaped, and not to be changed in place.
 

@@ -18,13 +18,13 @@ IS_SOONER, IS_CLEAR = 0.95, 1.5  # times as long as usual; a try that is clearly
 
 
 class SplitChoice:
-    """Says whether a step shall be split, and is told how long it took."""
+    """Says whether to split a step, and is told how long it took."""
 
     def __init__(self) -> None:
         self._by_rows = {num_rows: _Comparison() for num_rows in range(2, MOST_ROWS + 1)}
 
     def next(self, num_rows: int) -> bool:
-        """Whether a step of so many rows shall have a call for each."""
+        """Whether to make a call for each row of a step of so many."""
         comparison = self._by_rows.get(num_rows)
         return comparison is not None and comparison.next()
 

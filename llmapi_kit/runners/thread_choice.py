@@ -19,7 +19,7 @@ SMALL_MODEL_BYTES, SMALL_MODEL_THREADS = 100_000_000, 2  # more only wait for ea
 
 
 class ThreadChoice:
-    """Says how many threads a step shall have, and is told how long it took.
+    """Says how many threads a step is to have, and is told how long it took.
 
     Args:
         most: threads that a step may have.

@@ -120,7 +120,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._num_header_bytes += len(name) + len(value)
         if self._num_header_bytes > MAX_HEADER_BYTES:
             raise _headers_too_large()
-        # What follows a body in chunks is none of the headers, which a proxy in front may have looked through
+        # What follows a body in chunks is no header any more: a proxy in front may have checked those before it only
         if self._part == "head":
             super().on_header(name, value)
 

@@ -91,7 +91,7 @@ def position(container: Mapping[str, Any], default: int | None) -> int | None:
 
 
 def count(value: object) -> int | None:
-    """A whole number of tokens or things, also one that was written as a text or with a point; None if it is none."""
+    """A whole number of tokens or things, also one written as a text or with a point; None for anything else."""
     if isinstance(value, str) and value.isascii() and value.isdigit():
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_COUNT:

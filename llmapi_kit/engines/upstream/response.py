@@ -81,7 +81,7 @@ class StreamedAnswer:
         """Wait for the first chunk, for a moment.
 
         Raises:
-            UpstreamFault: it is none.
+            UpstreamFault: it is not an answer.
         """
         try:
             self._first = self._read(await self._chunks.next(BELIEVED_AFTER_S))
@@ -123,7 +123,7 @@ class StreamedAnswer:
         """What the next chunk brings; None at the end. Nothing that goes wrong after complete answers spoils them.
 
         Raises:
-            Exception: it did not come, or is none.
+            Exception: it did not come, or can't be read.
         """
         if self._reader.is_complete and not self._reader.went_on:
             limit_s = LAST_PART_S if self._reader.has_usage else USAGE_S
