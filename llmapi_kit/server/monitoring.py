@@ -13,7 +13,7 @@ from llmapi_kit import tables
 from llmapi_kit.api.running_requests import RunningRequest, running_requests
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.engines.base import Engine
-from llmapi_kit.server.in_words import REQUEST_COLUMNS, USAGE_COLUMNS
+from llmapi_kit.server.description import REQUEST_COLUMNS, USAGE_COLUMNS
 from llmapi_kit.server.keys import first_second
 from llmapi_kit.server.log_buffer import LogBuffer
 from llmapi_kit.server.thread import ServerThread

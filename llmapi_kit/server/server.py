@@ -29,8 +29,8 @@ from llmapi_kit.engines.catalog import Catalog
 from llmapi_kit.errors import ConfigError, ServerError
 from llmapi_kit.loopback import LOOPBACK
 from llmapi_kit.server import log_buffer
+from llmapi_kit.server.description import describe_server, tunnel_fields
 from llmapi_kit.server.endpoint import check_key, warn_of_short_key
-from llmapi_kit.server.in_words import in_words, tunnel_fields
 from llmapi_kit.server.monitoring import MonitoredServer
 from llmapi_kit.server.port import WILDCARDS, network_url
 from llmapi_kit.server.public_access import PublicAccess, PublicServer
@@ -419,7 +419,7 @@ class Server(PublicServer, SharedServer, MonitoredServer):
         self.stop()
 
     def __repr__(self) -> str:
-        return in_words(
+        return describe_server(
             self._state_in_words(),
             self.url,
             self.api_key,
