@@ -86,7 +86,7 @@ FILES = {
     "a header with offsets that are none": (
         header(lambda entries: entries[NORM].update(data_offsets=[-1, 3])),
         ModelLoadError,
-        rf"damaged.*'{NORM}' is none",
+        rf"damaged.*'{NORM}' is not valid",
     ),
     "a shard that is not there": (
         sharded("model-1.safetensors", "model-2.safetensors"),
