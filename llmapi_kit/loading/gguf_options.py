@@ -107,7 +107,9 @@ def parse_options(given: Mapping[str, Any]) -> GgufOptions:
         raise ConfigError("isolate=True needs Linux or macOS; leave it out.")
     layers = options.n_gpu_layers
     if layers is not None and not (isinstance(layers, int) and _is_number(layers) and -1 <= layers <= MAX_LAYERS):
-        raise ConfigError(f"n_gpu_layers={layers!r} can't be used: it must be a whole number; -1 is all of them.")
+        raise ConfigError(
+            f"n_gpu_layers={layers!r} can't be used: it must be a whole number up to {MAX_LAYERS:,}; -1 is all of them."
+        )
     if layers and options.device == "cpu":
         raise ConfigError(f"n_gpu_layers={layers} contradicts device='cpu'; leave one out.")
     if options.flash_attn is False and options.kv_cache_dtype not in (None, *UNQUANTISED):
