@@ -116,7 +116,7 @@ def read_config(source: str | Path, name: str, *, trusts_code: bool = False) -> 
     return config
 
 
-def sees(config: Any) -> bool:
+def is_vision_model(config: Any) -> bool:
     """Whether a configuration of transformers is of a model for images and text."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
@@ -127,7 +127,7 @@ def auto_class(config: Any) -> Any:
     """The class of transformers that makes a model of a configuration."""
     import transformers
 
-    return transformers.AutoModelForImageTextToText if sees(config) else transformers.AutoModelForCausalLM
+    return transformers.AutoModelForImageTextToText if is_vision_model(config) else transformers.AutoModelForCausalLM
 
 
 def context_limit(config: Any) -> int:
@@ -182,7 +182,7 @@ def _check_class(config: Any, name: str) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     kind = f"model of the type {config.model_type!r}"
-    if sees(config):
+    if is_vision_model(config):
         return
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise _refused(name, kind, "no causal language model")

@@ -102,7 +102,7 @@ class VisionEncoder:
         image_token: what the chat template writes for a picture.
         vector_token: what stands for one vector in the text that takes its place.
         vector_token_id: its id.
-        is_two_way: whether the vectors of a run attend to each other both ways.
+        is_bidirectional: whether the vectors of a run attend to each other both ways.
         is_spatial: whether positions have three dimensions.
         trial: for a family that is not `TRIED`: what a runner has to compute, too, before it is used.
 
@@ -131,7 +131,7 @@ class VisionEncoder:
         self.vector_token_id = int(model.config.image_token_id)
         self.vector_token = str(processor.tokenizer.convert_ids_to_tokens(self.vector_token_id))
         self._run = re.compile(f"(?:{re.escape(self.vector_token)})+")
-        self.is_two_way = (
+        self.is_bidirectional = (
             "token_type_ids" in inspect.signature(model.forward).parameters
             or getattr(model.config.get_text_config(), "use_bidirectional_attention", None) == "vision"
         )

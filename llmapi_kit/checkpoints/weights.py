@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from llmapi_kit.checkpoints.architecture import context_limit, sees
+from llmapi_kit.checkpoints.architecture import context_limit, is_vision_model
 from llmapi_kit.checkpoints.decoder_config import read_decoder_config
 from llmapi_kit.checkpoints.decoder_weights import DecoderWeights, read_decoder_weights
 from llmapi_kit.checkpoints.download import DEFAULT_STALL_S, download_model
@@ -151,7 +151,8 @@ def load_model(
             config: Any = weights.config
         else:
             config = check_model(spec, plan, has_tokenizer=is_own)
-            plan = replace(plan, keeps_bfloat16=plan.keeps_bfloat16 and not sees(config))  # torch computes in one type
+            if is_vision_model(config):  # torch computes it in one type
+                plan = replace(plan, keeps_bfloat16=False)
         recommended = read_recommended(source_of(spec), config)
         text = _load_tokenizer(spec, tokenizer, adapter, download_stall_s, trust_remote_code is True)
         num_rows = max(len(text), adapter.num_embeddings if adapter else 0)
@@ -196,7 +197,7 @@ def _load_transformers_model(
     with reported_bars():
         model: Any = load_pretrained(spec, plan, config, recommended)
     vision = None
-    if sees(config):
+    if is_vision_model(config):
         # Their classes derive from transformers' own, which take seconds to import
         from llmapi_kit.checkpoints.vision_decoder import extract_decoder
         from llmapi_kit.checkpoints.vision_processor import load_processor

@@ -69,9 +69,9 @@ class EngineAssembly:
         self._num_parameters = loaded.model.num_parameters()
         self._architecture = architecture_of(loaded)
         vision = loaded.vision
-        self.images = (
-            ImageMemory(is_spatial=vision.is_spatial, is_two_way=vision.is_two_way) if vision is not None else None
-        )
+        self.images: ImageMemory | None = None
+        if vision is not None:
+            self.images = ImageMemory(is_spatial=vision.is_spatial, is_bidirectional=vision.is_bidirectional)
 
     def plan_slots(self, free_bytes: int) -> SlotPlan:
         """Divide the memory for keys and values.

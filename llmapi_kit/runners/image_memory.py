@@ -55,12 +55,14 @@ class ImageMemory:
     Args:
         max_bytes: what they may take in all.
         is_spatial: whether the model's positions have three dimensions.
-        is_two_way: whether the vectors of a picture attend to each other both ways.
+        is_bidirectional: whether the vectors of a picture attend to each other both ways.
     """
 
-    def __init__(self, max_bytes: int = DEFAULT_BYTES, *, is_spatial: bool = False, is_two_way: bool = False) -> None:
+    def __init__(
+        self, max_bytes: int = DEFAULT_BYTES, *, is_spatial: bool = False, is_bidirectional: bool = False
+    ) -> None:
         self.is_spatial = is_spatial
-        self.is_two_way = is_two_way
+        self.is_bidirectional = is_bidirectional
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._images: OrderedDict[str, PlacedImage] = OrderedDict()  # by digest, the latest used last

@@ -101,10 +101,12 @@ def untried(monkeypatch):
     monkeypatch.setattr("llmapi_kit.checkpoints.vision_encoder.TRIED", frozenset())
 
 
-@pytest.mark.parametrize(("family", "flag"), [("gemma3", "is_two_way"), ("qwen3_vl", "is_spatial"), ("idefics3", None)])
+@pytest.mark.parametrize(
+    ("family", "flag"), [("gemma3", "is_bidirectional"), ("qwen3_vl", "is_spatial"), ("idefics3", None)]
+)
 def test_a_family_that_nobody_tried_is_compared_with_itself_before_it_is_used(family, flag, untried, tmp_path):
     loaded = load_model(parse_spec(make_seeing(tmp_path / family, family)), device="cpu")
-    flags = {"is_spatial": loaded.vision.is_spatial, "is_two_way": loaded.vision.is_two_way}
+    flags = {"is_spatial": loaded.vision.is_spatial, "is_bidirectional": loaded.vision.is_bidirectional}
     plan = SlotPlan(2, 128, 0)
     images = ImageMemory(**flags)
     make_runner(replace(loaded, model=copy.deepcopy(loaded.model)), plan, Settings(num_threads=1), images).close()

@@ -31,10 +31,10 @@ class GgufVisionEncoder:
         image_token: what stands for a picture in a text; no request can know it.
         vector_token: what stands for a run of vectors in the text that takes its place.
         vector_token_id: its id.
-        is_two_way: False, as `llmapi_kit.runners.multimodal_steps` sees to what belongs together.
+        is_bidirectional: False, as `llmapi_kit.runners.multimodal_steps` sees to what belongs together.
     """
 
-    is_two_way = False
+    is_bidirectional = False
     vector_token_id = MARK_ID
 
     def __init__(self, process: ImageProcess, tokenizer: MarkedTokenizer) -> None:

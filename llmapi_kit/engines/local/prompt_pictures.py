@@ -19,7 +19,7 @@ from llmapi_kit.errors import ContextLengthError, InvalidRequestError
 from llmapi_kit.images.decode import Picture, decode_picture
 from llmapi_kit.images.fetch import read_image_url
 from llmapi_kit.runners.image_memory import ImageMemory, PlacedImage
-from llmapi_kit.runners.two_way import whole_runs
+from llmapi_kit.runners.picture_runs import picture_runs
 
 PROBE = "probe"
 
@@ -149,7 +149,7 @@ class PromptPictures:
 
     def whole(self, ids: Sequence[int]) -> list[tuple[int, int]]:
         """(start, end) of what has to be computed in one step."""
-        return whole_runs(ids) if self._encoder.is_two_way else []
+        return picture_runs(ids) if self._encoder.is_bidirectional else []
 
     def _content(self, content: Any) -> Any:
         if isinstance(content, list):
