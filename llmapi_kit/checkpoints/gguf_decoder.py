@@ -29,7 +29,7 @@ from llmapi_kit.checkpoints.decoder_families import (
 )
 from llmapi_kit.checkpoints.gguf_file import GgufFile
 from llmapi_kit.checkpoints.gguf_header import GgufHeader, GgufTensor
-from llmapi_kit.checkpoints.rope import Rope
+from llmapi_kit.checkpoints.rope_config import Rope
 
 # Bits of a weight in memory, by its number format in the file; of Q6_K, weights are rounded once more
 BITS = {"Q4_0": 4, "Q4_1": 4, "Q4_K": 4, "Q5_0": 8, "Q5_1": 8, "Q5_K": 8, "Q6_K": 8, "Q8_0": 8}
