@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from llmapi_kit.did_you_mean import did_you_mean
 from llmapi_kit.errors import ConfigError
 
+KEY_VARIABLE = "LLMAPI_KIT_API_KEY"  # the key that a server asks for, and that a client sends
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 LongSeconds = Annotated[float, Field(gt=0, le=10 * 365 * 86400)]
 CompatApi = Literal["sessions", "glm", "alpaca", "eventsource"]
@@ -196,8 +197,8 @@ class Settings(BaseSettings):
                 raise ValueError(f"{value!r} would let in pages that anybody can make. Name each website's origin")
             if not ORIGIN.fullmatch(value):
                 raise ValueError(
-                    f"{value[:200]!r} is no origin. Write scheme://host or scheme://host:port in lower case, without "
-                    "path and without the scheme's own port, such as https://app.example.com"
+                    f"{value[:200]!r} is not an origin. Write scheme://host or scheme://host:port in lower case, "
+                    "without path and without the scheme's own port, such as https://app.example.com"
                 )
         return values
 
@@ -207,7 +208,7 @@ class Settings(BaseSettings):
         """Names alone, in lower case, as a URL's host is compared with them."""
         for value in values:
             if not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", value):
-                raise ValueError(f"{value[:200]!r} is no host name, such as images.example.com")
+                raise ValueError(f"{value[:200]!r} is not a host name. Write one such as images.example.com")
         return tuple(value.lower() for value in values)
 
     @field_validator("instruction_template")

@@ -18,7 +18,7 @@ from llmapi_kit import tables
 from llmapi_kit.checkpoints.choice import Choice
 from llmapi_kit.client import RemoteServer, normalise_url
 from llmapi_kit.client.running_servers import RunningServers, ServerRecord
-from llmapi_kit.config import load_settings
+from llmapi_kit.config import KEY_VARIABLE, load_settings
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.engines.engine_check import check_engine
 from llmapi_kit.errors import ConfigError, ServerNotFoundError
@@ -81,44 +81,69 @@ def load(
     """Load a model. The same call again returns the model that is loaded already.
 
     Args:
-        name: ``pocket``, ``pocket-vision`` and ``pocket-embed`` (ship with the kit), ``mock``, a folder with a Hugging
-            Face model, a GGUF file, a hub name such as ``Qwen/Qwen3-0.6B``, a GGUF file of the hub such as
-            ``hf:owner/name:Q4_K_M``, a provider's model such as ``openai:gpt-…``, ``ollama:llama3.2`` or ``openai+https://host/v1#model``,
-            ``plugin:name`` for a back end that another package brings, or a loader of your own: see
-            `llmapi_kit.loading.loader.ModelLoader`. A `pathlib.Path` is a folder or a file. What `choose` returned
-            stands for its name and options.
+        name: ``pocket``, ``pocket-vision`` or ``pocket-embed`` (they ship with the kit), ``mock``, a folder with a
+            Hugging Face model, a GGUF file, a hub name such as ``Qwen/Qwen3-0.6B``, a GGUF file of the hub such as
+            ``hf:owner/name:Q4_K_M``, a provider's model such as ``openai:gpt-…``, ``ollama:llama3.2`` or
+            ``openai+https://host/v1#model``, ``plugin:name`` for a back end that another package brings, or a loader of
+            your own: see `llmapi_kit.loading.loader.ModelLoader`. A `pathlib.Path` is a folder or a file. What `choose`
+            returned stands for its name and options.
         served_name: what clients pass as ``model``; the model's own name unless given.
         lazy: return at once, and load it when it is first asked something.
-        options: all of them are looked at before anything is loaded. For every model: ``fallback`` (a name, what
-            `load` returned, an engine, or a list of these: who answers when this one can't). For models that run here:
-            ``process`` (True: in a process of its own, which a busy cell slows less, whose crash ends no kernel and
-            whose end gives all memory back), ``replicas`` (that many such processes share the requests), ``devices``
-            (such as ``[0, 1]``: a replica on each of these GPUs), ``tensor_parallel`` (divide it over that many
-            processes, each on a GPU of its own), ``device_map`` (such as ``auto``: its layers on several GPUs, in one
-            process), ``step_timeout_s`` (how long a step may take in a process of its own), ``device`` (``cpu``,
-            ``cuda`` or ``cuda:0``; the first GPU where there is one), ``dtype``
-            (``float32``, ``bfloat16`` or ``float16``; the model's own on a GPU; on a CPU float32, or bfloat16 where
-            that would double many weights), ``revision`` and ``subfolder`` (of a hub model: a
-            branch, a tag or a commit; where in the repository it is), ``trust_remote_code`` (True: run code that comes
-            with it, as you; of a hub model only with a commit as ``revision``), ``lora`` (a
-            folder or a hub name: an adapter that is merged into the weights; or several, as a list or by name: each is
-            served beside the model as ``model:name``, see `Model.adapters`), ``tokenizer`` (a folder or a hub name, for
-            another than the merged adapter's or the model's), ``quantize`` (``int8`` or ``int4`` on a CPU, ``8bit`` or
-            ``4bit`` on a GPU), ``kv_cache_dtype`` (on a CPU: ``float32``, ``bfloat16`` or ``int8``), ``sampling`` (such
-            as ``{"temperature": 0.7}``, where a request does not say) and settings of the engine: ``max_slots``,
-            ``context_length``, ``kv_memory``, ``num_threads``, ``native``, ``compile``, ``step_tokens``,
-            ``default_max_tokens``, ``max_queue``, ``prefix_cache``, ``draft`` (``prompt-lookup``, or a small model that
-            writes on ahead), ``draft_tokens``, ``download_stall_s``. For a GGUF file,
-            in place of ``dtype``, ``quantize`` and ``tokenizer``: ``n_gpu_layers``, ``flash_attn``, ``kv_cache_dtype``
-            (such as ``q8_0``), ``use_mmap``, ``use_mlock``, ``rope_scaling``, ``rope_freq_base``, ``rope_freq_scale``,
-            ``mmproj`` (the file for pictures; the one beside the model unless given, and False for none), ``isolate``
-            (compute in a process of its own, as in notebooks it does); ``lora`` is a GGUF file there. For
-            an embedding model or a reranker, see `load_embeddings`: ``pooling``, ``normalize``, ``prompts``,
-            ``default_prompt_name``, ``matryoshka_dimensions``. For a provider's model:
-            ``api_key`` (one or several; its environment variable unless given), ``base_url``, ``sampling``, and
-            settings: ``first_token_timeout_s``, ``upstream_connect_s``, ``upstream_answer_s``, ``upstream_silence_s``,
-            ``upstream_retries``, ``upstream_retry_s``. See `llmapi_kit.config.Settings` for the settings. Back ends
-            that other packages bring have options of their own.
+        options: see below. All of them are checked before anything is loaded.
+
+    Options of every model:
+
+    - ``fallback``: who answers when this one can't: a name, what `load` returned, an engine, or a list of these.
+
+    Options of models that run here:
+
+    - ``device``: ``cpu``, ``cuda`` or ``cuda:0``; the first GPU where there is one.
+    - ``dtype``: ``float32``, ``bfloat16`` or ``float16``. The model's own on a GPU; on a CPU float32, or bfloat16 where
+      that would double many weights.
+    - ``quantize``: ``int8`` or ``int4`` on a CPU, ``8bit`` or ``4bit`` on a GPU.
+    - ``kv_cache_dtype``: number format of keys and values on a CPU: ``float32``, ``bfloat16`` or ``int8``.
+    - ``lora``: a folder or a hub name of an adapter to merge into the weights; or several, as a list or by name, each
+      served beside the model as ``model:name``, see `Model.adapters`.
+    - ``tokenizer``: a folder or a hub name, for another one than the merged adapter's or the model's.
+    - ``sampling``: what holds where a request does not say, such as ``{"temperature": 0.7}``.
+    - ``revision``, ``subfolder``: of a hub model: a branch, a tag or a commit; where in the repository it is.
+    - ``trust_remote_code``: True runs code that comes with the model, as you; of a hub model only with a commit as
+      ``revision``.
+    - ``draft``, ``draft_tokens``: ``prompt-lookup``, or a small model that writes on ahead; how many tokens at most.
+    - ``max_slots``, ``context_length``, ``kv_memory``, ``num_threads``, ``native``, ``compile``, ``step_tokens``,
+      ``default_max_tokens``, ``max_queue``, ``prefix_cache``, ``download_stall_s``: settings of the engine, see
+      `llmapi_kit.config.Settings`.
+
+    Options for where they run:
+
+    - ``process``: True for a process of its own, which a busy cell slows less, whose crash does not end the kernel, and
+      whose end gives all memory back.
+    - ``replicas``: that many such processes, which share the requests.
+    - ``devices``: such as ``[0, 1]``: a replica on each of these GPUs.
+    - ``tensor_parallel``: divide the model over that many processes, each on a GPU of its own.
+    - ``device_map``: such as ``auto``: put its layers on several GPUs, in one process.
+    - ``step_timeout_s``: how long a step may take in a process of its own.
+
+    Options of GGUF files, in place of ``dtype``, ``quantize`` and ``tokenizer``:
+
+    - ``n_gpu_layers``, ``flash_attn``, ``kv_cache_dtype`` (such as ``q8_0``), ``use_mmap``, ``use_mlock``,
+      ``rope_scaling``, ``rope_freq_base``, ``rope_freq_scale``: as in llama.cpp.
+    - ``mmproj``: the file for pictures; the one beside the model unless given, and False for none.
+    - ``isolate``: compute in a process of its own; so it is in notebooks unless given.
+    - ``lora``: a GGUF file, or several by name.
+
+    Options of embedding models and rerankers: ``pooling``, ``normalize``, ``prompts``, ``default_prompt_name``,
+    ``matryoshka_dimensions``; see `load_embeddings`.
+
+    Options of a provider's model:
+
+    - ``api_key``: one key or several; its environment variable unless given.
+    - ``base_url``: where it answers.
+    - ``sampling``: as above.
+    - ``first_token_timeout_s``, ``upstream_connect_s``, ``upstream_answer_s``, ``upstream_silence_s``,
+      ``upstream_retries``, ``upstream_retry_s``: see `llmapi_kit.config.Settings`.
+
+    Back ends that other packages bring have options of their own.
 
     Raises:
         ModelNotFoundError: there is no such model, adapter or tokenizer.
@@ -259,8 +284,8 @@ def launch(
         raise ConfigError(f"share is {share!r}; it is True or False. A kind of tunnel is named with tunnel=….")
     tunnel = tunnel or ("auto" if share else None)
     limits = load_settings(**settings)
-    place = Endpoint(host=host, port=port, api_key=api_key, tunnel=tunnel, tunnel_options=tunnel_options or {})
-    servables = check_launch(model, place, name=name, aliases=aliases, default=default, settings=settings)
+    endpoint = Endpoint(host=host, port=port, api_key=api_key, tunnel=tunnel, tunnel_options=tunnel_options or {})
+    servables = check_launch(model, endpoint, name=name, aliases=aliases, default=default, settings=settings)
     if cluster is not None or replicas is not None:
         from llmapi_kit.cluster.placement import all_in_cluster  # most launches do without
 
@@ -268,7 +293,7 @@ def launch(
     if tunnel is not None and (rule := tunnel_policy()) is not None:
         logger.warning(rule)
     wanted = Launch(
-        place=place,
+        endpoint=endpoint,
         settings=limits,
         name=name,
         aliases=aliases,
@@ -280,7 +305,7 @@ def launch(
 
 def check_launch(
     model: Loadable | Sequence[Loadable],
-    place: Endpoint,
+    endpoint: Endpoint,
     *,
     options: Mapping[str, Any] | None = None,
     name: str | None = None,
@@ -292,7 +317,7 @@ def check_launch(
 
     Args:
         model: see `launch`.
-        place: where the server is to answer.
+        endpoint: where the server is to answer.
         options: what `load` is to be given for models that are named here.
         name: of the server.
         aliases: see `launch`.
@@ -305,7 +330,7 @@ def check_launch(
     given = settings or {}
     limits = load_settings(**given)
     found = resolve_all(model, options=options or {}, settings=given, aliases=aliases, default=default)
-    _own.check(Launch(place=place, settings=limits, name=name))
+    _own.check(Launch(endpoint=endpoint, settings=limits, name=name))
     return found
 
 
@@ -339,7 +364,7 @@ def connect(url: str | None = None, api_key: str | None = None) -> RemoteServer:
     Raises:
         ServerNotFoundError: nothing runs, or nothing answers at the url.
         AuthenticationError: the key is missing or refused.
-        ConfigError: the url is none.
+        ConfigError: the URL is not valid.
 
     Examples:
         >>> server = kit.launch(kit.load("mock"), port=0)
@@ -352,11 +377,11 @@ def connect(url: str | None = None, api_key: str | None = None) -> RemoteServer:
     records = registry.running()
     if url is None:
         return _newest(records, registry, api_key)
-    place = normalise_url(url)
-    names = (place, place.replace("://localhost:", "://127.0.0.1:"))
-    found = next((record for record in records if record.url in names or record.public_url == place), None)
-    key = api_key or (registry.key(found) if found else None) or os.environ.get("LLMAPI_KIT_API_KEY")
-    remote = RemoteServer(place, key)
+    address = normalise_url(url)
+    names = (address, address.replace("://localhost:", "://127.0.0.1:"))
+    found = next((record for record in records if record.url in names or record.public_url == address), None)
+    key = api_key or (registry.key(found) if found else None) or os.environ.get(KEY_VARIABLE)
+    remote = RemoteServer(address, key)
     remote.check(found.instance if found and api_key is None else None)
     return remote
 

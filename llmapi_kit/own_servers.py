@@ -36,10 +36,10 @@ LOCK_AT_EXIT_S = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """What a server is wanted to be.
+    """What a server is to be: a call of `kit.launch`, resolved.
 
     Attributes:
-        place: where it is to answer.
+        endpoint: where it is to answer.
         settings: its limits and timeouts.
         name: tells servers of this process apart; the port unless given.
         aliases: further names to answer to, each with the model that it stands for.
@@ -47,7 +47,7 @@ class Launch:
         ends_its_models: whether its engines end with it, as those in a cluster do.
     """
 
-    place: Endpoint
+    endpoint: Endpoint
     settings: Settings
     name: str | None = None
     aliases: Mapping[str, str] | None = None
@@ -57,7 +57,7 @@ class Launch:
     @property
     def identity(self) -> str:
         """What it is told apart by in this process, and its key is kept for on this machine."""
-        return self.name or str(DEFAULT_PORT if self.place.port is None else self.place.port)
+        return self.name or str(DEFAULT_PORT if self.endpoint.port is None else self.endpoint.port)
 
 
 class OwnServers:
@@ -81,16 +81,16 @@ class OwnServers:
             PortInUseError: another program, or another kernel's server, has the port.
             ConfigError: see `Endpoint.check`.
         """
-        place = wanted.place
+        endpoint = wanted.endpoint
         with self._lock:
             self._forget_stopped()
             old = self._servers.get(wanted.identity)
-            is_held = old is not None and old.is_running and place.port in (0, None, old.port)
-            key = old.api_key if old is not None and place.api_key is None else place.api_key
+            is_held = old is not None and old.is_running and endpoint.port in (0, None, old.port)
+            key = old.api_key if old is not None and endpoint.api_key is None else endpoint.api_key
             try:
-                replace(place, api_key=key).check(wanted.settings, is_held=is_held)
+                replace(endpoint, api_key=key).check(wanted.settings, is_held=is_held)
             except PortInUseError as exc:
-                raise _explain_port(exc, place.port or 0) from exc.__cause__
+                raise _explain_port(exc, endpoint.port or 0) from exc.__cause__
 
     def engines(self, wanted: Sequence[Servable], launch: Launch) -> list[Engine]:
         """The engines of what a launch was given; of several models that are loaded here, those given by name later."""
@@ -112,16 +112,16 @@ class OwnServers:
             ServerStartError: the server did not come up; the cause is chained.
             TunnelError: the tunnel did not open.
         """
-        place, limits = wanted.place, wanted.settings
+        endpoint, limits = wanted.endpoint, wanted.settings
         on_stop = self._end_of(engines if wanted.ends_its_models else ())
         with self._lock:
             self._forget_stopped()
             old = self._servers.get(wanted.identity)
             key = self._key(wanted, old)
             before = old.models if old is not None else []
-            is_same = old is not None and (old.host, old.api_key, old.settings) == (place.host, key, limits)
-            if old is not None and is_same and old.is_running and place.port in (0, None, old.port):
-                old.match_tunnel(place.tunnel, place.tunnel_options)  # first: if it fails, all is as it was
+            is_same = old is not None and (old.host, old.api_key, old.settings) == (endpoint.host, key, limits)
+            if old is not None and is_same and old.is_running and endpoint.port in (0, None, old.port):
+                old.match_tunnel(endpoint.tunnel, endpoint.tunnel_options)  # first: if it fails, all is as it was
                 old.on_stop = on_stop
                 self._unload(old.replace_engines(engines, wanted.aliases, wanted.default), limits.drain_s)
                 return _say_what_is_replaced(old, before)
@@ -129,10 +129,10 @@ class OwnServers:
             server.on_restart = partial(self._take_place, wanted.identity, weakref.ref(server))
             server.on_stop = on_stop
             report("starting the server")
-            _bring_up(server, old, place)
+            _bring_up(server, old, endpoint)
             self._servers[wanted.identity] = server
             if old is not None:
-                self._end(old, server, place.tunnel)
+                self._end(old, server, endpoint.tunnel)
             return _say_what_is_replaced(server, before)
 
     def stop_all(self, drain_s: float = 0.0) -> None:
@@ -146,21 +146,21 @@ class OwnServers:
             self.models.close_all()
 
     def stop_at_exit(self, pid: int) -> None:
-        """Not in a forked child, whose servers are its parent's; and no thread that loads a model holds up the end."""
+        """Stop all; not in a forked child, whose servers are its parent's, nor while a load holds the lock for long."""
         if os.getpid() == pid and self._lock.acquire(timeout=LOCK_AT_EXIT_S):
             self.stop_all()
 
     def _key(self, wanted: Launch, old: Server | None) -> str | None:
         """The key that was given, that of the server before, or the one that is kept for the name."""
-        given = wanted.place.api_key
+        given = wanted.endpoint.api_key
         if given is False:
             return None
         return given or (old.api_key if old else None) or ServerKeys(wanted.settings).key(wanted.identity, new_api_key)
 
     def _make(self, engines: Sequence[Engine], wanted: Launch, old: Server | None, key: str | None) -> Server:
         """A server that is not started; one that runs at the same address makes way when it is."""
-        host = wanted.place.host
-        port = _port(wanted.place.port, host, old)
+        host = wanted.endpoint.host
+        port = _port(wanted.endpoint.port, host, old)
         in_place = old if old is not None and old.is_running and (old.host, old.port) == (host, port) else None
         if old is not None and in_place is None and old.port == port:
             old.stop()  # it is dead, or at another address that does not go together with the new one
@@ -236,12 +236,12 @@ def _port(port: int | None, host: str, old: Server | None) -> int:
     return found
 
 
-def _bring_up(server: Server, old: Server | None, place: Endpoint) -> None:
+def _bring_up(server: Server, old: Server | None, endpoint: Endpoint) -> None:
     """Start a server, with its tunnel; if that fails, the one before it goes on as it was."""
     try:
         server.start()
-        if old is None or not server.can_keep_tunnel(old, place.tunnel):
-            server.match_tunnel(place.tunnel, place.tunnel_options)
+        if old is None or not server.can_keep_tunnel(old, endpoint.tunnel):
+            server.match_tunnel(endpoint.tunnel, endpoint.tunnel_options)
     except BaseException:
         server.stop(0)
         if old is not None and old.is_running:

@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from benchmarks.gguf_file import write_gguf
-from llmapi_kit.checkpoints.vision_decoder import take_apart
+from llmapi_kit.checkpoints.vision_decoder import extract_decoder
 
 PROJECTOR = {"linear_1": "mm.0", "linear_2": "mm.2"}
 TOWER = "vision_tower."
@@ -45,7 +45,7 @@ def llava_to_gguf(folder: Path, path: Path) -> tuple[Path, Path]:
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     processor = transformers.AutoProcessor.from_pretrained(folder, backend="pil")
     template = processor.chat_template or processor.tokenizer.chat_template
-    write_gguf(take_apart(model, folder.name), tokenizer, template, path)
+    write_gguf(extract_decoder(model, folder.name), tokenizer, template, path)
     mmproj = path.with_name(f"mmproj-{path.name}")
     write_mmproj(model, processor.image_processor, mmproj)
     return path, mmproj

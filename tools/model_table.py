@@ -212,7 +212,7 @@ def page(rows: Sequence[Row]) -> str:
     equal = [row for row in served if row.is_equal]
     summary = (
         f"{len(served)} of {len(tried)} are served, {len(equal)} of them equal in everything that was compared. "
-        f"{len(rows) - len(tried)} more are listed that are no text models or parts of others."
+        f"{len(rows) - len(tried)} more are listed that are not text models, or are parts of others."
     )
     lines = [INTRODUCTION.format(version=transformers.__version__, summary=summary)]
     lines += ["| Family | Class in transformers | Runs | |", "|---|---|---|---|"]

@@ -232,7 +232,7 @@ class DraftModel:
     def _can_hold(self, request: Request, end: int) -> bool:
         """Whether a request is one that the draft can follow; else it goes on without."""
         limit = self._runner.vocab_size
-        if self._slots[_slot(request)].owner is not request and max(request.prompt_ids) >= limit:
+        if self._slots[request.held_slot].owner is not request and max(request.prompt_ids) >= limit:
             request.proposer = None  # a token that has no row in the draft's embedding
         if request.output_ids and request.output_ids[-1] >= limit:
             request.proposer = None
@@ -240,7 +240,7 @@ class DraftModel:
 
     def _num_held(self, request: Request) -> int:
         """How many of a request's tokens are in its slot; what is there of others, or was drafted wrongly, is not."""
-        slot = self._slots[_slot(request)]
+        slot = self._slots[request.held_slot]
         if slot.owner is not request:
             slot.owner = request
             slot.num_agreed = 0
@@ -252,14 +252,14 @@ class DraftModel:
 
     def _pending(self, request: Request, end: int) -> StepItem | None:
         """What is missing of a request's tokens up to `end`; the slot has it from now on."""
-        slot = self._slots[_slot(request)]
+        slot = self._slots[request.held_slot]
         start = slot.num_agreed
         if end <= start:
             return None
         tokens = request.tokens(start, end)
         slot.tokens.extend(tokens)
         slot.num_agreed = end
-        return StepItem(_slot(request), start, tokens, wants_logits=False)
+        return StepItem(request.held_slot, start, tokens, wants_logits=False)
 
     def _draw(self, items: Sequence[StepItem], wanted: dict[Request, int]) -> int:
         """Compute, and draw so many tokens for each of some requests; how many steps that took."""
@@ -275,8 +275,8 @@ class DraftModel:
                 drafted[request].append(token_id)
                 is_known = token_id not in row.ending_ids and token_id < self._runner.vocab_size
                 if is_known and len(drafted[request]) < wanted[request]:
-                    held = self._slots[_slot(request)].tokens
-                    following.append(StepItem(_slot(request), len(held), [token_id], wants_logits=True))
+                    held = self._slots[request.held_slot].tokens
+                    following.append(StepItem(request.held_slot, len(held), [token_id], wants_logits=True))
                     held.append(token_id)
                     left.append((request, row))
             going = left
@@ -301,9 +301,3 @@ class DraftModel:
 def _is_decoding(request: Request) -> bool:
     """Whether all but the latest token of a request is computed."""
     return bool(request.output_ids) and request.num_computed >= request.num_tokens - 1
-
-
-def _slot(request: Request) -> int:
-    if request.slot is None:
-        raise RuntimeError(f"request {request.id} runs without a slot")
-    return request.slot

@@ -148,6 +148,13 @@ class Request:
         """Whether log-probabilities of its prompt's tokens are still wanted."""
         return self.scores_prompt and not self.output_ids
 
+    @property
+    def held_slot(self) -> int:
+        """Its slot; raises where it has none, which a planned request always has."""
+        if self.slot is None:
+            raise RuntimeError(f"request {self.id} runs without a slot")
+        return self.slot
+
     def chunk_size(self, size: int) -> int:
         """How many more tokens of the prompt to compute where `size` would be: parts that have to be are left whole."""
         end = self.num_computed + size

@@ -209,7 +209,7 @@ class Scheduler:
         """A request's latest token, and after it what is guessed of the next ones."""
         guessed = request.proposer.guess(self.most_guessed(request)) if request.proposer is not None else []
         tokens = [*request.output_ids[-1:], *guessed]
-        slot, adapter = _slot(request), request.adapter
+        slot, adapter = request.held_slot, request.adapter
         num_prompt = len(request.prompt_ids)
         return StepItem(slot, request.num_computed, tokens, True, bool(guessed), False, adapter, num_prompt)
 
@@ -251,7 +251,7 @@ class Scheduler:
     def confirm(self, request: Request, token_id: int) -> None:
         """A guess that was computed is right, so what was computed for it counts."""
         request.num_computed += 1
-        self.cache.extend(_slot(request), (token_id,))
+        self.cache.extend(request.held_slot, (token_id,))
 
     def _preempt(self, request: Request) -> None:
         self.num_preemptions += 1
@@ -280,7 +280,7 @@ class Scheduler:
         """Take all the memory that a beam search may need: it can't lose its slots."""
         if self._pages is None:
             return
-        lengths = {_slot(beam): len(beam.prompt_ids) + beam.max_new_tokens for beam in beams}
+        lengths = {beam.held_slot: len(beam.prompt_ids) + beam.max_new_tokens for beam in beams}
         trims = self._pages.reserve(lengths)
         if trims is None:
             raise RuntimeError(f"no memory for the beams of request {beams[0].id}, though there is some")
@@ -337,7 +337,7 @@ def _lengths(plan: Sequence[tuple[Request, StepItem]]) -> dict[int, int]:
 
 def _item(request: Request, tokens: Sequence[int], *, is_last: bool) -> StepItem:
     return StepItem(
-        _slot(request),
+        request.held_slot,
         request.num_computed,
         tokens,
         wants_logits=(is_last and not request.is_embedding and not request.output_ids) or request.is_scoring,
@@ -346,9 +346,3 @@ def _item(request: Request, tokens: Sequence[int], *, is_last: bool) -> StepItem
         adapter=request.adapter,
         num_prompt_tokens=len(request.prompt_ids),
     )
-
-
-def _slot(request: Request) -> int:
-    if request.slot is None:
-        raise RuntimeError(f"request {request.id} runs without a slot")
-    return request.slot

@@ -21,10 +21,10 @@ from safetensors import SafetensorError, safe_open
 
 from llmapi_kit.checkpoints.download import DEFAULT_STALL_S, find_folder
 from llmapi_kit.checkpoints.hub import TOKENIZER_FILES
-from llmapi_kit.checkpoints.model_files import check_file
+from llmapi_kit.checkpoints.model_files import ADAPTER_CONFIG, check_file
 from llmapi_kit.errors import ModelLoadError, ModelNotFoundError, UnsupportedModelError
 
-CONFIG_NAME, WEIGHTS_NAME, PICKLE_NAME = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+WEIGHTS_NAME, PICKLE_NAME = "adapter_model.safetensors", "adapter_model.bin"
 MAX_CONFIG_BYTES = 1_000_000
 PREFIX = "base_model.model."
 # Tensors that PEFT puts beside a module's own; the others take the place of some
@@ -98,9 +98,9 @@ def find_adapter(name: str, stall_s: float = DEFAULT_STALL_S) -> Adapter:
         UnsupportedModelError: it is in pickle, or not a LoRA that can be merged; the message says what.
         ModelLoadError: its files are damaged.
     """
-    folder = find_folder(name, "LoRA adapter", (CONFIG_NAME, WEIGHTS_NAME, *TOKENIZER_FILES), stall_s)
-    if not (folder / CONFIG_NAME).is_file():
-        raise ModelNotFoundError(f"{name} has no {CONFIG_NAME}, so it is not a LoRA adapter in PEFT's format.")
+    folder = find_folder(name, "LoRA adapter", (ADAPTER_CONFIG, WEIGHTS_NAME, *TOKENIZER_FILES), stall_s)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        raise ModelNotFoundError(f"{name} has no {ADAPTER_CONFIG}, so it is not a LoRA adapter in PEFT's format.")
     if not (folder / WEIGHTS_NAME).is_file():
         if (folder / PICKLE_NAME).is_file():
             raise UnsupportedModelError(
@@ -108,9 +108,9 @@ def find_adapter(name: str, stall_s: float = DEFAULT_STALL_S) -> Adapter:
                 "safetensors first: PeftModel.from_pretrained(…).save_pretrained(folder)."
             )
         raise ModelNotFoundError(f"{name} has no {WEIGHTS_NAME}.")
-    for file in (CONFIG_NAME, WEIGHTS_NAME):
+    for file in (ADAPTER_CONFIG, WEIGHTS_NAME):
         check_file(folder / file)
-    config = _read_config(name, folder / CONFIG_NAME)
+    config = _read_config(name, folder / ADAPTER_CONFIG)
     settings = _settings(name, config)
     is_tied = bool(settings.pop("ensure_weight_tying", False))
     path = folder / WEIGHTS_NAME
@@ -131,7 +131,7 @@ def read_tensors(adapter: Adapter) -> dict[str, torch.Tensor]:
         raise ModelLoadError(f"{adapter.name}: {WEIGHTS_NAME} is damaged: {exc}") from exc
     for name, tensor in tensors.items():
         if not (tensor.is_floating_point() and bool(torch.isfinite(tensor.float()).all())):
-            raise ModelLoadError(f"{adapter.name}: the weight {name} has values that are no finite numbers.")
+            raise ModelLoadError(f"{adapter.name}: the weight {name} has values that are not finite numbers.")
     if not any(LORA_WEIGHT.fullmatch(name) for name in tensors):
         raise ModelLoadError(f"{adapter.name}: {WEIGHTS_NAME} has no LoRA weights.")
     return tensors
@@ -155,9 +155,9 @@ def _read_config(name: str, path: Path) -> dict[str, Any]:
             raise ValueError(f"it is larger than {MAX_CONFIG_BYTES:,} bytes")
         config = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as exc:
-        raise ModelLoadError(f"{name}: {CONFIG_NAME} can't be read: {exc}") from exc
+        raise ModelLoadError(f"{name}: {ADAPTER_CONFIG} can't be read: {exc}") from exc
     if not isinstance(config, dict):
-        raise ModelLoadError(f"{name}: {CONFIG_NAME} is not a JSON object.")
+        raise ModelLoadError(f"{name}: {ADAPTER_CONFIG} is not a JSON object.")
     return config
 
 
@@ -177,11 +177,11 @@ def _settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("r", "lora_alpha"):
         settings[key] = _number(name, key, config.get(key, 8))
     if settings["r"] != int(settings["r"]):
-        raise ModelLoadError(f"{name}: r is {settings['r']!r} in {CONFIG_NAME}; it must be a whole number.")
+        raise ModelLoadError(f"{name}: r is {settings['r']!r} in {ADAPTER_CONFIG}; it must be a whole number.")
     for key in FLAGS:
         settings[key] = config.get(key) or False
         if not isinstance(settings[key], bool):
-            raise ModelLoadError(f"{name}: {key} is {settings[key]!r} in {CONFIG_NAME}; it must be true or false.")
+            raise ModelLoadError(f"{name}: {key} is {settings[key]!r} in {ADAPTER_CONFIG}; it must be true or false.")
     for key in ("rank_pattern", "alpha_pattern"):
         settings[key] = _pattern(name, key, config.get(key) or {})
     handled = {"peft_type", "task_type", "init_lora_weights", *settings, *UNUSED}
@@ -195,14 +195,14 @@ def _settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _number(name: str, key: str, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise ModelLoadError(f"{name}: {key} is {value!r} in {CONFIG_NAME}; it must be a number above 0.")
+        raise ModelLoadError(f"{name}: {key} is {value!r} in {ADAPTER_CONFIG}; it must be a number above 0.")
     return value
 
 
 def _pattern(name: str, key: str, value: Any) -> dict[str, Any]:
     """Ranks or scales of modules that have their own. PEFT matches the names as patterns, so only plain ones pass."""
     if not isinstance(value, dict):
-        raise ModelLoadError(f"{name}: {key} is not an object in {CONFIG_NAME}.")
+        raise ModelLoadError(f"{name}: {key} is not an object in {ADAPTER_CONFIG}.")
     for module in value:
         if not PLAIN_NAME.fullmatch(module):
             raise UnsupportedModelError(f"{name}: {key} has the pattern {module[:80]!r}; plain names can be loaded.")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmapi_kit.checkpoints.config_fields import MAX_NUMBER
 from llmapi_kit.checkpoints.heavy_imports import MODEL_CLASSES, import_heavy
 from llmapi_kit.checkpoints.model_files import CONFIG, read_json
 from llmapi_kit.checkpoints.remote_code import brings_code, how_to_trust
@@ -33,7 +34,6 @@ KINDS = (
 PARTS = {"vision_config": "images", "audio_config": "sound", "video_config": "video"}
 POSITIVE = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
 OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings")
-MAX_NUMBER = 2**31
 MISSING: Any = object()
 # Families that transformers has as causal language models, and why they are not served
 NOT_SERVED = {
@@ -116,7 +116,7 @@ def read_config(source: str | Path, name: str, *, trusts_code: bool = False) -> 
     return config
 
 
-def sees(config: Any) -> bool:
+def is_vision_model(config: Any) -> bool:
     """Whether a configuration of transformers is of a model for images and text."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
@@ -127,7 +127,7 @@ def auto_class(config: Any) -> Any:
     """The class of transformers that makes a model of a configuration."""
     import transformers
 
-    return transformers.AutoModelForImageTextToText if sees(config) else transformers.AutoModelForCausalLM
+    return transformers.AutoModelForImageTextToText if is_vision_model(config) else transformers.AutoModelForCausalLM
 
 
 def context_limit(config: Any) -> int:
@@ -182,7 +182,7 @@ def _check_class(config: Any, name: str) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     kind = f"model of the type {config.model_type!r}"
-    if sees(config):
+    if is_vision_model(config):
         return
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise _refused(name, kind, "no causal language model")

@@ -17,7 +17,7 @@ from typing import Any
 from llmapi_kit.checkpoints.config_fields import UnknownValueError, flag, is_number, require, require_types, size
 from llmapi_kit.checkpoints.decoder_families import ACTIVATIONS, FAMILIES, FIELDS, Experts, Family, Variant, scalars
 from llmapi_kit.checkpoints.model_files import CONFIG, read_json
-from llmapi_kit.checkpoints.rope import LAYER_KINDS, Rope, read_ropes
+from llmapi_kit.checkpoints.rope_config import LAYER_KINDS, Rope, read_ropes
 from llmapi_kit.errors import ModelLoadError
 
 ARCHITECTURES = {family.model_type: name for name, family in FAMILIES.items()}

@@ -40,7 +40,7 @@ class DecoderWeights:
 
     Attributes:
         config: as given.
-        dtype: of the matrices, or of what is no matrix where those are integers.
+        dtype: of the matrices, or of what is not a matrix where those are integers.
         tensors: those that were not taken yet.
         integers: how the matrices are stored; None where they are tensors.
     """
@@ -75,7 +75,7 @@ class DecoderWeights:
         return self._num_parameters
 
     def tensor(self, name: str) -> torch.Tensor:
-        """A tensor that was not taken yet, and that is no matrix of integers."""
+        """A tensor that was not taken yet, and that is not a matrix of integers."""
         return cast(torch.Tensor, self.tensors[name])
 
     def take(self, name: str) -> torch.Tensor:

@@ -123,7 +123,7 @@ def find_folder(name: str, what: str, files: tuple[str, ...], stall_s: float = D
         folder = ModelCache(name).newest  # without the hub, what is there has to do
         if folder is None:
             raise ModelNotFoundError(
-                f"The {what} {name} is no folder here, and can't be had from the Hugging Face hub: {exc}"
+                f"The {what} {name} is not a folder here, and can't be had from the Hugging Face hub: {exc}"
             ) from exc
         return folder
     download = Download(model, stall_s)
@@ -192,7 +192,7 @@ class Download:
         if missing and missing + DISK_RESERVE_BYTES > free:
             raise ModelLoadError(
                 f"{self._model.name} is a download of {_size(missing)}, and the disk of {cache_folder()} has "
-                f"{_size(free)} free, of which {_size(DISK_RESERVE_BYTES)} shall stay. {_more_room()}"
+                f"{_size(free)} free, of which {_size(DISK_RESERVE_BYTES)} must stay. {_more_room()}"
             )
 
     def finish(self) -> Path:

@@ -38,7 +38,7 @@ OLDER_NAMES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-# Options of a chat template's call that are no variables of the template
+# Options of a chat template's call that are not variables of the template
 NOT_FOR_TEMPLATES = frozenset(
     ("max_length", "padding", "restore_suffix", "return_dict", "return_tensors", "tokenize", "truncation")
 )

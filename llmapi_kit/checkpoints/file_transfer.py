@@ -21,7 +21,7 @@ from llmapi_kit.checkpoints.hub import HubFile
 from llmapi_kit.checkpoints.hub_cache import PARTIAL
 
 CONNECT_S = 10.0
-PATIENCE = (408, 429, 500, 502, 503, 504)
+RETRYABLE_STATUSES = (408, 429, 500, 502, 503, 504)
 DEFAULT_WAIT_S = 2.0
 
 
@@ -159,7 +159,7 @@ class FileTransfer:
         wanted = {"Range": f"bytes={self.done_bytes}-"} if self.done_bytes else {}
         with client.stream("GET", self._url, headers=wanted) as response:
             self._socket = _socket_of(response)
-            if response.status_code == 416:  # the part is none of this file's
+            if response.status_code == 416:  # what is there is not part of this file
                 self._start_over()
                 raise CorruptFileError("what was there did not belong to the file")
             _check_status(response)
@@ -201,7 +201,7 @@ class FileTransfer:
 
 
 def _check_status(response: httpx.Response) -> None:
-    if response.status_code in PATIENCE:
+    if response.status_code in RETRYABLE_STATUSES:
         raise WaitError(response.status_code, _asked_delay(response))
     if response.status_code not in (200, 206):
         raise RefusedError(response)

@@ -29,7 +29,7 @@ from llmapi_kit.checkpoints.decoder_families import (
 )
 from llmapi_kit.checkpoints.gguf_file import GgufFile
 from llmapi_kit.checkpoints.gguf_header import GgufHeader, GgufTensor
-from llmapi_kit.checkpoints.rope import Rope
+from llmapi_kit.checkpoints.rope_config import Rope
 
 # Bits of a weight in memory, by its number format in the file; of Q6_K, weights are rounded once more
 BITS = {"Q4_0": 4, "Q4_1": 4, "Q4_K": 4, "Q5_0": 8, "Q5_1": 8, "Q5_K": 8, "Q6_K": 8, "Q8_0": 8}
@@ -149,7 +149,7 @@ class StoredTensor:
         stored: its name.
         header: of the part that has it.
         tensor: in that part.
-        bits: of a weight in memory; 0 where it is no integer.
+        bits: of a weight in memory; 0 where it is not an integer.
         num_heads_in_pairs: heads whose rows change places, from pairs to halves; 0 for none.
     """
 
@@ -306,7 +306,7 @@ class _Place:
         shape: of the weight.
         num_heads_in_pairs: see `StoredTensor`.
         expert: which of a tensor's matrices it is; None where it is the tensor.
-        together: tensors of the matrices that it is packed with, itself included; empty for what is no matrix.
+        together: tensors of the matrices that it is packed with, itself included; empty for what is not a matrix.
     """
 
     stored: str

@@ -97,7 +97,7 @@ class GgufFile:
         }
         for name, value in found.items():
             if not isinstance(value, str):
-                raise ModelLoadError(f"{self.path.name}: the chat template {name!r} is no text.")
+                raise ModelLoadError(f"{self.path.name}: the chat template {name!r} is not text.")
         return found if len(found) > 1 else found.get("default")
 
     @property

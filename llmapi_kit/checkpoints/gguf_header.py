@@ -94,7 +94,7 @@ def read_header(path: Path) -> GgufHeader:
     """Read and check the head of a GGUF file.
 
     Raises:
-        ModelLoadError: it is no GGUF file, or damaged; the message says where.
+        ModelLoadError: it is not a GGUF file, or damaged; the message says where.
         UnsupportedModelError: it is of a version, or has a number format, that is not known here.
         MissingDependencyError: the package that knows the formats is not installed.
     """
@@ -227,7 +227,7 @@ def _tensors(
             raise _DamageError(f"the tensor {name} has the shape {shape}, which {form.name} can't store")
         size_bytes = math.prod(shape) // block * block_bytes
         if offset % alignment:
-            raise _DamageError(f"the tensor {name} begins at {offset:,}, which is no multiple of {alignment}")
+            raise _DamageError(f"the tensor {name} begins at {offset:,}, which is not a multiple of {alignment}")
         if start + offset + size_bytes > size:
             raise _DamageError(f"the tensor {name} goes on past the end of the file")
         tensors[name] = GgufTensor(shape, form.name, start + offset, size_bytes)

@@ -98,7 +98,7 @@ def _names_in(folder: PurePosixPath, names: Iterable[str]) -> list[str]:
 
 
 def _models(names: Iterable[str]) -> list[list[str]]:
-    """Files by the model they belong to; projectors of images, which come beside, are none."""
+    """Files by the model they belong to; image projectors, which come beside them, are left out."""
     groups: dict[str, list[str]] = {}
     for name in sorted(names):
         file = PurePosixPath(name)

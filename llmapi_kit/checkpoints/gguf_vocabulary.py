@@ -45,7 +45,7 @@ def check_vocabulary(header: GgufHeader) -> None:
     for role in ROLES:
         token_id = header.one(f"tokenizer.ggml.{role}_token_id")
         if token_id is not None and not (isinstance(token_id, int) and -1 <= token_id < 2**32):
-            raise ModelLoadError(f"{name}: tokenizer.ggml.{role}_token_id is {str(token_id)[:80]}, which is no token.")
+            raise ModelLoadError(f"{name}: tokenizer.ggml.{role}_token_id is {str(token_id)[:80]}: not a token.")
     missing = [value for value in range(256) if value not in NEVER and f"<0x{value:02X}>" not in known]
     if kind == SENTENCEPIECE and any(chr(value) not in known or value >= 0x80 for value in missing):
         raise UnsupportedModelError(

@@ -21,7 +21,7 @@ LOCAL_MODELS = (
     "llmapi_kit.checkpoints.weights",
     "llmapi_kit.engines.local.engine",
     "llmapi_kit.runners.native.runner",
-    "llmapi_kit.loading.runner_choice",
+    "llmapi_kit.loading.engine_assembly",
     "llmapi_kit.sampling.grammar_compiler",
     "llmapi_kit.sampling.recommended",
     "llmapi_kit.sampling.tokenizer",

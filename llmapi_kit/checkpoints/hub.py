@@ -18,7 +18,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 
 from llmapi_kit.checkpoints.hub_token import ask_for_token, find_token
 from llmapi_kit.checkpoints.known_names import known_names
-from llmapi_kit.checkpoints.model_files import INDEX, MODEL_FILES, VOCABULARY_FILES, WEIGHTS
+from llmapi_kit.checkpoints.model_files import ADAPTER_CONFIG, INDEX, MODEL_FILES, VOCABULARY_FILES, WEIGHTS
 from llmapi_kit.checkpoints.model_files import TOKENIZER_FILES as READ_TOKENIZER_FILES
 from llmapi_kit.did_you_mean import did_you_mean
 from llmapi_kit.errors import LlmApiKitError, ModelNotFoundError, UnsupportedModelError
@@ -26,7 +26,6 @@ from llmapi_kit.errors import LlmApiKitError, ModelNotFoundError, UnsupportedMod
 TIMEOUT_S = 10
 # What a tokenizer may consist of; patterns of file names
 TOKENIZER_FILES = (*READ_TOKENIZER_FILES, *VOCABULARY_FILES)
-ADAPTER_CONFIG = "adapter_config.json"
 DIGEST = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?", re.ASCII)
 TOKENS = "https://huggingface.co/settings/tokens"
 HINT = "'pocket' needs no download."
@@ -229,7 +228,7 @@ def _ask(name: str, token: str | None, revision: str | None) -> HubModel:
     info: Any = api.model_info(name, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
     commit = info.sha or ""
     if not DIGEST.fullmatch(commit):  # it becomes the name of a folder
-        raise ValueError(f"it tells a version {commit[:80]!r}, which is none")
+        raise ValueError(f"it tells a version {commit[:80]!r}, which is not a commit")
     files = [HubFile(file.rfilename, file.size or 0, _digest(file)) for file in info.siblings or ()]
     card = getattr(info, "card_data", None)
     licence = str(getattr(card, "license", None) or "")

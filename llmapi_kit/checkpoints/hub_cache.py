@@ -42,7 +42,7 @@ class CachedModel:
 
 
 class ModelCache:
-    """Where one model of the hub is, or shall be.
+    """Where one model of the hub is, or will be.
 
     Args:
         name: ``owner/name``.

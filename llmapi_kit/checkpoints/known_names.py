@@ -5,7 +5,8 @@ from __future__ import annotations
 from llmapi_kit.checkpoints.hub_cache import cached_names
 from llmapi_kit.checkpoints.known_models import known_models
 
-OWN = ("pocket", "pocket-vision", "pocket-embed", "mock")
+DEFAULT_MODEL = "pocket"  # where none is named
+OWN = (DEFAULT_MODEL, "pocket-vision", "pocket-embed", "mock")
 
 
 def known_names() -> list[str]:

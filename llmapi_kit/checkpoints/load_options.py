@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmapi_kit.checkpoints.model_files import ADAPTER_CONFIG
 from llmapi_kit.checkpoints.remote_code import check_trust
 from llmapi_kit.checkpoints.spec import HUB_ID, ModelSpec
 from llmapi_kit.errors import ConfigError, MissingDependencyError, ModelNotFoundError
@@ -19,7 +20,6 @@ DTYPES = ("float32", "bfloat16", "float16")
 KV_CACHE_DTYPES = ("float32", "bfloat16", "int8")
 ON_CPU, ON_GPU = ("int8", "int4"), ("8bit", "4bit")  # values of quantize
 SAMPLING_NAMES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 def check_load_options(spec: ModelSpec, options: Mapping[str, Any]) -> None:

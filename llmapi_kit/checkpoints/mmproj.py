@@ -42,14 +42,14 @@ def open_mmproj(path: Path, model: GgufFile) -> GgufHeader:
 
     Raises:
         ModelLoadError: it is damaged, or of another model.
-        UnsupportedModelError: it is no image part of a model.
+        UnsupportedModelError: it is not an image part of a model.
         MissingDependencyError: the package gguf is not installed.
     """
     header = read_header(path)
     architecture = header.one("general.architecture")
     if architecture != ARCHITECTURE:
         raise UnsupportedModelError(
-            f"{path.name} is no mmproj file, which has the image part of a model: its architecture is {architecture!r}."
+            f"{path.name} is not an mmproj file (the image part of a model): its architecture is {architecture!r}."
         )
     if header.one("clip.has_vision_encoder") is not True:
         raise UnsupportedModelError(f"{path.name} has no vision encoder, so it can't look at pictures.")

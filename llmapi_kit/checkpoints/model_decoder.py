@@ -25,7 +25,7 @@ from llmapi_kit.checkpoints.decoder_families import (
 from llmapi_kit.checkpoints.decoder_weights import DecoderWeights, tensor_shapes
 from llmapi_kit.checkpoints.expert_tensors import apart
 from llmapi_kit.checkpoints.integer_weights import IntegerMatrix
-from llmapi_kit.checkpoints.rope import NUMBERS
+from llmapi_kit.checkpoints.rope_config import NUMBERS
 from llmapi_kit.checkpoints.rotation import Rotation
 
 # Rotary embeddings whose frequencies are the same at each length, or up to one: see `constant_length`

@@ -19,6 +19,7 @@ from typing import Any
 
 from llmapi_kit.errors import ModelLoadError, ModelNotFoundError
 
+ADAPTER_CONFIG = "adapter_config.json"
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 # What is read of a folder beside the weights; patterns of file names
 MODEL_FILES = (CONFIG, "generation_config.json", INDEX)
@@ -84,7 +85,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a small file of a model.
 
     Raises:
-        ModelLoadError: it can't be read, is damaged, or is no object.
+        ModelLoadError: it can't be read, is damaged, or is not an object.
     """
     check_file(path)
     try:
@@ -164,7 +165,7 @@ def read_safetensors_head(path: Path) -> dict[str, tuple[int, ...]]:
     """Name and shape of each tensor in a safetensors file.
 
     Raises:
-        ModelLoadError: it is none, damaged, or cut off.
+        ModelLoadError: it is not a safetensors file, damaged, or cut off.
     """
     head = check_file(path)
     try:
@@ -213,7 +214,7 @@ def _tensors(entries: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
         values: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
         shape, place = _counts(values.get("shape")), _counts(values.get("data_offsets"))
         if shape is None or place is None or len(place) != 2 or place[0] > place[1]:
-            raise ValueError(f"its entry for {name[:80]!r} is none")
+            raise ValueError(f"its entry for {name[:80]!r} is not valid")
         num_bytes = SIZES.get(str(values.get("dtype")))
         if num_bytes and math.prod(shape) * num_bytes != place[1] - place[0]:
             raise ValueError(f"its entry for {name[:80]!r} has another size than shape")

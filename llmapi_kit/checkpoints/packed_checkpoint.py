@@ -39,8 +39,12 @@ PACKAGES = {
 ON_GPU_ONLY = {"bitsandbytes", "fp8", "fbgemm_fp8"}
 MXFP4_TWICE = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # what each nibble means, times 2
 # Two values for each byte: all at once, in a fifth of the time
-MXFP4_PAIRS = torch.tensor([(MXFP4_TWICE[byte & 0xF], MXFP4_TWICE[byte >> 4]) for byte in range(256)]).add(MIDDLE)
-MXFP4_PAIRS = MXFP4_PAIRS.to(torch.uint8).view(torch.int16).flatten()
+MXFP4_PAIRS = (
+    torch.tensor([(MXFP4_TWICE[byte & 0xF] + MIDDLE, MXFP4_TWICE[byte >> 4] + MIDDLE) for byte in range(256)])
+    .to(torch.uint8)
+    .view(torch.int16)
+    .flatten()
+)
 MXFP4_GROUP = 32
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from llmapi_kit.checkpoints.spec import PICKLE_SUFFIXES
+from llmapi_kit.child_environment import child_environment
 from llmapi_kit.errors import LlmApiKitError, ModelLoadError, ModelNotFoundError
 
 MODULE = "llmapi_kit.checkpoints.pickle_weights"  # by this name also where it is run as a script
-_INHERITED = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT", "HOME", "TMPDIR")
-# Beside weights stand states of the training, which are no weights
+# Beside weights stand states of the training, which are not weights
 NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
 
 
@@ -39,8 +39,7 @@ def convert(folder: str | os.PathLike[str]) -> list[Path]:
     """
     path = Path(folder).expanduser()
     files = pickle_files(path)
-    environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    environment = child_environment("HOME", "TMPDIR")
     ended = subprocess.run(
         [sys.executable, "-c", f"from {MODULE} import convert_here; convert_here()"],
         input=json.dumps([os.fspath(file) for file in files]),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from llmapi_kit.checkpoints.rope import Rope
+from llmapi_kit.checkpoints.rope_config import Rope
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmapi_kit.checkpoints.known_names import known_names
+from llmapi_kit.checkpoints.model_files import ADAPTER_CONFIG
 from llmapi_kit.checkpoints.plugins import find_plugin, plugin_names
 from llmapi_kit.checkpoints.providers import PROVIDERS
 from llmapi_kit.did_you_mean import did_you_mean
@@ -200,9 +201,9 @@ def _upstream(name: str, provider: str, rest: str, scheme: str | None) -> ModelS
 
 
 def _check_folder(path: Path) -> None:
-    if (path / "adapter_config.json").is_file():  # transformers would load what it names, whatever that is
+    if (path / ADAPTER_CONFIG).is_file():  # transformers would load what it names, whatever that is
         raise UnsupportedModelError(
-            f"{path} has an adapter_config.json: it is a LoRA adapter. Load its base model and pass "
+            f"{path} has an {ADAPTER_CONFIG}: it is a LoRA adapter. Load its base model and pass "
             f"lora={str(path)!r}; where its weights are whole, remove that file."
         )
     if (path / "modules.json").is_file():  # of sentence-transformers, which may have its weights in a folder within

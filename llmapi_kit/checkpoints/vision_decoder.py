@@ -22,7 +22,7 @@ PLAIN = {
 
 
 class SeeingDecoder(transformers.PreTrainedModel):  # type: ignore[no-untyped-call]
-    """A decoder and an output layer, for families whose decoder is no causal language model by itself.
+    """A decoder and an output layer, for families whose decoder is not a causal language model by itself.
 
     Args:
         config: of the decoder.
@@ -62,7 +62,7 @@ class SeeingDecoder(transformers.PreTrainedModel):  # type: ignore[no-untyped-ca
         return CausalLMOutput(logits=logits, hidden_states=(states,))
 
 
-def take_apart(model: Any, name: str) -> Any:
+def extract_decoder(model: Any, name: str) -> Any:
     """The decoder of a model for images and text, as a causal language model that shares its weights.
 
     Args:

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmapi_kit.checkpoints.known_names import DEFAULT_MODEL
 from llmapi_kit.cli.model_environment import environment_model
+from llmapi_kit.config import KEY_VARIABLE
 from llmapi_kit.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_MODEL = "pocket"
-KEY_VARIABLE = "LLMAPI_KIT_API_KEY"
 MAX_KEY_FILE_BYTES = 4096
 
 
@@ -268,7 +268,7 @@ def read_key_file(path: Path) -> str:
     try:
         key = content.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
-        raise ConfigError(f"The key file {path} is no text; it must hold the key only.") from None
+        raise ConfigError(f"The key file {path} is not text; it must hold the key only.") from None
     if not key:
         raise ConfigError(f"The key file {path} is empty; it must hold the key.")
     if len(key.splitlines()) > 1:

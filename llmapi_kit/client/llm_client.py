@@ -135,7 +135,7 @@ class LLMClient(Generic[AnswerT]):
             yield from self._api.stream(str(self.session_id), prompt, timeout)
 
     def end_session(self) -> None:
-        """End the session, if there is one. That it is gone already, or the server, is no error."""
+        """End the session, if there is one. That it is gone already, or the server, is not an error."""
         with contextlib.suppress(LlmApiKitError):
             self._end()
 

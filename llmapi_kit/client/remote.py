@@ -38,7 +38,7 @@ class RemoteServer:
         api_key: its key; None for a server without one.
 
     Raises:
-        ConfigError: the url is none.
+        ConfigError: the URL is not valid.
     """
 
     def __init__(self, url: str, api_key: str | None) -> None:
@@ -187,7 +187,7 @@ def normalise_url(url: str) -> str:
     """A server's URL as it was meant: with a scheme, without ``/v1`` and slashes at its end.
 
     Raises:
-        ConfigError: it is no HTTP URL.
+        ConfigError: it is not an HTTP URL.
     """
     text = url.strip()
     if "://" not in text:

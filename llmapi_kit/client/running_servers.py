@@ -2,7 +2,7 @@
 
 One folder, readable by this user only: ``<instance>.json`` says where a server is, ``<instance>.key`` holds its key,
 and ``<instance>.share`` the public URL that another program has opened for it.
-A record whose process is gone is removed when it is seen; files that are no records are left alone. Knows nothing of
+A record whose process is gone is removed when it is seen; files that are not records are left alone. Knows nothing of
 threads or HTTP. All methods may be called from any thread and any process.
 """
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from llmapi_kit.cluster.replicas import Replicas, read_replicas
-from llmapi_kit.config import Settings, load_settings
+from llmapi_kit.config import KEY_VARIABLE, Settings, load_settings
 from llmapi_kit.did_you_mean import did_you_mean
 from llmapi_kit.engines.catalog import check_names
 from llmapi_kit.errors import ConfigError
@@ -22,7 +22,6 @@ from llmapi_kit.loading.load_request import LoadRequest, resolve
 from llmapi_kit.loading.options import LaunchSettings
 from llmapi_kit.server.endpoint import check_key
 
-KEY_VARIABLE = "LLMAPI_KIT_API_KEY"
 OWN = ("models", "replicas", "ingress_replicas", "aliases", "default", "api_key", "api_key_file", "name")
 ANYWHERE = "0.0.0.0"  # noqa: S104 - nothing is bound to it: where Serve's proxies answer
 

@@ -18,8 +18,8 @@ from typing import Any
 from llmapi_kit.cluster.replica import Outcome, Report
 from llmapi_kit.cluster.request_counts import RequestCounts
 from llmapi_kit.engines.base import GenerationRequest
-from llmapi_kit.engines.called_engine import CalledEngine
 from llmapi_kit.engines.channel import Ended
+from llmapi_kit.engines.remote_engine import RemoteEngine
 from llmapi_kit.errors import EngineUnavailableError, QueueFullError, RequestError
 from llmapi_kit.types import (
     Accepted,
@@ -41,7 +41,7 @@ READINESS_AGE_S, READINESS_WAIT_S, SILENT_AFTER_S = 1.0, 0.5, 10.0
 logger = logging.getLogger(__name__)
 
 
-class ClusterEngine(CalledEngine):
+class ClusterEngine(RemoteEngine):
     """See `llmapi_kit.engines.base.Engine`.
 
     Args:
@@ -94,7 +94,7 @@ class ClusterEngine(CalledEngine):
                             is_accepted = True
                             has_begun = has_begun or not isinstance(event, Accepted)
                             num_to_come = 0 if isinstance(event, Failed) else num_to_come - isinstance(event, Finished)
-                            yield counted.saw(event)
+                            yield counted.record(event)
                     return
                 except RequestError as exc:
                     if not num_to_come:  # the replica died when its answer was over, and before it had told that it was
@@ -103,7 +103,7 @@ class ClusterEngine(CalledEngine):
                         continue
                     if not is_accepted:
                         raise
-                    yield counted.saw(Failed(exc))
+                    yield counted.record(Failed(exc))
                     return
 
     def readiness(self) -> Readiness:

@@ -6,7 +6,6 @@ What outlives them is in the database.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -24,8 +23,6 @@ from llmapi_kit.cluster.replica import Outcome
 from llmapi_kit.engines.catalog import Catalog
 from llmapi_kit.server.sharing import open_keys
 from llmapi_kit.store.store import open_store
-
-logger = logging.getLogger(__name__)
 
 
 class Ingress:

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmapi_kit.cluster import connection
+from llmapi_kit.forwarded_log import ForwardedLog
 
 NAMESPACE = "llmapi_kit"
 APP_PREFIX = "llmapi_kit-"  # of applications that have an owner
-LOGGERS = ("llmapi_kit", "py.warnings")
 MAX_CALLS = 10_000
 MAX_LINES = 1000  # that nobody has read yet
 LOOK_EVERY_S = 1.0
@@ -119,36 +119,6 @@ def _write_lines(actor: Any) -> None:
             logging.getLogger(line.logger).log(line.level, "replica %s: %s", line.replica, line.text)
 
 
-class OwnersLog(logging.Handler):
-    """Keeps records for the thread that sends them.
-
-    Args:
-        replica: names the replica.
-    """
-
-    def __init__(self, replica: str) -> None:
-        super().__init__(logging.INFO)
-        self._replica = replica
-        self.lines: queue.SimpleQueue[Line] = queue.SimpleQueue()
-        self.setFormatter(logging.Formatter("%(message)s"))  # with its traceback
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep a record's text."""
-        try:
-            self.lines.put(Line(self._replica, record.name, record.levelno, self.format(record)))
-        except Exception:  # as `logging` wants it: a line that can't be written harms no work
-            self.handleError(record)
-
-    def take(self, timeout_s: float) -> list[Line]:
-        """The lines there are, once there is one or the time is over."""
-        lines = []
-        with suppress(queue.Empty):
-            lines.append(self.lines.get(timeout=timeout_s))
-            while True:
-                lines.append(self.lines.get_nowait())
-        return lines
-
-
 def serve_owner(app: str, replica: str, *, ends_serve: bool = False) -> None:
     """Hand this replica's log to the application's owner from now on, and delete the application when that is gone.
 
@@ -157,15 +127,12 @@ def serve_owner(app: str, replica: str, *, ends_serve: bool = False) -> None:
         replica: names the replica.
         ends_serve: whether Serve is to end with the last application, as the owner started it.
     """
-    log = OwnersLog(replica)
-    for name in LOGGERS:
-        logging.getLogger(name).addHandler(log)
-    logging.getLogger("llmapi_kit").setLevel(logging.INFO)
-    logging.captureWarnings(True)
-    threading.Thread(target=_serve_owner, args=(app, log, ends_serve), name="llmapi_kit owner", daemon=True).start()
+    lines: queue.SimpleQueue[Line] = queue.SimpleQueue()
+    ForwardedLog(lambda *line: lines.put(Line(replica, *line))).install()
+    threading.Thread(target=_serve_owner, args=(app, lines, ends_serve), name="llmapi_kit owner", daemon=True).start()
 
 
-def _serve_owner(app: str, log: OwnersLog, ends_serve: bool) -> None:
+def _serve_owner(app: str, lines: queue.SimpleQueue[Line], ends_serve: bool) -> None:
     import ray
     from ray.exceptions import RayError
 
@@ -179,11 +146,21 @@ def _serve_owner(app: str, log: OwnersLog, ends_serve: bool) -> None:
             continue
         is_over, is_known_over = actor.wait.remote(), False
         while not is_known_over:
-            if lines := log.take(LOOK_EVERY_S):
-                actor.log.remote(lines)
+            if taken := _take(lines, LOOK_EVERY_S):
+                actor.log.remote(taken)
             is_known_over = bool(ray.wait([is_over], timeout=0)[0])
     logger.warning("Whoever deployed %s is gone, so it is deleted", app)
     _delete(app, ends_serve)
+
+
+def _take(lines: queue.SimpleQueue[Line], timeout_s: float) -> list[Line]:
+    """The lines there are, once there is one or the time is over."""
+    taken = []
+    with suppress(queue.Empty):
+        taken.append(lines.get(timeout=timeout_s))
+        while True:
+            taken.append(lines.get_nowait())
+    return taken
 
 
 def _delete(app: str, ends_serve: bool) -> None:

@@ -143,7 +143,7 @@ def in_cluster(request: LoadRequest, address: str, replicas: Replicas, limits: S
             "the cluster."
         )
     if request.spec.kind == "upstream":
-        raise ConfigError(f"{request.spec.name!r} is computed by its provider, so a cluster has nothing to do.")
+        raise ConfigError(f"{request.spec.name!r} is computed by its provider, so cluster has no effect. Leave it out.")
     settings = deployment.settings_of(request, replicas)
     waiting = settings.model_copy(update={"total_timeout_s": limits.total_timeout_s})
     placement = ClusterPlacement(

@@ -123,7 +123,7 @@ class CountedRequest:
         self.last_token_at = 0.0
         self.is_over = False
 
-    def saw(self, event: EventT) -> EventT:
+    def record(self, event: EventT) -> EventT:
         """Count an event of it; the same event."""
         self._counts.count(self, event)
         return event

@@ -64,7 +64,7 @@ class PrefixAwareRouter(RequestRouter):
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
         """A replica took a request: from now on it has its prompt."""
         self._chosen.pop(_id_of(pending_request), None)
-        self._affinity.saw(_keys_of(pending_request), self._number(replica_id))
+        self._affinity.record(_keys_of(pending_request), self._number(replica_id))
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
         """A replica has lost what it had."""

@@ -65,7 +65,7 @@ def functions_of(tools: Sequence[Json]) -> tuple[Function, ...]:
 
     Raises:
         InvalidRequestError: a tool has no name, one that not every format can carry or that another tool has; or its
-            schema is no object.
+            schema is not an object.
     """
     functions: dict[str, Function] = {}
     for index, tool in enumerate(tools):

@@ -16,12 +16,11 @@ from llmapi_kit.dialects.base import Function
 from llmapi_kit.dialects.calls import Calls
 from llmapi_kit.dialects.grammar import Grammar, arguments_schema, quoted
 from llmapi_kit.dialects.json_calls import read_value
-from llmapi_kit.dialects.text_stream import Steps, is_next, peek, read_literal, read_while, skip_space
+from llmapi_kit.dialects.text_stream import Steps, is_next, peek, read_literal, read_name, skip_space
 
 CALLS_BEGIN, CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 CALL_BEGIN, CALL_END, SEPARATOR = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"
 FENCE, JSON_FENCE = "```", "```json"
-MAX_NAME = 256
 
 _NAME = re.compile(r"[^<{`\n]*")
 
@@ -59,12 +58,12 @@ class DeepSeekCalls:
     def _read_call(self, calls: Calls) -> Steps[bool]:
         """What follows a call's beginning, up to its end. Whether it is whole."""
         stream = calls.stream
-        name = yield from read_while(stream, _NAME, MAX_NAME)
+        name = yield from read_name(stream, _NAME)
         if not (yield from read_literal(stream, SEPARATOR)):
             return False
         yield from skip_space(stream)
         if (yield from peek(stream)) != "{" and not (yield from is_next(stream, CALL_END)):
-            name = yield from read_while(stream, _NAME, MAX_NAME)  # what came first was the call's type
+            name = yield from read_name(stream, _NAME)  # what came first was the call's type
             yield from skip_space(stream)
             yield from read_literal(stream, JSON_FENCE)
             yield from skip_space(stream)

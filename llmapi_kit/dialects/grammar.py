@@ -112,7 +112,7 @@ def arguments_schema(function: Function) -> dict[str, Any]:
     """The schema of a call's arguments: an object, and of declared properties only, unless it says otherwise.
 
     Raises:
-        InvalidRequestError: it is no object's, or has what can't be kept.
+        InvalidRequestError: it is not an object's, or has what can't be kept.
     """
     schema = {"type": "object", **function.parameters}
     if "x-guidance" in schema:

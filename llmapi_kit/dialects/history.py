@@ -1,9 +1,9 @@
 """OpenAI-shaped messages become what a chat template expects of earlier calls and their results.
 
-Templates differ: most want a call's arguments as an object, some as text; some choose by whether content is none;
+Templates differ: most want a call's arguments as an object, some as text; some choose by whether content is None;
 some want the function's name on its result, or ids of one length. Knows templates by their text only.
 
-Where a template chooses by whether content is none, transformers' `apply_chat_template` takes that away, since it drops
+Where a template chooses by whether content is None, transformers' `apply_chat_template` takes that away, since it drops
 keys without a value; `render_jinja_template` of the same library does not.
 """
 
@@ -27,7 +27,7 @@ class HistoryForm:
     Attributes:
         has_text_arguments: it writes a call's arguments as they are given, so they stay the text that the model
             wrote, which also keeps the cached prefix; if not, they are given as an object.
-        needs_none: it takes an assistant's turn for calls only where its content is none.
+        needs_none: it takes an assistant's turn for calls only where its content is None.
         call_id_length: it refuses ids of calls of any other length; 0 where any will do.
     """
 
@@ -60,7 +60,7 @@ def messages_for_template(messages: Sequence[Json], form: HistoryForm | None = N
     Content of text parts becomes one text, and no content an empty one.
 
     Raises:
-        InvalidRequestError: arguments are no JSON object, or a result belongs to no earlier call; `param` says where.
+        InvalidRequestError: arguments are not a JSON object, or a result belongs to no earlier call; see `param`.
     """
     form = form or HistoryForm()
     names: dict[str, str] = {}

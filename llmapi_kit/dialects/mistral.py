@@ -16,10 +16,9 @@ from llmapi_kit.dialects.base import Function
 from llmapi_kit.dialects.calls import Calls
 from llmapi_kit.dialects.grammar import Grammar, arguments_schema, call_object, quoted
 from llmapi_kit.dialects.json_calls import CallObject, read_value
-from llmapi_kit.dialects.text_stream import Steps, peek, read_literal, read_while, skip_space
+from llmapi_kit.dialects.text_stream import Steps, peek, read_literal, read_name, skip_space
 
 TOOL_CALLS, CALL_ID, ARGS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
-MAX_NAME = 256
 
 _NAME = re.compile(r"[\w.:/-]*")
 
@@ -66,10 +65,10 @@ class MistralCalls:
 
     def _read_named(self, calls: Calls) -> Steps[bool]:
         stream = calls.stream
-        name = yield from read_while(stream, _NAME, MAX_NAME)
+        name = yield from read_name(stream, _NAME)
         yield from skip_space(stream)
         if (yield from read_literal(stream, CALL_ID)):
-            yield from read_while(stream, _NAME, MAX_NAME)
+            yield from read_name(stream, _NAME)
         yield from read_literal(stream, ARGS)
         yield from skip_space(stream)
         if not name or (yield from peek(stream)) != "{":

@@ -7,7 +7,7 @@ engine's answer is read; linear in the length of the answer, however it is cut i
   inside of it is reasoning.
 - Whitespace next to reasoning and before a call is framing and is dropped, since templates write it again; so is
   whitespace after the last call. Before text it stays.
-- Where a call turns out to be none, all of it is text, markers included. Once a call has begun it can't be taken
+- What turns out not to be a call is text, all of it, markers included. Once a call has begun it can't be taken
   back: it keeps its name and the arguments that were written, and what follows and can't belong to it is text.
 """
 

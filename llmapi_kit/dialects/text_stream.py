@@ -14,6 +14,8 @@ T = TypeVar("T")
 Steps = Generator[None, None, T]
 
 SPACE = " \t\r\n"
+MAX_NAME = 256  # bounds how much of a stream is left unread
+
 _SPACES = re.compile(r"[ \t\r\n]*")
 
 
@@ -118,12 +120,12 @@ def read_literal(stream: TextStream, text: str) -> Steps[bool]:
     return found
 
 
-def read_while(stream: TextStream, pattern: re.Pattern[str], limit: int) -> Steps[str]:
-    """Read as far as the pattern matches, up to a number of characters that bounds how much is left unread."""
+def read_name(stream: TextStream, pattern: re.Pattern[str]) -> Steps[str]:
+    """Read a function's or an argument's name: as far as the pattern matches, up to `MAX_NAME` characters."""
     while True:
         size = stream.measure(pattern)
-        if size < len(stream) or size >= limit or stream.is_ended:
-            return stream.take(min(size, limit))
+        if size < len(stream) or size >= MAX_NAME or stream.is_ended:
+            return stream.take(min(size, MAX_NAME))
         yield
 
 

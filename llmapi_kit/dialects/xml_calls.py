@@ -25,15 +25,14 @@ from llmapi_kit.dialects.text_stream import (
     is_next,
     peek,
     read_literal,
+    read_name,
     read_until,
-    read_while,
     skip_space,
 )
 from llmapi_kit.errors import InvalidRequestError
 
 FUNCTION, FUNCTION_END = "<function=", "</function>"
 PARAMETER, PARAMETER_END = "<parameter=", "</parameter>"
-MAX_NAME = 256
 
 _NAME = re.compile(r"[^<>\n]*")
 
@@ -70,8 +69,8 @@ def read_function(calls: Calls, end_marker: str) -> Steps[bool]:
 
 
 def _read_name(stream: TextStream) -> Steps[str]:
-    """A name up to its closing bracket; empty where it is none."""
-    name = yield from read_while(stream, _NAME, MAX_NAME)
+    """A name up to its closing bracket; empty where that does not come, or the name is too long."""
+    name = yield from read_name(stream, _NAME)
     return name.strip() if (yield from read_literal(stream, ">")) else ""
 
 

@@ -63,7 +63,7 @@ class Catalog:
         return [engine for engine in self._visible()[0].values() if not engine.info.parent]
 
     def listed(self) -> list[Engine]:
-        """Who answers to each name that is no alias: every engine, and after it its adapters."""
+        """Who answers to each name that is not an alias: every engine, and after it its adapters."""
         return list(self._visible()[0].values())
 
     def aliases(self) -> dict[str, str]:
@@ -186,6 +186,6 @@ def check_names(models: Sequence[str], aliases: Mapping[str, str], default: str 
         if not alias or alias in models:
             raise ConfigError(f"The alias {alias!r} is the name of a model, or empty. Choose another.")
         if model not in models:
-            raise ConfigError(f"The alias {alias!r} stands for {model!r}, which is none of: {', '.join(models)}.")
+            raise ConfigError(f"The alias {alias!r} stands for {model!r}, which is not one of: {', '.join(models)}.")
     if default is not None and aliases.get(default, default) not in models:
-        raise ConfigError(f"default is {default!r}, which is none of the models: {', '.join(models)}.")
+        raise ConfigError(f"default is {default!r}, which is not one of the models: {', '.join(models)}.")

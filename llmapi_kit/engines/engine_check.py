@@ -20,7 +20,7 @@ def check_engine(engine: object) -> None:
     if problems:
         kind = engine.__name__ if isinstance(engine, type) else type(engine).__name__
         listed = "".join(f"\n- {problem}" for problem in problems)
-        raise ConfigError(f"{kind} is no engine yet:{listed}\ndocs/backends.md shows a complete one.")
+        raise ConfigError(f"{kind} is not an engine yet:{listed}\ndocs/backends.md shows a complete one.")
 
 
 def find_problems(engine: object) -> Iterator[str]:

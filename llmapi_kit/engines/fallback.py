@@ -13,19 +13,16 @@ from dataclasses import replace
 from typing import TypeVar
 
 from llmapi_kit.engines.adapters import Adapters, adapters_of
-from llmapi_kit.engines.base import EmbeddingRequest, Engine, GenerationRequest, ImageEngine, ScoreRequest
-from llmapi_kit.engines.embedder import embedder_of
+from llmapi_kit.engines.base import Engine, GenerationRequest, ImageEngine
+from llmapi_kit.engines.engine_group import EngineGroup
 from llmapi_kit.errors import ConfigError, EngineUnavailableError, RequestError, RequestTimeoutError
 from llmapi_kit.types import (
-    Embedded,
     EngineInfo,
-    EngineStats,
     Event,
     Failed,
     GeneratedImage,
     ImageRequest,
     Readiness,
-    Score,
 )
 
 logger = logging.getLogger(__name__)
@@ -34,10 +31,11 @@ T = TypeVar("T")
 ACCEPT_TIMEOUT_S = 35.0  # a provider that hangs has told so by then: `Settings.upstream_answer_s`
 
 
-class FallbackEngine:
+class FallbackEngine(EngineGroup):
     """See `llmapi_kit.engines.base.Engine`.
 
     It is known by the first engine's name, and can do what all of them can, within the shortest of their contexts.
+    Vectors of different models don't compare: for embeddings let only the same model stand in.
 
     Args:
         engines: at least two, the preferred one first.
@@ -78,18 +76,6 @@ class FallbackEngine:
                 await events.aclose()
         raise error or self._nobody()
 
-    async def embed(self, inputs: Sequence[str | Sequence[int]], *, cache_salt: str = "") -> list[Embedded]:
-        """See `Engine.embed`. Vectors of different models don't compare: let only the same model stand in."""
-        return await self._ask(lambda engine: engine.embed(inputs, cache_salt=cache_salt))
-
-    async def embed_request(self, request: EmbeddingRequest) -> list[Embedded]:
-        """See `llmapi_kit.engines.base.Embedder`; as with `embed`, let only the same model stand in."""
-        return await self._ask(lambda engine: embedder_of(engine).embed_request(request))
-
-    async def score(self, request: ScoreRequest) -> list[Score]:
-        """See `llmapi_kit.engines.base.Embedder`."""
-        return await self._ask(lambda engine: embedder_of(engine).score(request))
-
     async def generate_images(self, request: ImageRequest) -> list[GeneratedImage]:
         """See `llmapi_kit.engines.base.ImageEngine`."""
 
@@ -120,13 +106,9 @@ class FallbackEngine:
         reasons = [f"{e.info.id}: {r.reason}" for e, r in zip(self._engines, each, strict=True) if not r.ready]
         return Readiness(any(readiness.ready for readiness in each), "; ".join(reasons))
 
-    def stats(self) -> EngineStats:
-        """See `Engine.stats`: of all of them together."""
-        return EngineStats.together([engine.stats() for engine in self._engines])
-
     @property
     def adapters(self) -> Adapters | None:
-        """The first engine's, which answer without a fallback: another model is none of its adapters."""
+        """The first engine's. They answer without a fallback: another model does not have them."""
         return adapters_of(self._engines[0])
 
     def close(self) -> None:

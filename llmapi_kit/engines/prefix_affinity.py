@@ -70,7 +70,7 @@ class PrefixAffinity:
         is_ones_own = block is not None and block.times <= TIMES_OF_ONE
         return max(MUCH_MORE, num_slots) if is_ones_own else MUCH_MORE
 
-    def saw(self, keys: Sequence[bytes], replica: int) -> None:
+    def record(self, keys: Sequence[bytes], replica: int) -> None:
         """A replica computes a prompt."""
         for key in keys:
             block = self._seen.setdefault(key, _Block())

@@ -13,21 +13,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
-from llmapi_kit.engines.base import EmbeddingRequest, Engine, GenerationRequest, ImageEngine, ScoreRequest
-from llmapi_kit.engines.embedder import embedder_of
+from llmapi_kit.engines.base import Engine, GenerationRequest, ImageEngine
+from llmapi_kit.engines.engine_group import EngineGroup
 from llmapi_kit.engines.prefix_affinity import PrefixAffinity, block_keys
 from llmapi_kit.errors import ConfigError, EngineUnavailableError, QueueFullError, RequestError, UnsupportedFieldError
 from llmapi_kit.types import (
     Accepted,
     Delta,
-    Embedded,
-    EngineStats,
     Event,
     Failed,
     GeneratedImage,
     ImageRequest,
     Readiness,
-    Score,
 )
 
 logger = logging.getLogger(__name__)
@@ -35,7 +32,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class ReplicatedEngine:
+class ReplicatedEngine(EngineGroup):
     """See `llmapi_kit.engines.base.Engine`.
 
     Args:
@@ -92,18 +89,6 @@ class ReplicatedEngine:
                 finally:
                     await events.aclose()
 
-    async def embed(self, inputs: Sequence[str | Sequence[int]], *, cache_salt: str = "") -> list[Embedded]:
-        """See `Engine.embed`."""
-        return await self._ask(lambda engine: engine.embed(inputs, cache_salt=cache_salt))
-
-    async def embed_request(self, request: EmbeddingRequest) -> list[Embedded]:
-        """See `Embedder.embed_request`."""
-        return await self._ask(lambda engine: embedder_of(engine).embed_request(request))
-
-    async def score(self, request: ScoreRequest) -> list[Score]:
-        """See `Embedder.score`."""
-        return await self._ask(lambda engine: embedder_of(engine).score(request))
-
     async def generate_images(self, request: ImageRequest) -> list[GeneratedImage]:
         """See `ImageEngine.generate_images`."""
 
@@ -132,10 +117,6 @@ class ReplicatedEngine:
         reasons = [f"replica {number}: {it.reason}" for number, it in enumerate(each, 1) if not it.ready]
         return Readiness(any(it.ready for it in each), "; ".join(reasons))
 
-    def stats(self) -> EngineStats:
-        """See `Engine.stats`: of all of them together."""
-        return EngineStats.together([engine.stats() for engine in self._engines])
-
     def close(self) -> None:
         """See `Engine.close`."""
         for engine in self._engines:
@@ -146,7 +127,7 @@ class ReplicatedEngine:
         """The replica that a request is best given to; it counts as busy inside the block."""
         with self._lock:
             index = self._choose(keys, without)
-            self._affinity.saw(keys, index)
+            self._affinity.record(keys, index)
             self._num_requests[index] += 1
             self._num_given[index] += bool(keys)  # or what only asks for tokens would move the next conversation on
         try:

@@ -30,7 +30,7 @@ def with_images(prompt: str, images: Sequence[Any]) -> dict[str, Any]:
             bytes or of numbers from 0 to 1, or a URL.
 
     Raises:
-        ConfigError: one is none of these, or its file is not there.
+        ConfigError: one is something else, or its file is not there.
     """
     parts = [{"type": "image_url", "image_url": {"url": image_url(image)}} for image in images]
     return {"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}
@@ -60,7 +60,7 @@ def _png(image: Any) -> bytes:
         (image if hasattr(image, "save") else _of_array(image)).save(file, format="PNG")
     except (TypeError, ValueError, AttributeError, OSError) as exc:
         raise ConfigError(
-            f"A {type(image).__name__} is no picture: {exc}. Pass a path, the bytes of a file, a Pillow image, or "
+            f"A {type(image).__name__} is not a picture: {exc}. Pass a path, the bytes of a file, a Pillow image, or "
             "an array of height, width and 3 colours."
         ) from exc
     return file.getvalue()

@@ -54,7 +54,7 @@ def decode_picture(data: bytes, param: str, *, max_pixels: int = MAX_PIXELS) -> 
         max_pixels: width times height; a larger one is refused before it is decoded.
 
     Raises:
-        InvalidRequestError: it is none of these, damaged, too large or too small.
+        InvalidRequestError: it is of another format, damaged, too large or too small.
         MissingDependencyError: Pillow is not installed.
     """
     image = _imaging()
@@ -66,7 +66,7 @@ def decode_picture(data: bytes, param: str, *, max_pixels: int = MAX_PIXELS) -> 
                 return of_pixels(opened)
     except image.UnidentifiedImageError as exc:
         raise InvalidRequestError(
-            f"{param} is no picture that can be read here; it has {len(data):,} bytes. Send PNG, JPEG, WebP or GIF.",
+            f"{param} is not a picture that can be read here; it has {len(data):,} bytes. Send PNG, JPEG, WebP or GIF.",
             param=param,
         ) from exc
     except image.DecompressionBombError as exc:  # by the header, as below

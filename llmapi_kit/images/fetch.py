@@ -38,7 +38,7 @@ def read_image_url(url: str, param: str, *, hosts: Collection[str] = (), max_byt
 
     Raises:
         UnsupportedFieldError: nothing is fetched from there.
-        InvalidRequestError: it is no URL, too large, or could not be fetched.
+        InvalidRequestError: it is not a URL, too large, or could not be fetched.
     """
     scheme = url[:8].partition(":")[0].lower()
     if scheme == "data":
@@ -54,7 +54,7 @@ def _read_data(url: str, param: str, max_bytes: int) -> bytes:
     head = DATA_URL.match(url, 0, 200)
     if head is None:
         raise InvalidRequestError(
-            f"{param} is no data: URL that can be read; write data:image/png;base64, and then the file.", param=param
+            f"{param} is not a data: URL that can be read; write data:image/png;base64, and then the file.", param=param
         )
     kind = (head["kind"] or "").lower()
     if kind and not kind.startswith("image/") and kind != "application/octet-stream":
@@ -76,7 +76,7 @@ def _fetch(url: str, param: str, hosts: Collection[str], max_bytes: int) -> byte
     try:
         target = httpx.URL(url)
     except httpx.InvalidURL as exc:
-        raise InvalidRequestError(f"{param} is no URL: {exc}.", param=param) from exc
+        raise InvalidRequestError(f"{param} is not a URL: {exc}.", param=param) from exc
     host = target.host.lower()
     if host not in hosts or target.userinfo:
         listed = (

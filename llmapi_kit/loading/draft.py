@@ -102,7 +102,7 @@ def load_draft(spec: ModelSpec, loaded: LoadedModel, tokenizer: Any, name: str, 
         download_stall_s=settings.download_stall_s,
         has_native=NativeDecoder.is_available if settings.native and not settings.compile else None,
     )
-    if draft.eye is not None:
+    if draft.vision is not None:
         raise UnsupportedModelError(f"draft={spec.name!r} sees pictures; a draft model is one of text alone.")
     theirs, ours = draft.tokenizer.get_vocab(), tokenizer.get_vocab()
     if theirs != ours:

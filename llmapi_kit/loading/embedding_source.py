@@ -62,7 +62,7 @@ class EmbeddingSource:
         check_embedding_options(options)
         if spec.kind not in ("folder", "hub"):
             raise UnsupportedModelError(
-                f"{spec.name!r} is no embedding model that runs here: name a folder or a model of the hub."
+                f"{spec.name!r} is not an embedding model that runs here. Name a folder or a model of the hub."
             )
         if (folder := _folder_here(spec)) is not None:
             read_embedding_config(folder, spec.name, options)

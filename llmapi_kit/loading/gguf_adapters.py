@@ -38,7 +38,7 @@ class GgufAdapterReader:
         Raises:
             ModelNotFoundError: there is none.
             ConfigError: it is a folder.
-            UnsupportedModelError: it is no LoRA adapter, or of a kind that can't be shared.
+            UnsupportedModelError: it is not a LoRA adapter, or of a kind that can't be shared.
             ModelLoadError: it is damaged, or there is no memory for it.
         """
         header = _read_fitting(source, self._file.architecture)
@@ -67,7 +67,7 @@ class NativeGgufAdapterReader:
         Raises:
             ModelNotFoundError: there is none.
             ConfigError: it is a folder.
-            UnsupportedModelError: it is no LoRA adapter, of another model, or of a kind that llama.cpp alone takes.
+            UnsupportedModelError: it is not a LoRA adapter, of another model, or of a kind that llama.cpp alone takes.
             ModelLoadError: it is damaged, or there is no memory for it.
         """
         from llmapi_kit.checkpoints.gguf_weights import read_gguf_adapter
@@ -99,7 +99,9 @@ def check_adapter(header: GgufHeader, architecture: str) -> None:
     """Raise `UnsupportedModelError` unless a file is a LoRA adapter for models of an architecture."""
     name = header.path.name
     if header.one("general.type") != "adapter" or header.one("adapter.type") != "lora":
-        raise UnsupportedModelError(f"{name} is no LoRA adapter.")
+        raise UnsupportedModelError(
+            f"{name} is not a LoRA adapter. Pass one as a GGUF file, made by convert_lora_to_gguf.py."
+        )
     if (theirs := header.one("general.architecture")) != architecture:
         raise UnsupportedModelError(f"{name} is an adapter for {theirs}, and the model is {architecture}.")
     if ALORA in header.metadata:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from llmapi_kit.engines.local.loaded_adapter import AdapterFiles
     from llmapi_kit.runners.base import Runner
     from llmapi_kit.runners.llama_cpp_runner import Steps
-    from llmapi_kit.runners.seeing_steps import VectorSteps
+    from llmapi_kit.runners.multimodal_steps import VectorSteps
 
 # What llama.cpp takes beside weights, keys and values: buffers of a step, and rows of logits
 BUFFER_BYTES = 64 * 2**20
@@ -125,7 +125,7 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
         raise
     if not getattr(runner, "can_rewind", True):  # what a slot has read can't be taken over in part
         settings = settings.model_copy(update={"prefix_cache": "off"})
-    sight = pictures.sight(tokenizer, setup.plan.max_length) if pictures is not None else None
+    prompt_pictures = pictures.prompt_pictures(tokenizer, setup.plan.max_length) if pictures is not None else None
     engine = LocalEngine(
         info,
         runner,
@@ -134,7 +134,7 @@ def load_gguf(spec: ModelSpec, path: Path, settings: Settings, options: GgufOpti
         grammars=grammars,
         max_queue=settings.max_queue or min(128, 4 * setup.plan.num_slots),
         settings=settings,
-        sight=sight,
+        prompt_pictures=prompt_pictures,
         read_adapter=setup.read_adapter,
     )
     add_adapters(engine, options.shared_adapters or {})
@@ -165,7 +165,7 @@ class _Setup:
 
 
 def _native_setup(spec: ModelSpec, file: GgufFile, settings: Settings, options: GgufOptions) -> _Setup | None:
-    """The step in C; None where it can't or shall not be."""
+    """The step in C; None where it can't compute the file, or is not to."""
     from llmapi_kit.loading.gguf_adapters import NativeGgufAdapterReader
     from llmapi_kit.runners.load_trial import try_to_load
 
@@ -187,7 +187,7 @@ def _native_setup(spec: ModelSpec, file: GgufFile, settings: Settings, options: 
 
 
 def _llama_setup(spec: ModelSpec, file: GgufFile, settings: Settings, options: GgufOptions) -> _Setup:
-    """llama.cpp."""
+    """llama.cpp, for all other files."""
     from llmapi_kit.loading.gguf_adapters import GgufAdapterReader
     from llmapi_kit.runners.llama_cpp_runner import LlamaCppRunner
 

@@ -88,7 +88,7 @@ def make_native_runner(
     """A runner that has taken the weights over, and the number of parameters.
 
     Raises:
-        ModelError: the weights are no finite numbers, or it computes something else than the reference.
+        ModelError: the weights are not finite numbers, or it computes something else than the reference.
     """
     import torch
 

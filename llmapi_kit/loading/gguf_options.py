@@ -91,7 +91,7 @@ def parse_options(given: Mapping[str, Any]) -> GgufOptions:
     Raises:
         ConfigError: one has a value that can't be used; the message names it.
         ModelNotFoundError: the adapter is not there.
-        ModelLoadError: the adapter is no GGUF file.
+        ModelLoadError: the adapter is not a GGUF file.
     """
     options = GgufOptions(**given)
     _check_choice("device", options.device, ("cpu", "cuda"))
@@ -107,7 +107,9 @@ def parse_options(given: Mapping[str, Any]) -> GgufOptions:
         raise ConfigError("isolate=True needs Linux or macOS; leave it out.")
     layers = options.n_gpu_layers
     if layers is not None and not (isinstance(layers, int) and _is_number(layers) and -1 <= layers <= MAX_LAYERS):
-        raise ConfigError(f"n_gpu_layers={layers!r} can't be used: it must be a whole number; -1 is all of them.")
+        raise ConfigError(
+            f"n_gpu_layers={layers!r} can't be used: it must be a whole number up to {MAX_LAYERS:,}; -1 is all of them."
+        )
     if layers and options.device == "cpu":
         raise ConfigError(f"n_gpu_layers={layers} contradicts device='cpu'; leave one out.")
     if options.flash_attn is False and options.kv_cache_dtype not in (None, *UNQUANTISED):
@@ -152,7 +154,7 @@ def adapter_path(lora: Any) -> Path:
     """Where an adapter is.
 
     Raises:
-        ConfigError: it is no file, but something else.
+        ConfigError: it is not a file, but something else.
         ModelNotFoundError: it is not there.
     """
     if not isinstance(lora, str):

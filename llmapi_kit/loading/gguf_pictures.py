@@ -15,9 +15,9 @@ from llmapi_kit.runners.image_process import EncoderSetup, ImageProcess
 from llmapi_kit.runners.llama_context import BATCH_TOKENS, MICRO_BATCH_TOKENS
 
 if TYPE_CHECKING:
-    from llmapi_kit.engines.local.gguf_sight import GgufSight
+    from llmapi_kit.engines.local.gguf_prompt_pictures import GgufPromptPictures
     from llmapi_kit.runners.llama_cpp_runner import Steps
-    from llmapi_kit.runners.seeing_steps import VectorSteps
+    from llmapi_kit.runners.multimodal_steps import VectorSteps
     from llmapi_kit.sampling.marked_tokenizer import MarkedTokenizer
 
 
@@ -65,16 +65,16 @@ class PictureSetup:
 
     def seeing(self, steps: VectorSteps) -> Steps:
         """Steps that take pictures, and close what looks at them when they are closed."""
-        from llmapi_kit.runners.seeing_steps import SeeingSteps
+        from llmapi_kit.runners.multimodal_steps import MultimodalSteps
 
-        return SeeingSteps(steps, self._images, self.close)
+        return MultimodalSteps(steps, self._images, self.close)
 
-    def sight(self, tokenizer: MarkedTokenizer, max_length: int) -> GgufSight:
+    def prompt_pictures(self, tokenizer: MarkedTokenizer, max_length: int) -> GgufPromptPictures:
         """What puts pictures into prompts of up to so many tokens."""
-        from llmapi_kit.engines.local.gguf_sight import GgufEye, GgufSight
+        from llmapi_kit.engines.local.gguf_prompt_pictures import GgufPromptPictures, GgufVisionEncoder
 
-        eye: Any = GgufEye(self._process, tokenizer)  # as `Sight` uses it, the same as an `Eye`
-        return GgufSight(eye, self._images, tokenizer, self._settings, max_length)
+        vision: Any = GgufVisionEncoder(self._process, tokenizer)  # to `PromptPictures` the same as a `VisionEncoder`
+        return GgufPromptPictures(vision, self._images, tokenizer, self._settings, max_length)
 
     def close(self) -> None:
         """End the process."""

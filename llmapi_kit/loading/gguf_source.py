@@ -95,7 +95,7 @@ def _path(spec: ModelSpec, settings: Settings, *, has_mmproj: bool) -> Path:
     if path is not None:
         return path
     if spec.gguf is None:
-        raise ModelNotFoundError(f"{spec.name} is no GGUF file on this machine.")
+        raise ModelNotFoundError(f"{spec.name} is not a GGUF file on this machine.")
     from llmapi_kit.checkpoints.gguf_hub import download_gguf
 
     return download_gguf(spec.gguf, settings.download_stall_s, has_mmproj=has_mmproj)

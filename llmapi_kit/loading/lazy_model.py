@@ -41,7 +41,7 @@ class Lease:
         wake: called once, in any thread and with the lock held, when it is settled, unless that was so from the start;
             returns whether anybody is still there.
         is_settled: whether waiting is over.
-        engine: which is not unloaded until the visitor leaves.
+        engine: which is not unloaded before the lease is released.
         failure: why there is none, for clients.
         cause: what loading raised.
     """
@@ -90,7 +90,7 @@ class LazyModel:
         self._settings = settings
         self._state: Literal["unloaded", "loading", "loaded", "unloading", "closed"] = "unloaded"
         self._engine: Engine | None = None
-        self._num_in = 0
+        self._num_leases = 0
         self._waiting: list[Lease] = []
         self._is_held = False
         self._failure: LoadFailure | None = None
@@ -100,7 +100,7 @@ class LazyModel:
 
     @property
     def load_wait_s(self) -> float:
-        """How long a visitor should wait."""
+        """How long a lease should be waited for."""
         return self._settings.load_wait_s
 
     def acquire(self, wake: Callable[[], bool]) -> Lease:
@@ -111,7 +111,7 @@ class LazyModel:
             if self._state == "closed":
                 lease.is_settled = True
             elif self._state == "loaded" and not self._is_held:
-                self._let_in(lease)
+                self._grant(lease)
             elif self._state == "unloaded" and self._failure is not None and self._failure.pause_left_s:
                 lease.is_settled, lease.failure = True, self._failure
             else:
@@ -126,13 +126,13 @@ class LazyModel:
             if lease in self._waiting:
                 self._waiting.remove(lease)
             elif lease.engine is not None:
-                self._num_in -= 1
+                self._num_leases -= 1
                 self.last_used = time.monotonic()
-                if self._num_in == 0:
+                if self._num_leases == 0:
                     self._lock.notify_all()
 
     def engine_of(self, lease: Lease) -> Engine:
-        """The engine a visitor got.
+        """The engine of a lease that was granted.
 
         Raises:
             EngineUnavailableError: none, with the reason; or it is not loaded yet, with when to come back.
@@ -226,12 +226,12 @@ class LazyModel:
             stats.num_queued += len(self._waiting)
             return stats
 
-    # As a `Evictable`: with the lock held, but for what `detach` returns
+    # As an `Evictable`: with the lock held, but for what `detach` returns
 
     @property
     def is_idle(self) -> bool:
         """See `Evictable.is_idle`."""
-        return self._num_in == 0
+        return self._num_leases == 0
 
     def pause(self) -> None:
         """See `Evictable.pause`."""
@@ -241,7 +241,7 @@ class LazyModel:
         """See `Evictable.resume`."""
         self._is_held = False
         if self._state == "loaded":
-            self._let_in(*self._waiting)
+            self._grant(*self._waiting)
 
     def detach(self) -> Callable[[], None]:
         """See `Evictable.detach`."""
@@ -334,7 +334,7 @@ class LazyModel:
         self._past.num_loads += 1
         self.last_used = time.monotonic()
         self._model_memory.add(self)
-        self._let_in(*self._waiting)
+        self._grant(*self._waiting)
         self._arm_timer(self._settings.idle_unload_s)
         logger.info("Loaded the model %s in %.1f s", self.id, self._last_load_s)
 
@@ -347,10 +347,10 @@ class LazyModel:
             lease.failure, lease.cause = self._failure, cause
         self._settle(*self._waiting)
 
-    def _let_in(self, *leases: Lease) -> None:
+    def _grant(self, *leases: Lease) -> None:
         for lease in leases:
             lease.engine = self._engine
-            self._num_in += 1
+            self._num_leases += 1
         self._settle(*leases)
 
     def _settle(self, *leases: Lease) -> None:
@@ -360,7 +360,7 @@ class LazyModel:
                 self._waiting.remove(lease)
                 if not lease.wake() and lease.engine is not None:  # it will never leave
                     lease.engine = None
-                    self._num_in -= 1
+                    self._num_leases -= 1
 
     def _closed(self) -> EngineUnavailableError:
         return EngineUnavailableError(f"The model {self.id!r} was closed.")

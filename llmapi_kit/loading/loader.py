@@ -6,36 +6,26 @@ thread, and again each time a model is loaded anew.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import logging
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmapi_kit.checkpoints.spec import ModelSpec, parse_spec
 from llmapi_kit.config import Settings
-from llmapi_kit.dialects import Dialect, dialect_of
 from llmapi_kit.engines.adapters import adapters_of
 from llmapi_kit.engines.base import Engine, Message
-from llmapi_kit.engines.local.capabilities import capabilities_of
-from llmapi_kit.errors import MissingDependencyError, RequestError, UnsupportedModelError
+from llmapi_kit.errors import MissingDependencyError, UnsupportedModelError
 from llmapi_kit.progress import report
-from llmapi_kit.types import EngineInfo
 
 if TYPE_CHECKING:
     from llmapi_kit.checkpoints.fit import SlotPlan
     from llmapi_kit.checkpoints.weights import LoadedModel
     from llmapi_kit.runners.base import Runner
     from llmapi_kit.runners.image_memory import ImageMemory
-    from llmapi_kit.sampling.tokenizer import ModelTokenizer
-
-logger = logging.getLogger(__name__)
 
 Self = TypeVar("Self", bound="ModelLoader")
-SHIPPED = {"pocket": "The small model", "pocket-vision": "The small model for drawings"}
 
 
 class ModelLoader:
@@ -67,7 +57,9 @@ class ModelLoader:
         """
         spec = parse_spec(name)
         if spec.kind in ("mock", "upstream", "plugin"):
-            raise UnsupportedModelError(f"{name!r} is not loaded from files, so a loader has nothing to do with it.")
+            raise UnsupportedModelError(
+                f"{name!r} is not loaded from files, so it takes no ModelLoader. Pass the name to kit.load()."
+            )
         return spec
 
     def load_weights(self) -> LoadedModel:
@@ -103,7 +95,7 @@ class ModelLoader:
         return loaded.tokenizer
 
     def prepare_messages(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """The messages of a request as the chat template shall get them; as they came.
+        """The messages of a request as the chat template is to get them: as they came, unless this is overridden.
 
         Runs in worker threads, for several requests at once. They are OpenAI-shaped, and not to be changed in place.
 
@@ -122,106 +114,22 @@ class ModelLoader:
         if "torch" not in sys.modules:
             report("importing torch")
         try:
-            from llmapi_kit.checkpoints.cache_size import kv_bytes_per_token
-            from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
-            from llmapi_kit.checkpoints.fit import has_lazy_memory, plan_slots
-            from llmapi_kit.checkpoints.heap import trim_heap
-            from llmapi_kit.engines.local.engine import LocalEngine
-            from llmapi_kit.engines.local.prompt_builder import PromptBuilder
-            from llmapi_kit.engines.local.sight import Sight
-            from llmapi_kit.loading.adapter_reader import AdapterReader
-            from llmapi_kit.loading.draft import PROMPT_LOOKUP, draft_spec, load_draft, make_draft
-            from llmapi_kit.loading.runner_choice import architecture_of, with_arithmetic
-            from llmapi_kit.runners.image_memory import ImageMemory
-            from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
-            from llmapi_kit.sampling.recommended import honoured
-            from llmapi_kit.sampling.tokenizer import ModelTokenizer, check_template
+            from llmapi_kit.loading.engine_assembly import EngineAssembly
+            from llmapi_kit.loading.runner_choice import with_arithmetic
         except ModuleNotFoundError as exc:
             if (exc.name or "").split(".")[0] not in ("torch", "transformers", "jinja2"):
                 raise
             raise MissingDependencyError(str(exc.name), "torch", f"Loading {self.spec.id}") from exc
-        settings = self.settings
-        loaded = with_arithmetic(self.load_weights(), settings)  # which reports how far it is
+        loaded = with_arithmetic(self.load_weights(), self.settings)  # which reports how far it is
         report("preparing the engine")
-        their_tokenizer = self.load_tokenizer(loaded)
-        check_template(their_tokenizer.chat_template, self.spec.name)
-        text_config = loaded.model.config.get_text_config()
-        per_token = kv_bytes_per_token(text_config, loaded.kv_dtype or loaded.dtype)
-        can_be_int8 = loaded.kv_dtype != "int8" and isinstance(loaded.model, DecoderWeights)
-        int8_per_token = kv_bytes_per_token(text_config, "int8") if can_be_int8 else 0
-        drafting = draft_spec(settings)
-        drafted = load_draft(drafting, loaded, their_tokenizer, self.spec.name, settings) if drafting else None
-        if drafted is not None:
-            draft_per_token = kv_bytes_per_token(drafted.model.config.get_text_config(), drafted.dtype)
-            per_token += draft_per_token
-            int8_per_token += draft_per_token if can_be_int8 else 0
-        on_gpu = loaded.device.startswith("cuda")
-        plan = plan_slots(
-            per_token,
-            loaded.context_length,
-            self._free_memory(loaded),
-            on_gpu,
-            settings,
-            is_paged=not on_gpu and not loaded.is_divided and has_lazy_memory(),
-            int8_bytes=int8_per_token,
-        )
-        if plan.advice:
-            logger.warning("%s: %s", self.spec.id, plan.advice)
-        num_parameters = loaded.model.num_parameters()  # the runner takes weights over
-        architecture = architecture_of(loaded)
-        eye = loaded.eye
-        images = ImageMemory(is_spatial=eye.is_spatial, is_two_way=eye.is_two_way) if eye is not None else None
-        runner = self._make_runner(loaded, plan, settings, images)
-        draft = make_draft(drafted, runner, plan, settings.draft, settings) if drafted is not None else None
-        trim_heap()
-        if not getattr(runner, "can_rewind", True):  # what a slot has read can't be taken over in part
-            settings = settings.model_copy(update={"prefix_cache": "off"})
-        dialect = _dialect(their_tokenizer)
-        tokenizer = ModelTokenizer(their_tokenizer, loaded.eos_ids, markers=dialect.markers)
-        info = EngineInfo(
-            id=self.spec.id,
-            context_length=plan.max_length,
-            created=int(time.time()),
-            description=_describe(self.spec, architecture),
-            capabilities=capabilities_of(tokenizer.template_variables, dialect, sees=eye is not None),
-            num_parameters=num_parameters,
-            device=loaded.device,
-            dtype=loaded.dtype,
-            defaults=honoured(loaded.sampling_defaults, self.spec.name),
-        )
-        grammars = GrammarCompiler(their_tokenizer, runner.vocab_size, tokenizer.eos_ids)
-        # The first grammar would do it too, but hold up running streams: it takes the GIL for 0.7 s with a large
-        # vocabulary
-        with contextlib.suppress(RequestError, MissingDependencyError):  # the request that needs it will say so
-            grammars.prepare()
-        sight = Sight(eye, images, tokenizer, settings, plan.max_length) if eye and images is not None else None
-
-        def make_prompts(theirs: Any) -> tuple[ModelTokenizer, PromptBuilder]:
-            own = _dialect(theirs)
-            codec = ModelTokenizer(theirs, loaded.eos_ids, markers=own.markers)
-            is_per_key = settings.prefix_cache == "per_key"
-            return codec, PromptBuilder(codec, own, runner.vocab_size, is_cache_per_key=is_per_key, sight=sight)
-
-        reader = AdapterReader(
-            their_tokenizer,
-            device=loaded.device,
-            stall_s=settings.download_stall_s,
-            eos_ids=tokenizer.eos_ids,
-            make_prompts=make_prompts,
-        )
-        engine = LocalEngine(
-            info,
+        assembly = EngineAssembly(self.spec, loaded, self.load_tokenizer(loaded), self.settings)
+        plan = assembly.plan_slots(self._free_memory(loaded))
+        runner = self._make_runner(loaded, plan, self.settings, assembly.images)
+        engine = assembly.make_engine(
             runner,
-            tokenizer,
-            dialect=dialect,
-            grammars=grammars,
-            max_queue=settings.max_queue or min(128, 4 * plan.num_slots),
-            settings=settings,
-            sight=sight,
+            plan,
             prepare_messages=None if _is_inherited(self.prepare_messages) else self.prepare_messages,
-            read_adapter=reader if self._shared_adapters is not None and not loaded.is_divided else None,
-            has_lookup=settings.draft == PROMPT_LOOKUP,
-            draft=draft,
+            takes_adapters=self._shared_adapters is not None,
         )
         add_adapters(engine, self._shared_adapters or {})
         return engine
@@ -277,18 +185,3 @@ def add_adapters(engine: Engine, sources: Mapping[str, str]) -> None:
     except BaseException:
         engine.close()
         raise
-
-
-def _dialect(tokenizer: Any) -> Dialect:
-    """How the model writes, by its template; of several, the one that `apply_chat_template` takes."""
-    template = tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("tool_use") or template.get("default")
-    added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
-    return dialect_of(template, getattr(tokenizer, "response_template", None), added)
-
-
-def _describe(spec: ModelSpec, architecture: str) -> str:
-    if spec.name in SHIPPED:
-        return f"{SHIPPED[spec.name]} that ships with the kit: a demonstration and a test bench, not an assistant."
-    return f"{architecture} from {spec.name}"

@@ -102,7 +102,7 @@ class Model:
 
         Raises:
             RequestError: the request can't be served.
-            ConfigError: what is no picture was given as one.
+            ConfigError: what is not a picture was given as one.
             ModelError: it had to be loaded first, and that failed.
 
         Examples:

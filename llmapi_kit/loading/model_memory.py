@@ -19,7 +19,7 @@ GIB = 2**30
 
 
 class Evictable(Protocol):
-    """A model in memory that may be unloaded. All but `id`, and `unload`, under the model_memory's lock."""
+    """A model in memory that may be unloaded. All but `id`, and `unload`, under the memory's lock."""
 
     @property
     def id(self) -> str:

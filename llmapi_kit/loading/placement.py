@@ -124,9 +124,7 @@ def read_placement(values: Mapping[str, Any], spec: ModelSpec) -> Placement:
     num_ranks = values.get("tensor_parallel") or 1
     asks = has_process or devices or num
     if asks and spec.kind == "upstream":
-        raise ConfigError(
-            f"{spec.name!r} is computed elsewhere, so {next(iter(given))} has nothing to do. Leave it out."
-        )
+        raise ConfigError(f"{spec.name!r} is computed elsewhere, so {next(iter(given))} has no effect. Leave it out.")
     if has_process is False and (devices or num):
         raise ConfigError("process=False does not go with replicas and devices, which are processes. Leave it out.")
     if devices is not None and values.get("device") is not None:

@@ -22,7 +22,8 @@ from llmapi_kit.errors import UnsupportedModelError
 from llmapi_kit.runners.base import Runner
 from llmapi_kit.runners.image_memory import ImageMemory
 from llmapi_kit.runners.native.compiler import NativeUnavailableError
-from llmapi_kit.runners.native.decoder import Formats, NativeDecoder
+from llmapi_kit.runners.native.decoder import NativeDecoder
+from llmapi_kit.runners.native.formats import Formats
 from llmapi_kit.runners.native.runner import NativeRunner
 from llmapi_kit.runners.picture_check import check_picture
 
@@ -42,7 +43,7 @@ def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings, images:
         images: what stands for pictures, for a model that sees.
 
     Raises:
-        ModelError: the model can't be run this way, or its weights are no finite numbers.
+        ModelError: the model can't be run this way, or its weights are not finite numbers.
     """
     if (weights := _native_weights(loaded, plan, settings)) is not None:
         return NativeRunner(
@@ -81,8 +82,8 @@ def make_runner(loaded: LoadedModel, plan: SlotPlan, settings: Settings, images:
             raise
         logger.info("Sequences are computed one after the other: %s", exc)
         return _make_sequence_runner(loaded, plan, settings)
-    if loaded.eye is not None and loaded.eye.trial is not None and images is not None:
-        check_picture(runner, images, loaded.eye.trial, loaded.eye.vector_token_id, architecture_of(loaded))
+    if loaded.vision is not None and loaded.vision.trial is not None and images is not None:
+        check_picture(runner, images, loaded.vision.trial, loaded.vision.vector_token_id, architecture_of(loaded))
     return runner
 
 
@@ -100,7 +101,7 @@ def with_arithmetic(loaded: LoadedModel, settings: Settings) -> LoadedModel:
     if isinstance(model, DecoderWeights) or loaded.dtype != "float32" or model.dtype != torch.bfloat16:
         return loaded
     import_heavy(MODEL_CLASSES)
-    may_be_native = settings.native and not settings.compile and loaded.eye is None and not loaded.is_divided
+    may_be_native = settings.native and not settings.compile and loaded.vision is None and not loaded.is_divided
     has_step = NativeDecoder.is_available(torch.bfloat16, torch.float32)
     if may_be_native and has_step and NativeDecoder.can_run(model, torch.float32):
         return loaded
@@ -168,7 +169,7 @@ def _knows_any_length(loaded: LoadedModel, settings: Settings) -> bool:
 
 def _obstacle(loaded: LoadedModel) -> str:
     """Why a model can't be computed by the step in C, as a clause; empty where it can."""
-    if loaded.eye is not None:
+    if loaded.vision is not None:
         return "the model sees pictures, which it does not know"
     model = loaded.model
     if obstacle := NativeDecoder.obstacle(model, model.dtype):

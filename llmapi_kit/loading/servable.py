@@ -42,7 +42,7 @@ def resolve_all(
 
     Raises:
         ModelError: there is no model of a name, or it can't be served.
-        ConfigError: something is no model, or an argument or a name does not go with the models.
+        ConfigError: something is not a model, or an argument or a name does not go with the models.
     """
     loadables = [model] if isinstance(model, str | Model) or not isinstance(model, Sequence) else list(model)
     found = [_resolve(loadable, options, settings) for loadable in loadables]

@@ -15,20 +15,18 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from llmapi_kit.client import mask
+from llmapi_kit.config import KEY_VARIABLE
 from llmapi_kit.notebook.qr_code import public_qr_code
-from llmapi_kit.notebook.snippets import KEY_VARIABLE, curl_snippet, openai_snippet, python_snippet
+from llmapi_kit.notebook.snippets import curl_snippet, openai_snippet, python_snippet
+from llmapi_kit.notebook.style import BORDER, CODE_FONT, TEXT, UI_FONT
 from llmapi_kit.notebook.team import Member, team_content
 
 if TYPE_CHECKING:
     from llmapi_kit.server.server import Server
 
 TUNNEL_TONES = {"up": "running", "starting": "waiting", "degraded": "waiting", "down": "died"}
-BORDER = "1px solid var(--jp-border-color2, rgba(128,128,128,.35))"
-UI_FONT = "font-family:var(--jp-ui-font-family, system-ui, sans-serif);font-size:13px;line-height:1.5"
-CODE_FONT = "font-family:var(--jp-code-font-family, ui-monospace, Menlo, Consolas, monospace);font-size:12px"
 QR_PX = 128
 DIM = "opacity:.75"
-TEXT = "var(--jp-ui-font-color1, CanvasText)"
 WARNING = f"color:color-mix(in srgb, #c77700 50%, {TEXT})"  # of enough contrast on light and dark pages
 
 

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from llmapi_kit import kit
+from llmapi_kit.checkpoints.known_names import DEFAULT_MODEL
 from llmapi_kit.did_you_mean import did_you_mean
 from llmapi_kit.errors import ConfigError, ServerNotFoundError
 from llmapi_kit.notebook.display import show_server
 from llmapi_kit.notebook.doctor import doctor
 from llmapi_kit.notebook.show import show
 
-DEFAULT_MODEL = "pocket"
 COMMANDS = ("status", "stop", "doctor")
 OTHER_NAMES = ("llm", "ai")  # what other tools call %%chat
 EXPRESSION = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")
@@ -85,7 +85,7 @@ def command(line: str) -> Any:
 
 
 def fill_in(text: str, names: Mapping[str, Any]) -> str:
-    """A text with the values of its ``{expressions}``; what is no Python expression, such as JSON, stays.
+    """A text with the values of its ``{expressions}``; what is not a Python expression, such as JSON, stays.
 
     Raises:
         ConfigError: an expression raises, or names what is not there.

@@ -194,7 +194,7 @@ class LineScreen:
 
 
 class LogScreen:
-    """Plain lines, for what is no terminal: one for each new step, and one now and then while it lasts.
+    """Plain lines, for what is not a terminal: one for each new step, and one now and then while it lasts.
 
     Args:
         stream: the file or pipe.
@@ -225,6 +225,6 @@ class LogScreen:
 
 
 def terminal_screen(stream: TextIO | None = None) -> Screen:
-    """A line that is redrawn in a terminal, plain lines elsewhere; on standard error, as it is no result."""
+    """A line that is redrawn in a terminal, plain lines elsewhere; on standard error, as it is not a result."""
     stream = stream or sys.stderr or io.StringIO()  # there is none behind a window
     return LineScreen(stream) if stream.isatty() else LogScreen(stream)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 
+from llmapi_kit.notebook.style import UI_FONT
 from llmapi_kit.progress import Progress
 
 PART = ": "  # a step "a: b" is a part of the step "a"
@@ -151,18 +152,17 @@ def as_line(state: ProgressState) -> str:
 
 def as_html(state: ProgressState) -> str:
     """All of it as HTML, with its styles inline: front ends strip style sheets."""
-    font = "font-family:var(--jp-ui-font-family, system-ui, sans-serif);font-size:13px;line-height:1.5"
     title = f"<strong>{escape(state.title)}</strong> " if state.title else ""
     if state.ended is not None:
         colour = GREEN if state.ended.is_good else RED
         body = f'{title}<span style="color:{colour}">{escape(state.ended.text)}</span>'
-        return f'<div class="llmapi-kit-progress" style="{font}">{body}</div>'
+        return f'<div class="llmapi-kit-progress" style="{UI_FONT}">{body}</div>'
     numbers = f'<span style="opacity:.75;margin-left:8px">{escape(" · ".join(details(state)))}</span>'
     rows = [f"<div>{title}{escape(state.step)}{numbers}</div>", _bar(state.current, state.step)]
     if state.note_text:
         rows.append(f'<div role="status" style="color:{AMBER}">{escape(state.note_text)}</div>')
     rows += [_part(name, each) for name, each in state.parts()]
-    return f'<div class="llmapi-kit-progress" style="{font};max-width:46rem">{"".join(rows)}</div>'
+    return f'<div class="llmapi-kit-progress" style="{UI_FONT};max-width:46rem">{"".join(rows)}</div>'
 
 
 def details(state: ProgressState) -> list[str]:

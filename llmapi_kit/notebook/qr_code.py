@@ -11,7 +11,7 @@ QUIET_ZONE = 4  # modules of white around it, without which scanners fail; ISO/I
 
 @lru_cache(maxsize=8)
 def public_qr_code(url: str) -> str:
-    """The code of an address that is no secret, kept for the next look at it."""
+    """The code of an address that is not a secret, kept for the next look at it."""
     return qr_code(url)
 
 

@@ -9,7 +9,8 @@ import json
 import shlex
 from pathlib import Path
 
-KEY_VARIABLE = "LLMAPI_KIT_API_KEY"
+from llmapi_kit.config import KEY_VARIABLE
+
 QUESTION = "Hello!"
 
 

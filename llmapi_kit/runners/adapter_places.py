@@ -42,7 +42,7 @@ def fused_places(
 
     Args:
         sizes: of each layer, by part of it, such as ``mlp.down_proj``: (outputs, inputs).
-        products: the parts that are one product; those that a layer does not have are no places in it.
+        products: the parts that are one product; those that a layer does not have are not places in it.
     """
     places: dict[str, Place] = {}
     for layer, own in enumerate(sizes):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from llmapi_kit.checkpoints.vision import Seen
+from llmapi_kit.checkpoints.vision_encoder import EncodedPicture
 from llmapi_kit.errors import QueueFullError
 
 FIRST_IMAGE_ID = 1 << 40
@@ -33,7 +33,7 @@ class PlacedImage:
         first_id: of its first vector; the others follow.
     """
 
-    seen: Seen
+    seen: EncodedPicture
     first_id: int
 
     @property
@@ -55,12 +55,14 @@ class ImageMemory:
     Args:
         max_bytes: what they may take in all.
         is_spatial: whether the model's positions have three dimensions.
-        is_two_way: whether the vectors of a picture attend to each other both ways.
+        is_bidirectional: whether the vectors of a picture attend to each other both ways.
     """
 
-    def __init__(self, max_bytes: int = DEFAULT_BYTES, *, is_spatial: bool = False, is_two_way: bool = False) -> None:
+    def __init__(
+        self, max_bytes: int = DEFAULT_BYTES, *, is_spatial: bool = False, is_bidirectional: bool = False
+    ) -> None:
         self.is_spatial = is_spatial
-        self.is_two_way = is_two_way
+        self.is_bidirectional = is_bidirectional
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._images: OrderedDict[str, PlacedImage] = OrderedDict()  # by digest, the latest used last
@@ -84,7 +86,7 @@ class ImageMemory:
                 self._pins[digest] += 1
             return image
 
-    def add(self, digest: str, seen: Seen, mine: Collection[str] = ()) -> PlacedImage:
+    def add(self, digest: str, seen: EncodedPicture, mine: Collection[str] = ()) -> PlacedImage:
         """Keep a picture, and pin it.
 
         Args:

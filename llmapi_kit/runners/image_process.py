@@ -20,21 +20,13 @@ from typing import IO, Any
 import numpy as np
 
 from llmapi_kit import errors
+from llmapi_kit.child_environment import child_environment
 from llmapi_kit.runners.image_chunk import EncodedImage, ImageSpan
 from llmapi_kit.runners.libllama import VARIABLE
 
 MAX_LOAD_S = 300.0
 MAX_LOOK_S = 300.0
 MAX_END_S = 5.0
-_INHERITED = (
-    "PATH",
-    "LD_LIBRARY_PATH",
-    "DYLD_LIBRARY_PATH",
-    "PYTHONHOME",
-    "SYSTEMROOT",
-    "CUDA_VISIBLE_DEVICES",
-    VARIABLE,
-)
 _PROGRAM = "from llmapi_kit.runners.image_program import main; main()"
 
 
@@ -120,8 +112,7 @@ class ImageProcess:
     def _start(self) -> dict[str, Any]:
         """Start the process and wait until it has loaded."""
         said = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process is
-        environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "GGML_NO_BACKTRACE": "1"}
+        environment = child_environment("CUDA_VISIBLE_DEVICES", VARIABLE, GGML_NO_BACKTRACE="1")
         process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM],
             stdin=subprocess.PIPE,

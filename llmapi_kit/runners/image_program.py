@@ -24,7 +24,7 @@ def main() -> None:
     """Answer until standard input ends."""
     leave_no_core()
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever the library prints is no answer
+    os.dup2(2, 1)  # whatever the library prints is not an answer
     questions = sys.stdin.buffer
     encoder: ImageEncoder | None = None
     for line in questions:

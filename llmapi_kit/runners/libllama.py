@@ -195,7 +195,7 @@ def find_libllama() -> Path:
     if named:
         path = Path(named).expanduser()
         if not path.is_file():
-            raise ConfigError(f"{VARIABLE} is {named!r}, which is no file. Name a build of libllama, or unset it.")
+            raise ConfigError(f"{VARIABLE} is {named!r}, which is not a file. Name a build of libllama, or unset it.")
         return path.resolve()
     found = importlib.util.find_spec(PACKAGE)
     for folder in (found.submodule_search_locations if found else None) or ():

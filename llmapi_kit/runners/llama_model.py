@@ -39,7 +39,7 @@ class LlamaModel:
 
     Raises:
         ModelLoadError: llama.cpp can't load it; the message has what it says.
-        UnsupportedModelError: it is no model that continues a text.
+        UnsupportedModelError: it is not a model that continues a text.
         ConfigError: there is no libllama that is known here.
         MissingDependencyError: there is none at all.
     """
@@ -115,7 +115,7 @@ class LlamaModel:
         """Load a LoRA adapter for this model; its address. It goes with the model, or by `free_adapter`.
 
         Raises:
-            ModelLoadError: it is none, or of another model.
+            ModelLoadError: it is not an adapter, or one of another model.
         """
         with _loading:
             libllama.take_errors()

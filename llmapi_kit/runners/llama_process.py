@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmapi_kit import errors
+from llmapi_kit.child_environment import child_environment
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.image_chunk import VectorItem
 from llmapi_kit.runners.libllama import VARIABLE
@@ -38,7 +39,6 @@ MAX_END_S = 5.0
 NUM_WAITS = 10  # for one answer
 MAX_PART = 1 << 16  # of an answer, taken at once
 SIZE = struct.Struct("<I")  # before a question, how many bytes it has
-_INHERITED = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "CUDA_VISIBLE_DEVICES", VARIABLE)
 # How often OpenMP's threads look for the others before they sleep, a fifth of a millisecond. By default it is 7 ms, all
 # of them lost where another program has the core of a thread that is waited for
 SPIN_COUNT, SPIN_VARIABLE = 10_000, "GOMP_SPINCOUNT"
@@ -115,7 +115,7 @@ class LlamaProcess:
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
     def read_vectors(self, items: Sequence[VectorItem]) -> npt.NDArray[np.float32]:
-        """See `seeing_steps.VectorSteps.read_vectors`. The vectors lie where the logits of the answer will.
+        """See `multimodal_steps.VectorSteps.read_vectors`. The vectors lie where the logits of the answer will.
 
         Raises:
             RuntimeError: as of `step`.
@@ -203,8 +203,7 @@ class LlamaProcess:
         """Start the process and wait until it has loaded."""
         self._end()
         ours, theirs = socket.socketpair()
-        environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "GGML_NO_BACKTRACE": "1"}
+        environment = child_environment("CUDA_VISIBLE_DEVICES", VARIABLE, GGML_NO_BACKTRACE="1")
         environment[SPIN_VARIABLE] = os.environ.get(SPIN_VARIABLE, str(SPIN_COUNT))
         self._errors.truncate(0)
         with theirs:
@@ -313,7 +312,7 @@ def _close(*files: Any) -> None:
 
 
 def _timeval(seconds: float) -> bytes:
-    """A ``struct timeval``; 0 is no limit."""
+    """A ``struct timeval``; 0 means no limit."""
     return struct.pack("ll", *divmod(math.ceil(seconds * 1e6), 10**6))
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,7 @@ from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.image_chunk import VectorItem
 from llmapi_kit.runners.llama_context import BATCH_TOKENS, MAX_SLOTS, ContextOptions, LlamaContext
 from llmapi_kit.runners.llama_model import LlamaModel
+from llmapi_kit.runners.llama_tokens import Piece, TokenBatch, calls_of, first_rows, is_plain, wanted_rows
 from llmapi_kit.runners.llama_vectors import VectorBatch, batches_of
 from llmapi_kit.runners.split_choice import MOST_ROWS, SplitChoice
 from llmapi_kit.runners.thread_choice import SMALL_MODEL_BYTES, ThreadChoice
@@ -31,27 +31,6 @@ MIN_OUTPUTS = 64
 MAX_TRIED_TOKENS = 64  # of prompts, in a call whose number of threads may be a try
 
 Floats = npt.NDArray[np.float32]
-
-
-class _Piece(NamedTuple):
-    """Some consecutive tokens of an item: those from `begin` to `end`."""
-
-    number: int
-    item: StepItem
-    begin: int
-    end: int
-
-    @property
-    def has_every(self) -> bool:
-        """Whether every token has a row of output."""
-        return self.item.wants_every or self.item.wants_mean
-
-    @property
-    def num_outputs(self) -> int:
-        """Tokens with a row of output."""
-        if self.has_every:
-            return self.end - self.begin
-        return int(self.item.wants_logits and self.end == len(self.item.tokens))
 
 
 class LlamaSteps:
@@ -71,7 +50,7 @@ class LlamaSteps:
 
     Raises:
         UnsupportedModelError: the model can't be run this way; the message says why.
-        ModelLoadError: its weights are no finite numbers.
+        ModelLoadError: its weights are not finite numbers.
         ModelTooLargeError: there is no memory for keys and values.
     """
 
@@ -104,7 +83,7 @@ class LlamaSteps:
             options=options or ContextOptions(),
         )
         self._context, self._memory = self._llama.handle, self._llama.memory
-        self._batch = _BatchArrays(BATCH_TOKENS)
+        self._batch = TokenBatch(BATCH_TOKENS)
         self._held = [0] * num_slots  # positions from here on are free
         self._threads = ThreadChoice.for_model(model.size_bytes, num_threads) if adapts_threads else None
         self._prompt_threads: ThreadChoice | None = None
@@ -140,16 +119,16 @@ class LlamaSteps:
             self._rewind(item.slot, item.start)
         # An adapter holds for a whole call; and neighbouring streams are computed together
         order = sorted(range(len(items)), key=lambda index: (items[index].adapter, items[index].slot))
-        rows = _first_rows(items)
+        rows = first_rows(items)
         if out is not None:
             out = out[: rows[-1]]
         in_order = [items[index] for index in order]
-        if in_order and _is_plain(in_order):
+        if in_order and is_plain(in_order):
             return _placed(self._decode_tokens(in_order), order, out)
-        parts = list(self._parts(list(zip(order, in_order, strict=True))))
+        parts = list(calls_of(list(zip(order, in_order, strict=True)), self._batch.size, self._max_outputs))
         for part in parts:
             logits = self._decode(part)
-            wanted = [(row, source) for source, row in _rows(part, rows)]
+            wanted = [(row, source) for source, row in wanted_rows(part, rows)]
             if len(parts) == 1 and [row for row, _ in wanted] == list(range(len(logits))):
                 return _placed(logits, range(len(logits)), out)
             if out is None:
@@ -175,7 +154,7 @@ class LlamaSteps:
         self._model.free_adapter(self._adapters.pop(adapter))
 
     def read_vectors(self, items: Sequence[VectorItem]) -> Floats:
-        """See `llmapi_kit.runners.seeing_steps.VectorSteps.read_vectors`."""
+        """See `llmapi_kit.runners.multimodal_steps.VectorSteps.read_vectors`."""
         for item in items:
             self._rewind(item.slot, item.start)
             self._held[item.slot] = item.end
@@ -228,25 +207,7 @@ class LlamaSteps:
             raise RuntimeError(f"{self._model.path.name} can't go back to token {length} of what it has read.")
         self._held[slot] = length
 
-    def _parts(self, items: Sequence[tuple[int, StepItem]]) -> Iterator[list[_Piece]]:
-        """What goes into one call each, by how many tokens and rows of output it may have."""
-        part: list[_Piece] = []
-        room, outputs = self._batch.size, self._max_outputs
-        for index, item in items:
-            begin, has_every = 0, item.wants_every or item.wants_mean
-            while begin < len(item.tokens):
-                is_other = bool(part) and part[0].item.adapter != item.adapter
-                if not room or not outputs or is_other:
-                    yield part
-                    part, room, outputs = [], self._batch.size, self._max_outputs
-                end = min(len(item.tokens), begin + room, begin + outputs if has_every else len(item.tokens))
-                piece = _Piece(index, item, begin, end)
-                part.append(piece)
-                room, outputs, begin = room - (end - begin), outputs - piece.num_outputs, end
-        if part:
-            yield part
-
-    def _decode(self, part: Sequence[_Piece]) -> Floats:
+    def _decode(self, part: Sequence[Piece]) -> Floats:
         """Compute tokens; logits (rows of output, vocab), in the order of the pieces, until the next call."""
         has_states = any(piece.item.wants_mean for piece in part)
         batch = self._batch.fill(part)
@@ -265,7 +226,7 @@ class LlamaSteps:
             return self._decode_together(items)
         is_split, started = self._splits.next(len(items)), time.perf_counter()
         logits = self._decode_one_by_one(items) if is_split else self._decode_together(items)
-        self._splits.took(len(items), time.perf_counter() - started)
+        self._splits.record(len(items), time.perf_counter() - started)
         return logits
 
     def _decode_one_by_one(self, items: Sequence[StepItem]) -> Floats:
@@ -297,7 +258,7 @@ class LlamaSteps:
         self._set_num_threads(threads.next(size))
         started = time.perf_counter()
         self._call(items, batch, has_states=has_states)
-        threads.took(size, (time.perf_counter() - started) / batch.n_tokens)
+        threads.record(size, (time.perf_counter() - started) / batch.n_tokens)
         self._set_num_threads(threads.num_threads)
 
     def _set_num_threads(self, num_threads: int) -> None:
@@ -332,7 +293,7 @@ class LlamaSteps:
         if self._is_asynchronous:  # who asks for the logits keeps the GIL, and must not wait with it
             self._library.llama_synchronize(self._context)
 
-    def _pool(self, part: Sequence[_Piece], states: Floats) -> None:
+    def _pool(self, part: Sequence[Piece], states: Floats) -> None:
         """Sum up hidden states for the means, one sum a piece, so that a repeated one replaces itself."""
         row = 0
         for piece in part:
@@ -360,58 +321,9 @@ class LlamaSteps:
         self._held[0] = 0
 
 
-class _BatchArrays:
-    """The arrays behind a ``llama_batch``, filled anew for each call.
-
-    Args:
-        size: tokens that fit.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._tokens, self._positions, self._slots = (np.zeros(size, np.int32) for _ in range(3))
-        self._outputs = np.zeros(size, np.int8)
-        self._counts = np.ones(size, np.int32)  # of slots that a token belongs to
-        self._slot_addresses = self._slots.ctypes.data + 4 * np.arange(size, dtype=np.uint64)
-        arrays = (self._positions, self._counts, self._slot_addresses, self._outputs)
-        self._addresses = (self._tokens.ctypes.data, None, *(array.ctypes.data for array in arrays))
-
-    def fill(self, part: Sequence[_Piece]) -> libllama.Batch:
-        """The batch of some pieces. Valid until this is called again."""
-        at = 0
-        for _, item, begin, end in part:
-            stop = at + end - begin
-            self._tokens[at:stop] = item.tokens[begin:end]
-            self._positions[at:stop] = range(item.start + begin, item.start + end)
-            self._slots[at:stop] = item.slot
-            self._outputs[at:stop] = item.wants_every or item.wants_mean
-            if item.wants_logits and end == len(item.tokens):
-                self._outputs[stop - 1] = True
-            at = stop
-        return libllama.Batch(at, *self._addresses)
-
-    def fill_tokens(self, items: Sequence[StepItem]) -> libllama.Batch:
-        """The batch of a token of each item, with a row of output each. Valid until this is called again."""
-        size = len(items)
-        self._tokens[:size] = [item.tokens[0] for item in items]
-        self._positions[:size] = [item.start for item in items]
-        self._slots[:size] = [item.slot for item in items]
-        self._outputs[:size] = True
-        return libllama.Batch(size, *self._addresses)
-
-
 def _size_class(num_tokens: int) -> int:
     """Calls with the same one take as long for a token, about; 0 for long ones, too dear for a try of fewer threads."""
     return num_tokens.bit_length() if num_tokens <= MAX_TRIED_TOKENS else 0
-
-
-def _is_plain(items: Sequence[StepItem]) -> bool:
-    """Whether each is one token that gives one row, all through the same adapter."""
-    adapter = items[0].adapter
-    return all(
-        len(tokens) == 1 and wants_logits and not (wants_every or wants_mean) and its_adapter == adapter
-        for _, _, tokens, wants_logits, wants_every, wants_mean, its_adapter, _ in items
-    )
 
 
 def _placed(logits: Floats, order: Sequence[int], out: Floats | None) -> Floats:
@@ -423,25 +335,6 @@ def _placed(logits: Floats, order: Sequence[int], out: Floats | None) -> Floats:
         out = np.empty_like(logits)
     out[slice(None) if is_in_order else list(order)] = logits
     return out
-
-
-def _first_rows(items: Sequence[StepItem]) -> list[int]:
-    """The row of the answer with which each item begins, and at the end how many there are."""
-    rows = [0]
-    for item in items:
-        rows.append(rows[-1] + (len(item.tokens) if item.wants_every else 1) * item.wants_logits)
-    return rows
-
-
-def _rows(part: Sequence[_Piece], first: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Each row of a call's output that is wanted as logits, with its row in the answer."""
-    row = 0
-    for piece in part:
-        if piece.item.wants_logits and piece.item.wants_every:
-            yield from ((row + i, first[piece.number] + piece.begin + i) for i in range(piece.num_outputs))
-        elif piece.item.wants_logits and piece.end == len(piece.item.tokens):
-            yield row + piece.num_outputs - 1, first[piece.number]
-        row += piece.num_outputs
 
 
 def _rows_at(address: int, num_rows: int, width: int) -> Floats:

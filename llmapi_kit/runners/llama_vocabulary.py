@@ -65,7 +65,7 @@ class LlamaVocabulary:
             done.set_exception(exc)
 
     def _tokenize(self, text: str, add_special_tokens: bool) -> list[int]:
-        raw = text.encode(errors="replace")  # half a surrogate pair is no text
+        raw = text.encode(errors="replace")  # half a surrogate pair is not text
         ask = partial(self._library.llama_tokenize, self._vocab, raw, len(raw))
         room = _fill(np.int32, len(raw) + 8, lambda address, size: ask(address, size, add_special_tokens, True))
         ids: list[int] = room.tolist()

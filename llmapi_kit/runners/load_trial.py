@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from llmapi_kit.child_environment import child_environment
 from llmapi_kit.errors import ModelLoadError
 from llmapi_kit.runners.libllama import VARIABLE
 
 MAX_WALL_S = 300.0
-_INHERITED = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT", VARIABLE)
 # Scripts, spaces, line ends, an emoji, markers
 SAMPLE = " Hello, world 42\n\n  \u4f60\u597d \u00e9\U0001f642 <s><|im_end|></s>\t"
 
@@ -47,8 +47,7 @@ def try_to_load(
             "has_weights": has_weights,
         }
     )
-    environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "GGML_NO_BACKTRACE": "1"}
+    environment = child_environment(VARIABLE, GGML_NO_BACKTRACE="1")
     try:
         ended = subprocess.run(
             [sys.executable, "-c", f"from {__name__} import main; main()"],

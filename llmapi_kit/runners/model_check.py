@@ -17,7 +17,7 @@ def check_finite(model: Any, logits: torch.Tensor) -> None:
         logits: of any shape.
 
     Raises:
-        ModelLoadError: a weight is none; the message names it.
+        ModelLoadError: a weight is not a finite number; the message names it.
         UnsupportedModelError: the number format is too narrow for the model.
     """
     if not bool(torch.isfinite(logits).all()):
@@ -25,13 +25,13 @@ def check_finite(model: Any, logits: torch.Tensor) -> None:
 
 
 def not_finite(model: Any) -> LlmApiKitError:
-    """Why a model's logits are no numbers."""
+    """Why a model's logits are not numbers."""
     name = type(model).__name__
     broken = [key for key, weight in model.named_parameters() if not bool(torch.isfinite(weight).all())]
     if broken:
         more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
         return ModelLoadError(
-            f"{name}: the weight {broken[0]}{more} has values that are no finite numbers. Download it again."
+            f"{name}: the weight {broken[0]}{more} has values that are not finite numbers. Download it again."
         )
     dtype = str(model.dtype).removeprefix("torch.")
     return UnsupportedModelError(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from llmapi_kit.checkpoints.vision import Trial
+from llmapi_kit.checkpoints.vision_encoder import Trial
 from llmapi_kit.errors import UnsupportedModelError
 from llmapi_kit.runners.base import Runner, StepItem
 from llmapi_kit.runners.image_memory import ImageMemory
-from llmapi_kit.runners.two_way import whole_runs
+from llmapi_kit.runners.picture_runs import picture_runs
 
 DIGEST = "trial"
 
@@ -28,8 +28,8 @@ def check_picture(runner: Runner, images: ImageMemory, trial: Trial, vector_toke
     vectors = iter(range(placed.first_id, placed.first_id + len(trial.seen.features)))
     try:
         ids = [next(vectors) if i == vector_token_id else i for i in trial.ids]
-        start, end = whole_runs(ids)[-1]
-        last, cut = len(ids) - 1, end if images.is_two_way else (start + end) // 2
+        start, end = picture_runs(ids)[-1]
+        last, cut = len(ids) - 1, end if images.is_bidirectional else (start + end) // 2
         runner.step([StepItem(0, 0, ids[:cut], False)])
         runner.step([StepItem(0, cut, ids[cut:last], False)])
         logits = runner.step([StepItem(0, last, ids[last:], True)])

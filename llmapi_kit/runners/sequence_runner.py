@@ -87,7 +87,7 @@ class SequenceRunner:
 
     Raises:
         UnsupportedModelError: the model can't be run this way either; the message says why.
-        ModelLoadError: its weights are no finite numbers.
+        ModelLoadError: its weights are not finite numbers.
     """
 
     def __init__(
@@ -241,7 +241,7 @@ class SequenceRunner:
         return {name: DynamicCache(config=self._model.config.get_text_config(decoder=True))}
 
     def _remember(self, item: StepItem) -> None:
-        """A mean shall count these tokens, once the last of them is known."""
+        """Have a mean count these tokens, once the last of them is known."""
         items = self._pooled.setdefault(item.slot, [])
         items[:] = [each for each in items if each.start < item.start]
         items.append(item)

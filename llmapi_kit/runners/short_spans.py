@@ -20,7 +20,7 @@ def short_spans(model: Any, max_length: int) -> Iterator[None]:
 
     Args:
         model: of transformers; its modules and its configuration are changed.
-        max_length: tokens a sequence can have; a span that is longer is none.
+        max_length: tokens a sequence can have; a longer span limits nothing.
     """
     owners = [model.config, model.config.get_text_config(), *model.modules()]
     changed: list[tuple[Any, str, int]] = []

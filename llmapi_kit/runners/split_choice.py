@@ -18,21 +18,21 @@ IS_SOONER, IS_CLEAR = 0.95, 1.5  # times as long as usual; a try that is clearly
 
 
 class SplitChoice:
-    """Says whether a step shall be split, and is told how long it took."""
+    """Says whether to split a step, and is told how long it took."""
 
     def __init__(self) -> None:
         self._by_rows = {num_rows: _Comparison() for num_rows in range(2, MOST_ROWS + 1)}
 
     def next(self, num_rows: int) -> bool:
-        """Whether a step of so many rows shall have a call for each."""
+        """Whether to make a call for each row of a step of so many."""
         comparison = self._by_rows.get(num_rows)
         return comparison is not None and comparison.next()
 
-    def took(self, num_rows: int, seconds: float) -> None:
+    def record(self, num_rows: int, seconds: float) -> None:
         """Learn how long the step took that `next` was asked about."""
         comparison = self._by_rows.get(num_rows)
         if comparison is not None:
-            comparison.took(seconds)
+            comparison.record(seconds)
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ class _Comparison:
         self._is_try = self._left <= 0
         return self.is_split != self._is_try
 
-    def took(self, seconds: float) -> None:
+    def record(self, seconds: float) -> None:
         if not self._is_try:
             self._usual.append(seconds)
             self._left -= 1

@@ -19,7 +19,7 @@ SMALL_MODEL_BYTES, SMALL_MODEL_THREADS = 100_000_000, 2  # more only wait for ea
 
 
 class ThreadChoice:
-    """Says how many threads a step shall have, and is told how long it took.
+    """Says how many threads a step is to have, and is told how long it took.
 
     Args:
         most: threads that a step may have.
@@ -47,7 +47,7 @@ class ThreadChoice:
         self._is_try = self._most > 1 and self._left <= 0 and num_tokens in self._usual_s
         return self._other if self._is_try else self.num_threads
 
-    def took(self, num_tokens: int, seconds: float) -> None:
+    def record(self, num_tokens: int, seconds: float) -> None:
         """Learn how long the step took that `next` was asked about."""
         if not num_tokens:
             return

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-SMALL_MODEL_BYTES = 100_000_000
+from llmapi_kit.runners.thread_choice import SMALL_MODEL_BYTES
 
 
 def best_num_threads(weights_bytes: int) -> int:

@@ -21,13 +21,12 @@ from torch.func import functional_call
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
+from llmapi_kit.checkpoints.decoder_families import EMBEDDING, HEAD
 from llmapi_kit.checkpoints.low_rank import Changes, LowRank, Replacement
 from llmapi_kit.errors import UnsupportedModelError
 from llmapi_kit.runners.adapter_places import Place, check_places, check_replacements, fused_places, module_places
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.lean_decoder import LeanDecoder
-
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # of a model that `LeanDecoder` computes
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,9 @@ from llmapi_kit.runners.lean_decoder import LeanDecoder, unchanged
 from llmapi_kit.runners.mean_states import MeanStates
 from llmapi_kit.runners.model_check import check_finite
 from llmapi_kit.runners.native.compiler import NativeUnavailableError
-from llmapi_kit.runners.native.decoder import Formats, NativeDecoder
+from llmapi_kit.runners.native.decoder import NativeDecoder
+from llmapi_kit.runners.native.formats import Formats
+from llmapi_kit.runners.picture_runs import same_picture_mask
 from llmapi_kit.runners.self_check import check_prompts, check_steps
 from llmapi_kit.runners.short_spans import short_spans, short_windows
 from llmapi_kit.runners.slot_attention import KVMemory, attend, slot_attention
@@ -45,7 +47,6 @@ from llmapi_kit.runners.spatial_positions import SpatialPositions
 from llmapi_kit.runners.step_layout import StepLayout
 from llmapi_kit.runners.thread_count import best_num_threads, num_threads_set
 from llmapi_kit.runners.torch_adapters import TorchAdapters
-from llmapi_kit.runners.two_way import blocks
 from llmapi_kit.runners.widening import widen, widened
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class TorchRunner:
 
     Raises:
         UnsupportedModelError: the model can't be run this way; the message says why.
-        ModelLoadError: its weights are no finite numbers.
+        ModelLoadError: its weights are not finite numbers.
         ModelTooLargeError: its weights would have to be widened to `dtype`, and there is no memory for it.
     """
 
@@ -102,7 +103,7 @@ class TorchRunner:
         self.num_pages = num_pages or pages_of(num_slots, max_length)
         self._model = model
         self._device = model.device
-        is_special = images is not None and (images.is_spatial or images.is_two_way)
+        is_special = images is not None and (images.is_spatial or images.is_bidirectional)
         can_be_lean = lean and not is_special and LeanDecoder.can_run(model)
         self._keeps_wanted = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._images = images
@@ -177,8 +178,8 @@ class TorchRunner:
         if self._bucketed is not None and not has_adapters and BucketedDecoder.can_run(items):
             return self._bucketed.step(items)
         layout = StepLayout(items, self._device)
-        if self._images is not None and self._images.is_two_way:
-            found = {at: blocks(item.tokens, self._device) for item, at in layout.chunks}
+        if self._images is not None and self._images.is_bidirectional:
+            found = {at: same_picture_mask(item.tokens, self._device) for item, at in layout.chunks}
             layout.blocks = {at: each for at, each in found.items() if each is not None}
         if not has_adapters or not isinstance(self._adapters, TorchAdapters):
             return self._compute(layout)

@@ -45,7 +45,7 @@ class Constraint:
             size = len(self.source.encode())
         except UnicodeEncodeError as exc:
             raise InvalidRequestError(
-                f"{self.param} holds half of a surrogate pair, which is no valid text.", param=self.param
+                f"{self.param} holds half of a surrogate pair, which is not valid text.", param=self.param
             ) from exc
         if size > MAX_SOURCE_BYTES:
             raise InvalidRequestError(

@@ -240,7 +240,7 @@ def _read_vocabulary(tokenizer: HasBackend | HasGrammarVocabulary, eos_ids: list
     kind = type(backend.decoder).__name__
     try:
         return LLTokenizer(_description(backend), eos_token=eos_ids)
-    except BaseException as exc:  # a panic of Rust's is no Exception
+    except BaseException as exc:  # a panic of Rust's is not an Exception
         if not isinstance(exc, Exception) and type(exc).__name__ != "PanicException":
             raise
         raise UnsupportedFieldError(

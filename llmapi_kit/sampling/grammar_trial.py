@@ -7,7 +7,6 @@ when there was none for a while, and is started again. Used by one thread at a t
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+from llmapi_kit.child_environment import child_environment
 from llmapi_kit.errors import EngineUnavailableError
 
 MAX_CPU_S = 0.6
@@ -26,7 +26,6 @@ MAX_START_S = 20.0
 MAX_IDLE_S = 120.0
 
 _PROGRAM = Path(__file__).with_name("trial_program.py")
-_INHERITED = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT")
 
 
 class GrammarTrial:
@@ -101,8 +100,7 @@ class GrammarTrial:
             if self._process is not None and self._process.poll() is None:
                 return self._process
             self._end()
-            environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-            environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "RAYON_NUM_THREADS": "1"}
+            environment = child_environment(RAYON_NUM_THREADS="1")
             try:
                 process = subprocess.Popen(
                     [sys.executable, str(_PROGRAM)],

@@ -117,5 +117,5 @@ class MaskWorker:
         targets = [(matcher.inner, i) for i, matcher in enumerate(matchers)]
         try:
             self._executor.unsafe_compute_mask_ptr(targets, words.ctypes.data, words.shape[1] * 4, len(words))
-        except BaseException as exc:  # a panic of Rust's is no Exception, and would end the engine's thread
+        except BaseException as exc:  # a panic of Rust's is not an Exception, and would end the engine's thread
             raise GenerationError(f"Computing what may come next failed: {exc}") from exc

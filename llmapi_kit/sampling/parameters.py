@@ -134,8 +134,8 @@ class SamplingParams:
 def with_off_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as clients send them, in the words of `SamplingParams`.
 
-    ``top_k: -1`` keeps all tokens (vLLM, SGLang), ``top_p: 0`` is greedy, ``seed: -1`` is no seed (vLLM, llama.cpp),
-    and an empty stop string is none.
+    ``top_k: -1`` keeps all tokens (vLLM, SGLang), ``top_p: 0`` is greedy, ``seed: -1`` means none (vLLM, llama.cpp),
+    and an empty stop string is left out.
     """
     read = dict(values)
     if read.get("top_k") == -1:

@@ -20,7 +20,7 @@ import torch
 from llmapi_kit.sampling.masks import NO_MASKS, Masks
 from llmapi_kit.sampling.parameters import SamplingParams
 
-# What is smaller is 0 in the logits' own precision, and 0 times the -inf of a token that is not allowed is no number.
+# What is smaller is 0 in the logits' own precision, and 0 times the -inf of a forbidden token is not a number.
 LEAST_PENALTY = 1e-30
 
 

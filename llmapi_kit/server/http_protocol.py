@@ -2,7 +2,7 @@
 
 An offered upgrade that is not taken is ignored and the request answered; an HTTP/1.0 client gets no chunks; a request
 to a whole address is one to the host in it; headers have a limit, and so have the time that a request takes to arrive,
-the time that an answer waits to be read, and the number of connections; what is no HTTP is refused in the API's own
+the time that an answer waits to be read, and the number of connections; what is not HTTP is refused in the API's own
 words. One object a connection, on the server's event loop.
 
 Source: RFC 9110, section 7.8 (upgrades); RFC 9112, sections 3.2.2 (whole addresses) and 6.3 (bodies without a length).
@@ -120,7 +120,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._num_header_bytes += len(name) + len(value)
         if self._num_header_bytes > MAX_HEADER_BYTES:
             raise _headers_too_large()
-        # What follows a body in chunks is none of the headers, which a proxy in front may have looked through
+        # What follows a body in chunks is no header any more: a proxy in front may have checked those before it only
         if self._part == "head":
             super().on_header(name, value)
 
@@ -128,7 +128,7 @@ class HttpProtocol(HttpToolsProtocol):
         """The application begins to answer."""
         self._part = "body"
         if self.parser.get_method() == b"CONNECT":
-            raise InvalidRequestError("CONNECT is for proxies, and this server is none.")
+            raise InvalidRequestError("CONNECT is for proxies, and this server is not one. Send the request itself.")
         if self.parser.should_upgrade():
             return  # `_feed` has it parsed again, without the offer
         if (host := _host_in(self.url)) is not None:
@@ -203,7 +203,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._reader_timer = self.loop.call_later(STALLED_READER_S, self._look_at_reader, num_unread)
 
     def _refuse(self, error: RequestError | None) -> None:
-        """Answer what is no request, and close the connection."""
+        """Answer what is not a request, and close the connection."""
         error = error or InvalidRequestError("This is not a valid HTTP request.")
         body = json.dumps(error_body(error)).encode()
         head = (

@@ -243,7 +243,7 @@ class Keys:
         """
         now = time.time()
         names = {self._owner_id(): OWNER, **{key.id: key.name for key in self._all()}}
-        used = self._store.usage.totals_sync(list(names), now - now % DAY_S - (days - 1) * DAY_S, now + 1)
+        used = self._store.usage.totals_sync(list(names), first_second(days, now), now + 1)
         rows = [_usage_row(name, used.get(key_id, Counts())) for key_id, name in names.items()]
         return tables.Table(rows, USAGE_COLUMNS, empty="No key has been used yet.")
 
@@ -355,6 +355,11 @@ def moment(name: str, value: Moment) -> float:
             f"{name} is {value!r}, which is not in the future. It takes seconds, a timedelta or a datetime."
         )
     return at
+
+
+def first_second(days: int, now: float) -> float:
+    """When so many days began, the one of `now` included, in UTC; as Unix time."""
+    return now - now % DAY_S - (days - 1) * DAY_S
 
 
 def _row(key: StoredKey) -> dict[str, Any]:

@@ -11,16 +11,14 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib import import_module
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from llmapi_kit import tables
 from llmapi_kit.api.app import create_app
 from llmapi_kit.api.auth import KeyCheck, new_api_key
 from llmapi_kit.api.request_log import RequestLog
-from llmapi_kit.api.running_requests import RunningRequest, running_requests
 from llmapi_kit.api.state import ApiState
 from llmapi_kit.client import RemoteServer
 from llmapi_kit.client.running_servers import RunningServers, ServerRecord
@@ -31,24 +29,21 @@ from llmapi_kit.engines.catalog import Catalog
 from llmapi_kit.errors import ConfigError, ServerError
 from llmapi_kit.loopback import LOOPBACK
 from llmapi_kit.server import log_buffer
+from llmapi_kit.server.description import describe_server, tunnel_fields
 from llmapi_kit.server.endpoint import check_key, warn_of_short_key
-from llmapi_kit.server.in_words import REQUEST_COLUMNS, USAGE_COLUMNS, in_words, tunnel_fields
+from llmapi_kit.server.monitoring import MonitoredServer
 from llmapi_kit.server.port import WILDCARDS, network_url
 from llmapi_kit.server.public_access import PublicAccess, PublicServer
 from llmapi_kit.server.sharing import SharedServer, open_keys
 from llmapi_kit.server.thread import ServerThread
 
-if TYPE_CHECKING:
-    from llmapi_kit.store.store import Store
-
 logger = logging.getLogger(__name__)
 
-DAY_S = 86400
 # By name, because it is above this module
 CHAT = ("llmapi_kit.notebook.chat.chat", "chat")
 
 
-class Server(PublicServer, SharedServer):
+class Server(PublicServer, SharedServer, MonitoredServer):
     """A server of this process. `str(server)` shows no key; `server.api_key` is the key.
 
     Binds its port when it is made and answers after `start`.
@@ -79,10 +74,6 @@ class Server(PublicServer, SharedServer):
             there can be no database where the settings say.
         StoreError: the database can't be used.
     """
-
-    _store: Store
-    _state: ApiState
-    _thread: ServerThread
 
     def __init__(
         self,
@@ -230,11 +221,6 @@ class Server(PublicServer, SharedServer):
         return f"{self.public_url or self.url}/v1"
 
     @property
-    def engines(self) -> list[Engine]:
-        """Who answers, the default first."""
-        return self._state.catalog.all()
-
-    @property
     def models(self) -> list[str]:
         """Names of its models, the default first, each with its adapters; `aliases` has those it answers to besides."""
         return [engine.info.id for engine in self._state.catalog.listed()]
@@ -263,97 +249,6 @@ class Server(PublicServer, SharedServer):
     def failure(self) -> BaseException | None:
         """What ended the server's thread, if it died."""
         return self._thread.cause
-
-    def stats(self) -> tables.StatsTable:
-        """Counters and latencies of each model, a mapping by its name; see `llmapi_kit.types.EngineStats`.
-
-        Examples:
-            >>> server = kit.launch(kit.load("mock"), port=0)
-            >>> server.stats()["mock"]["num_running"]
-            0
-            >>> server.stop()
-        """
-        return tables.StatsTable({engine.info.id: engine.stats().summary() for engine in self.engines})
-
-    def requests(self) -> tables.Table[RunningRequest]:
-        """The generations under way, the oldest first; a list, and a table in a cell.
-
-        Examples:
-            >>> server = kit.launch(kit.load("mock"), port=0)
-            >>> server.requests()
-            []
-            >>> server.stop()
-        """
-        return tables.Table(running_requests(self._state.active), REQUEST_COLUMNS, empty="No requests are running.")
-
-    def cancel(self, request_id: str) -> bool:
-        """End a generation: its client gets an error, which says that whoever runs the server cancelled it.
-
-        Args:
-            request_id: as `requests` lists it, and as the answer carries it.
-
-        Returns:
-            Whether it was under way.
-
-        Examples:
-            >>> server = kit.launch(kit.load("mock"), port=0)
-            >>> server.cancel("chatcmpl-of-yesterday")
-            False
-            >>> server.stop()
-        """
-        is_there = any(request.id == request_id for request in self.requests())
-        if is_there:
-            self._thread.call_soon(self._state.cancel, request_id)
-        return is_there
-
-    def first_token_times(self) -> tuple[int, list[float]]:
-        """How many generations had a first token, and how long the latest of them waited for it, in seconds.
-
-        Examples:
-            >>> server = kit.launch(kit.load("mock"), port=0)
-            >>> server.first_token_times()
-            (0, [])
-            >>> server.stop()
-        """
-        return self._state.num_first_tokens, list(self._state.first_token_times_s)
-
-    def usage(self, days: int = 30) -> tables.Table[dict[str, Any]]:
-        """What this server's key used, by day and model: a list, and a table in a cell. Also before this server began.
-
-        Args:
-            days: so many days back, in UTC, today's included.
-
-        Raises:
-            StoreError: the database does not answer, or the server was stopped.
-
-        Examples:
-            >>> server = kit.launch(kit.load("mock"), port=0)
-            >>> with server.client() as client:
-            ...     answer = client.completions.create(model="mock", prompt="Hello there!")
-            >>> [(row["model"], row["completion_tokens"]) for row in server.usage()]
-            [('mock', 2)]
-            >>> server.stop()
-        """
-        end = time.time()
-        start = end - end % DAY_S - (days - 1) * DAY_S
-        found = self._store.usage.read_sync(self._state.key_check.key_id, start, end)
-        rows = [{"date": each.date, "model": each.model, **asdict(each.counts)} for each in found]
-        return tables.Table(rows, USAGE_COLUMNS, empty="This key has not been used yet.")
-
-    def logs(self, num: int = 50) -> list[str]:
-        """The latest log lines of this process's servers, as JSON, oldest first.
-
-        Each request has one, without what was asked or answered, unless the setting ``request_log`` is off.
-
-        Examples:
-            >>> server = kit.launch(kit.load("mock"), port=0)
-            >>> len(server.logs(3)) <= 3
-            True
-            >>> server.stop()
-        """
-        if self._state.request_log is not None:
-            self._state.request_log.flush()
-        return self._logs.lines(num)
 
     def client(self, **options: Any) -> Any:
         """An official OpenAI client for this server, from this machine.
@@ -524,7 +419,7 @@ class Server(PublicServer, SharedServer):
         self.stop()
 
     def __repr__(self) -> str:
-        return in_words(
+        return describe_server(
             self._state_in_words(),
             self.url,
             self.api_key,

@@ -87,7 +87,7 @@ class BotReply:
             SessionError, RequestError: there is none.
         """
         if NUL in self.prompt:
-            raise InvalidRequestError("content has the character U+0000, which is no text.", param="content")
+            raise InvalidRequestError("content has the character U+0000, which is not text.", param="content")
         if self.bot.kind == "echo":
             return await self._gather(_echo(self.prompt), estimate_tokens(self.prompt))
         engine = await engine_of(self.bot, self.settings.model or "", self.catalog)

@@ -96,7 +96,7 @@ class Bots:
 
 
 async def engine_of(bot: Bot, model: str, catalog: Catalog) -> Engine:
-    """Who answers for a bot that is no echo.
+    """Who answers for a bot that is not an echo.
 
     Args:
         bot: which.
@@ -164,7 +164,7 @@ def _configured(bot_type: str, known: Bot | None, given: object) -> Bot:
         raise ConfigError(f"{where} has {unknown[0]!r}; it takes {', '.join(FIELDS)}.")
     for name in ("model", "system", "kind"):
         if not isinstance(fields.get(name, ""), str):
-            raise ConfigError(f"{where}: {name} is {fields[name]!r}, which is no text.")
+            raise ConfigError(f"{where}: {name} is {fields[name]!r}, which is not text.")
     kind = fields.get("kind", bot.kind)
     if kind not in get_args(Kind):
         raise ConfigError(f"{where}: kind is {kind!r}; it takes {', '.join(get_args(Kind))}.")

@@ -137,7 +137,7 @@ class _Redaction:
         """The next match that no more text can change."""
         self._open = max(self._open, self._num_given)
         while self._open < len(self._text) and not self._pattern.may_grow(self._text, self._open):
-            self._open += 1  # what is none by now stays none
+            self._open += 1  # what can't become a match by now never will
         match = self._pattern.search(self._text, self._num_given)
         return match if match is not None and match.start() < self._open else None
 

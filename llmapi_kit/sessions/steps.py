@@ -34,7 +34,7 @@ class PromptStep(Protocol):
         """What the bot gets in its place.
 
         Raises:
-            Refusal: the bot shall not get it.
+            Refusal: the bot is not to get it.
         """
         ...
 

@@ -65,7 +65,7 @@ def parse_database_url(url: str) -> DatabaseUrl:
     """What a database's URL means.
 
     Raises:
-        ConfigError: it is none, or of a kind that is not supported. The message does not contain it.
+        ConfigError: it is not a URL, or of a kind that is not supported. The message does not contain it.
     """
     try:
         parsed = make_url(url)

@@ -98,7 +98,7 @@ def open_store(settings: Settings) -> Store:
     Without a `database_url` it is a file in `home`; where that is no place for one, it is memory, with a warning.
 
     Raises:
-        ConfigError: `database_url` is none, or no place for a database.
+        ConfigError: `database_url` is not valid, or no database can be there.
         MissingDependencyError: the driver of Postgres is not installed.
         StoreError: the database can't be used; nothing is left open.
     """

@@ -374,7 +374,7 @@ class EngineContract:
     def assert_refused(self, engine: Engine, request: GenerationRequest, param: str) -> None:
         """Assert that a request is refused with an error that names the field."""
         error = self.refusal(engine, request)
-        assert isinstance(error, InvalidRequestError), f"refused with {error!r}, which is no InvalidRequestError"
+        assert isinstance(error, InvalidRequestError), f"refused with {error!r}, which is not an InvalidRequestError"
         assert error.param == param, f"the error's param is {error.param!r}, not {param!r}"
 
     def can(self, ability: Ability, param: str, engine: Engine, request: GenerationRequest) -> bool:

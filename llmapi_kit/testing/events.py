@@ -47,7 +47,7 @@ def check_events(request: GenerationRequest, events: Sequence[Event], *, counts_
     for position, event in enumerate(events[1:], 1):
         if isinstance(event, Failed):
             assert position == len(events) - 1, "events came after Failed"
-            assert isinstance(event.error, RequestError), f"Failed has {event.error!r}, which is no RequestError"
+            assert isinstance(event.error, RequestError), f"Failed has {event.error!r}, which is not a RequestError"
             return
         assert isinstance(event, Delta | Finished), f"{event!r} has no place in an answer"
         assert 0 <= event.index < request.n, f"{event!r} is of answer {event.index}, and n is {request.n}"

@@ -101,7 +101,7 @@ class AgentFolder:
     def write_launcher(self, agent: Path, *, drop_variables: Sequence[str] = ()) -> Path:
         """A program to start in place of `agent`, with the same arguments; see `launcher`.
 
-        Must be started by a thread of this process that lives as long as the agent shall.
+        Must be started by a thread of this process that lives as long as the agent is to.
         """
         command = [
             sys.executable,

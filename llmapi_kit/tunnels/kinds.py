@@ -93,7 +93,7 @@ def open_tunnel(kind: str, *, port: int, settings: TunnelSettings) -> Tunnel:
     """A tunnel of this kind to `port` on this machine, not started: call its `start()` for the URL.
 
     Raises:
-        ConfigError: the kind is unknown, it has no such option, or the port is none.
+        ConfigError: the kind is unknown, it has no such option, or the port is not valid.
     """
     if kind not in TUNNEL_KINDS:
         hint = ' Pass tunnel="ngrok", or "auto" for the first that works.'

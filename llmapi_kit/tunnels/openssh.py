@@ -88,7 +88,7 @@ class OpenSshTunnel(PrintedUrlTunnel):
             raise ConfigError(f"There is no private key at identity_file {identity}.")
         if self.settings.host_key is not None and not KEY_PATTERN.fullmatch(self.settings.host_key.strip()):
             raise ConfigError(
-                "host_key is no public key. It is one line such as 'ssh-ed25519 AAAA…', which "
+                "host_key is not a public key. It is one line such as 'ssh-ed25519 AAAA…', which "
                 "'ssh-keyscan HOST' shows without the host's name."
             )
 

@@ -60,7 +60,7 @@ class WatchedTunnel:
         backoff: how long to wait before it is opened again.
 
     Raises:
-        ConfigError: the kind is unknown, it has no such option, or the port is none.
+        ConfigError: the kind is unknown, it has no such option, or the port is not valid.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ export const en = {
   "door.opening": "Opening …",
   "door.useKey": "Use a key instead",
   "door.hint": "Whoever runs this server gives out both. The key goes to this server only, and never into an address.",
-  "door.noInvitation": "This invitation was used already, has ended, or is none of this server's. Ask for a new one.",
+  "door.noInvitation": "This invitation was used already, has ended, or belongs to another server. Ask for a new one.",
   "door.noModels": "This key may use no model that chats. Ask whoever runs this server.",
 
   conversations: "Conversations",
@@ -58,7 +58,7 @@ export const en = {
   addImage: "Add images",
   removeImage: "Remove image {number}",
   image: "Image {number}",
-  "image.bad": "{name} is no image that can be read here. PNG, JPEG, WebP and GIF can.",
+  "image.bad": "{name} is not an image that can be read here. Send PNG, JPEG, WebP or GIF.",
   "image.many": "A message has {max} images at most.",
 
   you: "You",
@@ -105,7 +105,7 @@ export const en = {
   "error.unreachable": "The server can't be reached: it was stopped, or your connection is down. Answer again when it is back.",
   "error.cut": "The connection was cut before the answer was complete. What came is kept; answer again for a whole one.",
   "error.elsewhere": "Something else than this server answered (HTTP {status}), such as a tunnel whose server is gone. Ask for its address now.",
-  "error.again": "Again possible in {seconds} s.",
+  "error.again": "You can try again in {seconds} s.",
   "error.enterKey": "Enter another key",
 
   "settings.title": "Settings",

@@ -14,7 +14,7 @@ from llmapi_kit.vendored import katex_css, read_fonts, read_vendored
 from llmapi_kit.web import FOLDER
 
 INDEX = "index.html"
-CLASSIC = "theme.js"  # the one script here that is no module
+CLASSIC = "theme.js"  # the one script here that is not a module
 HIGHLIGHT = "lib/highlight.js"  # the one library that is
 LIBRARIES = {
     "lib/markdown-it.js": "markdown-it/markdown-it.umd.min.js",

@@ -15,7 +15,7 @@ LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 
 def read(source):
     if source == "./missing":
-        raise ModelNotFoundError("There is no LoRA adapter './missing'.")
+        raise ModelNotFoundError("There is not a LoRA adapter './missing'.")
     if source == "./damaged":
         raise ModelLoadError("adapter_model.safetensors is damaged")
     return AdapterFiles(weights=source)

@@ -98,7 +98,7 @@ def test_a_body_may_be_larger_where_a_model_sees(server, http, serve):
     ("messages", "param", "words"),
     [
         (asking("https://example.com/cat.png"), "messages.0.content.0.image_url", "image_hosts"),
-        (asking("data:image/png;base64,AAAA"), "messages.0.content.0.image_url", "no picture"),
+        (asking("data:image/png;base64,AAAA"), "messages.0.content.0.image_url", "not a picture"),
         (asking(url_of(1, 1)), "messages.0.content.0.image_url", "1 x 1"),
         (asking(*[url_of()] * 9), "messages.0.content.8.image_url", "at most 8"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "messages.0.content.0.image_url", "has no image_url"),

@@ -265,7 +265,7 @@ def test_pictures_are_chosen_pasted_dropped_and_sent_as_they_are(chat):
     with chat.lab.page.expect_file_chooser() as chooser:
         chat.button("Add pictures").click()
     chooser.value.set_files([file, {**file, "name": "<img src=x onerror=alert(1)>.svg", "buffer": b"<svg/>"}])
-    chat.status.get_by_text("<img src=x onerror=alert(1)>.svg is no picture that can be read here").wait_for()
+    chat.status.get_by_text("<img src=x onerror=alert(1)>.svg is not a picture that can be read here").wait_for()
     give(chat, "paste", file)
     chat.button("Remove picture 2").click()
     thumbnails.nth(1).wait_for(state="detached")

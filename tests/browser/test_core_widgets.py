@@ -125,7 +125,7 @@ def test_plain_chat_takes_pictures_which_can_be_removed_and_sends_them_as_they_a
             upload.click()
         chooser.value.set_files(files)
         chat.root.locator("button", has_text="Remove picture").nth(1).wait_for()
-    chat.root.get_by_text("'<b>x</b>.svg' is no picture that can be read here").wait_for()
+    chat.root.get_by_text("'<b>x</b>.svg' is not a picture that can be read here").wait_for()
     chat.button("Remove picture 1").click()
     chat.button("Remove picture 2").wait_for(state="detached")
     chat.root.get_by_placeholder("Message").fill("what is it?")

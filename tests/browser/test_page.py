@@ -293,7 +293,7 @@ def error(code, message):
 
 ERRORS = [
     (401, error("invalid_api_key", "No."), {}, "The key is not accepted"),
-    (429, error("rate_limit_exceeded", "Too many."), {"Retry-After": "12"}, "Again possible in 1"),
+    (429, error("rate_limit_exceeded", "Too many."), {"Retry-After": "12"}, "You can try again in 1"),
     (429, error("insufficient_quota", "Used up."), {}, "The key has used all the tokens"),
     (503, error("model_loading", "It loads."), {}, "The model can't answer now"),
     (404, error("model_not_found", "Gone."), {}, "This model is not there any more."),

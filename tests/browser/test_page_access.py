@@ -268,7 +268,7 @@ def test_what_a_model_says_of_itself_is_heeded_its_defaults_and_whether_it_sees(
     picture = draw("a dot", 0, 1, 1)
     files = [{"name": "dot.png", "mimeType": "image/png", "buffer": picture}]
     chat.locator("#picture-file").set_input_files([*files, {"name": "a.png", "mimeType": "image/png", "buffer": b"x"}])
-    chat.locator("#say", has_text="a.png is no image").wait_for()
+    chat.locator("#say", has_text="a.png is not an image").wait_for()
     chat.page.evaluate(
         "() => { const canvas = document.createElement('canvas'); canvas.toBlob((blob) => {"
         " const data = new DataTransfer(); data.items.add(new File([blob], 'b.png', { type: 'image/png' }));"

@@ -330,7 +330,7 @@ def test_something_beside_a_model_comes_from_the_hub_and_without_it_from_the_cac
     assert [path.name for path in folder.iterdir()] == ["tokenizer.json"]
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert find_folder(NAME, "tokenizer", ("tokenizer*",), 20) == folder
-    with pytest.raises(ModelNotFoundError, match="tokenizer other/name is no folder here"):
+    with pytest.raises(ModelNotFoundError, match="tokenizer other/name is not a folder here"):
         find_folder("other/name", "tokenizer", ("tokenizer*",), 20)
 
 

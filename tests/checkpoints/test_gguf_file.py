@@ -55,9 +55,9 @@ REFUSED = {
     "kinds of other tokens": (put("tokenizer.ggml.token_type", [1] * 5), "token_type"),
     "kinds that are texts": (put("tokenizer.ggml.token_type", ["a"] * 199), "token_type"),
     "scores of other tokens": (put("tokenizer.ggml.scores", [1.0] * 5), "scores"),
-    "a role past all tokens": (put("tokenizer.ggml.bos_token_id", "x", STRING), "no token"),
+    "a role past all tokens": (put("tokenizer.ggml.bos_token_id", "x", STRING), "not a token"),
     "a byte without a token": (put("tokenizer.ggml.model", "llama", STRING), "no token for the byte 0x00"),
-    "a template that is no text": (put("tokenizer.chat_template", 5), "is no text"),
+    "a template that is no text": (put("tokenizer.chat_template", 5), "is not text"),
 }
 
 

@@ -87,7 +87,7 @@ def test_a_hub_that_tells_no_version_or_odd_digests_cannot_write_outside_of_the_
     monkeypatch.setattr(Repository, "sibling", lambda self, name: odd)
     assert {file.digest for file in look_up("good/small").files} == {""}
     monkeypatch.setattr(Repository, "commit", "../../x")
-    with pytest.raises(ModelNotFoundError, match=r"a version '\.\./\.\./x', which is none"):
+    with pytest.raises(ModelNotFoundError, match=r"a version '\.\./\.\./x', which is not a commit"):
         look_up("good/small")
 
 

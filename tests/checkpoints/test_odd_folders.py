@@ -86,7 +86,7 @@ FILES = {
     "a header with offsets that are none": (
         header(lambda entries: entries[NORM].update(data_offsets=[-1, 3])),
         ModelLoadError,
-        rf"damaged.*'{NORM}' is none",
+        rf"damaged.*'{NORM}' is not valid",
     ),
     "a shard that is not there": (
         sharded("model-1.safetensors", "model-2.safetensors"),
@@ -211,7 +211,7 @@ WEIGHT = {
     "values that are none": (
         tensors(lambda all_: all_.update({NORM: torch.full((16,), math.nan)})),
         ModelLoadError,
-        rf"the weight {NORM} has values that are no finite numbers",
+        rf"the weight {NORM} has values that are not finite numbers",
     ),
 }
 ODD = STAND_INS | FILES | KINDS | CONFIGS | WEIGHT

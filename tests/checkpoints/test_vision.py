@@ -1,4 +1,4 @@
-"""Loading models that see: their eye, their decoder, and those that can't be taken apart."""
+"""Loading models that see: their encoder, their decoder, and those that can't be taken apart."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from PIL import Image
 import llmapi_kit as kit
 from llmapi_kit.checkpoints.fit import SlotPlan
 from llmapi_kit.checkpoints.spec import parse_spec
-from llmapi_kit.checkpoints.vision import Eye
-from llmapi_kit.checkpoints.vision_decoder import take_apart
+from llmapi_kit.checkpoints.vision_decoder import extract_decoder
+from llmapi_kit.checkpoints.vision_encoder import VisionEncoder
 from llmapi_kit.checkpoints.vision_processor import load_processor
 from llmapi_kit.checkpoints.weights import load_model
 from llmapi_kit.config import Settings
@@ -32,26 +32,26 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def eye(folder):
+def encoder(folder):
     model = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
-    return Eye(model, load_processor(str(folder), "llava"))
+    return VisionEncoder(model, load_processor(str(folder), "llava"))
 
 
 @pytest.mark.parametrize("size", [(2, 2), (3, 400), (500, 7), (33, 31)])
-def test_a_picture_of_any_shape_has_a_vector_for_each_of_its_tokens(eye, size):
-    seen = eye.look(eye.prepare(of_pixels(Image.new("RGB", size, (9, 99, 200))), "p"))
+def test_a_picture_of_any_shape_has_a_vector_for_each_of_its_tokens(encoder, size):
+    seen = encoder.encode(encoder.prepare(of_pixels(Image.new("RGB", size, (9, 99, 200))), "p"))
     assert sum(seen.runs) == len(seen.features)
-    assert seen.text.count(eye.vector_token) == len(seen.runs)
+    assert seen.text.count(encoder.vector_token) == len(seen.runs)
     assert torch.isfinite(seen.features).all()
 
 
-def test_what_the_processor_can_not_take_is_refused_by_its_place(eye, monkeypatch):
+def test_what_the_processor_can_not_take_is_refused_by_its_place(encoder, monkeypatch):
     def refuse(**inputs):
         raise ValueError("absolute aspect ratio must be smaller than 200")
 
-    monkeypatch.setattr(eye, "_processor", refuse)
+    monkeypatch.setattr(encoder, "_processor", refuse)
     with pytest.raises(InvalidRequestError, match="aspect ratio") as caught:
-        eye.prepare(of_pixels(Image.new("RGB", (4, 4))), "messages.0.content.1")
+        encoder.prepare(of_pixels(Image.new("RGB", (4, 4))), "messages.0.content.1")
     assert caught.value.param == "messages.0.content.1"
 
 
@@ -64,15 +64,15 @@ def test_weights_in_bfloat16_are_computed_with_in_float32_on_a_cpu(tmp_path):
 
 def test_little_detail_is_fewer_tiles_and_fewer_pixels(tmp_path):
     model, processor = FAMILIES["internvl"]()
-    eye = Eye(model, processor)
+    encoder = VisionEncoder(model, processor)
     picture = of_pixels(Image.new("RGB", (1200, 300)))
-    whole, low = (eye.prepare(picture, "p", is_low=is_low) for is_low in (False, True))
+    whole, low = (encoder.prepare(picture, "p", is_low=is_low) for is_low in (False, True))
     assert (sum(whole.runs), sum(low.runs)) == (20, 4)
     assert picture.size == (1200, 300)
     model, processor = FAMILIES["qwen2_vl"]()
     processor.image_processor.size = {"shortest_edge": 256, "longest_edge": 2000 * 2000}
-    eye = Eye(model, processor)
-    assert eye.prepare(picture, "p", is_low=True).inputs["image_grid_thw"].tolist() == [[1, 16, 64]]
+    encoder = VisionEncoder(model, processor)
+    assert encoder.prepare(picture, "p", is_low=True).inputs["image_grid_thw"].tolist() == [[1, 16, 64]]
 
 
 @pytest.mark.parametrize("family", ["llava_onevision", "pixtral", "smolvlm", "qwen2_vl"])
@@ -98,13 +98,15 @@ def test_a_processor_without_a_way_around_torchvision_says_what_to_install(tmp_p
 @pytest.fixture
 def untried(monkeypatch):
     """Every family is one that nobody tried."""
-    monkeypatch.setattr("llmapi_kit.checkpoints.vision.TRIED", frozenset())
+    monkeypatch.setattr("llmapi_kit.checkpoints.vision_encoder.TRIED", frozenset())
 
 
-@pytest.mark.parametrize(("family", "flag"), [("gemma3", "is_two_way"), ("qwen3_vl", "is_spatial"), ("idefics3", None)])
+@pytest.mark.parametrize(
+    ("family", "flag"), [("gemma3", "is_bidirectional"), ("qwen3_vl", "is_spatial"), ("idefics3", None)]
+)
 def test_a_family_that_nobody_tried_is_compared_with_itself_before_it_is_used(family, flag, untried, tmp_path):
     loaded = load_model(parse_spec(make_seeing(tmp_path / family, family)), device="cpu")
-    flags = {"is_spatial": loaded.eye.is_spatial, "is_two_way": loaded.eye.is_two_way}
+    flags = {"is_spatial": loaded.vision.is_spatial, "is_bidirectional": loaded.vision.is_bidirectional}
     plan = SlotPlan(2, 128, 0)
     images = ImageMemory(**flags)
     make_runner(replace(loaded, model=copy.deepcopy(loaded.model)), plan, Settings(num_threads=1), images).close()
@@ -125,7 +127,7 @@ def test_a_processor_that_writes_pictures_otherwise_beside_other_text_is_refused
 
     monkeypatch.setattr(type(processor), "get_text_with_replacements", spaced)
     with pytest.raises(UnsupportedModelError, match="depends on the text beside it"):
-        Eye(model, processor)
+        VisionEncoder(model, processor)
 
 
 @pytest.mark.parametrize(
@@ -157,14 +159,14 @@ def test_a_model_whose_pictures_do_not_stand_among_its_tokens_is_refused_with_th
     with torch.device("meta"):
         model = transformers.AutoModelForImageTextToText.from_config(config)
     with pytest.raises(UnsupportedModelError, match=words):
-        Eye(model, None)
+        VisionEncoder(model, None)
 
 
 def test_a_recurrent_decoder_is_refused_with_the_reason():
     model, _ = FAMILIES["qwen2_vl"]()
     model.config.get_text_config().layer_types = ["linear_attention", "full_attention"]
     with pytest.raises(UnsupportedModelError, match="recurrent"):
-        take_apart(model, "it")
+        extract_decoder(model, "it")
 
 
 def test_a_folder_without_an_image_processor_says_so(folder, tmp_path):

@@ -125,7 +125,7 @@ def test_a_mistake_is_one_line_and_status_1():
         (["chat"], "No server of llmapi_kit runs"),
         (["serve", "mock", "--port", "99999"], "0 (any free port) to 65535"),
         (["serve", "mock", "--api-key", "secret"], "--api-key-file"),
-        (["serve", "mock", "--default", "other"], "default is 'other', which is none of the models: mock"),
+        (["serve", "mock", "--default", "other"], "default is 'other', which is not one of the models: mock"),
     ],
 )
 def test_mistakes_are_told_before_a_model_is_loaded(arguments, message):

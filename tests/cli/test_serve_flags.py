@@ -273,7 +273,7 @@ def test_a_key_file_that_everybody_can_read_is_warned_of(tmp_path, caplog):
         (b"", "is empty"),
         (b"\n\n", "is empty"),
         (b"one\ntwo\n", "has several lines"),
-        (b"\xff\xfe", "is no text"),
+        (b"\xff\xfe", "is not text"),
         (b"x" * 5000, "more than 4096 bytes"),
     ],
 )

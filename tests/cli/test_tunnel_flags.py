@@ -25,7 +25,7 @@ def test_options_are_read_with_their_types():
         ("host=", "has no value"),
         ("remote_port=many", "must be a number"),
         ("on_progress=print", "in Python only"),
-        ("auth_token=a-secret", "all users of this machine can read those. Set NGROK_AUTHTOKEN"),
+        ("auth_token=a-secret", "all users of this machine can read a command line. Set NGROK_AUTHTOKEN"),
         ("auth-token=a-secret", "TUNNEL_TOKEN"),
     ],
 )

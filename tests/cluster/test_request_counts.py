@@ -14,7 +14,7 @@ def counted(events, num_answers=1):
     counts = RequestCounts()
     with counts.request(num_answers) as request:
         for event in events:
-            request.saw(event)
+            request.record(event)
     return counts.stats()
 
 
@@ -49,9 +49,9 @@ def test_a_refused_request_is_none_that_was_left():
 def test_a_request_waits_until_its_first_token():
     counts = RequestCounts()
     with counts.request(1) as request:
-        request.saw(Accepted(1))
+        request.record(Accepted(1))
         assert (counts.stats().num_queued, counts.stats().num_running) == (1, 0)
-        request.saw(Delta("a"))
+        request.record(Delta("a"))
         assert (counts.stats().num_queued, counts.stats().num_running) == (0, 1)
 
 

@@ -50,7 +50,7 @@ def test_all_that_is_missing_is_named():
     with pytest.raises(ConfigError) as caught:
         check_engine(Nothing())
     message = str(caught.value)
-    assert message.startswith("Nothing is no engine yet:")
+    assert message.startswith("Nothing is not an engine yet:")
     for name in ("info", "generate", "embed", "tokenize", "tokenize_chat", "detokenize", "readiness", "stats", "close"):
         assert f"\n- {name}" in message
     assert "docs/backends.md" in message
@@ -112,5 +112,5 @@ def test_a_checked_engine_is_served_with_the_options_of_launch_and_stays_its_mak
     assert answer.choices[0].message.content == "by hand"
     kit.stop_all()
     assert engine.readiness().ready
-    with pytest.raises(ConfigError, match="Nothing is no engine yet"):
+    with pytest.raises(ConfigError, match="Nothing is not an engine yet"):
         kit.serve_engine(Nothing(), port=0)

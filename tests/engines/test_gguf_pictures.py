@@ -117,7 +117,7 @@ def test_a_prefix_with_a_picture_is_known_by_its_pixels(model, reference):
 
 
 def test_a_process_that_dies_or_hangs_on_a_picture_costs_that_request_its_answer_and_no_other(model, monkeypatch):
-    process = model.engine._prompts._sight._eye._process
+    process = model.engine._prompts._prompt_pictures._encoder._process
     os.kill(process.pid, signal.SIGABRT)
     other = Image.new("RGB", (SIDE, SIDE), (1, 2, 3))
     with pytest.raises(InvalidRequestError, match="32 x 32 pixels, and the model failed on it"):
@@ -133,7 +133,7 @@ def test_a_process_that_dies_or_hangs_on_a_picture_costs_that_request_its_answer
 
 
 def test_a_mark_is_not_to_be_guessed_and_pictures_are_told_apart_by_load(model, files):
-    mark = model.engine._prompts._sight._eye.image_token
+    mark = model.engine._prompts._prompt_pictures._encoder.image_token
     assert mark not in model.ask("<__media__> <image>", max_tokens=2)
     assert len(mark) > 20
 
@@ -160,7 +160,7 @@ def test_a_file_of_another_model_is_refused_before_it_is_loaded_and_not_taken_by
     model = kit.load(shutil.copy(files[1], tmp_path / "m.gguf"), max_slots=1)
     assert "vision" not in model.info.capabilities
     model.close()
-    with pytest.raises(UnsupportedModelError, match="no mmproj file"):
+    with pytest.raises(UnsupportedModelError, match="not an mmproj file"):
         kit.load(files[1], mmproj=files[1])
     with pytest.raises(UnsupportedModelError, match="load the model and pass mmproj="):
         kit.load(files[2])

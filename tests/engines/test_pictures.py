@@ -82,9 +82,9 @@ def test_a_conversation_goes_on_from_what_is_cached_and_a_picture_is_known_by_it
 
 def test_the_vision_tower_looks_once_at_a_picture_that_comes_again(llava, monkeypatch):
     looked = []
-    eye = llava.engine._prompts._sight._eye
-    real = eye.look
-    monkeypatch.setattr(eye, "look", lambda prepared: looked.append(prepared.runs) or real(prepared))
+    encoder = llava.engine._prompts._prompt_pictures._encoder
+    real = encoder.encode
+    monkeypatch.setattr(encoder, "encode", lambda prepared: looked.append(prepared.runs) or real(prepared))
     picture = Image.new("RGB", (40, 40), (1, 2, 3))
     content = [{"type": "image_url", "image_url": {"url": url_of(picture)}}, {"type": "text", "text": "?"}]
     for _ in range(3):
@@ -105,9 +105,9 @@ def test_chunks_and_prefixes_keep_a_pictures_positions_and_its_attention(home, f
 
 def test_a_picture_that_does_not_fit_is_refused_before_it_is_looked_at(home, monkeypatch):
     seeing = _loaded(home, "idefics3")
-    sight = seeing.engine._prompts._sight
-    monkeypatch.setattr(sight, "_max_length", 19)
-    monkeypatch.setattr(sight._eye, "look", None)
+    pictures = seeing.engine._prompts._prompt_pictures
+    monkeypatch.setattr(pictures, "_max_length", 19)
+    monkeypatch.setattr(pictures._encoder, "encode", None)
     error = refused(seeing, [message("and ", 0, "?")], ContextLengthError)
     assert error.param == "messages.0.content.1.image_url"
     assert "context is 19 tokens" in str(error)
@@ -115,7 +115,7 @@ def test_a_picture_that_does_not_fit_is_refused_before_it_is_looked_at(home, mon
 
 def test_little_detail_is_another_picture_to_the_cache(llava):
     url = url_of(Image.effect_noise((900, 700), 90))
-    memory = llava.engine._prompts._sight._memory
+    memory = llava.engine._prompts._prompt_pictures._memory
     added = []
     for detail in ("auto", "low", "high", "low"):
         before = memory.num_bytes
@@ -147,7 +147,7 @@ def refused(seeing, messages, kind=InvalidRequestError):
     ],
 )
 def test_a_picture_that_can_not_be_had_is_refused_by_its_place(llava, url, kind):
-    content = [{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": url}}]
+    content = [{"type": "text", "text": "encode"}, {"type": "image_url", "image_url": {"url": url}}]
     assert refused(llava, [{"role": "user", "content": content}], kind).param == "messages.0.content.1.image_url"
 
 
@@ -161,7 +161,7 @@ def test_too_many_pictures_and_too_long_prompts_are_refused(llava):
 
 
 def test_pictures_are_let_go_when_their_request_has_ended(llava):
-    memory = llava.engine._prompts._sight._memory
+    memory = llava.engine._prompts._prompt_pictures._memory
     llava.ask([message(0, 1, 2, "all")])
     refused(llava, [message(0, 1, "word " * 600)], ContextLengthError)
     gc.collect()  # the refusal's traceback refers to its prompt

@@ -187,7 +187,7 @@ def test_what_one_conversation_said_keeps_its_replica_longer_than_what_many_begi
     affinity = PrefixAffinity()
     assert affinity.much_more([], num_slots=32) == MUCH_MORE, "nothing of it is cached anywhere"
     for number in range(TIMES_OF_ONE + 1):
-        affinity.saw([b"system prompt", b"talk %d" % number], 0)
+        affinity.record([b"system prompt", b"talk %d" % number], 0)
     assert affinity.much_more([b"system prompt"], num_slots=32) == MUCH_MORE
     assert affinity.much_more([b"system prompt", b"talk 0"], num_slots=32) == 32
     assert affinity.much_more([b"system prompt", b"talk 0"], num_slots=2) == MUCH_MORE
@@ -195,10 +195,10 @@ def test_what_one_conversation_said_keeps_its_replica_longer_than_what_many_begi
 
 def test_the_oldest_beginnings_are_forgotten_and_those_of_a_dead_replica():
     affinity = PrefixAffinity(max_keys=3)
-    affinity.saw([b"a", b"b"], 0)
-    affinity.saw([b"a", b"c"], 1)
+    affinity.record([b"a", b"b"], 0)
+    affinity.record([b"a", b"c"], 1)
     assert affinity.lengths([b"a", b"b"]) == {0: 2, 1: 1}
-    affinity.saw([b"d"], 1)
+    affinity.record([b"d"], 1)
     assert affinity.lengths([b"b"]) == {}
     affinity.forget(1)
     assert affinity.lengths([b"a", b"c"]) == {0: 1}

@@ -56,10 +56,10 @@ def test_an_address_stays_one():
     ("image", "words"),
     [
         ("nowhere.png", "nowhere.png.*can't be read"),
-        (7, "int is no picture"),
+        (7, "int is not a picture"),
         (np.zeros((2, 2, 2, 2), np.uint8), r"shape \(2, 2, 2, 2\)"),
         (np.full((2, 2, 3), 7.0), "not from 0 to 1"),
-        (None, "NoneType is no picture"),
+        (None, "NoneType is not a picture"),
     ],
 )
 def test_what_is_none_is_refused_with_what_would_be_one(image, words):

@@ -39,9 +39,9 @@ def test_data_urls_are_read_as_clients_write_them(url):
     [
         ("data:image/png;base64,@@@", "not base64"),
         ("data:image/png;base64,é", "not base64"),
-        ("data:image/png", "no data: URL"),
+        ("data:image/png", "not a data: URL"),
         ("data:text/html;base64,AAAA", "begins with image/"),
-        ("data:" + "x" * 5000, "no data: URL"),
+        ("data:" + "x" * 5000, "not a data: URL"),
         (f"data:image/png;base64,{'A' * 2000}", "larger than 1,000 bytes"),
         (BASE64, "sent as a data: URL"),
         ("", "sent as a data: URL"),

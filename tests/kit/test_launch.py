@@ -250,7 +250,7 @@ def test_a_launch_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
         ({"bots": {"chatgpt": {"kind": "robot"}}}, "robot"),
         ({"host": "192.0.2.1"}, "can't bind 192.0.2.1"),
         ({"port": "8000"}, "port is '8000'"),
-        ({"default": "other"}, "default is 'other', which is none of the models: pocket"),
+        ({"default": "other"}, "default is 'other', which is not one of the models: pocket"),
         ({"aliases": {"a": "b"}}, "alias 'a' stands for 'b'"),
         ({"aliases": {"pocket": "pocket"}}, "alias 'pocket' is the name of a model"),
         ({"api_key": "with spaces in the middle"}, "without spaces"),

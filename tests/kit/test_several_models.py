@@ -157,10 +157,10 @@ def test_the_default_answers_where_no_model_is_named(mine):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"aliases": {"x": "nothing"}}, "alias 'x' stands for 'nothing', which is none of: mock"),
+        ({"aliases": {"x": "nothing"}}, "alias 'x' stands for 'nothing', which is not one of: mock"),
         ({"aliases": {"mock": "mock"}}, "alias 'mock' is the name of a model"),
         ({"aliases": {"": "mock"}}, "or empty"),
-        ({"default": "nothing"}, "default is 'nothing', which is none of the models: mock"),
+        ({"default": "nothing"}, "default is 'nothing', which is not one of the models: mock"),
         ({"max_slots": 2}, "max_slots is a setting of models"),
     ],
 )

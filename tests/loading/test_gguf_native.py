@@ -169,7 +169,7 @@ def test_weights_that_are_no_numbers_are_named(tmp_path):
         model.model.layers[1].mlp.up_proj.weight[3, 4] = torch.nan
     with torch.no_grad():
         write_model(tmp_path / "m.gguf", model, tokenizer=tokenizer)
-    with pytest.raises(ModelLoadError, match=r"layers\.1\.mlp\.up_proj\.weight has values that are no finite"):
+    with pytest.raises(ModelLoadError, match=r"layers\.1\.mlp\.up_proj\.weight has values that are not finite"):
         make_engine(parse_spec(str(tmp_path / "m.gguf")), F32)
 
 

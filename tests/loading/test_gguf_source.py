@@ -149,7 +149,7 @@ def test_an_adapter_changes_the_answer_and_has_to_fit(pocket_gguf, tmp_path):
     assert answer != ANSWER
     with pytest.raises(ModelLoadError, match=r"adapter other\.gguf does not go on small-one\.gguf"):
         asked(pocket_gguf, lora=write_adapter(tmp_path / "other.gguf", width + 32))
-    with pytest.raises(UnsupportedModelError, match=r"small-one\.gguf is no LoRA adapter"):
+    with pytest.raises(UnsupportedModelError, match=r"small-one\.gguf is not a LoRA adapter"):
         asked(pocket_gguf, lora=str(pocket_gguf))
 
 
@@ -181,7 +181,7 @@ def test_adapters_that_can_not_be_shared_are_refused_and_the_model_goes_on(pocke
     cases = {
         "is an adapter for qwen2": write_adapter(tmp_path / "q.gguf", width, architecture="qwen2"),
         "aLoRA": write_adapter(tmp_path / "t.gguf", width, extra=tokens),
-        "is no LoRA adapter": str(pocket_gguf),
+        "is not a LoRA adapter": str(pocket_gguf),
         "does not go on": write_adapter(tmp_path / "w.gguf", width + 32),
         "no LoRA adapter 'nowhere": "nowhere.gguf",
     }

@@ -243,4 +243,4 @@ def test_random_requests_unloads_and_leavers_all_end_well(machine, seed):
 
     asyncio.run(main())
     assert not any(overdrawn)
-    assert all(engine._model._num_in == 0 for engine in engines.values())
+    assert all(engine._model._num_leases == 0 for engine in engines.values())

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmapi_kit.checkpoints.vision import Seen
+from llmapi_kit.checkpoints.vision_encoder import EncodedPicture
 from llmapi_kit.errors import QueueFullError
 from llmapi_kit.runners.image_memory import FIRST_IMAGE_ID, ImageMemory
 
 
 def seen(value=0, count=3, runs=None, deeper=None):
-    return Seen("<v>", runs or (count,), torch.full((count, 4), float(value)), deeper)
+    return EncodedPicture("<v>", runs or (count,), torch.full((count, 4), float(value)), deeper)
 
 
 SIZE = seen().features.nbytes
@@ -19,7 +19,7 @@ SIZE = seen().features.nbytes
 
 def test_runs_of_vectors_have_ids_of_their_own_and_rows_are_found_by_them():
     memory = ImageMemory()
-    a = memory.add("a", Seen("<v>,<v>", (2, 1), torch.arange(12.0).view(3, 4)))
+    a = memory.add("a", EncodedPicture("<v>,<v>", (2, 1), torch.arange(12.0).view(3, 4)))
     b = memory.add("b", seen(9, 1))
     first = FIRST_IMAGE_ID
     assert [list(run) for run in a.runs()] == [[first, first + 1], [first + 2]]

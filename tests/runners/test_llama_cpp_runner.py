@@ -255,7 +255,7 @@ def test_more_slots_than_the_library_has_are_refused(make_runner):
 
 def test_another_build_is_named_by_a_variable_and_has_to_be_one_that_is_known(tmp_path, monkeypatch):
     monkeypatch.setenv(libllama.VARIABLE, str(tmp_path / "none.so"))
-    with pytest.raises(ConfigError, match="which is no file"):
+    with pytest.raises(ConfigError, match="which is not a file"):
         libllama.load_libllama()
     (tmp_path / "text.so").write_bytes(b"no library")
     monkeypatch.setenv(libllama.VARIABLE, str(tmp_path / "text.so"))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmapi_kit.checkpoints.vision import Seen
+from llmapi_kit.checkpoints.vision_encoder import EncodedPicture
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.image_memory import ImageMemory
+from llmapi_kit.runners.picture_runs import picture_runs, same_picture_mask
 from llmapi_kit.runners.spatial_positions import SpatialPositions
 from llmapi_kit.runners.step_layout import StepLayout
-from llmapi_kit.runners.two_way import blocks, whole_runs
 
 # Two rows of three vectors: what follows them is three further than the first
 GRID = torch.tensor([[0] * 6, [0, 0, 0, 1, 1, 1], [0, 1, 2, 0, 1, 2]])
@@ -19,7 +19,7 @@ GRID = torch.tensor([[0] * 6, [0, 0, 0, 1, 1, 1], [0, 1, 2, 0, 1, 2]])
 @pytest.fixture
 def made():
     images = ImageMemory(is_spatial=True)
-    placed = images.add("a", Seen("<v>", (6,), torch.zeros(6, 4), positions=GRID, advance=3))
+    placed = images.add("a", EncodedPicture("<v>", (6,), torch.zeros(6, 4), positions=GRID, advance=3))
     return SpatialPositions(images, num_slots=3, max_length=32), list(range(placed.first_id, placed.first_id + 6))
 
 
@@ -71,8 +71,8 @@ def test_slots_of_one_step_do_not_disturb_each_other(made):
 def test_the_vectors_of_a_picture_see_each_other_and_no_other_picture(made):
     _, ids = made
     tokens = [5, *ids[:2], 5, *ids[2:4]]
-    assert whole_runs(tokens) == [(1, 3), (4, 6)]
-    found = blocks(tokens, torch.device("cpu"))
+    assert picture_runs(tokens) == [(1, 3), (4, 6)]
+    found = same_picture_mask(tokens, torch.device("cpu"))
     assert found.int().tolist() == [
         [0, 0, 0, 0, 0, 0],
         [0, 1, 1, 0, 0, 0],
@@ -81,4 +81,4 @@ def test_the_vectors_of_a_picture_see_each_other_and_no_other_picture(made):
         [0, 0, 0, 0, 1, 1],
         [0, 0, 0, 0, 1, 1],
     ]
-    assert blocks([1, 2, 3], torch.device("cpu")) is None
+    assert same_picture_mask([1, 2, 3], torch.device("cpu")) is None

@@ -12,7 +12,7 @@ def run(choice, seconds, num_steps, num_rows=2):
     used = []
     for _ in range(num_steps):
         used.append(choice.next(num_rows))
-        choice.took(num_rows, seconds[used[-1]])
+        choice.record(num_rows, seconds[used[-1]])
     return used
 
 
@@ -37,7 +37,7 @@ def test_it_changes_with_the_machine_and_back():
     run(choice, SPLIT_IS_SOONER, 100)
     run(choice, WHOLE_IS_SOONER, 2 * LONGEST_WAIT)
     assert not choice.next(2)
-    choice.took(2, WHOLE_IS_SOONER[False])
+    choice.record(2, WHOLE_IS_SOONER[False])
     run(choice, SPLIT_IS_SOONER, 2 * LONGEST_WAIT)
     assert run(choice, SPLIT_IS_SOONER, TRIED + 2).count(True) >= TRIED
 
@@ -48,7 +48,7 @@ def test_one_disturbed_step_of_a_try_does_not_decide_it(slow):
     run(choice, SPLIT_IS_SOONER, FIRST_WAIT)
     for step in range(TRIED):
         assert choice.next(2)
-        choice.took(2, 70.0 if step == slow else 30.0)
+        choice.record(2, 70.0 if step == slow else 30.0)
     assert choice.next(2)
 
 

@@ -14,7 +14,7 @@ def run(choice, seconds, num_steps, num_tokens=4):
     used = []
     for _ in range(num_steps):
         used.append(choice.next(num_tokens))
-        choice.took(num_tokens, seconds[used[-1]])
+        choice.record(num_tokens, seconds[used[-1]])
     return used
 
 
@@ -47,7 +47,7 @@ def test_threads_that_take_a_step_to_wake_are_taken_all_the_same():
     for _ in range(2 * LONGEST_WAIT):
         threads = choice.next(4)
         is_asleep = threads > threads_before
-        choice.took(4, 2.1 if is_asleep else QUIET[threads])
+        choice.record(4, 2.1 if is_asleep else QUIET[threads])
         threads_before = threads
     assert choice.num_threads == 4
 
@@ -58,14 +58,14 @@ def test_more_threads_are_taken_though_one_step_of_a_try_was_disturbed(disturbed
     run(choice, {1: 1.0}, LONGEST_WAIT)
     run(choice, {2: 1.0}, 1)  # wakes the other thread
     for step in range(TRIED):
-        choice.took(4, {2: 1.2 if step == disturbed else 0.6}[choice.next(4)])
+        choice.record(4, {2: 1.2 if step == disturbed else 0.6}[choice.next(4)])
     assert choice.num_threads == 2
 
 
 def test_steps_of_one_try_may_have_different_numbers_of_tokens():
     choice = ThreadChoice.for_model(10**6, 2)
     for num_tokens in (1, 32) * (LONGEST_WAIT + TRIED):
-        choice.took(num_tokens, num_tokens * {1: 1.0, 2: 0.99}[choice.next(num_tokens)])
+        choice.record(num_tokens, num_tokens * {1: 1.0, 2: 0.99}[choice.next(num_tokens)])
     assert choice.num_threads == 1
 
 
@@ -77,7 +77,7 @@ def test_threads_that_lose_much_are_rare_even_where_most_of_their_steps_are_soon
         threads = choice.next(4)
         num_steps += threads > 1
         seconds = 1.0 if threads == 1 else 0.5 if num_steps % (num_good + 1) else 100.0
-        choice.took(4, seconds)
+        choice.record(4, seconds)
         took += seconds
     assert took < 1.25 * 10_000
 
@@ -95,7 +95,7 @@ def test_one_slow_step_alone_changes_nothing():
     choice = ThreadChoice(4)
     run(choice, QUIET, 100)
     choice.next(4)
-    choice.took(4, 3.5)
+    choice.record(4, 3.5)
     run(choice, QUIET, 10)
     assert choice.num_threads == 4
 
@@ -104,7 +104,7 @@ def test_steps_are_compared_with_those_of_as_many_tokens_only():
     choice = ThreadChoice(4)
     for num_tokens in (1, 32, 0) * 200:
         threads = choice.next(num_tokens)
-        choice.took(num_tokens, QUIET[threads] * (num_tokens or 500))
+        choice.record(num_tokens, QUIET[threads] * (num_tokens or 500))
     assert choice.num_threads == 4
 
 

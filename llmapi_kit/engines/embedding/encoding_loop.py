@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field, replace
 
+from llmapi_kit.batching.loop import STALLED_AFTER_S
 from llmapi_kit.errors import EngineUnavailableError, GenerationError, QueueFullError, RequestError, RequestTimeoutError
 from llmapi_kit.runners.encoder import Encoder, EncoderInput
 from llmapi_kit.types import EngineStats, Readiness
 
 logger = logging.getLogger(__name__)
 
-STALLED_AFTER_S = 30.0
 JOIN_S = 10.0
 # What is as long as this share of a batch's longest sequence goes with it, and what is only this many tokens shorter
 SIMILAR, NEAR = 0.8, 8

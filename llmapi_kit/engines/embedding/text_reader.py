@@ -61,7 +61,7 @@ class TextReader:
         """Token ids of each input.
 
         Raises:
-            InvalidRequestError: one is empty or has ids that there are none of, or there is no such prompt.
+            InvalidRequestError: one is empty or has ids beyond the vocabulary, or there is no such prompt.
             ContextLengthError: one is too long, and nothing says to cut it.
         """
         prompt = self._prompt(prompt_name)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from llmapi_kit.batching.beam_search import BeamSearch
 from llmapi_kit.batching.draft_model import DraftModel
-from llmapi_kit.batching.loop import BatchingLoop, Outbox
+from llmapi_kit.batching.event_outbox import StepEvents
+from llmapi_kit.batching.loop import BatchingLoop
 from llmapi_kit.batching.prompt_lookup import PromptLookup
 from llmapi_kit.batching.proposer import Proposer
 from llmapi_kit.batching.request import Request
@@ -24,9 +25,9 @@ from llmapi_kit.config import Settings
 from llmapi_kit.dialects import PLAIN, Dialect
 from llmapi_kit.engines.base import GenerationRequest, Message
 from llmapi_kit.engines.channel import Channel, deliver
-from llmapi_kit.engines.local.adapter_set import LocalAdapters
 from llmapi_kit.engines.local.best_of import choose_best
 from llmapi_kit.engines.local.loaded_adapter import AdapterFiles, LoadedAdapter
+from llmapi_kit.engines.local.local_adapters import LocalAdapters
 from llmapi_kit.engines.local.prompt_builder import Prompt, PromptBuilder
 from llmapi_kit.engines.local.reply_reader import ReplyReader
 from llmapi_kit.engines.local.text_codec import TextCodec
@@ -37,7 +38,7 @@ from llmapi_kit.sampling.parameters import SamplingParams
 from llmapi_kit.types import Accepted, Delta, Embedded, EngineInfo, EngineStats, Event, Failed, Finished, Readiness
 
 if TYPE_CHECKING:
-    from llmapi_kit.engines.local.sight import Sight
+    from llmapi_kit.engines.local.prompt_pictures import PromptPictures
     from llmapi_kit.sampling.grammar_compiler import GrammarCompiler
     from llmapi_kit.sampling.matcher import Matcher
 
@@ -61,7 +62,7 @@ class LocalEngine:
         max_queue: requests that may wait for a slot.
         settings: step size, queue timeout and prefix cache.
         prepare_messages: what is done to the messages of a request first, in worker threads.
-        sight: of a model that sees.
+        prompt_pictures: of a model that sees.
         has_lookup: whether to guess what answers go on with, see `PromptLookup`; for a runner whose slots can go back.
         draft: guesses it in place of that; owned from now on, and used by the loop's thread.
         read_adapter: reads a LoRA adapter, for a runner that takes them; None where it takes none.
@@ -82,7 +83,7 @@ class LocalEngine:
         max_queue: int = 128,
         settings: Settings | None = None,
         prepare_messages: Callable[[Sequence[Message]], Sequence[Message]] | None = None,
-        sight: Sight | None = None,
+        prompt_pictures: PromptPictures | None = None,
         read_adapter: Callable[[str], AdapterFiles] | None = None,
         has_lookup: bool = False,
         draft: DraftModel | None = None,
@@ -95,7 +96,7 @@ class LocalEngine:
             dialect or PLAIN,
             runner.vocab_size,
             is_cache_per_key=settings.prefix_cache == "per_key",
-            sight=sight,
+            prompt_pictures=prompt_pictures,
         )
         self._prepare_messages = prepare_messages
         self._grammars = grammars
@@ -392,12 +393,12 @@ class LocalEngine:
             return wanted
         return min(room, max(least, self._default_max_tokens or room))
 
-    def _deliver(self, outbox: Outbox) -> None:
+    def _deliver(self, events: StepEvents) -> None:
         """Engine thread: all events of a step, one wake-up for each event loop."""
-        pairs = [(request.channel, event) for request, event in outbox if isinstance(request.channel, Channel)]
+        pairs = [(request.channel, event) for request, event in events if isinstance(request.channel, Channel)]
         unreachable = {id(channel) for channel in deliver(pairs)}
         if unreachable:
-            for request, _ in outbox:
+            for request, _ in events:
                 if id(request.channel) in unreachable:
                     self._loop.abort(request)
 

@@ -24,7 +24,7 @@ from llmapi_kit.sampling.constraints import Constraint
 from llmapi_kit.sampling.encoding_cache import EncodingCache
 
 if TYPE_CHECKING:
-    from llmapi_kit.engines.local.sight import Pins, Sight
+    from llmapi_kit.engines.local.prompt_pictures import Pins, PromptPictures
 
 # What the kit or transformers passes to a template itself.
 OWN_OPTIONS = frozenset(
@@ -84,7 +84,7 @@ class PromptBuilder:
         dialect: how it writes reasoning and tool calls.
         vocab_size: ids go from 0 to one less.
         is_cache_per_key: remember tokenized conversations apart by `GenerationRequest.cache_salt`.
-        sight: of a model that sees.
+        prompt_pictures: of a model that sees.
     """
 
     def __init__(
@@ -94,9 +94,9 @@ class PromptBuilder:
         vocab_size: int,
         *,
         is_cache_per_key: bool = True,
-        sight: Sight | None = None,
+        prompt_pictures: PromptPictures | None = None,
     ) -> None:
-        self._sight = sight
+        self._prompt_pictures = prompt_pictures
         self._codec = codec
         self._dialect = dialect
         self._vocab_size = vocab_size
@@ -143,18 +143,20 @@ class PromptBuilder:
         options = self._options(request)
         messages = messages_for_template(request.messages or (), self._dialect.history)
         images = image_parts(messages)
-        if self._sight is not None:
-            messages = self._sight.for_template(messages)
+        if self._prompt_pictures is not None:
+            messages = self._prompt_pictures.for_template(messages)
         elif images:
             raise refusal(images[0].param)
         text = self._codec.render_chat(messages, options)
         salt = request.cache_salt if self._is_cache_per_key else ""
-        if self._sight is None or not images:
+        if self._prompt_pictures is None or not images:
             return self._answered(request, Prompt(self._encodings.encode(text, salt)), text)
-        placed = self._sight.look(text, images)
-        ids = self._sight.place(self._encodings.encode(placed.text, salt), placed)
+        placed = self._prompt_pictures.encode(text, images)
+        ids = self._prompt_pictures.place(self._encodings.encode(placed.text, salt), placed)
         num_image_tokens = sum(sum(image.seen.runs) for image in placed.images)
-        prompt = Prompt(ids, pictures=placed.pins, num_image_tokens=num_image_tokens, whole=self._sight.whole(ids))
+        prompt = Prompt(
+            ids, pictures=placed.pins, num_image_tokens=num_image_tokens, whole=self._prompt_pictures.whole(ids)
+        )
         return self._answered(request, prompt, text)
 
     def _answered(self, request: GenerationRequest, prompt: Prompt, text: str) -> Prompt:

@@ -18,7 +18,6 @@ from contextlib import suppress
 from typing import Any
 
 from llmapi_kit.engines.base import Engine, GenerationRequest
-from llmapi_kit.engines.called_engine import CalledEngine
 from llmapi_kit.engines.channel import Ended
 from llmapi_kit.engines.process.child import Child
 from llmapi_kit.engines.process.connection import Connection
@@ -36,9 +35,10 @@ from llmapi_kit.engines.process.wire import (
     Step,
     pickled,
 )
+from llmapi_kit.engines.remote_engine import RemoteEngine
 from llmapi_kit.errors import ConfigError, EngineUnavailableError, ModelLoadError
 from llmapi_kit.progress import report
-from llmapi_kit.turns import take_turns_sooner
+from llmapi_kit.switch_interval import shorten_switch_interval
 from llmapi_kit.types import (
     EngineInfo,
     EngineStats,
@@ -55,7 +55,7 @@ RESTART_DELAYS_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 logger = logging.getLogger(__name__)
 
 
-class ProcessEngine(CalledEngine):
+class ProcessEngine(RemoteEngine):
     """See `llmapi_kit.engines.base.Engine`. Made when the engine in its process is there.
 
     Args:
@@ -196,7 +196,7 @@ class ProcessEngine(CalledEngine):
     def _run(self, child: Child) -> None:
         """Of a thread: take what a process says until it ends, and start another one if it was not to end."""
         # A cell that computes would hold each event up by as long, here and in the server's thread
-        take_turns_sooner()
+        shorten_switch_interval()
         for messages in child.messages():
             for message in messages:
                 self._take(child, message)

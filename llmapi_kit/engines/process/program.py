@@ -8,7 +8,6 @@ is being computed.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 import sys
@@ -34,33 +33,11 @@ from llmapi_kit.engines.process.wire import (
     unpacked,
 )
 from llmapi_kit.errors import ConfigError
+from llmapi_kit.forwarded_log import ForwardedLog
 from llmapi_kit.progress import Progress, reporting
 from llmapi_kit.types import EngineStats, Readiness
 
-LOGGERS = ("llmapi_kit", "py.warnings")
 OWNER_CHECK_S = 1.0
-
-logger = logging.getLogger(__name__)
-
-
-class OwnersLog(logging.Handler):
-    """Hands log lines to the owner.
-
-    Args:
-        outbox: where they go.
-    """
-
-    def __init__(self, outbox: Outbox) -> None:
-        super().__init__(logging.INFO)
-        self._outbox = outbox
-        self.setFormatter(logging.Formatter("%(message)s"))  # with its traceback
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Send a record's text."""
-        try:
-            self._outbox.send_from_thread(Logged(record.name, record.levelno, self.format(record)))
-        except Exception:  # as `logging` wants it: a line that can't be written harms no work
-            self.handleError(record)
 
 
 class Program:
@@ -142,11 +119,7 @@ class Program:
 async def _serve(connection: socket.socket) -> None:
     reader, writer = await asyncio.open_connection(sock=connection)
     outbox = Outbox(writer)
-    log = OwnersLog(outbox)
-    for name in LOGGERS:
-        logging.getLogger(name).addHandler(log)
-    logging.getLogger("llmapi_kit").setLevel(logging.INFO)
-    logging.captureWarnings(True)
+    ForwardedLog(lambda *line: outbox.send_from_thread(Logged(*line))).install()
     program = Program(reader, outbox)
     loop = asyncio.get_running_loop()
     threading.Thread(target=_watch_door, args=(loop, program.connect), daemon=True).start()

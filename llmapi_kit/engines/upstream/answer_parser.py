@@ -48,14 +48,14 @@ def read_images(answer: Any) -> list[GeneratedImage]:
     images = []
     for entry in _list(answer, "data"):
         if not isinstance(entry, Mapping):
-            raise MalformedError("a picture that is no object")
+            raise MalformedError("a picture that is not an object")
         prompt = entry.get("revised_prompt")
         revised = prompt if isinstance(prompt, str) else ""
         if isinstance(encoded := entry.get("b64_json"), str) and encoded:
             try:
                 data = base64.b64decode(encoded, validate=True)
             except binascii.Error as exc:
-                raise MalformedError("a picture that is no base64") from exc
+                raise MalformedError("a picture that is not base64") from exc
             kind = next((kind for magic, kind in MAGIC if data.startswith(magic)), "application/octet-stream")
             images.append(GeneratedImage(data=data, media_type=kind, revised_prompt=revised))
         elif isinstance(url := entry.get("url"), str) and url.startswith(("https://", "http://", "data:image/")):
@@ -75,7 +75,7 @@ def read_token_ids(answer: Any) -> list[int]:
     """
     ids = _list(answer, "tokens")
     if not all(isinstance(token_id, int) for token_id in ids):
-        raise MalformedError("token ids that are no numbers")
+        raise MalformedError("token ids that are not numbers")
     return list(ids)
 
 
@@ -94,7 +94,7 @@ def read_prompt(answer: Any) -> str:
 def _list(answer: Any, name: str) -> list[Any]:
     value = answer.get(name) if isinstance(answer, Mapping) else None
     if not isinstance(value, list):
-        raise MalformedError(f"{name} is no list")
+        raise MalformedError(f"{name} is not a list")
     return value
 
 

@@ -21,7 +21,7 @@ OPEN_S = 15.0
 
 
 class Attempt:
-    """One request that was let through. Say how it went, once; saying nothing is no verdict."""
+    """One request that was let through. Say how it went, once; saying nothing is not a verdict."""
 
     def __init__(self) -> None:
         self.verdict: bool | None = None
@@ -35,7 +35,7 @@ class Attempt:
         self.verdict = False
 
 
-class Circuit:
+class CircuitBreaker:
     """The circuit breaker of one upstream.
 
     Args:

@@ -25,7 +25,7 @@ from llmapi_kit.cancellation import cancel_and_wait
 from llmapi_kit.checkpoints.providers import Provider
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.upstream.deadline import Deadline
-from llmapi_kit.engines.upstream.faults import Translator, UpstreamFault, is_error
+from llmapi_kit.engines.upstream.faults import FaultTranslator, UpstreamFault, is_error
 from llmapi_kit.engines.upstream.fields import IncompleteError, MalformedError
 from llmapi_kit.engines.upstream.key_pool import Key
 from llmapi_kit.engines.upstream.response_reader import SilentError, read_json
@@ -171,7 +171,7 @@ class UpstreamClient:
     """
 
     connection: Connection
-    translator: Translator
+    translator: FaultTranslator
     settings: Settings
 
     async def open(self, key: Key, path: str, body: Any, deadline: Deadline, limit_s: float) -> httpx.Response:
@@ -230,7 +230,7 @@ class UpstreamClient:
         if isinstance(exc, IncompleteError):
             return self.translator.broken("ended its answer before it was complete")
         if isinstance(exc, ValueError):  # no JSON, or other JSON than it should be
-            return self.translator.broken("sent something that is no answer")
+            return self.translator.broken("sent something that is not an answer")
         return self.translator.broken("broke off its answer")
 
     def silent(self, limit_s: float) -> UpstreamFault:

@@ -17,15 +17,15 @@ from llmapi_kit.checkpoints.providers import Provider
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.base import GenerationRequest
 from llmapi_kit.engines.upstream.answer_parser import read_images, read_prompt, read_token_ids, read_vectors
-from llmapi_kit.engines.upstream.circuit_breaker import Circuit
+from llmapi_kit.engines.upstream.circuit_breaker import CircuitBreaker
 from llmapi_kit.engines.upstream.client import Connection, UpstreamClient
 from llmapi_kit.engines.upstream.deadline import Deadline
-from llmapi_kit.engines.upstream.faults import Translator, UpstreamFault, advice
+from llmapi_kit.engines.upstream.faults import FaultTranslator, UpstreamFault, advice
 from llmapi_kit.engines.upstream.key_pool import Key, KeyPool
 from llmapi_kit.engines.upstream.request_body import body_of, image_body
 from llmapi_kit.engines.upstream.response import begin_answer
-from llmapi_kit.engines.upstream.retry_policy import Retrying
-from llmapi_kit.engines.upstream.stream_parser import AnswerReader
+from llmapi_kit.engines.upstream.retry_policy import RetryPolicy
+from llmapi_kit.engines.upstream.stream_parser import StreamParser
 from llmapi_kit.engines.upstream.welm import as_continuation
 from llmapi_kit.errors import EngineUnavailableError, RequestError, UnsupportedFieldError
 from llmapi_kit.types import (
@@ -72,10 +72,10 @@ class UpstreamEngine:
         self._provider = provider
         self._model = model
         self._keys = KeyPool(keys, provider=provider.name, advice=advice(provider))
-        self._circuit = Circuit(provider.name)
+        self._circuit = CircuitBreaker(provider.name)
         self._connection = Connection(provider, base_url, settings.upstream_connect_s)
-        self._client = UpstreamClient(self._connection, Translator(provider, model, self._keys.scrub), settings)
-        self._retrying = Retrying(
+        self._client = UpstreamClient(self._connection, FaultTranslator(provider, model, self._keys.scrub), settings)
+        self._retrying = RetryPolicy(
             provider.name,
             self._keys,
             self._circuit,
@@ -204,10 +204,10 @@ class UpstreamEngine:
             self._circuit.completed()
             return result
 
-    def _reader(self, request: GenerationRequest) -> AnswerReader:
+    def _reader(self, request: GenerationRequest) -> StreamParser:
         sampling = request.sampling
         cut = sampling.stop if self._provider.only_continues else ()
-        return AnswerReader(request.n, wants_logprobs=sampling.logprobs is not None, stop=cut)
+        return StreamParser(request.n, wants_logprobs=sampling.logprobs is not None, stop=cut)
 
     def _token_path(self, what: str) -> str:
         if not self._provider.has_tokenize:

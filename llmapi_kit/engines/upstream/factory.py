@@ -55,13 +55,13 @@ def make_upstream(
         sampling: what holds where a request does not say: ``temperature``, ``top_p``…
 
     Raises:
-        ConfigError: a key is needed and there is none, the base URL is none, or the provider does not honour one of
-            the sampling parameters.
+        ConfigError: a key is needed and there is none, the base URL is not valid, or the provider does not honour one
+            of the sampling parameters.
         ModelLoadError: it has to be asked what it serves, and does not answer.
         ModelNotFoundError: it does not serve that model.
     """
     if spec.upstream is None:
-        raise ModelNotFoundError(f"{spec.name!r} is no provider's model.")
+        raise ModelNotFoundError(f"{spec.name!r} is not a provider's model.")
     provider = provider_of(spec.upstream.provider)
     url = check_base_url(provider, base_url or spec.upstream.base_url)
     keys = read_keys(provider, api_key)
@@ -107,7 +107,7 @@ def check_base_url(provider: Provider, given: str) -> str:
     except ValueError:
         is_url = False
     if not is_url:
-        raise ConfigError(f"The base URL for {provider.name} is none: it begins with http:// or https:// and a host.")
+        raise ConfigError(f"The base URL for {provider.name} is not valid: write http:// or https://, then a host.")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(
             f"The base URL for {provider.name} has a user, a query or a fragment. Give the key as api_key instead."
@@ -140,7 +140,7 @@ def _find_model(provider: Provider, url: str, key: Key, model: str, timeout_s: f
     except (ValueError, AttributeError):
         pass
     if not problem and not (isinstance(cards, list) and all(isinstance(c, dict) and c.get("id") for c in cards)):
-        problem = "its list of models is none"
+        problem = "its list of models can't be read"
     if problem:
         raise ModelLoadError(
             f"{provider.name} at {host} was asked for its models, and {problem}. Is the base URL right?"

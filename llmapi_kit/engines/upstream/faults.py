@@ -50,7 +50,7 @@ STATUSES: Mapping[str, int] = {
 _OUT_OF_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "insufficient_balance")
 
 
-class UpstreamFault(Exception):  # noqa: N818 - it carries an error, and is none for clients
+class UpstreamFault(Exception):  # noqa: N818 - it carries the error that clients get
     """A request to an upstream failed.
 
     Attributes:
@@ -67,7 +67,7 @@ class UpstreamFault(Exception):  # noqa: N818 - it carries an error, and is none
 
 
 @dataclass(frozen=True, slots=True)
-class Translator:
+class FaultTranslator:
     """Makes faults of what one upstream answers.
 
     Attributes:
@@ -91,7 +91,7 @@ class Translator:
         return self.broken(f"could not be asked ({type(exc).__name__})")
 
     def status(self, status: int, headers: Mapping[str, str], body: object) -> UpstreamFault:
-        """A response that is none of success."""
+        """A response whose status says that it failed."""
         name = self.provider.name
         said, param, code = self._details(body)
         wait_s = retry_after_s(headers)

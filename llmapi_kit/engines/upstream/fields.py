@@ -29,7 +29,7 @@ def mapping(value: object, what: str) -> Mapping[str, Any]:
     """An object.
 
     Raises:
-        MalformedError: it is none.
+        MalformedError: it is something else.
     """
     if not isinstance(value, Mapping):
         raise MalformedError(f"{what} is {type(value).__name__}, not an object")
@@ -40,7 +40,7 @@ def sequence(value: object, what: str) -> Sequence[Any]:
     """A list; null is an empty one.
 
     Raises:
-        MalformedError: it is none.
+        MalformedError: it is something else.
     """
     if value is None:
         return ()
@@ -53,7 +53,7 @@ def text(container: Mapping[str, Any], name: str) -> str:
     """A text; null is an empty one.
 
     Raises:
-        MalformedError: it is none.
+        MalformedError: it is something else.
     """
     value = container.get(name)
     if value is None:
@@ -79,7 +79,7 @@ def position(container: Mapping[str, Any], default: int | None) -> int | None:
     """The index; some send it as a text, some not at all.
 
     Raises:
-        MalformedError: it is none.
+        MalformedError: it is something else.
     """
     value = container.get("index")
     if value is None or value == "":
@@ -91,7 +91,7 @@ def position(container: Mapping[str, Any], default: int | None) -> int | None:
 
 
 def count(value: object) -> int | None:
-    """A whole number of tokens or things, also one that was written as a text or with a point; None if it is none."""
+    """A whole number of tokens or things, also one written as a text or with a point; None for anything else."""
     if isinstance(value, str) and value.isascii() and value.isdigit():
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_COUNT:
@@ -120,7 +120,7 @@ def reasoning(message: Mapping[str, Any]) -> str:
     """The reasoning, under the first of its names that has some: a provider may say the same under two.
 
     Raises:
-        MalformedError: it is no text.
+        MalformedError: it is not text.
     """
     for name in ("reasoning_content", "reasoning", "thinking", "reasoning_details"):
         if found := _inner_text(message.get(name), REASONING_PART):

@@ -13,8 +13,8 @@ from llmapi_kit.engines.upstream.client import UpstreamClient
 from llmapi_kit.engines.upstream.deadline import Deadline
 from llmapi_kit.engines.upstream.faults import is_error
 from llmapi_kit.engines.upstream.key_pool import Key
-from llmapi_kit.engines.upstream.response_reader import LAST_PART_S, Chunks, SilentError
-from llmapi_kit.engines.upstream.stream_parser import AnswerReader
+from llmapi_kit.engines.upstream.response_reader import LAST_PART_S, ResponseReader, SilentError
+from llmapi_kit.engines.upstream.stream_parser import StreamParser
 from llmapi_kit.errors import RequestError
 from llmapi_kit.types import Delta, Event
 
@@ -42,7 +42,7 @@ class UpstreamAnswer(Protocol):
 
 
 async def begin_answer(
-    client: UpstreamClient, key: Key, path: str, body: dict[str, Any], deadline: Deadline, reader: AnswerReader
+    client: UpstreamClient, key: Key, path: str, body: dict[str, Any], deadline: Deadline, reader: StreamParser
 ) -> UpstreamAnswer:
     """Ask for an answer and wait until it has begun well.
 
@@ -58,8 +58,8 @@ async def begin_answer(
     if media_type == "text/html":
         await response.aclose()
         logger.warning("%s answered with a page", client.translator.provider.name)
-        raise client.translator.broken("answered with something that is no stream")
-    answer = StreamedAnswer(client, Chunks(response, deadline), reader)
+        raise client.translator.broken("answered with something that is not a stream")
+    answer = StreamedAnswer(client, ResponseReader(response, deadline), reader)
     try:
         await answer.begin()
     except BaseException:
@@ -71,7 +71,7 @@ async def begin_answer(
 class StreamedAnswer:
     """An answer that comes piece by piece."""
 
-    def __init__(self, client: UpstreamClient, chunks: Chunks, reader: AnswerReader) -> None:
+    def __init__(self, client: UpstreamClient, chunks: ResponseReader, reader: StreamParser) -> None:
         self._client = client
         self._chunks = chunks
         self._reader = reader
@@ -81,7 +81,7 @@ class StreamedAnswer:
         """Wait for the first chunk, for a moment.
 
         Raises:
-            UpstreamFault: it is none.
+            UpstreamFault: it is not an answer.
         """
         try:
             self._first = self._read(await self._chunks.next(BELIEVED_AFTER_S))
@@ -123,7 +123,7 @@ class StreamedAnswer:
         """What the next chunk brings; None at the end. Nothing that goes wrong after complete answers spoils them.
 
         Raises:
-            Exception: it did not come, or is none.
+            Exception: it did not come, or can't be read.
         """
         if self._reader.is_complete and not self._reader.went_on:
             limit_s = LAST_PART_S if self._reader.has_usage else USAGE_S
@@ -143,7 +143,7 @@ class StreamedAnswer:
 
         Raises:
             UpstreamFault: it is an error.
-            ValueError: it is no chunk, or the stream ended too early.
+            ValueError: it is not a chunk, or the stream ended too early.
         """
         if chunk is None:
             self._reader.finish()  # raises
@@ -156,7 +156,7 @@ class StreamedAnswer:
 class WholeAnswer:
     """An answer that came in one piece."""
 
-    def __init__(self, client: UpstreamClient, answer: Any, reader: AnswerReader) -> None:
+    def __init__(self, client: UpstreamClient, answer: Any, reader: StreamParser) -> None:
         self._client = client
         self._reader = reader
         try:
@@ -177,5 +177,5 @@ class WholeAnswer:
         """There is nothing left to stop."""
 
 
-def _end(reader: AnswerReader) -> Iterable[Event]:
+def _end(reader: StreamParser) -> Iterable[Event]:
     return (*reader.uncounted(), *reader.finish())

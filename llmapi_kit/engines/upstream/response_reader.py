@@ -11,7 +11,7 @@ import httpx
 
 from llmapi_kit.cancellation import cancel_and_wait
 from llmapi_kit.engines.upstream.deadline import Deadline
-from llmapi_kit.engines.upstream.sse_parser import BOM, BodyReader, EventReader
+from llmapi_kit.engines.upstream.sse_parser import BOM, BodyParser, SSEParser
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 DONE = b"[DONE]"
@@ -23,7 +23,7 @@ class SilentError(Exception):
     """Nothing came within the limit; it may still."""
 
 
-class Chunks:
+class ResponseReader:
     """JSON objects from a stream of server-sent events, one after the other, or the only one of a JSON body.
 
     Args:
@@ -35,7 +35,7 @@ class Chunks:
         self._response = response
         self._deadline = deadline
         self._parts = response.aiter_bytes().__aiter__()
-        self._reader: EventReader | BodyReader | None = None
+        self._reader: SSEParser | BodyParser | None = None
         self._ready: deque[bytes] = deque()
         self._task: asyncio.Task[bytes | None] | None = None
         self._has_ended = False
@@ -44,7 +44,7 @@ class Chunks:
     @property
     def is_whole(self) -> bool:
         """Whether the upstream answered in one piece, though it was asked for a stream."""
-        return isinstance(self._reader, BodyReader)
+        return isinstance(self._reader, BodyParser)
 
     async def next(self, limit_s: float) -> Any:
         """The next object; None when there are no more.
@@ -54,7 +54,7 @@ class Chunks:
 
         Raises:
             SilentError: it did not come in time.
-            ValueError: what came is no JSON, or far too large.
+            ValueError: what came is not JSON, or far too large.
             Exception: the connection broke, or the deadline was stopped.
         """
         while True:
@@ -95,7 +95,7 @@ class Chunks:
         if self._reader is None:  # what came tells more than its media type: proxies say the wrong one
             if not (begun := part.removeprefix(BOM).lstrip()):
                 return
-            self._reader = BodyReader() if begun.startswith(b"{") else EventReader()
+            self._reader = BodyParser() if begun.startswith(b"{") else SSEParser()
         self._ready.extend(self._reader.feed(part))
 
     async def _part(self, limit_s: float) -> bytes | None:
@@ -122,7 +122,7 @@ async def read_json(response: httpx.Response, deadline: Deadline, limit_s: float
 
     Raises:
         SilentError: it did not come in time.
-        ValueError: it is no JSON, or far too large.
+        ValueError: it is not JSON, or far too large.
         Exception: the connection broke, or the deadline was stopped.
     """
     task = asyncio.ensure_future(_read_all(response))

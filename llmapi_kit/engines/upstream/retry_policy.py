@@ -14,7 +14,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from llmapi_kit.engines.upstream.circuit_breaker import Circuit
+from llmapi_kit.engines.upstream.circuit_breaker import CircuitBreaker
 from llmapi_kit.engines.upstream.deadline import Deadline
 from llmapi_kit.engines.upstream.faults import DEFAULT_COOL_DOWN_S, UpstreamFault
 from llmapi_kit.engines.upstream.key_pool import Key, KeyPool
@@ -28,7 +28,7 @@ FIRST_PAUSE_S = 0.25
 MAX_PAUSE_S = 2.0
 
 
-class Retrying:
+class RetryPolicy:
     """Repeats requests to one upstream.
 
     Args:
@@ -39,7 +39,9 @@ class Retrying:
         deadline_s: no repetition begins later than this after the first attempt.
     """
 
-    def __init__(self, provider: str, keys: KeyPool, circuit: Circuit, *, max_retries: int, deadline_s: float) -> None:
+    def __init__(
+        self, provider: str, keys: KeyPool, circuit: CircuitBreaker, *, max_retries: int, deadline_s: float
+    ) -> None:
         self._provider = provider
         self._keys = keys
         self._circuit = circuit

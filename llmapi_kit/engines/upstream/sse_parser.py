@@ -19,7 +19,7 @@ class EventTooLargeError(ValueError):
     """An event is larger than anybody would send."""
 
 
-class BodyReader:
+class BodyParser:
     """Takes a body without events: its only data is the whole of it."""
 
     def __init__(self, max_body_bytes: int = MAX_EVENT_BYTES) -> None:
@@ -42,7 +42,7 @@ class BodyReader:
         return [bytes(self._body)]
 
 
-class EventReader:
+class SSEParser:
     """Feed it bytes; it gives the data of each event that is complete."""
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:

@@ -33,7 +33,7 @@ REASONS: Mapping[str, FinishReason] = {
     **dict.fromkeys(("prohibited_content", "spii", "sensitive", "refusal"), "content_filter"),
 }
 NO_REASON = ("", "null", "none")  # what some send in place of null, while the answer goes on
-# A piece that says once more all that came in so many pieces is no piece, but the answer again.
+# A piece that says once more all that came in so many pieces is not a piece, but the answer again.
 MIN_PIECES_REPEATED = 3
 
 
@@ -71,7 +71,7 @@ class _Answer:
         return len(self.texts) >= MIN_PIECES_REPEATED and text == "".join(self.texts)
 
 
-class AnswerReader:
+class StreamParser:
     """Reads the chunks of one request.
 
     Args:
@@ -110,7 +110,7 @@ class AnswerReader:
             is_whole: nothing comes after it, so an answer that does not say why it ended has ended well.
 
         Raises:
-            MalformedError: it is none.
+            MalformedError: it can't be read as one.
         """
         chunk = mapping(chunk, "a chunk")
         groq = chunk.get("x_groq")

@@ -82,7 +82,7 @@ class ToolCallReader:
         """The calls in a piece of a message, or in a whole one.
 
         Raises:
-            MalformedError: they are none.
+            MalformedError: they can't be read as calls.
         """
         given = message.get("tool_calls")
         entries = [given] if isinstance(given, Mapping) else list(sequence(given, "tool_calls"))

@@ -52,7 +52,7 @@ def attach(images: Sequence[Any]) -> tuple[Attachment, ...]:
         images: see `llmapi_kit.images.attach.with_images`.
 
     Raises:
-        ConfigError: one is no picture, or its file is not there.
+        ConfigError: one is not a picture, or its file is not there.
         InvalidRequestError: its bytes can't be read as one, or are too many.
     """
     return tuple(_attach(image, f"images[{i}]") for i, image in enumerate(images))
@@ -98,7 +98,7 @@ def _kind(data: bytes, place: str) -> str:
     for start, kind in KINDS.items():
         if data.startswith(start):
             return kind.removeprefix("image/").upper()
-    raise InvalidRequestError(f"{place} is no picture that can be read here. Send PNG, JPEG, WebP or GIF.")
+    raise InvalidRequestError(f"{place} is not a picture that can be read here. Send PNG, JPEG, WebP or GIF.")
 
 
 def _thumbnail(pixels: Image) -> str:

@@ -8,7 +8,7 @@ const MAX_FILE_BYTES = 1_500_000;
 const MAX_PIXELS = 16_000_000;
 const SENT_TYPES = ["image/png", "image/jpeg", "image/webp", "image/gif"];
 const REFUSALS = {
-  bad: ({ name }) => `${name} is no picture that can be read here. PNG, JPEG, WebP and GIF can.`,
+  bad: ({ name }) => `${name} is not a picture that can be read here. Send PNG, JPEG, WebP or GIF.`,
   many: ({ max }) => `A question has at most ${max} pictures.`,
 };
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from llmapi_kit.config import KEY_VARIABLE
 from llmapi_kit.notebook.chat.conversation import Message
 from llmapi_kit.notebook.chat.session import Session
 from llmapi_kit.notebook.chat.snapshot import pretty_json
-from llmapi_kit.notebook.snippets import KEY_VARIABLE
 
 SPEAKERS = {"user": "You", "assistant": "Model"}
 

@@ -135,7 +135,7 @@ def read_base_url(url: str) -> str | None:
     """The address of an API that is not at ``/v1`` of its host; None for one that is.
 
     Raises:
-        ConfigError: it is no HTTP URL.
+        ConfigError: it is not an HTTP URL.
     """
     text = url.strip().rstrip("/")
     try:

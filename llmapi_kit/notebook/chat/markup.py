@@ -18,7 +18,7 @@ from markdown_it.rules_inline import StateInline
 # These turn what follows around or hide in it; shown by their numbers. Joiners stay: emoji and Persian need them.
 INVISIBLE = re.compile("[\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 SAFE_LINK = re.compile(r"(?:https?:|mailto:|#)", re.IGNORECASE)
-# $…$, $$…$$, \\(…\\) and \\[…\\]; a price is no formula: see markdown.js
+# $…$, $$…$$, \\(…\\) and \\[…\\]; a price is not a formula: see markdown.js
 MATH = re.compile(r"\$\$.+?\$\$|\\\[.+?\\\]|\\\(.+?\\\)|\$(?!\s)(?:\\.|[^$\\\n])+?(?<!\s)\$(?!\d)", re.DOTALL)
 NO_MATH = "mathjax_ignore tex2jax_ignore"  # classes of what MathJax, of either generation, leaves alone
 DOLLAR = f'<span class="{NO_MATH}">$</span>'

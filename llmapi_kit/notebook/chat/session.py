@@ -260,7 +260,7 @@ class Session:
                 else:
                     _grow(answer, event)
         except BaseException:
-            answer.tool_calls.clear()  # half a call is none
+            answer.tool_calls.clear()  # half a call can't be made
             raise
         finally:
             flusher.cancel()

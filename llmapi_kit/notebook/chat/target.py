@@ -7,13 +7,13 @@ import re
 from typing import Any
 
 from llmapi_kit.client import RemoteServer
+from llmapi_kit.config import KEY_VARIABLE
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.errors import ConfigError, ServerError
 from llmapi_kit.kit import connect, load
 from llmapi_kit.loading.model import Model
 from llmapi_kit.notebook.chat.backend import Backend, EngineBackend
 from llmapi_kit.notebook.chat.http_backend import HttpBackend, read_base_url
-from llmapi_kit.notebook.snippets import KEY_VARIABLE
 from llmapi_kit.server.server import Server
 
 URL = re.compile(r"[a-z]+://|localhost\b|[\w.-]+:\d+(/|$)", re.IGNORECASE)

@@ -213,7 +213,7 @@ def _measured(entry: Entry, config: Path, weights_bytes: int) -> Entry:
 
 
 def _shape(values: Mapping[str, Any]) -> Any:
-    """The numbers that memory depends on; None where one is missing or is none."""
+    """The numbers that memory depends on; None where one is missing or not a number."""
     if not all(isinstance(values.get(name), int) and values[name] > 0 for name in SHAPE):
         return None
     context = values.get("max_position_embeddings")

@@ -15,12 +15,10 @@ from llmapi_kit.notebook.chooser.machine import GIB, ChooserMachine
 from llmapi_kit.notebook.chooser.text import access, parameters
 from llmapi_kit.notebook.progress_state import as_amount
 from llmapi_kit.notebook.stand_in import stand_in_style
+from llmapi_kit.notebook.style import BORDER, CODE_FONT, TEXT, UI_FONT
 
-FONT = "font-family:var(--jp-ui-font-family, system-ui, sans-serif);font-size:13px;line-height:1.5"
-CODE = "font-family:var(--jp-code-font-family, ui-monospace, Menlo, Consolas, monospace);font-size:12px"
-BOX = "border:1px solid var(--jp-border-color2, rgba(128,128,128,.35));border-radius:6px"
+BOX = f"border:{BORDER};border-radius:6px"
 WEIGHTS, CONTEXT, OVERHEAD = "#2b7de9", "#20a39e", "#8a8a8a"
-TEXT = "var(--jp-ui-font-color1, CanvasText)"
 BASE = {"fits": "#2e9e5b", "tight": "#c77700", "too large": "#d13438", "not here": "#8a8a8a"}
 # Of enough contrast on light and dark pages
 COLOURS = {verdict: f"color-mix(in srgb, {colour} 60%, {TEXT})" for verdict, colour in BASE.items()}
@@ -34,7 +32,7 @@ LEGEND = (("weights", WEIGHTS), ("context of one request", CONTEXT), ("libraries
 def header(machine: ChooserMachine, recommended: str | None) -> str:
     """The machine, and what is recommended for it."""
     word = f"Recommended here: <strong>{escape(recommended)}</strong>" if recommended else _nothing_fits()
-    return f'<div style="{FONT}"><div>{escape(str(machine))}</div><div>{word}</div></div>'
+    return f'<div style="{UI_FONT}"><div>{escape(str(machine))}</div><div>{word}</div></div>'
 
 
 def detail(entry: Entry, machine: ChooserMachine, settings: Settings) -> str:
@@ -46,31 +44,33 @@ def detail(entry: Entry, machine: ChooserMachine, settings: Settings) -> str:
     facts = "".join(_line(name, value) for name, value in _facts(entry, machine))
     title = f'<div style="font-size:15px;font-weight:600;overflow-wrap:anywhere">{escape(entry.name)}</div>'
     about = f'<div style="opacity:.8;margin-bottom:6px">{escape(entry.good_for)}</div>'
-    return f'<div style="{FONT};{BOX};padding:8px 12px">{title}{about}{facts}{memory}</div>'
+    return f'<div style="{UI_FONT};{BOX};padding:8px 12px">{title}{about}{facts}{memory}</div>'
 
 
 def stand_in(table: str) -> str:
     """What a saved notebook shows in place of the widgets: the models as a table, as it was then."""
     style = stand_in_style([CLASS], STAND_IN_CLASS)
-    return f'<div class="{STAND_IN_CLASS}">{style}<pre style="{CODE};white-space:pre">{escape(table)}</pre></div>'
+    return f'<div class="{STAND_IN_CLASS}">{style}<pre style="{CODE_FONT};white-space:pre">{escape(table)}</pre></div>'
 
 
 def marks() -> str:
     """What the signs before the names mean, and what a dead button does."""
-    style = f"{FONT};font-size:12px;opacity:.8;white-space:pre-wrap"
+    style = f"{UI_FONT};font-size:12px;opacity:.8;white-space:pre-wrap"
     return f'<div style="{style}">{MARKS}\n{HINT}</div>'
 
 
 def code_line(code: str) -> str:
     """A line of Python to copy."""
-    style = f"{CODE};{BOX};margin:0;padding:6px 10px;overflow-x:auto;user-select:all;background:rgba(128,128,128,.08)"
+    style = (
+        f"{CODE_FONT};{BOX};margin:0;padding:6px 10px;overflow-x:auto;user-select:all;background:rgba(128,128,128,.08)"
+    )
     return f'<pre style="{style}">{escape(code)}</pre>'
 
 
 def message(text: str, is_good: bool = True) -> str:
     """A sentence on how something went."""
     colour = COLOURS["fits" if is_good else "too large"]
-    return f'<div role="status" style="{FONT};color:{colour};overflow-wrap:anywhere">{escape(text)}</div>'
+    return f'<div role="status" style="{UI_FONT};color:{colour};overflow-wrap:anywhere">{escape(text)}</div>'
 
 
 def _facts(entry: Entry, machine: ChooserMachine) -> list[tuple[str, str]]:

@@ -48,7 +48,7 @@ def dashboard(server: Server) -> Dashboard:
         server: what `kit.launch` returned.
 
     Raises:
-        ConfigError: it is no server of this process.
+        ConfigError: it is not a server of this process.
 
     Examples:
         >>> server = kit.launch(kit.load("mock"), port=0)
@@ -222,7 +222,7 @@ class Dashboard(threading.Thread):
     def _cancel_request(self, request_id: str) -> None:
         server = self._server()
         if server is None or not server.cancel(request_id):
-            raise ServerError("It is over already.")
+            raise ServerError("This request has ended already.")
 
     def __repr__(self) -> str:
         return f"Dashboard of {_name(self._server())}: {totals(self._sampler.samples[-1])}"

@@ -12,8 +12,9 @@ from typing import Any
 
 from llmapi_kit import tables
 from llmapi_kit.api.running_requests import RunningRequest
-from llmapi_kit.notebook.card import BORDER, CODE_FONT, DIM, UI_FONT
+from llmapi_kit.notebook.card import DIM
 from llmapi_kit.notebook.dashboard.samples import Sample
+from llmapi_kit.notebook.style import BORDER, CODE_FONT, UI_FONT
 
 WIDTH, HEIGHT = 160, 36
 LINE = "var(--jp-brand-color1, #2196f3)"

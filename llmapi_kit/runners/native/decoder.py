@@ -13,26 +13,15 @@ import ctypes
 import weakref
 from array import array
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from llmapi_kit.checkpoints.decoder_config import DecoderConfig
-from llmapi_kit.checkpoints.decoder_families import (
-    EMBEDDING,
-    EXPERT_PRODUCTS,
-    HEAD,
-    NORM,
-    ROUTER,
-    SHARED_GATE,
-    SINKS,
-    Activation,
-)
-from llmapi_kit.checkpoints.decoder_weights import DecoderWeights, layer_name
+from llmapi_kit.checkpoints.decoder_weights import DecoderWeights
 from llmapi_kit.checkpoints.integer_weights import IntegerFormat
 from llmapi_kit.checkpoints.model_decoder import config_of, obstacle_to_decoder
 from llmapi_kit.runners.base import StepItem
@@ -40,64 +29,54 @@ from llmapi_kit.runners.image_memory import FIRST_IMAGE_ID
 from llmapi_kit.runners.lazy_memory import LazyMemory
 from llmapi_kit.runners.native.adapter_tables import AdapterTables, inputs_of
 from llmapi_kit.runners.native.compiler import NativeUnavailableError, load_library
-from llmapi_kit.runners.native.packed_weights import PackedWeights
-from llmapi_kit.runners.native.structures import Expert, Layer, Model, declare
+from llmapi_kit.runners.native.formats import Formats
+from llmapi_kit.runners.native.packed_model import PackedModel
+from llmapi_kit.runners.native.structures import declare
 
-# Macros for what weights, keys and values are stored as
-WEIGHTS: dict[torch.dtype, tuple[str, ...]] = {
-    torch.float32: (),
-    torch.bfloat16: ("WEIGHTS_BFLOAT16",),
-    torch.float16: ("WEIGHTS_FLOAT16",),
-}
-ARITHMETIC = (torch.float32, torch.bfloat16)
-MEMORY: dict[torch.dtype, tuple[str, ...]] = {
-    torch.float32: (),
-    torch.bfloat16: ("MEMORY_BFLOAT16",),
-    torch.int8: ("MEMORY_INT8",),
-}
 # Multiplications in a step from which sharing it pays for waking the other threads, and how many more for each prompt
 # in it but the first: several come in a burst, while the server's thread needs a core to read the rest
 SHARED_FROM = 200_000_000
 SHARED_PER_PROMPT = 80_000_000
-GATES: dict[Activation, int] = {"silu": 0, "gelu_tanh": 1, "clamped_swiglu": 2}  # as model.h numbers them
-_T = TypeVar("_T")
 Rows = Callable[[Sequence[int]], torch.Tensor]
-BIASES = ("qkv_bias", "output_bias", "gate_up_bias", "down_bias")  # of `Layer`, as `Variant.products`
 GIVEN = -1  # in place of a token whose vector is there
 
 
-@dataclass(frozen=True, slots=True)
-class Formats:
-    """The number formats of a step.
+class _TokenArrays:
+    """The tokens of a step one after the other, as decoder.c reads them.
 
     Attributes:
-        weights: of the matrices.
-        arithmetic: float32, or bfloat16, in which products with weights in bfloat16 round their inputs where the
-            processor has instructions for it; all else, and sums, is in float32.
-        memory: of keys and values; None for that of arithmetic.
+        tokens: ids.
+        positions: of each in its slot.
+        slots: of each.
+        wanted: which of them, by index, get logits.
+        pooled: the items with `wants_mean`, each with the index of its first token.
     """
 
-    weights: torch.dtype | IntegerFormat
-    arithmetic: torch.dtype
-    memory: torch.dtype | None = None
+    __slots__ = ("pooled", "positions", "slots", "tokens", "wanted")
 
-    @property
-    def stored(self) -> torch.dtype:
-        """Of keys and values."""
-        return self.memory or self.arithmetic
+    def __init__(self, items: Sequence[StepItem]) -> None:
+        self.pooled: list[tuple[StepItem, int]] = []
+        self.tokens, self.positions, self.slots, self.wanted = array("q"), array("q"), array("q"), array("q")
+        for item in items:
+            num = len(item.tokens)
+            if item.wants_mean:
+                self.pooled.append((item, len(self.tokens)))
+            self.tokens.extend(item.tokens)
+            self.positions.extend(range(item.start, item.start + num))
+            self.slots.extend((item.slot,) * num)
+            if item.wants_logits:
+                end = len(self.tokens)
+                self.wanted.extend(range(end - num if item.wants_every else end - 1, end))
 
-    def defines(self) -> tuple[str, ...] | None:
-        """Macros to compile with; None where there is no step for these."""
-        if self.arithmetic not in ARITHMETIC or self.stored not in MEMORY:
-            return None
-        memory = MEMORY[self.stored]
-        if isinstance(self.weights, IntegerFormat):
-            minima = ("HAS_MINIMA",) if self.weights.has_minima else ()
-            return (f"WEIGHT_BITS={self.weights.bits}", f"GROUP={self.weights.group}", *minima, *memory)
-        if self.weights not in WEIGHTS or (self.weights != torch.bfloat16 and self.arithmetic != torch.float32):
-            return None
-        rounds = ("ROUNDS_TO_BFLOAT16",) if self.arithmetic == torch.bfloat16 else ()
-        return (*WEIGHTS[self.weights], *memory, *rounds)
+    def take_image_ids(self) -> dict[int, int]:
+        """Ids that stand for pictures, by their index; `GIVEN` takes their place."""
+        tokens = self.tokens
+        if max(tokens) < FIRST_IMAGE_ID:
+            return {}
+        image_ids = {index: token for index, token in enumerate(tokens) if token >= FIRST_IMAGE_ID}
+        for index in image_ids:
+            tokens[index] = GIVEN
+        return image_ids
 
 
 class NativeDecoder:
@@ -134,24 +113,30 @@ class NativeDecoder:
     ) -> None:
         config = weights.config
         formats = Formats(weights.integers or weights.dtype, dtype or weights.dtype, kv_dtype)
-        self._library = declare(load_library(*_defines(formats)))
+        self._library = declare(_compiled(formats))
         self._num_threads = num_threads
         self._num_weights = _num_multiplied(weights)
         self._width = 2 * config.num_hidden_layers * config.num_attention_heads * config.head_dim
         self._panel = int(self._library.panel_width())
         self.adapters = AdapterTables(config, int(self._library.vector_width()), self._rows_of)
-        self._kept: list[Any] = []  # what the C structures point into
         self._config = config
         self.vocab_size = config.vocab_size
         self._hidden = config.hidden_size
         self.original_length = weights.original_length if weights.original_length < max_length else 0
-        self._model = _model_of(config, weights.num_rotated, max_length)
         self._team = self._library.team_start(num_threads)
         if not self._team:
             raise MemoryError("no memory for the threads of a step")
         self._stop = weakref.finalize(self, self._library.team_stop, self._team)
         with ThreadPoolExecutor(num_threads, "llmapi_kit pack", torch.set_num_threads, (1,)) as threads:
-            self._take_over(weights, max_length, threads)
+            packed = PackedModel(
+                self._library,
+                self._team,
+                weights,
+                max_length=max_length,
+                original_length=self.original_length,
+                threads=threads,
+            )
+        self._packed, self._model, self._layers = packed, packed.structure, packed.layers
         slot_size = int(self._library.slot_size(self._model))
         self._item_bytes = formats.stored.itemsize
         self._slot_bytes = slot_size * self._item_bytes
@@ -181,7 +166,7 @@ class NativeDecoder:
         """Why it is not, as a clause; empty where it is."""
         if model.device.type != "cpu":
             return f"the model is on {model.device}"
-        if Formats(model.dtype, dtype or model.dtype).defines() is None:
+        if Formats(model.dtype, dtype or model.dtype).macros() is None:
             types = " and ".join(
                 sorted({str(each).removeprefix("torch.") for each in (model.dtype, dtype or model.dtype)})
             )
@@ -197,7 +182,7 @@ class NativeDecoder:
         Raises:
             NativeUnavailableError: it can't be compiled here, or there is none for these.
         """
-        load_library(*_defines(formats))
+        _compiled(formats)
 
     @classmethod
     def is_available(
@@ -233,26 +218,10 @@ class NativeDecoder:
             in the items' order, both of which the next step overwrites; and the items with `wants_mean`, each with the
             row of its first token.
         """
-        pooled: list[tuple[StepItem, int]] = []
-        tokens, positions, slots, wanted = array("q"), array("q"), array("q"), array("q")
-        for item in items:
-            num = len(item.tokens)
-            if item.wants_mean:
-                pooled.append((item, len(tokens)))
-            tokens.extend(item.tokens)
-            positions.extend(range(item.start, item.start + num))
-            slots.extend((item.slot,) * num)
-            if item.wants_logits:
-                end = len(tokens)
-                wanted.extend(range(end - num if item.wants_every else end - 1, end))
-        num_tokens, num_wanted, num_seen = len(tokens), len(wanted), sum(positions)
-        num_prompts = sum(len(item.tokens) > 1 for item in items)
-        work = num_tokens * self._num_weights + num_seen * self._width
-        image_ids: dict[int, int] = {}  # by their index in the row
-        if rows is not None and max(tokens) >= FIRST_IMAGE_ID:
-            image_ids = {i: token for i, token in enumerate(tokens) if token >= FIRST_IMAGE_ID}
-            for index in image_ids:
-                tokens[index] = GIVEN
+        step = _TokenArrays(items)
+        tokens, positions, wanted = step.tokens, step.positions, step.wanted
+        num_tokens, num_wanted = len(tokens), len(wanted)
+        image_ids = step.take_image_ids() if rows is not None else {}
         least = GIVEN if image_ids else 0
         # C would read and write beyond its memory
         if not (least <= min(tokens) <= max(tokens) < self.vocab_size and max(positions) < self._model.max_length):
@@ -273,12 +242,12 @@ class NativeDecoder:
         self._library.step(
             self._model,
             self._team,
-            self._num_threads if work >= SHARED_FROM + max(0, num_prompts - 1) * SHARED_PER_PROMPT else 1,
+            self._num_threads if self._is_shared(items, step) else 1,
             num_tokens,
             tokens.buffer_info()[0],
             positions.buffer_info()[0],
             turns.buffer_info()[0],
-            slots.buffer_info()[0],
+            step.slots.buffer_info()[0],
             *(adapters.arguments if adapters else (None, None, None, 0)),
             num_wanted,
             wanted.buffer_info()[0],
@@ -289,7 +258,13 @@ class NativeDecoder:
         states = self._states[:num_tokens, : self._hidden]
         for places_of, weight in self.adapters.heads(items) if adapters else ():
             logits[places_of, : self.vocab_size] = self._logits_of(states[wanted[places_of].tolist()], weight)
-        return logits[:num_wanted, : self.vocab_size], states, pooled
+        return logits[:num_wanted, : self.vocab_size], states, step.pooled
+
+    def _is_shared(self, items: Sequence[StepItem], step: _TokenArrays) -> bool:
+        """Whether a step is work enough for all threads."""
+        work = len(step.tokens) * self._num_weights + sum(step.positions) * self._width
+        num_prompts = sum(len(item.tokens) > 1 for item in items)
+        return work >= SHARED_FROM + max(0, num_prompts - 1) * SHARED_PER_PROMPT
 
     def _turns(self, items: Sequence[StepItem], are_long: Sequence[bool]) -> array[int]:
         """Rows of the cosines for each token: those of short sequences come first, as far as these go."""
@@ -346,139 +321,13 @@ class NativeDecoder:
     def _padded(self, size: int) -> int:
         return -(-size // self._panel) * self._panel
 
-    def _take_over(self, weights: DecoderWeights, max_length: int, threads: Executor) -> None:
-        config = weights.config
-        rotations = [self._rotation(*rotary) for rotary in self._rotaries(weights, max_length)]
-        self._model.norm = self._norm(weights, NORM)
-        layers = (Layer * config.num_hidden_layers)()
-        for index, layer in enumerate(layers):
-            self._take_vectors(weights, index, layer)
-            if (rotation := config.variant.rotation(index)) >= 0:
-                layer.cosines, layer.sines = rotations[rotation]
-            layer.window = config.windows[index]
-            layer.scaling = config.variant.attention_scale or config.head_dim**-0.5
-            layer.inner = _inner_size(config, index)
-        self._model.layers = self._keep(layers, ctypes.addressof(layers))
-        self._layers = layers
-        self._pack(weights, layers, threads)
 
-    def _take_vectors(self, weights: DecoderWeights, index: int, layer: Layer) -> None:
-        """Take over what is no packed matrix."""
-        config, variant = weights.config, weights.config.variant
-        for place in fields(variant.norms):
-            if name := getattr(variant.norms, place.name):
-                setattr(layer, place.name, self._norm(weights, layer_name(index, f"{name}.weight")))
-        if config.has_qk_norm:
-            layer.query_norm, layer.key_norm = (
-                self._norm(weights, layer_name(index, f"self_attn.{name}_norm.weight")) for name in "qk"
-            )
-        for field, parts in zip(BIASES, variant.products, strict=True):
-            setattr(layer, field, self._bias(weights, index, parts))
-        if variant.has_sinks:
-            layer.sinks = self._floats(weights.take(layer_name(index, SINKS)))
-        if variant.has_experts(index):
-            names = [layer_name(index, f"{part}.weight") for part in (ROUTER, SHARED_GATE)]
-            layer.router = self._floats(torch.cat([weights.take(name) for name in names if name in weights.tensors]))
-            layer.router_bias = self._bias(weights, index, [ROUTER])
-
-    def _bias(self, weights: DecoderWeights, index: int, parts: Sequence[str]) -> int | None:
-        """The bias of a product, in whole panels; None where it has none."""
-        names = [layer_name(index, f"{part}.bias") for part in parts]
-        if names[0] not in weights.tensors:
-            return None
-        return self._floats(self._pad(torch.cat([weights.take(name) for name in names])))
-
-    def _pack(self, weights: DecoderWeights, layers: ctypes.Array[Layer], threads: Executor) -> None:
-        """Take over the matrices."""
-        variant = weights.config.variant
-        groups = [group for index in range(len(layers)) for group in _matrices(weights.config, index)]
-        groups += [[EMBEDDING]] if weights.is_tied else [[HEAD], [EMBEDDING]]
-        packed = PackedWeights(self._library, self._team, weights, groups, threads)
-        matrices = iter(self._keep(packed, packed.matrices))
-        for index, layer in enumerate(layers):
-            layer.qkv, layer.output = next(matrices), next(matrices)
-            if layer.inner:
-                layer.gate_up, layer.down = next(matrices), next(matrices)
-            if variant.experts is not None and variant.has_experts(index):
-                table = (Expert * variant.experts.num_experts)()
-                for number, expert in enumerate(table):
-                    expert.gate_up, expert.down = next(matrices), next(matrices)
-                    expert.gate_up_bias, expert.down_bias = (
-                        self._bias(weights, index, parts) for parts in _parts_of_expert(number)
-                    )
-                layer.experts = self._keep(table, ctypes.addressof(table))
-        self._model.head = next(matrices)
-        self._model.embedding = next(matrices, self._model.head)
-
-    def _rotaries(self, weights: DecoderWeights, max_length: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Cosines and sines, as `_turns` finds them."""
-        if not self.original_length:
-            return weights.rotaries(max_length)
-        short, long = weights.rotaries(self.original_length), weights.rotaries(max_length, is_long=True)
-        return [(torch.cat((a, c)), torch.cat((b, d))) for (a, b), (c, d) in zip(short, long, strict=True)]
-
-    def _rotation(self, cosines: torch.Tensor, sines: torch.Tensor) -> tuple[int, int]:
-        half = cosines.shape[-1] // 2
-        return self._floats(cosines), self._floats(torch.cat((-sines[:, :half], sines[:, half:]), dim=-1))
-
-    def _norm(self, weights: DecoderWeights, name: str) -> int:
-        return self._floats(weights.take(name).float() + weights.config.variant.norm_offset)
-
-    def _pad(self, rows: torch.Tensor) -> torch.Tensor:
-        missing = self._padded(len(rows)) - len(rows)
-        return functional.pad(rows.detach(), (0, 0) * (rows.ndim - 1) + (0, missing))
-
-    def _floats(self, values: torch.Tensor) -> int:
-        kept = values.detach().float().contiguous().clone()
-        return self._keep(kept, kept.data_ptr())
-
-    def _keep(self, owner: Any, address: _T) -> _T:
-        self._kept.append(owner)
-        return address
-
-
-def _defines(formats: Formats) -> tuple[str, ...]:
-    defines = formats.defines()
-    if defines is None:
-        raise NativeUnavailableError(f"there is none for {formats}")
-    return defines
-
-
-def _model_of(config: DecoderConfig, num_rotated: int, max_length: int) -> Model:
-    """What model.h has of a configuration."""
-    variant, experts = config.variant, config.variant.experts
-    model = Model(
-        num_layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        inner=max(_inner_size(config, index) for index in range(config.num_hidden_layers)),
-        heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads,
-        head_dim=config.head_dim,
-        vocab=config.vocab_size,
-        max_length=max_length,
-        rotated=num_rotated,
-        activation=GATES[variant.activation],
-        norms_all_heads=variant.norms_all_heads,
-        epsilon=config.rms_norm_eps,
-        embedding_scale=variant.embedding_scale,
-        residual_multiplier=variant.residual_multiplier,
-        attention_cap=variant.attention_softcap,
-        logit_scale=variant.logit_scale,
-        logit_cap=variant.logit_softcap,
-        swiglu_alpha=variant.swiglu_alpha,
-        swiglu_limit=variant.swiglu_limit,
-    )
-    if experts is not None:
-        model.num_experts, model.experts_per_token = experts.num_experts, experts.per_token
-        model.expert_inner, model.renormalises = experts.intermediate_size, experts.renormalises
-        model.has_shared_gate = experts.shared_size > 0
-    return model
-
-
-def _inner_size(config: DecoderConfig, layer: int) -> int:
-    """Width of the feed-forward that all tokens of a layer go through; 0 where there is none."""
-    experts = config.variant.experts
-    return experts.shared_size if experts is not None and experts.layers[layer] else config.intermediate_size
+def _compiled(formats: Formats) -> ctypes.CDLL:
+    """The library with the step for some number formats; raises as `NativeDecoder.compile`."""
+    macros = formats.macros()
+    if macros is None:
+        raise NativeUnavailableError(f"there is no step for {formats}")
+    return load_library(*macros)
 
 
 def _has_even_widths(config: DecoderConfig) -> bool:
@@ -487,23 +336,6 @@ def _has_even_widths(config: DecoderConfig) -> bool:
     widths = [config.hidden_size, config.num_attention_heads * config.head_dim, config.intermediate_size]
     widths += [experts.intermediate_size, experts.shared_size] if experts is not None else []
     return all(width % 2 == 0 for width in widths)
-
-
-def _matrices(config: DecoderConfig, index: int) -> list[list[str]]:
-    """A layer's matrices as they are packed, those of a product together."""
-    variant, experts = config.variant, config.variant.experts
-    groups = [list(parts) for parts in variant.products]
-    if experts is not None and experts.layers[index]:
-        shared = [[part.replace("mlp.", "mlp.shared_expert.") for part in parts] for parts in groups[2:]]
-        groups[2:] = shared if experts.shared_size else []
-        for expert in range(experts.num_experts):
-            groups += _parts_of_expert(expert)
-    return [[layer_name(index, f"{part}.weight") for part in group] for group in groups]
-
-
-def _parts_of_expert(number: int) -> list[list[str]]:
-    """An expert's matrices, those of a product together."""
-    return [[f"mlp.experts.{number}.{part}" for part in parts] for parts in EXPERT_PRODUCTS]
 
 
 def _num_multiplied(weights: DecoderWeights) -> int:

@@ -43,7 +43,7 @@ class NativeRunner:
 
     Raises:
         UnsupportedModelError: the compiled step computes something else than the reference.
-        ModelLoadError: the weights are no finite numbers.
+        ModelLoadError: the weights are not finite numbers.
     """
 
     def __init__(
@@ -165,14 +165,14 @@ def _by_length(
 
 
 def _not_finite(weights: DecoderWeights) -> LlmApiKitError:
-    """Why the logits are no numbers."""
+    """Why the logits are not numbers."""
     name = weights.config.architecture
     broken = [key for key, weight in weights.tensors.items() if not _is_finite(weight)]
     if not broken:
         return UnsupportedModelError(f"{name} computes numbers that are not finite.")
     more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
     return ModelLoadError(
-        f"{name}: the weight {broken[0]}{more} has values that are no finite numbers. Download it again."
+        f"{name}: the weight {broken[0]}{more} has values that are not finite numbers. Download it again."
     )
 
 

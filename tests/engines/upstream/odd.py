@@ -1,8 +1,8 @@
-"""Chunks that are not as OpenAI's, and what an `AnswerReader` makes of them."""
+"""Chunks that are not as OpenAI's, and what a `StreamParser` makes of them."""
 
 from __future__ import annotations
 
-from llmapi_kit.engines.upstream.stream_parser import AnswerReader
+from llmapi_kit.engines.upstream.stream_parser import StreamParser
 
 from .faulty import chunk
 
@@ -29,7 +29,7 @@ def calls(*entries, finish=None):
 
 def read(*chunks, is_whole=False, **options):
     """(text, reasoning, calls as (id, name, arguments), the end) of an answer's chunks."""
-    reader = AnswerReader(1, **options)
+    reader = StreamParser(1, **options)
     deltas = [delta for each in chunks for delta in reader.read(each, is_whole=is_whole)]
     gathered = []
     for piece in (piece for delta in deltas for piece in delta.tool_calls):

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from llmapi_kit.checkpoints.providers import PROVIDERS
-from llmapi_kit.engines.upstream.circuit_breaker import Circuit
+from llmapi_kit.engines.upstream.circuit_breaker import CircuitBreaker
 from llmapi_kit.engines.upstream.key_pool import QUARANTINE_S, Key, KeyPool, read_keys
 from llmapi_kit.errors import ConfigError, EngineUnavailableError, QueueFullError, RequestError, UpstreamError
 
@@ -212,7 +212,7 @@ def fail(circuit, times=1):
 
 
 def test_a_circuit_opens_after_failures_in_a_row(clock):
-    circuit = Circuit("p", max_failures=3, open_s=10, clock=clock)
+    circuit = CircuitBreaker("p", max_failures=3, open_s=10, clock=clock)
     fail(circuit, 2)
     circuit.completed()
     fail(circuit, 2)
@@ -225,7 +225,7 @@ def test_a_circuit_opens_after_failures_in_a_row(clock):
 
 
 def test_an_open_circuit_lets_one_request_through_after_a_while(clock):
-    circuit = Circuit("p", max_failures=1, open_s=10, clock=clock)
+    circuit = CircuitBreaker("p", max_failures=1, open_s=10, clock=clock)
     fail(circuit)
     clock.now += 10
     with circuit.attempt() as probe:
@@ -238,7 +238,7 @@ def test_an_open_circuit_lets_one_request_through_after_a_while(clock):
 
 
 def test_a_probe_that_fails_keeps_it_open_and_one_that_leaves_makes_room(clock):
-    circuit = Circuit("p", max_failures=1, open_s=10, clock=clock)
+    circuit = CircuitBreaker("p", max_failures=1, open_s=10, clock=clock)
     fail(circuit)
     clock.now += 10
     with circuit.attempt():

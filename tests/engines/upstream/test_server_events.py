@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmapi_kit.engines.upstream.sse_parser import EventReader, EventTooLargeError
+from llmapi_kit.engines.upstream.sse_parser import EventTooLargeError, SSEParser
 
 pytestmark = pytest.mark.kernel
 
@@ -31,7 +31,7 @@ def reference(raw):
 @given(st.lists(st.tuples(LINES, ENDS), max_size=30), st.lists(st.integers(0, 300), max_size=20))
 def test_every_way_of_cutting_gives_the_same_events(lines, cuts):
     raw = b"".join(line + end for line, end in lines) + b"\n\n"
-    reader = EventReader()
+    reader = SSEParser()
     at, events = 0, []
     for cut in [*sorted(cut for cut in cuts if cut < len(raw)), len(raw)]:
         events += reader.feed(raw[at:cut])
@@ -41,7 +41,7 @@ def test_every_way_of_cutting_gives_the_same_events(lines, cuts):
 
 @pytest.mark.parametrize("raw", [b"data: " + b"x" * 200, b"data: x\n" * 60, b"x" * 200])
 def test_an_event_that_grows_too_large_is_refused_before_it_ends(raw):
-    reader = EventReader(max_event_bytes=100)
+    reader = SSEParser(max_event_bytes=100)
 
     def feed_all():
         for at in range(0, len(raw), 10):
@@ -52,5 +52,5 @@ def test_an_event_that_grows_too_large_is_refused_before_it_ends(raw):
 
 
 def test_many_small_events_are_no_large_one():
-    reader = EventReader(max_event_bytes=100)
+    reader = SSEParser(max_event_bytes=100)
     assert len(reader.feed(b"data: x\n\n" * 1000)) == 1000

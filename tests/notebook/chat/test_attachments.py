@@ -70,7 +70,7 @@ def test_picture_on_the_web_is_passed_on_and_not_fetched():
 def test_file_that_is_no_picture_is_refused_by_its_name(data, has_pillow, without_pillow):
     if not has_pillow:
         without_pillow()
-    with pytest.raises(InvalidRequestError, match=r"'photo' is no picture .* Send PNG, JPEG, WebP or GIF\."):
+    with pytest.raises(InvalidRequestError, match=r"'photo' is not a picture .* Send PNG, JPEG, WebP or GIF\."):
         attach_file("photo", data)
 
 
@@ -97,7 +97,7 @@ def test_file_that_no_request_has_room_for_is_refused_with_its_size():
 
 
 def test_refusals_say_which_of_several_it_was():
-    with pytest.raises(InvalidRequestError, match=r"images\[1\] is no picture"):
+    with pytest.raises(InvalidRequestError, match=r"images\[1\] is not a picture"):
         attach([file_of(), b"no"])
     with pytest.raises(ConfigError, match="can't be read"):
         attach(["nowhere.png"])

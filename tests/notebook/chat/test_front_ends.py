@@ -199,7 +199,7 @@ def _first(state):
 @pytest.mark.parametrize(
     ("names", "buffers", "said"),
     [
-        (["<b>.svg"], [b"<svg/>"], "'<b>.svg' is no picture that can be read here"),
+        (["<b>.svg"], [b"<svg/>"], "'<b>.svg' is not a picture that can be read here"),
         ([], [b"x"], "zip()"),
         ([None], [PICTURE], None),
     ],
@@ -345,7 +345,7 @@ def test_plain_chat_takes_files_shows_them_and_sends_them_as_they_are(in_kernel)
         upload(front_end, ("a.png", PICTURE))
     assert len(removers(front_end)) == 2, "the same file may come again"
     upload(front_end, ("<b>.heic", b"ftypheic"))
-    assert front_end._note.value.startswith("'<b>.heic' is no picture")
+    assert front_end._note.value.startswith("'<b>.heic' is not a picture")
     removers(front_end)[0].click()
     assert "data:image/jpeg" in front_end._pictures._row.children[0].children[0].value
     front_end._input.value = "what?"

@@ -125,5 +125,5 @@ def test_pages_get_samples_while_they_look_and_everything_when_they_look_again(s
 
 
 def test_a_request_that_is_over_can_not_be_cancelled(server):
-    with pytest.raises(kit.LlmApiKitError, match="over already"):
+    with pytest.raises(kit.LlmApiKitError, match="has ended already"):
         Dashboard(server)._cancel({"id": "cmpl-x"})

@@ -16,7 +16,7 @@ from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.native import compiler
 from llmapi_kit.runners.native.compiler import NativeUnavailableError, load_library
-from llmapi_kit.runners.native.decoder import Formats
+from llmapi_kit.runners.native.formats import Formats
 from llmapi_kit.runners.torch_runner import TorchRunner
 from tests.runners.conftest import make_tiny
 
@@ -97,7 +97,7 @@ def test_the_source_compiles_without_warnings(tmp_path):
     """One format with the warnings that only come of optimizing, which take long."""
     for number, formats in enumerate(FORMATS):
         how = "-fsyntax-only" if number else "-O1"
-        command = ["cc", how, "-Wall", "-Wextra", "-Werror", *(f"-D{name}" for name in formats.defines())]
+        command = ["cc", how, "-Wall", "-Wextra", "-Werror", *(f"-D{name}" for name in formats.macros())]
         command += ["-shared", "-fPIC", "-pthread"]
         command += [str(compiler.SOURCES[0]), "-o", str(tmp_path / "short.so"), "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))

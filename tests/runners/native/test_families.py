@@ -13,7 +13,7 @@ from llmapi_kit.checkpoints.low_rank import LowRank
 from llmapi_kit.checkpoints.model_decoder import weights_of_model
 from llmapi_kit.errors import UnsupportedModelError
 from llmapi_kit.runners.base import StepItem
-from llmapi_kit.runners.native import decoder
+from llmapi_kit.runners.native import decoder, packed_model
 from llmapi_kit.runners.native.decoder import NativeDecoder
 from llmapi_kit.runners.native.reference import last_logits
 from llmapi_kit.runners.native.runner import NativeRunner
@@ -143,14 +143,14 @@ def test_threads_share_experts_without_a_difference(monkeypatch):
     ],
 )
 def test_the_check_at_load_finds_a_difference_that_is_left_out(family, field, value, monkeypatch):
-    model_of = decoder._model_of
+    model_of = packed_model._model_of
 
     def without(*args):
         made = model_of(*args)
         setattr(made, field, value)
         return made
 
-    monkeypatch.setattr(decoder, "_model_of", without)
+    monkeypatch.setattr(packed_model, "_model_of", without)
     with pytest.raises(UnsupportedModelError, match=r"gives other logits over slots than by itself"):
         NativeRunner(weights_of_model(make_family(family)), num_slots=2, max_length=64, dtype=torch.float32)
 

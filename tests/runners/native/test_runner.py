@@ -10,8 +10,8 @@ from llmapi_kit.checkpoints.decoder_weights import read_decoder_weights
 from llmapi_kit.checkpoints.model_decoder import weights_of_model
 from llmapi_kit.errors import ModelLoadError, UnsupportedModelError
 from llmapi_kit.runners.base import StepItem
-from llmapi_kit.runners.native import decoder
-from llmapi_kit.runners.native.decoder import NativeDecoder
+from llmapi_kit.runners.native import packed_model
+from llmapi_kit.runners.native.packed_model import PackedModel
 from llmapi_kit.runners.native.reference import last_logits
 from llmapi_kit.runners.native.runner import NativeRunner
 from llmapi_kit.runners.torch_runner import TorchRunner
@@ -59,20 +59,20 @@ def test_a_folders_weights_give_the_same_bits_as_the_model_in_it(family, dtype, 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_a_compiled_step_that_computes_something_else_is_found_out(family, monkeypatch):
-    take = NativeDecoder._floats
-    monkeypatch.setattr(NativeDecoder, "_floats", lambda self, values: take(self, values * 1.05))
+    take = PackedModel._floats
+    monkeypatch.setattr(PackedModel, "_floats", lambda self, values: take(self, values * 1.05))
     with pytest.raises(UnsupportedModelError, match=r"other logits over slots than by itself .* native=False"):
         run(weights_of_model(make_tiny(family)))
 
 
 def test_matrices_in_a_wrong_order_are_found_out(monkeypatch):
-    matrices = decoder._matrices
+    matrices = packed_model._matrices
 
     def swapped(config, index):
         (query, key, value), *others = matrices(config, index)
         return [[key, query, value], *others]
 
-    monkeypatch.setattr(decoder, "_matrices", swapped)
+    monkeypatch.setattr(packed_model, "_matrices", swapped)
     with pytest.raises(UnsupportedModelError, match="LlamaForCausalLM gives other logits"):
         run(weights_of_model(make_tiny("llama")))
 

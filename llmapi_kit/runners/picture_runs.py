@@ -1,4 +1,4 @@
-"""Which vectors of a chunk attend to each other both ways: those of a picture, in some families."""
+"""Which vectors of a chunk belong to one picture: in some families, these attend to each other both ways."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from llmapi_kit.runners.image_memory import FIRST_IMAGE_ID
 
 
-def whole_runs(ids: Sequence[int]) -> list[tuple[int, int]]:
+def picture_runs(ids: Sequence[int]) -> list[tuple[int, int]]:
     """(start, end) of each run of vectors, which has to be computed in one step."""
     runs, start = [], -1
     for index, token_id in enumerate((*ids, 0)):
@@ -22,9 +22,9 @@ def whole_runs(ids: Sequence[int]) -> list[tuple[int, int]]:
     return runs
 
 
-def blocks(ids: Sequence[int], device: torch.device) -> torch.Tensor | None:
-    """(n, n) for a chunk, true where both belong to one run; None where there is none."""
-    runs = whole_runs(ids)
+def same_picture_mask(ids: Sequence[int], device: torch.device) -> torch.Tensor | None:
+    """(n, n) for a chunk, true where both belong to one picture; None where the chunk has no picture."""
+    runs = picture_runs(ids)
     if not runs:
         return None
     numbers = torch.zeros(len(ids), dtype=torch.long, device=device)

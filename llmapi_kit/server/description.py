@@ -30,7 +30,7 @@ USAGE_COLUMNS: tables.Columns = {
 }
 
 
-def in_words(
+def describe_server(
     state: str,
     url: str,
     api_key: str | None,
@@ -57,7 +57,7 @@ def in_words(
         f"llmapi_kit server, {state}",
         f"  URL     {url}/v1",
         f"  key     {mask(api_key)}  (server.api_key is the whole key)",
-        f"  models  {', '.join(_model_in_words(engine) for engine in engines)}",
+        f"  models  {', '.join(_describe_model(engine) for engine in engines)}",
     ]
     if aliases:
         lines.append(f"  also    {', '.join(f'{alias} = {model}' for alias, model in aliases.items())}")
@@ -75,7 +75,7 @@ def tunnel_fields(kind: str | None, status: TunnelStatus | None) -> dict[str, st
     return {"kind": kind, "state": status.state, "public_url": status.public_url, "reason": status.reason}
 
 
-def _model_in_words(engine: Engine) -> str:
+def _describe_model(engine: Engine) -> str:
     """Its name, and its state unless it is simply there."""
     readiness = engine.readiness()
     if readiness.state != "loaded":

@@ -9,6 +9,6 @@ import sys
 SWITCH_INTERVAL_S = 0.0005
 
 
-def take_turns_sooner() -> None:
+def shorten_switch_interval() -> None:
     """Let no thread keep the GIL for longer than `SWITCH_INTERVAL_S` when others want it; safe to call again."""
     sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))

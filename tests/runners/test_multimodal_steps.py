@@ -11,7 +11,7 @@ import torch
 from llmapi_kit.runners.base import StepItem
 from llmapi_kit.runners.image_chunk import ImageSpan, VectorItem
 from llmapi_kit.runners.llama_vectors import VectorBatch, batches_of
-from llmapi_kit.runners.seeing_steps import SeeingSteps
+from llmapi_kit.runners.multimodal_steps import MultimodalSteps
 
 FIRST = 1 << 40
 VOCAB = 5
@@ -61,7 +61,7 @@ class Recorder:
 
 def seeing(*spans):
     recorder = Recorder()
-    return SeeingSteps(recorder, Images(*spans), lambda: None), recorder
+    return MultimodalSteps(recorder, Images(*spans), lambda: None), recorder
 
 
 def ids(begin, end):

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmapi_kit.checkpoints.vision import Eye
+from llmapi_kit.checkpoints.vision_encoder import VisionEncoder
 from llmapi_kit.config import Settings
 from llmapi_kit.engines.image_parts import ImagePart
 from llmapi_kit.engines.local.text_codec import TextCodec
@@ -19,7 +19,7 @@ from llmapi_kit.errors import ContextLengthError, InvalidRequestError
 from llmapi_kit.images.decode import Picture, decode_picture
 from llmapi_kit.images.fetch import read_image_url
 from llmapi_kit.runners.image_memory import ImageMemory, PlacedImage
-from llmapi_kit.runners.two_way import whole_runs
+from llmapi_kit.runners.picture_runs import picture_runs
 
 PROBE = "probe"
 
@@ -57,19 +57,21 @@ class Placed:
     pins: Pins
 
 
-class Sight:
+class PromptPictures:
     """What a local engine needs to take pictures.
 
     Args:
-        eye: looks at them.
+        vision: makes vectors of them.
         memory: keeps what it saw.
         codec: of the model.
         settings: which hosts pictures may be fetched from, and how large they may be.
         max_length: tokens of a prompt.
     """
 
-    def __init__(self, eye: Eye, memory: ImageMemory, codec: TextCodec, settings: Settings, max_length: int) -> None:
-        self._eye = eye
+    def __init__(
+        self, vision: VisionEncoder, memory: ImageMemory, codec: TextCodec, settings: Settings, max_length: int
+    ) -> None:
+        self._encoder = vision
         self._memory = memory
         self._codec = codec
         self._settings = settings
@@ -86,7 +88,7 @@ class Sight:
         """The messages with a mark for each picture, in the form that the template takes."""
         return [{**message, "content": self._content(message.get("content"))} for message in messages]
 
-    def look(self, text: str, images: Sequence[ImagePart]) -> Placed:
+    def encode(self, text: str, images: Sequence[ImagePart]) -> Placed:
         """Look at the pictures of a prompt.
 
         Args:
@@ -102,11 +104,11 @@ class Sight:
             raise InvalidRequestError(
                 f"The request has {len(images)} pictures; at most {limit} are taken.", param=images[limit].param
             )
-        parts = text.split(self._eye.image_token)
+        parts = text.split(self._encoder.image_token)
         if len(parts) != len(images) + 1:
             raise InvalidRequestError(
                 f"The messages have {len(images)} pictures, and the prompt that the model's template makes of them has "
-                f"{len(parts) - 1} places for them. A text may not contain {self._eye.image_token!r}, which "
+                f"{len(parts) - 1} places for them. A text may not contain {self._encoder.image_token!r}, which "
                 "stands for one.",
                 param="messages",
             )
@@ -130,16 +132,16 @@ class Sight:
             InvalidRequestError: the marks are not as many.
         """
         runs = [run for image in placed.images for run in image.runs()]
-        num_marks = ids.count(self._eye.vector_token_id)
+        num_marks = ids.count(self._encoder.vector_token_id)
         if num_marks != len(runs):
             raise InvalidRequestError(
-                f"A text may not contain {self._eye.vector_token!r} beside pictures, as it stands for a part of one.",
+                f"A text may not contain {self._encoder.vector_token!r} beside pictures: it stands for a part of one.",
                 param="messages",
             )
         left = iter(runs)
         full: list[int] = []
         for token_id in ids:
-            if token_id == self._eye.vector_token_id:
+            if token_id == self._encoder.vector_token_id:
                 full += next(left)
             else:
                 full.append(token_id)
@@ -147,7 +149,7 @@ class Sight:
 
     def whole(self, ids: Sequence[int]) -> list[tuple[int, int]]:
         """(start, end) of what has to be computed in one step."""
-        return whole_runs(ids) if self._eye.is_two_way else []
+        return picture_runs(ids) if self._encoder.is_bidirectional else []
 
     def _content(self, content: Any) -> Any:
         if isinstance(content, list):
@@ -164,9 +166,9 @@ class Sight:
                 pins.digests.append(name)
                 self._check_length(image, picture, sum(known.seen.runs), num_left)
                 return known
-            prepared = self._eye.prepare(picture, image.param, is_low=image.is_low)
+            prepared = self._encoder.prepare(picture, image.param, is_low=image.is_low)
             self._check_length(image, picture, sum(prepared.runs), num_left)
-            known = self._memory.add(name, self._eye.look(prepared), pins.digests)
+            known = self._memory.add(name, self._encoder.encode(prepared), pins.digests)
         pins.digests.append(name)
         return known
 

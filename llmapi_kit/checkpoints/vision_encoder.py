@@ -1,4 +1,4 @@
-"""The eye of a model that sees: from a picture to what stands for it in a prompt.
+"""The vision encoder of a model that sees: from a picture to what stands for it in a prompt.
 
 A model for pictures and text is a vision tower, a projector and a decoder. The decoder becomes a causal language model
 of its own, see `llmapi_kit.checkpoints.vision_decoder`; the rest stays here. Blocking: pictures are looked at in worker
@@ -39,11 +39,11 @@ TRIAL_SIZE = (64, 48)
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedPicture:
     """A picture that was not looked at yet.
 
     Attributes:
-        text: what stands for it in a prompt, with `Eye.vector_token` once for each run of vectors.
+        text: what stands for it in a prompt, with `VisionEncoder.vector_token` once for each run of vectors.
         runs: how many vectors each run has.
         inputs: of the model, by name.
     """
@@ -54,12 +54,12 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class EncodedPicture:
     """A picture as the decoder takes it.
 
     Attributes:
-        text: see `Prepared`.
-        runs: see `Prepared`.
+        text: see `PreparedPicture`.
+        runs: see `PreparedPicture`.
         features: (n, hidden_size), in place of embeddings.
         deeper: (layers, n, hidden_size), added to the states after each of the first layers; None where nothing is.
         positions: (3, n) where positions have three dimensions, counted from the position of the first; else None.
@@ -81,17 +81,17 @@ class Trial:
     """A prompt with a picture, and what the model makes of it by itself.
 
     Attributes:
-        ids: with `Eye.vector_token_id` for each vector.
+        ids: with `VisionEncoder.vector_token_id` for each vector.
         seen: the picture.
         logits: (1, vocab) after the prompt.
     """
 
     ids: list[int]
-    seen: Seen
+    seen: EncodedPicture
     logits: torch.Tensor
 
 
-class Eye:
+class VisionEncoder:
     """Looks at pictures, as one model does.
 
     Args:
@@ -102,7 +102,7 @@ class Eye:
         image_token: what the chat template writes for a picture.
         vector_token: what stands for one vector in the text that takes its place.
         vector_token_id: its id.
-        is_two_way: whether the vectors of a run attend to each other both ways.
+        is_bidirectional: whether the vectors of a run attend to each other both ways.
         is_spatial: whether positions have three dimensions.
         trial: for a family that is not `TRIED`: what a runner has to compute, too, before it is used.
 
@@ -131,7 +131,7 @@ class Eye:
         self.vector_token_id = int(model.config.image_token_id)
         self.vector_token = str(processor.tokenizer.convert_ids_to_tokens(self.vector_token_id))
         self._run = re.compile(f"(?:{re.escape(self.vector_token)})+")
-        self.is_two_way = (
+        self.is_bidirectional = (
             "token_type_ids" in inspect.signature(model.forward).parameters
             or getattr(model.config.get_text_config(), "use_bidirectional_attention", None) == "vision"
         )
@@ -140,7 +140,7 @@ class Eye:
         self._note_what_is_written()
         self.trial = None if model.config.model_type in TRIED else self._try_out()
 
-    def prepare(self, picture: Picture, param: str, *, is_low: bool = False) -> Prepared:
+    def prepare(self, picture: Picture, param: str, *, is_low: bool = False) -> PreparedPicture:
         """What stands for a picture in a prompt, and what the model will be given.
 
         Args:
@@ -168,7 +168,7 @@ class Eye:
             return self._prepared(inputs)
 
     @torch.inference_mode()
-    def look(self, prepared: Prepared) -> Seen:
+    def encode(self, prepared: PreparedPicture) -> EncodedPicture:
         """The vectors of a picture.
 
         Raises:
@@ -188,7 +188,7 @@ class Eye:
             )
         deeper = getattr(found, "deepstack_features", None)
         positions, advance = self._positions(prepared)
-        return Seen(
+        return EncodedPicture(
             prepared.text,
             prepared.runs,
             features,
@@ -216,7 +216,7 @@ class Eye:
         self._check_text(f"{self.image_token}what{self.image_token}{self.image_token}\n", pixels)
         inputs = self._process(f"one {self.image_token} two three", pixels)
         prepared = self._prepared(inputs)
-        seen = self.look(prepared)
+        seen = self.encode(prepared)
         taken = {*inspect.signature(self._model.forward).parameters, *self._inputs}
         given = {name: _to(value, self._model.device) for name, value in inputs.items() if name in taken}
         given["pixel_values"] = given["pixel_values"].to(self._model.dtype)
@@ -235,10 +235,10 @@ class Eye:
                 "the text beside it."
             )
 
-    def _prepared(self, inputs: dict[str, Any]) -> Prepared:
+    def _prepared(self, inputs: dict[str, Any]) -> PreparedPicture:
         written = self._written[0] if self._written else self._decode(inputs["input_ids"][0])
         runs = tuple(len(run.group()) // len(self.vector_token) for run in self._run.finditer(written))
-        return Prepared(self._run.sub(lambda _: self.vector_token, written), runs, inputs)
+        return PreparedPicture(self._run.sub(lambda _: self.vector_token, written), runs, inputs)
 
     def _process(self, text: str, *pictures: Any, **options: Any) -> dict[str, Any]:
         self._written.clear()
@@ -259,7 +259,7 @@ class Eye:
     def _decode(self, ids: Any) -> str:
         return str(self._processor.tokenizer.decode(ids, skip_special_tokens=False))
 
-    def _positions(self, prepared: Prepared) -> tuple[torch.Tensor | None, int]:
+    def _positions(self, prepared: PreparedPicture) -> tuple[torch.Tensor | None, int]:
         """The positions of a picture's vectors where they have three dimensions, as the model counts them."""
         if self._rope_index is None:
             return None, 0

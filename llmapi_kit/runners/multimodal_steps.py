@@ -42,7 +42,7 @@ class _Placed(NamedTuple):
     num_positions: int
 
 
-class SeeingSteps:
+class MultimodalSteps:
     """See `llmapi_kit.runners.llama_cpp_runner.Steps`.
 
     Args:

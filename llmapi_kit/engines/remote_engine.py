@@ -10,7 +10,7 @@ from llmapi_kit.engines.base import EmbeddingRequest, GenerationRequest, ScoreRe
 from llmapi_kit.types import Embedded, GeneratedImage, ImageRequest, Score
 
 
-class CalledEngine(ABC):
+class RemoteEngine(ABC):
     """The methods of `llmapi_kit.engines.base.Engine` that give one answer; see there and the protocols beside it."""
 
     @abstractmethod
