@@ -20,8 +20,9 @@ from llmapi_kit.did_you_mean import did_you_mean
 from llmapi_kit.errors import ConfigError
 
 KEY_VARIABLE = "LLMAPI_KIT_API_KEY"  # the key that a server asks for, and that a client sends
-Seconds = Annotated[float, Field(gt=0, le=86400)]
-LongSeconds = Annotated[float, Field(gt=0, le=10 * 365 * 86400)]
+DAY_S = 86400
+Seconds = Annotated[float, Field(gt=0, le=DAY_S)]
+LongSeconds = Annotated[float, Field(gt=0, le=10 * 365 * DAY_S)]
 CompatApi = Literal["sessions", "glm", "alpaca", "eventsource"]
 
 # Browsers leave out the port that a scheme has anyway.
@@ -128,14 +129,14 @@ class Settings(BaseSettings):
     native: bool = True
     compile: bool = False
     step_tokens: int = Field(default=512, ge=1, le=1_000_000)
-    step_timeout_s: Annotated[float, Field(ge=0, le=86400)] = 300
+    step_timeout_s: Annotated[float, Field(ge=0, le=DAY_S)] = 300
     max_stall_s: Annotated[float, Field(gt=0, le=60)] = 0.2
     prefix_cache: Literal["per_key", "shared", "off"] = "per_key"
     draft: Annotated[str, Field(min_length=1)] = "off"
     draft_tokens: int = Field(default=8, ge=1, le=32)
     default_max_tokens: int = Field(default=0, ge=0, le=10_000_000)
     max_queue: int = Field(default=0, ge=0, le=100_000)
-    idle_unload_s: Annotated[float, Field(ge=0, le=30 * 86400)] = 0
+    idle_unload_s: Annotated[float, Field(ge=0, le=30 * DAY_S)] = 0
     download_stall_s: Seconds = 30
     load_wait_s: Seconds = 60
     request_log: bool = True
@@ -149,12 +150,12 @@ class Settings(BaseSettings):
     max_stop_strings: int = Field(default=4, ge=1, le=16)
     database_url: SecretStr = SecretStr("")  # it may have a password
     database_timeout_s: Seconds = 10
-    session_expire_s: LongSeconds = 7 * 86400
+    session_expire_s: LongSeconds = 7 * DAY_S
     max_sessions: int = Field(default=1000, ge=1, le=1_000_000)
     max_stored_completions: int = Field(default=1000, ge=0, le=100_000)
     max_stored_responses: int = Field(default=1000, ge=0, le=100_000)
     max_stored_bytes: int = Field(default=64_000_000, ge=1024)
-    stored_expire_s: LongSeconds = 30 * 86400
+    stored_expire_s: LongSeconds = 30 * DAY_S
     compat: Annotated[tuple[CompatApi, ...], NoDecode] = ("sessions", "glm", "alpaca", "eventsource")
     bots: Annotated[dict[str, Any], NoDecode] = Field(default_factory=dict)
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()

@@ -17,10 +17,9 @@ from llmapi_kit.api.openapi import Sent, answers
 from llmapi_kit.api.routes import OwnerRoute
 from llmapi_kit.api.running_requests import RequestState, RunningRequest, running_requests
 from llmapi_kit.api.state import ApiState, state_of
+from llmapi_kit.config import DAY_S
 from llmapi_kit.engines.base import Engine
 from llmapi_kit.store.counts import Counts
-
-DAY_S = 86400
 
 router = APIRouter(route_class=OwnerRoute, tags=["keys"])
 

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from llmapi_kit.api.openapi import Sent, answers
 from llmapi_kit.api.routes import KeyedRoute
 from llmapi_kit.api.state import state_of
+from llmapi_kit.config import DAY_S
 from llmapi_kit.errors import InvalidRequestError
 
 DEFAULT_DAYS = 30
@@ -75,7 +76,7 @@ async def read_usage(
         raise InvalidRequestError(
             f"start to end are {num_days} days; at most {MAX_DAYS} are answered at once.", param="start"
         )
-    used = await state.store.usage.read(state.key_check.key_id, _begin(first), _begin(last) + 86400)
+    used = await state.store.usage.read(state.key_check.key_id, _begin(first), _begin(last) + DAY_S)
     data = [{"object": "usage", "date": each.date, "model": each.model, **asdict(each.counts)} for each in used]
     return {"object": "list", "start": str(first), "end": str(last), "data": data}
 

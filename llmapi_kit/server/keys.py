@@ -20,6 +20,7 @@ from typing_extensions import TypedDict, Unpack
 from llmapi_kit import tables
 from llmapi_kit.api.auth import digest_of, new_api_key, prefix_of
 from llmapi_kit.api.caller import OWNER
+from llmapi_kit.config import DAY_S
 from llmapi_kit.did_you_mean import did_you_mean
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.server.new_key import Invitation, NewKey
@@ -45,7 +46,6 @@ class KeyOptions(TypedDict, total=False):
 
 
 NUMBERS = ("rpm", "tpm", "concurrency", "budget")
-DAY_S = 86400
 INVITATION_S = 7 * DAY_S
 MAX_LIMIT = 10**15
 NAME = re.compile(r"[^\W_](?:[\w .@+-]{0,62}[\w.@+-])?")

@@ -111,7 +111,7 @@ def is_alpaca_chat(body: Any) -> bool:
 
 
 async def alpaca_chat(request: Request) -> Response:
-    """ChatAnswer a conversation with the whole of it."""
+    """Answer a conversation with the whole of it."""
     body = await read_body(request, AlpacaChatBody)
     state = state_of(request)
     chat = body.chat()

@@ -67,7 +67,7 @@ async def create_event_token(request: Request) -> Response:
 
 @tokened.get(
     "/chat-sse",
-    summary="ChatAnswer a prompt to an EventSource",
+    summary="Answer a prompt to an EventSource",
     response_model=None,
     responses={
         200: {**streams(MessagePiece)[200], "model": MessagePiece},
@@ -86,7 +86,7 @@ async def chat_sse(
         str, Header(alias="Last-Event-ID", description="An EventSource that connects again sends it.")
     ] = "",
 ) -> Response:
-    """ChatAnswer a prompt as server-sent events, of which one named `end` is the last.
+    """Answer a prompt as server-sent events, of which one named `end` is the last.
 
     An answer that fails has an event named `failed` before that, with what is otherwise the body of an error.
     """

@@ -43,7 +43,7 @@ router = APIRouter(route_class=KeyedRoute, tags=["GLM"])
 
 @router.post(
     "/chat",
-    summary="ChatAnswer a prompt after a history",
+    summary="Answer a prompt after a history",
     response_model=None,
     responses=answers(GlmAnswer),
     openapi_extra=examples(
@@ -51,7 +51,7 @@ router = APIRouter(route_class=KeyedRoute, tags=["GLM"])
     ),
 )
 async def glm_chat(body: GlmChatBody, request: Request) -> Response:
-    """ChatAnswer a prompt, at once."""
+    """Answer a prompt, at once."""
     generation = await _start(body, request)
     (answer,) = await while_connected(request.receive, generation.collect(), on_end=generation.close)
     usage = generation.usage()
@@ -60,7 +60,7 @@ async def glm_chat(body: GlmChatBody, request: Request) -> Response:
 
 @router.post(
     "/chat-stream",
-    summary="ChatAnswer a prompt after a history, piece by piece",
+    summary="Answer a prompt after a history, piece by piece",
     response_model=None,
     response_class=Response,
     responses=streams(GlmAnswer),
@@ -69,7 +69,7 @@ async def glm_chat(body: GlmChatBody, request: Request) -> Response:
     ),
 )
 async def glm_chat_stream(body: GlmStreamBody, request: Request) -> Response:
-    """ChatAnswer a prompt as server-sent events: each has the whole answer so far or, with `chunk`, what is new."""
+    """Answer a prompt as server-sent events: each has the whole answer so far or, with `chunk`, what is new."""
     generation = await _start(body, request)
     frames = generation.stream(GlmStreamFormat(generation, is_cumulative=not body.chunk), include_usage=False)
     return EventStream(frames, state_of(request).settings, on_end=generation.close)

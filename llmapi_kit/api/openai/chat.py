@@ -37,13 +37,13 @@ EXAMPLES = examples(
 
 @router.post(
     "/v1/chat/completions",
-    summary="ChatAnswer a conversation",
+    summary="Answer a conversation",
     response_model=None,
     responses=answers(ChatCompletion, event=ChatCompletionChunk),
     openapi_extra=EXAMPLES,
 )
 async def create_chat_completion(body: ChatBody, request: Request) -> Response:
-    """ChatAnswer a conversation, at once or as server-sent events."""
+    """Answer a conversation, at once or as server-sent events."""
     state = state_of(request)
     body.check()
     check_store(state, body)
