@@ -6,6 +6,7 @@ what most programs of tests do. What the imports themselves do is tested with pr
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -29,7 +30,10 @@ IMPORTS = (
     "llmapi_kit.engines.mock",
     "openai.resources.chat",
     "sqlalchemy.dialects.sqlite",
+    "typer",
 )
+# `llmapi-kit` with the arguments that the program gets
+COMMAND_LINE = "import runpy; runpy.run_module('llmapi_kit', run_name='__main__', alter_sys=True)"
 ORDER_BYTES = 1 << 17
 DEADLINE_S = 60.0
 
@@ -46,7 +50,7 @@ class WarmPython:
             command = [sys.executable, "-W", "error", __file__, str(theirs.fileno())]
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT, start_new_session=True)
 
-    def start(self, code, *arguments, stdin=subprocess.DEVNULL, stdout=None, stderr=None, **environment):
+    def start(self, code, *arguments, stdin=subprocess.DEVNULL, stdout=1, stderr=2, **environment):
         """Run Python code with these files; a `WarmProgram`, or a Popen. Warnings are errors in it."""
         environment = {**os.environ, **environment}
         if self._process is None:
@@ -57,16 +61,19 @@ class WarmPython:
             files = [nothing.fileno() if stdin == subprocess.DEVNULL else stdin, stdout, stderr]
             return WarmProgram(int(self._ask(order, files)), self._status)
 
-    def run(self, code, *arguments, stdin=subprocess.DEVNULL, **environment):
-        """As `subprocess.run` does with text that it captures."""
-        with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
-            files = {"stdin": stdin, "stdout": stdout.fileno(), "stderr": stderr.fileno()}
-            program = self.start(code, *arguments, **files, **environment)
+    def run(self, code, *arguments, typed="", **environment):
+        """As `subprocess.run` does with text, captured; `typed` is what it reads."""
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(3)]
+            files[0].write(typed)
+            files[0].seek(0)
+            stdin, stdout, stderr = (file.fileno() for file in files)
+            program = self.start(code, *arguments, stdin=stdin, stdout=stdout, stderr=stderr, **environment)
             try:
                 status = program.wait(DEADLINE_S)
             finally:
                 program.kill()
-            shown = [file.seek(0) or file.read() for file in (stdout, stderr)]
+            shown = [file.seek(0) or file.read() for file in files[1:]]
         return subprocess.CompletedProcess(arguments, status, *shown)
 
     def close(self):
