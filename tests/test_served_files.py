@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 
 import httpx
 import pytest
@@ -25,6 +23,7 @@ from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.loading.model import Model
 from tests.checkpoints.lora_files import ALL_LINEAR, pocket, save_adapter
 from tests.checkpoints.seeing_gguf import SIDE, make_pair
+from tests.warm_python import COMMAND_LINE
 
 pytestmark = pytest.mark.slow
 
@@ -32,24 +31,21 @@ QUESTION = "What is the capital of France?"
 
 
 @pytest.fixture
-def serve():
+def serve(warm_python):
     """Starts `llmapi-kit serve`; returns a client with its key."""
     processes, clients = [], []
 
     def start(*arguments, **environ):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "llmapi_kit", "serve", *arguments, "--port", "0"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, **environ},
-        )
-        processes.append(process)
-        shown = ""
-        for line in process.stdout:
-            shown += line
-            if "until Ctrl-C" in line:
-                break
+        reading, writing = os.pipe()
+        with open(reading) as output:
+            with open(writing, "w"):
+                command = (COMMAND_LINE, "serve", *arguments, "--port", "0")
+                processes.append(warm_python.start(*command, stdout=writing, stderr=writing, **environ))
+            shown = ""
+            for line in output:
+                shown += line
+                if "until Ctrl-C" in line:
+                    break
         url = re.search(r"http://127\.0\.0\.1:\d+", shown)
         assert url is not None, shown
         with open(re.search(r"key in +(\S+)", shown).group(1)) as file:
@@ -63,7 +59,6 @@ def serve():
     for process in processes:
         process.kill()
         process.wait()
-        process.stdout.close()
 
 
 def ask(client, **fields):
