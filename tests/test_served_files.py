@@ -15,6 +15,7 @@ from PIL import Image
 
 from benchmarks.gguf_file import write_gguf
 from llmapi_kit import kit
+from llmapi_kit.checkpoints.heavy_imports import LOCAL_MODELS, MODEL_CLASSES
 from llmapi_kit.checkpoints.spec import POCKET_DIR, parse_spec
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ConfigError, ModelLoadError
@@ -23,15 +24,23 @@ from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.loading.model import Model
 from tests.checkpoints.lora_files import ALL_LINEAR, pocket, save_adapter
 from tests.checkpoints.seeing_gguf import SIDE, make_pair
-from tests.warm_python import COMMAND_LINE
+from tests.warm_python import COMMAND_LINE, WarmPython
 
 pytestmark = pytest.mark.slow
 
 QUESTION = "What is the capital of France?"
 
 
+@pytest.fixture(scope="module")
+def warm_torch():
+    """Starts programs that have imported what a model needs."""
+    python = WarmPython(*LOCAL_MODELS, *MODEL_CLASSES)
+    yield python
+    python.close()
+
+
 @pytest.fixture
-def serve(warm_python):
+def serve(warm_torch):
     """Starts `llmapi-kit serve`; returns a client with its key."""
     processes, clients = [], []
 
@@ -40,7 +49,7 @@ def serve(warm_python):
         with open(reading) as output:
             with open(writing, "w"):
                 command = (COMMAND_LINE, "serve", *arguments, "--port", "0")
-                processes.append(warm_python.start(*command, stdout=writing, stderr=writing, **environ))
+                processes.append(warm_torch.start(*command, stdout=writing, stderr=writing, **environ))
             shown = ""
             for line in output:
                 shown += line

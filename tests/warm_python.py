@@ -39,15 +39,19 @@ DEADLINE_S = 60.0
 
 
 class WarmPython:
-    """Starts programs in forks of a process that is started first; elsewhere than on Linux, from nothing."""
+    """Starts programs in forks of a process that is started first; elsewhere than on Linux, from nothing.
 
-    def __init__(self):
+    Args:
+        imports: modules to import besides those that a server needs; none of them may start threads.
+    """
+
+    def __init__(self, *imports):
         self._process = None
         if not hasattr(os, "pidfd_open"):
             return
         self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            command = [sys.executable, "-W", "error", __file__, str(theirs.fileno())]
+            command = [sys.executable, "-W", "error", __file__, str(theirs.fileno()), *IMPORTS, *imports]
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT, start_new_session=True)
 
     def start(self, code, *arguments, stdin=subprocess.DEVNULL, stdout=1, stderr=2, **environment):
@@ -151,11 +155,13 @@ def become(program):
 
 
 if __name__ == "__main__":
+    gc.disable()  # until all is there that stays
     sys.path[0] = str(ROOT)
-    for name in IMPORTS:
+    for name in sys.argv[2:]:
         importlib.import_module(name)
     assert threading.active_count() == 1, "a fork has none of the other threads"
     gc.freeze()
+    gc.enable()
     with socket.socket(fileno=int(sys.argv[1])) as asked:
         ordered = obey(asked)
     if ordered is not None:
