@@ -22,6 +22,8 @@ import certifi
 import hypothesis
 import pytest
 
+from tests.warm_python import WarmPython
+
 # A job that a shell runs in the background ignores Ctrl-C, and so would all programs that tests start and interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -93,6 +95,14 @@ def clean_environment(monkeypatch, new_home):
 def home():
     """Where the kit keeps what it keeps, in this test."""
     return Path(os.environ["LLMAPI_KIT_HOME"])
+
+
+@pytest.fixture(scope="session")
+def warm_python():
+    """Starts programs that have imported already what a server and its clients need."""
+    python = WarmPython()
+    yield python
+    python.close()
 
 
 @pytest.fixture(scope="session")

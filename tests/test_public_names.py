@@ -1,8 +1,6 @@
 """The public names are a promise: adding or losing one is a decision, made here too."""
 
 import pkgutil
-import subprocess
-import sys
 
 import pytest
 
@@ -55,10 +53,9 @@ def test_an_unknown_name_is_an_attribute_error_that_says_what_was_meant():
     assert not hasattr(kit, "_repr_html_")
 
 
-def test_whoever_looks_for_models_is_told_where_they_are_also_after_a_load():
+def test_whoever_looks_for_models_is_told_where_they_are_also_after_a_load(warm_python):
     code = "import llmapi_kit as kit; kit.load('mock'); kit.models()"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert "kit.choose() lists models to load" in run.stderr
+    assert "kit.choose() lists models to load" in warm_python.run(code).stderr
 
 
 def test_no_room_hides_a_public_name_or_the_hint_for_one():

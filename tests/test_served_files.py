@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 
 import httpx
 import pytest
@@ -17,6 +15,7 @@ from PIL import Image
 
 from benchmarks.gguf_file import write_gguf
 from llmapi_kit import kit
+from llmapi_kit.checkpoints.heavy_imports import LOCAL_MODELS, MODEL_CLASSES
 from llmapi_kit.checkpoints.spec import POCKET_DIR, parse_spec
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ConfigError, ModelLoadError
@@ -25,31 +24,37 @@ from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.loading.model import Model
 from tests.checkpoints.lora_files import ALL_LINEAR, pocket, save_adapter
 from tests.checkpoints.seeing_gguf import SIDE, make_pair
+from tests.warm_python import COMMAND_LINE, WarmPython
 
 pytestmark = pytest.mark.slow
 
 QUESTION = "What is the capital of France?"
 
 
+@pytest.fixture(scope="module")
+def warm_torch():
+    """Starts programs that have imported what a model needs."""
+    python = WarmPython(*LOCAL_MODELS, *MODEL_CLASSES)
+    yield python
+    python.close()
+
+
 @pytest.fixture
-def serve():
+def serve(warm_torch):
     """Starts `llmapi-kit serve`; returns a client with its key."""
     processes, clients = [], []
 
     def start(*arguments, **environ):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "llmapi_kit", "serve", *arguments, "--port", "0"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, **environ},
-        )
-        processes.append(process)
-        shown = ""
-        for line in process.stdout:
-            shown += line
-            if "until Ctrl-C" in line:
-                break
+        reading, writing = os.pipe()
+        with open(reading) as output:
+            with open(writing, "w"):
+                command = (COMMAND_LINE, "serve", *arguments, "--port", "0")
+                processes.append(warm_torch.start(*command, stdout=writing, stderr=writing, **environ))
+            shown = ""
+            for line in output:
+                shown += line
+                if "until Ctrl-C" in line:
+                    break
         url = re.search(r"http://127\.0\.0\.1:\d+", shown)
         assert url is not None, shown
         with open(re.search(r"key in +(\S+)", shown).group(1)) as file:
@@ -63,7 +68,6 @@ def serve():
     for process in processes:
         process.kill()
         process.wait()
-        process.stdout.close()
 
 
 def ask(client, **fields):

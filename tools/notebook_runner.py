@@ -22,12 +22,15 @@ from jupyter_core.utils import ensure_event_loop, run_sync
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell
+from nbformat.v4 import new_code_cell, new_notebook
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 PARAMETERS, INJECTED = "parameters", "injected-parameters"
 START_TIMEOUT_S = 60
 LOG_TAIL = 2000  # characters
+# A process that ends looks for cycles of objects in all that it has, a second's work where torch is imported. After all
+# else that runs at exit there is nothing left to find.
+END_SOON = "--IPKernelApp.exec_lines=__import__('atexit').register(__import__('gc').freeze)"
 
 
 class NotebookError(Exception):
@@ -83,6 +86,7 @@ class RunningNotebook:
             timeout=cell_timeout_s,
             startup_timeout=START_TIMEOUT_S,
             shutdown_kernel="graceful",
+            extra_arguments=[END_SOON],
         )
         self._env = dict(os.environ if env is None else env)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - what the kernel itself says; `close` closes it
@@ -122,6 +126,29 @@ class RunningNotebook:
             on_step(Step(self.name, step.number, step.total, title, time.perf_counter() - started))
         self._client.set_widgets_metadata()
         return self.nb
+
+    def switch_to(self, path: Path, parameters: Mapping[str, object] | None = None) -> None:
+        """Go on with another notebook in the same kernel, where the names of this one are gone; servers stay.
+
+        Raises:
+            NotebookError: the kernel died, or does not answer.
+        """
+        self.execute("%reset -f")
+        self.name = path.stem
+        self.nb = self._client.nb = inject_parameters(nbformat.read(path, as_version=4), parameters or {})
+
+    def execute(self, source: str) -> None:
+        """Run code in the kernel that is no cell of the notebook.
+
+        Raises:
+            NotebookError: it failed or took too long, or the kernel died.
+        """
+        nb, self.nb = self.nb, new_notebook(cells=[new_code_cell(source, id="between")])
+        self._client.nb = self.nb
+        try:
+            self.run()
+        finally:
+            self.nb = self._client.nb = nb
 
     def is_alive(self) -> bool:
         """Whether the kernel's process runs."""

@@ -50,8 +50,14 @@ print(interrupts > 0, "Paris" in answer)
 """
 
 
+# A Python that ends looks for cycles of objects in all that it has, most of a second's work where torch is imported
+END_SOON = "import atexit, gc; atexit.register(gc.freeze)\n"
+
+
 def program(code, *arguments):
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=150)
+    done = subprocess.run(
+        [sys.executable, "-c", END_SOON + code, *arguments], capture_output=True, text=True, timeout=150
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -16,36 +16,49 @@ from typer.testing import CliRunner
 
 from llmapi_kit.cli.app import app
 from llmapi_kit.notebook import doctor
+from tests.warm_python import COMMAND_LINE
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 COMMAND = [sys.executable, "-m", "llmapi_kit"]
 
 
+def start(*arguments, stdout, home):
+    """A command line that starts from nothing."""
+    environment = {**os.environ, "LLMAPI_KIT_HOME": str(home)}
+    return subprocess.Popen([*COMMAND, *arguments], stdout=stdout, stderr=stdout, env=environment)
+
+
+@pytest.fixture
+def start_warm(warm_python):
+    """Another one, without its imports."""
+
+    def start(*arguments, stdout, home):
+        return warm_python.start(COMMAND_LINE, *arguments, stdout=stdout, stderr=stdout, LLMAPI_KIT_HOME=str(home))
+
+    return start
+
+
 @contextlib.contextmanager
-def serve(*options, home):
+def serve(start, *options, home):
     """A `serve mock` process on a free port: (process, url, key file, what it printed)."""
-    process = subprocess.Popen(
-        [*COMMAND, "serve", "mock", "--port", "0", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "LLMAPI_KIT_HOME": str(home)},
-    )
-    try:
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if "until Ctrl-C" in line:
-                break
-        shown = "".join(lines)
-        url = re.search(r"http://127\.0\.0\.1:\d+", shown).group()
-        key_file = re.search(r"key in +(\S+)", shown).group(1)
-        yield process, url, key_file, shown
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    reading, writing = os.pipe()
+    with open(reading) as output:
+        with open(writing, "w"):
+            process = start("serve", "mock", "--port", "0", *options, stdout=writing, home=home)
+        try:
+            lines = []
+            for line in output:
+                lines.append(line)
+                if "until Ctrl-C" in line:
+                    break
+            shown = "".join(lines)
+            url = re.search(r"http://127\.0\.0\.1:\d+", shown).group()
+            key_file = re.search(r"key in +(\S+)", shown).group(1)
+            yield process, url, key_file, shown
+        finally:
+            process.kill()
+            process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +69,7 @@ def shared_home(new_home):
 @pytest.fixture(scope="module")
 def serving(shared_home):
     """One for all tests that leave it as it is."""
-    with serve(home=shared_home) as started:
+    with serve(start, home=shared_home) as started:
         yield started
 
 
@@ -70,11 +83,11 @@ def test_serve_answers_with_its_key_and_shows_none(serving):
     assert answer.json()["data"][0]["id"] == "mock"
 
 
-def test_serve_takes_the_key_from_a_file_and_warns_of_a_short_one(tmp_path, home):
+def test_serve_takes_the_key_from_a_file_and_warns_of_a_short_one(start_warm, tmp_path, home):
     file = tmp_path / "key"
     file.write_text("secret-12\n")
     file.chmod(0o600)
-    with serve("--api-key-file", str(file), home=home) as (_, url, _, shown):
+    with serve(start_warm, "--api-key-file", str(file), home=home) as (_, url, _, shown):
         answer = httpx.get(f"{url}/v1/models", headers={"x-api-key": "secret-12"}, trust_env=False)
     assert answer.status_code == 200
     assert "The API key has 9 characters" in shown
@@ -90,30 +103,24 @@ def test_the_curl_line_that_serve_prints_works_when_pasted(serving):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_serve_ends_cleanly_and_forgets_its_key(home, number):
-    with serve(home=home) as (process, _, key_file, _):
+def test_serve_ends_cleanly_and_forgets_its_key(start_warm, home, number):
+    with serve(start_warm, home=home) as (process, _, key_file, _):
         process.send_signal(number)
         assert process.wait(20) == 0
         assert not os.path.exists(key_file)
 
 
-def test_chat_finds_the_server_and_streams_answers(serving, shared_home):
-    done = subprocess.run(
-        [*COMMAND, "chat", "--system", "be brief"],
-        input="good morning\n\n/reset\ngood night\n",
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-        env={**os.environ, "LLMAPI_KIT_HOME": str(shared_home)},
-    )
+def test_chat_finds_the_server_and_streams_answers(serving, warm_python, shared_home):
+    typed = "good morning\n\n/reset\ngood night\n"
+    done = warm_python.run(COMMAND_LINE, "chat", "--system", "be brief", typed=typed, LLMAPI_KIT_HOME=str(shared_home))
+    assert done.returncode == 0
     assert done.stdout.count("good morning") == 1
     assert "good night" in done.stdout
     assert serving[1] in done.stdout
 
 
-def test_a_mistake_is_one_line_and_status_1():
-    done = subprocess.run([*COMMAND, "serve", "no-such-model"], capture_output=True, text=True, timeout=60, check=False)
+def test_a_mistake_is_one_line_and_status_1(warm_python):
+    done = warm_python.run(COMMAND_LINE, "serve", "no-such-model")
     assert done.returncode == 1
     assert "There is no model" in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import typer
 
@@ -13,10 +10,9 @@ from llmapi_kit.cli.model_environment import environment_model
 from llmapi_kit.cli.serve_flags import ServeFlags, read_flags
 from llmapi_kit.errors import ConfigError
 from llmapi_kit.loading.gguf_options import OPTIONS
+from tests.warm_python import COMMAND_LINE
 
 pytestmark = pytest.mark.slow
-
-COMMAND = [sys.executable, "-m", "llmapi_kit", "serve"]
 
 
 def understood(environ=None, **flags):
@@ -214,19 +210,16 @@ def test_flags_go_before_the_environment():
         (["mock", "--default", "nothing"], "nothing"),
     ],
 )
-def test_underscores_are_understood_and_mistakes_are_one_line(arguments, message):
-    done = subprocess.run(
-        [*COMMAND, "--port", "0", *arguments], capture_output=True, text=True, timeout=60, check=False
-    )
+def test_underscores_are_understood_and_mistakes_are_one_line(warm_python, arguments, message):
+    done = warm_python.run(COMMAND_LINE, "serve", "--port", "0", *arguments)
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_help_names_every_flag_of_the_demo():
-    done = subprocess.run(
-        [*COMMAND, "--help"], capture_output=True, text=True, timeout=60, check=True, env={"COLUMNS": "120"}
-    )
+def test_help_names_every_flag_of_the_demo(warm_python):
+    done = warm_python.run(COMMAND_LINE, "serve", "--help", COLUMNS="120")
+    assert done.returncode == 0
     for flag in ("--base-model", "--lora-model", "--tokenizer-path", "--gpus", "--load-in-8bit", "--only-cpu"):
         assert flag in done.stdout
 

@@ -15,10 +15,10 @@ import pytest
 
 from llmapi_kit.engines.mock import MockEngine
 from tests.api.conftest import wait_until
+from tests.warm_python import COMMAND_LINE
 
 pytestmark = pytest.mark.slow
 
-COMMAND = [sys.executable, "-m", "llmapi_kit", "chat"]
 UP, END_OF_INPUT = "\x1b[A", "\x04"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x07|\r")
 
@@ -26,16 +26,10 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x07|\r")
 class Terminal:
     """The chat in a pseudo terminal: type, and wait for what it shows."""
 
-    def __init__(self, *arguments, **environment):
+    def __init__(self, warm_python, *arguments, **environment):
         self._ours, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            [*COMMAND, *arguments],
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-            env={**os.environ, "TERM": "dumb", **environment},
-        )
+        files = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+        self.process = warm_python.start(COMMAND_LINE, "chat", *arguments, **files, **{"TERM": "dumb", **environment})
         os.close(theirs)
         self.shown = ""
         self._seen = 0
@@ -77,19 +71,18 @@ class Terminal:
             self.read_until("\n> ")
 
     def close(self):
-        if self.process.poll() is None:
-            self.process.kill()
+        self.process.kill()
         self.process.wait()
         os.close(self._ours)
 
 
 @pytest.fixture
-def terminal():
+def terminal(warm_python):
     """`terminal(arguments…)`: a chat that has shown its first prompt."""
     made = []
 
     def make(*arguments, **environment):
-        made.append(Terminal(*arguments, **environment))
+        made.append(Terminal(warm_python, *arguments, **environment))
         made[-1].read_until("> ")
         return made[-1]
 
@@ -189,9 +182,9 @@ def test_a_server_that_goes_away_is_a_line_and_the_chat_goes_on(serve, terminal)
         (["--url", "127.0.0.1:1"], "No server answers at http://127.0.0.1:1"),
     ],
 )
-def test_a_chat_that_can_not_begin_is_one_line_and_status_1(serve, arguments, message):
+def test_a_chat_that_can_not_begin_is_one_line_and_status_1(serve, warm_python, arguments, message):
     serve()
-    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60, input="", check=False)
+    done = warm_python.run(COMMAND_LINE, "chat", *arguments)
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -199,8 +192,8 @@ def test_a_chat_that_can_not_begin_is_one_line_and_status_1(serve, arguments, me
 
 def test_without_a_terminal_it_reads_lines_and_keeps_no_history(serve, home):
     serve()
-    done = subprocess.run(
-        [*COMMAND, "--bot", "mock"], input="one\n\ntwo\n", capture_output=True, text=True, timeout=60, check=True
-    )
+    # The one chat here that starts from nothing
+    command = [sys.executable, "-m", "llmapi_kit", "chat", "--bot", "mock"]
+    done = subprocess.run(command, input="one\n\ntwo\n", capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.count("Text mock reply for your prompt:") == 2
     assert not (home / "chat").exists()

@@ -32,6 +32,11 @@ def run_program(code, *arguments, expect=0, options=(), **environment):
     command = [sys.executable, "-W", "error", *options, "-c", code, *arguments]
     env = {**os.environ, **environment}
     ran = subprocess.run(command, capture_output=True, text=True, timeout=90, env=env)
+    return said(ran, expect)
+
+
+def said(ran, expect=0):
+    """What a program printed, once it has ended as expected."""
     assert ran.returncode == expect, f"exit {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
     return ran.stdout.strip() + PROGRESS.sub("", ran.stderr)
 
@@ -39,6 +44,12 @@ def run_program(code, *arguments, expect=0, options=(), **environment):
 @pytest.fixture
 def program():
     return run_program
+
+
+@pytest.fixture
+def warm_program(warm_python):
+    """As `program`, where what a server needs may have been imported already."""
+    return lambda code, *arguments: said(warm_python.run(code, *arguments))
 
 
 def ask_plainly(server, content="hello", model="mock", **fields):

@@ -1,11 +1,10 @@
 """kit.connect: from another process to a server, or a clear word why not."""
 
+import contextlib
 import http.server
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -20,26 +19,27 @@ OTHER_KEY = "sk-llmapi-of-another-server"
 SERVE = """
 import sys
 import llmapi_kit as kit
-server = kit.launch("mock", port=int(sys.argv[1]))
+server = kit.launch("mock", port=0)
 print(server.port, flush=True)
 sys.stdin.read()
 """
 
 
 @pytest.fixture
-def serve_elsewhere():
-    """A server in another process: `process, port = serve_elsewhere()`."""
-    processes = []
+def serve_elsewhere(warm_python):
+    """A server in another process, and what ends that: `process, port, end_input = serve_elsewhere()`."""
+    with contextlib.ExitStack() as stack:
 
-    def start(port=0):
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        processes.append(subprocess.Popen([sys.executable, "-c", SERVE, str(port)], **pipes))
-        return processes[-1], int(processes[-1].stdout.readline())
+        def start():
+            theirs, ours = os.pipe()
+            end_of_input = stack.enter_context(open(ours, "w"))
+            said, says = os.pipe()
+            with open(theirs), open(says, "w"):
+                process = warm_python.start(SERVE, stdin=theirs, stdout=says)
+            stack.callback(process.kill)
+            return process, int(stack.enter_context(open(said)).readline()), end_of_input.close
 
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
+        yield start
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_without_a_server_it_says_how_to_get_one():
 
 @pytest.mark.slow
 def test_the_server_of_another_process_is_found_with_its_key(serve_elsewhere):
-    process, port = serve_elsewhere()
+    process, port, _ = serve_elsewhere()
     remote = kit.connect()
     assert remote.url == f"http://127.0.0.1:{port}"
     assert remote.models() == ["mock"]
@@ -82,15 +82,15 @@ def test_the_server_of_another_process_is_found_with_its_key(serve_elsewhere):
 
 @pytest.mark.slow
 def test_a_program_that_ends_takes_its_server_off_the_list(serve_elsewhere, home):
-    process, _ = serve_elsewhere()
-    process.communicate()  # end of its input
-    assert process.returncode == 0
+    process, _, end_input = serve_elsewhere()
+    end_input()
+    assert process.wait(60) == 0
     assert list((home / "servers").iterdir()) == []
 
 
 @pytest.mark.slow
 def test_after_a_kill_nothing_is_found_and_the_port_is_free(serve_elsewhere):
-    process, port = serve_elsewhere()
+    process, port, _ = serve_elsewhere()
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     with pytest.raises(ServerNotFoundError, match="No server of llmapi_kit runs"):
@@ -100,7 +100,7 @@ def test_after_a_kill_nothing_is_found_and_the_port_is_free(serve_elsewhere):
 
 @pytest.mark.slow
 def test_a_port_of_another_process_is_explained(serve_elsewhere):
-    process, port = serve_elsewhere()
+    process, port, _ = serve_elsewhere()
     with pytest.raises(kit.LlmApiKitError, match=f"server of another notebook .pid {process.pid}, model mock"):
         kit.launch("mock", port=port)
 

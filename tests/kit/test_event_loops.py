@@ -8,7 +8,10 @@ pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 # What a cell may have done before it launches, and after; `kind` picks one.
 CELLS = """
-import asyncio, sys, threading
+import asyncio, sys, threading, warnings
+
+# nest_asyncio uses calls that newer Pythons deprecate
+warnings.filterwarnings("ignore", category=DeprecationWarning)
 
 kind, has_uvloop = sys.argv[1], sys.argv[2] == "uvloop"
 if not has_uvloop:
@@ -72,12 +75,11 @@ print("fine")
 
 @pytest.mark.parametrize("kind", ["script, then running loop", "patched before", "patched after"])
 @pytest.mark.parametrize("uvloop", ["uvloop", "no uvloop"])
-def test_the_server_answers(program, kind, uvloop):
+def test_the_server_answers(warm_program, kind, uvloop):
     assert importlib.util.find_spec("uvloop"), "the test extra brings it"
-    # nest_asyncio uses calls that newer Pythons deprecate
-    assert program(CELLS, kind, uvloop, options=("-W", "ignore::DeprecationWarning")) == "fine"
+    assert warm_program(CELLS, kind, uvloop) == "fine"
 
 
-def test_the_server_answers_where_the_kernel_runs_uvloop(program):
+def test_the_server_answers_where_the_kernel_runs_uvloop(warm_program):
     assert importlib.util.find_spec("uvloop"), "the test extra brings it"
-    assert program(CELLS, "uvloop", "uvloop", options=("-W", "ignore::DeprecationWarning")) == "fine"
+    assert warm_program(CELLS, "uvloop", "uvloop") == "fine"

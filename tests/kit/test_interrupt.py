@@ -65,8 +65,8 @@ def interrupt_main_thread():
 
 
 @pytest.mark.slow
-def test_a_hundred_interrupts_break_no_stream(program):
-    said = program(STREAM_UNDER_INTERRUPTS, str(NUM_TOKENS), str(NUM_INTERRUPTS))
+def test_a_hundred_interrupts_break_no_stream(warm_program):
+    said = warm_program(STREAM_UNDER_INTERRUPTS, str(NUM_TOKENS), str(NUM_INTERRUPTS))
     assert said == f"[{NUM_INTERRUPTS}, true, true, true]"
 
 

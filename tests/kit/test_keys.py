@@ -32,17 +32,17 @@ def kept_keys(settings):
     return {path.name: path for path in (settings.home / "keys").iterdir()}
 
 
-def test_a_key_lives_with_the_servers_name_until_it_is_rotated(program):
+def test_a_key_lives_with_the_servers_name_until_it_is_rotated(warm_program):
     """It changed with every kernel, and the settings of teammates broke unannounced."""
     launch = "import llmapi_kit as kit; print(kit.launch('mock', port=0, name='team/one').api_key)"
-    first = program(launch)
-    assert program(launch) == first
+    first = warm_program(launch)
+    assert warm_program(launch) == first
     server = kit.launch("mock", port=0, name="team/one")
     assert server.api_key == first
     assert kit.launch("mock", port=0, name="team.one").api_key != first
     new = server.rotate_key()
     assert new not in (first, None)
-    assert program(launch) == new
+    assert warm_program(launch) == new
 
 
 def test_a_key_that_is_kept_is_for_this_user_only_and_in_no_log(caplog):

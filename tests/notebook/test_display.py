@@ -28,15 +28,37 @@ def server():
     kit.stop_all()
 
 
+STOP_AND_START = """
+from llmapi_kit.notebook import live_card
+card = live_card._cards[server]
+drawn = []
+card._handles.append(type("Handle", (), {"update": lambda self, bundle, raw: drawn.append(bundle["text/html"])})())
+server.stop()
+card.look(server)
+server.restart()
+card.look(server)
+print(*drawn)
+"""
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    """A notebook that launches, and then shows the server in several ways."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CANARY", KEY)
+        patch.setenv("LLMAPI_KIT_HOME", str(tmp_path_factory.mktemp("home")))
+        shown = (LAUNCH, LAUNCH + "\nserver", "server", "print(server)", "[server]", STOP_AND_START)
+        return run_cells(tmp_path_factory.mktemp("notebook"), *shown)
+
+
 @pytest.mark.slow
-def test_launch_shows_the_card_once_also_when_the_cell_ends_with_the_name(tmp_path):
-    nb = run_cells(tmp_path, LAUNCH, LAUNCH + "\nserver", "server")
-    for cell in nb.cells:
+def test_launch_shows_the_card_once_also_when_the_cell_ends_with_the_name(launched):
+    for cell in launched.cells[:3]:
         (output,) = cell.outputs
         assert set(output.data) == {"text/plain", "text/html"}, "a saved widget would show an error"
         assert "it was running" in html_of(cell)
         assert "llmapi_kit server, running" in text_of(cell)
-    assert not holds(nb, KEY)
+    assert not holds(launched, KEY)
 
 
 @pytest.mark.slow
@@ -73,29 +95,18 @@ def test_where_outputs_have_frames_of_their_own_the_widget_is_displayed_beside_t
 
 
 @pytest.mark.slow
-def test_card_above_changes_when_the_server_stops_and_when_it_starts_again(tmp_path):
-    stop = """
-from llmapi_kit.notebook import live_card
-card = live_card._cards[server]
-drawn = []
-card._handles.append(type("Handle", (), {"update": lambda self, bundle, raw: drawn.append(bundle["text/html"])})())
-server.stop()
-card.look(server)
-server.restart()
-card.look(server)
-print(*drawn)
-"""
-    above, below = run_cells(tmp_path, LAUNCH, stop).cells
+def test_card_above_changes_when_the_server_stops_and_when_it_starts_again(launched):
+    above, below = launched.cells[0], launched.cells[-1]
     assert text_of(below).index("it was stopped") < text_of(below).index("it was running")
     assert "it was running" in html_of(above)
 
 
 @pytest.mark.slow
-def test_server_in_a_list_or_printed_is_plain_text_without_the_key(tmp_path):
-    nb = run_cells(tmp_path, LAUNCH, "print(server)", "[server]")
-    assert "llmapi_kit server, running" in text_of(nb.cells[1])
-    assert "llmapi_kit server, running" in text_of(nb.cells[2])
-    assert not holds(nb, KEY)
+def test_server_in_a_list_or_printed_is_plain_text_without_the_key(launched):
+    for cell in launched.cells[3:5]:
+        assert "llmapi_kit server, running" in text_of(cell)
+        assert not mimes_of(cell) - {"text/plain"}
+    assert not holds(launched, KEY)
 
 
 def test_terminal_shows_plain_text(server):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +27,16 @@ def run(command, **variables):
     return done.stdout
 
 
+@pytest.fixture
+def run_python(warm_python):
+    def run(snippet, **variables):
+        done = warm_python.run(snippet, **variables)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    return run
+
+
 def test_curl_snippet_answers_with_the_key_from_its_file(server):
     snippet = snippets.curl_snippet(server.url, server.key_file, "mock")
     assert server.api_key not in snippet
@@ -40,23 +49,23 @@ def test_curl_snippet_answers_with_the_key_from_a_variable(server):
 
 
 @pytest.mark.slow
-def test_python_snippet_finds_the_key_by_itself(server):
+def test_python_snippet_finds_the_key_by_itself(server, run_python):
     snippet = snippets.python_snippet(server.url, "mock")
     assert server.api_key not in snippet
-    assert run([sys.executable, "-c", snippet]).strip() == "It's fine."
+    assert run_python(snippet) == "It's fine."
 
 
 @pytest.mark.slow
-def test_openai_snippet_takes_the_key_from_the_environment(server):
+def test_openai_snippet_takes_the_key_from_the_environment(server, run_python):
     snippet = snippets.openai_snippet(server.url, "mock")
-    assert run([sys.executable, "-c", snippet], **{snippets.KEY_VARIABLE: server.api_key}).strip() == "It's fine."
+    assert run_python(snippet, **{snippets.KEY_VARIABLE: server.api_key}) == "It's fine."
 
 
 @pytest.mark.slow
-def test_openai_snippet_of_a_server_without_a_key_needs_no_variable():
+def test_openai_snippet_of_a_server_without_a_key_needs_no_variable(run_python):
     server = kit.launch(MockEngine("open"), port=0, api_key=False)
     try:
-        assert run([sys.executable, "-c", snippets.openai_snippet(server.url, "mock", has_key=False)]).strip() == "open"
+        assert run_python(snippets.openai_snippet(server.url, "mock", has_key=False)) == "open"
         assert "open" in run(["sh", "-c", snippets.curl_snippet(server.url, None, "mock")])
     finally:
         kit.stop_all()

@@ -39,7 +39,23 @@ def check_client(nb):
     assert "The same 8 answers" in text_of(cell_of(nb, "compare"))
 
 
-def test_setup_says_what_the_machine_is_and_that_it_is_ready():
+def check_tools(nb):
+    """Notebook 05 has called a function, and answers have the form that was asked for."""
+    assert text_of(cell_of(nb, "call")).split(maxsplit=2) == ["tool_calls", "get_weather", '{"city": "Paris"}\n']
+    (answer,) = read_exchanges(cell_of(nb, "result").outputs)
+    assert "18 degrees" in answer[1]
+    assert "→ get_weather" in text_of(cell_of(nb, "stream"))
+    assert "Oslo" in text_of(cell_of(nb, "stream"))
+    assert "'city':" in text_of(cell_of(nb, "forced"))
+    assert exchanges(nb)["Give me a JSON object describing a person."].startswith("Person(name=")
+    choice, clock = read_exchanges(cell_of(nb, "choice").outputs)
+    assert choice[1] in ("yes", "no", "perhaps")
+    assert re.fullmatch("[0-9]{2}:[0-9]{2}", clock[1])
+    assert text_of(cell_of(nb, "impossible")).startswith("400, guided_json")
+
+
+def test_setup_says_it_is_ready_and_load_model_streams_an_answer_and_measures_speed():
+    """In one kernel, neither with the names of the other. The test of `make demo` runs each in a kernel of its own."""
     with open_notebook(NOTEBOOKS / "01_setup.ipynb") as notebook:
         for _ in range(2):
             nb = notebook.run()
@@ -47,10 +63,7 @@ def test_setup_says_what_the_machine_is_and_that_it_is_ready():
             assert "Jupyter kernel" in html_of(cell_of(nb, "machine"))
             assert "Ready" in text_of(cell_of(nb, "doctor"))
             assert "Ready" in text_of(cell_of(nb, "verdict"))
-
-
-def test_load_model_streams_an_answer_and_measures_speed():
-    with open_notebook(NOTEBOOKS / "02_load_model.ipynb") as notebook:
+        notebook.switch_to(NOTEBOOKS / "02_load_model.ipynb")
         for _ in range(2):
             nb = notebook.run()
             assert "pocket" in text_of(cell_of(nb, "needs"))
@@ -81,8 +94,16 @@ def test_client_in_another_kernel_finds_the_server_and_no_notebook_holds_the_key
     assert keys_in(home) == []  # the kernel took its server with it
 
 
-def test_client_alone_launches_a_server_and_says_so(home):
-    with open_notebook(NOTEBOOKS / "04_test_client.ipynb") as notebook:
+def test_tools_do_what_they_say_and_client_alone_launches_a_server_and_says_so(home):
+    """Both without a server, one after the other in one kernel; above, 04 has a kernel of its own."""
+    with open_notebook(NOTEBOOKS / "05_tools_and_structured_output.ipynb") as notebook:
+        for _ in range(2):
+            check_tools(notebook.run())
+        (key,) = keys_in(home)
+        assert not holds(notebook.nb, key)
+        notebook.execute("kit.stop_all()")
+        assert keys_in(home) == []
+        notebook.switch_to(NOTEBOOKS / "04_test_client.ipynb")
         nb = notebook.run()
         assert "No server runs on this machine" in text_of(cell_of(nb, "connect"))
         check_client(nb)
@@ -90,7 +111,7 @@ def test_client_alone_launches_a_server_and_says_so(home):
         assert not holds(nb, key)
 
 
-def test_colab_does_it_all_in_one_kernel(home):
+def test_colab_does_it_all_in_one_kernel_and_stops_its_server_when_told_to(home):
     with open_notebook(NOTEBOOKS / "colab.ipynb", {"PORT": 0}) as notebook:
         for _ in range(2):
             nb = notebook.run()
@@ -98,36 +119,9 @@ def test_colab_does_it_all_in_one_kernel(home):
             assert "Serving." in text_of(cell_of(nb, "stop"))
         (key,) = keys_in(home)
         assert not holds(nb, key)
-
-
-def test_colab_stops_its_server_when_told_to(home):
-    with open_notebook(NOTEBOOKS / "colab.ipynb", {"PORT": 0, "MODEL": "mock", "KEEP_SERVING": False}) as notebook:
-        nb = notebook.run()
-        assert "Stopped." in text_of(cell_of(nb, "stop"))
+        notebook.switch_to(NOTEBOOKS / "colab.ipynb", {"PORT": 0, "MODEL": "mock", "KEEP_SERVING": False})
+        assert "Stopped." in text_of(cell_of(notebook.run(), "stop"))
         assert keys_in(home) == []
-
-
-def test_tools_and_structured_output_do_what_they_say(home):
-    with open_notebook(NOTEBOOKS / "05_tools_and_structured_output.ipynb") as notebook:
-        for _ in range(2):
-            nb = notebook.run()
-            assert text_of(cell_of(nb, "call")).split(maxsplit=2) == [
-                "tool_calls",
-                "get_weather",
-                '{"city": "Paris"}\n',
-            ]
-            (answer,) = read_exchanges(cell_of(nb, "result").outputs)
-            assert "18 degrees" in answer[1]
-            assert "→ get_weather" in text_of(cell_of(nb, "stream"))
-            assert "Oslo" in text_of(cell_of(nb, "stream"))
-            assert "'city':" in text_of(cell_of(nb, "forced"))
-            assert exchanges(nb)["Give me a JSON object describing a person."].startswith("Person(name=")
-            choice, clock = read_exchanges(cell_of(nb, "choice").outputs)
-            assert choice[1] in ("yes", "no", "perhaps")
-            assert re.fullmatch("[0-9]{2}:[0-9]{2}", clock[1])
-            assert text_of(cell_of(nb, "impossible")).startswith("400, guided_json")
-        (key,) = keys_in(home)
-        assert not holds(nb, key)
 
 
 def test_many_backends_answer_behind_one_server(home):

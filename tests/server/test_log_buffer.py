@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
-import sys
 from functools import partial
 
 import pytest
@@ -40,7 +38,7 @@ def test_an_error_is_kept_with_its_kind_and_the_buffer_stays_bounded():
 
 
 @pytest.mark.slow
-def test_warnings_do_not_reach_stderr_once_a_server_runs():
+def test_warnings_do_not_reach_stderr_once_a_server_runs(warm_python):
     code = """
 import logging, llmapi_kit as kit
 server = kit.launch("mock", port=0)
@@ -48,6 +46,7 @@ logging.getLogger("llmapi_kit.api").warning("not for a cell")
 print(server.logs()[-1])
 server.stop()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = warm_python.run(code)
+    done.check_returncode()
     assert "not for a cell" in done.stdout
     assert done.stderr == ""
