@@ -6,6 +6,8 @@ import pytest
 
 from benchmarks.models import make_model
 
+from .forks import Forks
+
 
 @pytest.fixture(scope="session")
 def work(tmp_path_factory):
@@ -15,3 +17,11 @@ def work(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny(work):
     return make_model("tiny", work)
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """Starts programs that have torch imported."""
+    forks = Forks()
+    yield forks
+    forks.close()
