@@ -116,7 +116,7 @@ def schema(request, tmp_path_factory):
         for path in document["paths"].values():
             for operation in path.values():
                 operation["security"] = []  # else every second request would differ in its key only
-        # The same in other words: schemathesis would make it 32,000 letters of any alphabet, half a second for each body
+        # The same in other words: schemathesis makes the pattern one of 32,000 letters, half a second for each body
         prompt = document["components"]["schemas"]["ImageBody"]["properties"]["prompt"]
         assert prompt.pop("pattern") == r"\S"
         prompt["not"] = {"pattern": r"^\s*$"}
