@@ -24,7 +24,7 @@ ROUTER = "llmapi_kit.cluster.router.PrefixAwareRouter"
 MAX_START_TRIES = 3
 NO_ROOM_S = 60.0  # until a replica that finds no place is given up, where the cluster can't grow
 POLL_S = 0.1
-HEALTH_CHECK_S = 5.0  # so long Serve may ask a replica that died
+HEALTH_CHECK_S = 5.0  # between two looks of Serve at a replica; one that died is replaced after the next
 UPSCALE_DELAY_S, DOWNSCALE_DELAY_S, LOOK_BACK_S = 10.0, 300.0, 15.0
 ERROR = re.compile(r"^(?:ray\.exceptions\.\S+: )?llmapi_kit\.errors\.(\w+): (.+)$", re.MULTILINE)
 
