@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import os
 import signal
-import threading
 from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
@@ -26,6 +25,7 @@ EVENT = (
     b'data: {"id":"chatcmpl-0123456789abcdef0123456789abcdef","object":"chat.completion.chunk","created":1767225600,'
     b'"model":"mock","choices":[{"index":0,"delta":{"content":" word"},"finish_reason":null}]}\n\n'
 )
+ENDING = (signal.SIGINT, signal.SIGTERM)
 TURN = 32  # events between two turns of the event loop, as the mock engine takes them
 
 
@@ -58,19 +58,18 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--num-tokens", type=int, required=True, help="in each answer")
     args = parser.parse_args()
-    done = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: done.set())
+    # Another thread may get a signal that comes while all are held still, and would not wake this one
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     if args.kind == "mock":
         # The context must hold the answer, whose length requests ask for
         engine = MockEngine("word", num_tokens=args.num_tokens, context_length=args.num_tokens + 1000)
         server = kit.launch(engine, port=args.port, api_key=os.environ["LLMAPI_KIT_API_KEY"])
-        done.wait()
+        signal.sigwait(ENDING)
         server.stop(0)
     else:
         thread = ServerThread(fixed_app(args.num_tokens), host="127.0.0.1", port=args.port)
         thread.start(30)
-        done.wait()
+        signal.sigwait(ENDING)
         thread.stop()
 
 

@@ -106,6 +106,16 @@ def warm_python():
 
 
 @pytest.fixture(scope="session")
+def warm_torch():
+    """Starts programs that have imported what models need, too."""
+    from llmapi_kit.checkpoints.heavy_imports import LOCAL_MODELS, MODEL_CLASSES
+
+    python = WarmPython(*LOCAL_MODELS, *MODEL_CLASSES)
+    yield python
+    python.close()
+
+
+@pytest.fixture(scope="session")
 def pocket_engine():
     """The pocket model with its usual settings, loaded once for all tests that leave it as it is."""
     from llmapi_kit.checkpoints.spec import parse_spec

@@ -15,7 +15,6 @@ from PIL import Image
 
 from benchmarks.gguf_file import write_gguf
 from llmapi_kit import kit
-from llmapi_kit.checkpoints.heavy_imports import LOCAL_MODELS, MODEL_CLASSES
 from llmapi_kit.checkpoints.spec import POCKET_DIR, parse_spec
 from llmapi_kit.config import Settings
 from llmapi_kit.errors import ConfigError, ModelLoadError
@@ -24,19 +23,11 @@ from llmapi_kit.loading.load_request import make_engine
 from llmapi_kit.loading.model import Model
 from tests.checkpoints.lora_files import ALL_LINEAR, pocket, save_adapter
 from tests.checkpoints.seeing_gguf import SIDE, make_pair
-from tests.warm_python import COMMAND_LINE, WarmPython
+from tests.warm_python import COMMAND_LINE
 
 pytestmark = pytest.mark.slow
 
 QUESTION = "What is the capital of France?"
-
-
-@pytest.fixture(scope="module")
-def warm_torch():
-    """Starts programs that have imported what a model needs."""
-    python = WarmPython(*LOCAL_MODELS, *MODEL_CLASSES)
-    yield python
-    python.close()
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ class WarmPython:
     """
 
     def __init__(self, *imports):
-        self._process = None
+        self._process, self._lock = None, threading.Lock()
         if not hasattr(os, "pidfd_open"):
             return
         self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -54,13 +54,17 @@ class WarmPython:
             command = [sys.executable, "-W", "error", __file__, str(theirs.fileno()), *IMPORTS, *imports]
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT, start_new_session=True)
 
-    def start(self, code, *arguments, stdin=subprocess.DEVNULL, stdout=1, stderr=2, **environment):
-        """Run Python code with these files; a `WarmProgram`, or a Popen. Warnings are errors in it."""
-        environment = {**os.environ, **environment}
+    def start(self, code, *arguments, stdin=subprocess.DEVNULL, stdout=1, stderr=2, folder=None, **environment):
+        """Run Python code with these files, in a session of its own; a `WarmProgram`, or a Popen.
+
+        Warnings are errors in it.
+        """
+        environment, folder = {**os.environ, **environment}, str(folder or os.getcwd())
         if self._process is None:
             command = [sys.executable, "-W", "error", "-c", code, *arguments]
-            return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, env=environment)
-        order = {"code": code, "arguments": arguments, "environment": environment, "folder": os.getcwd()}
+            files = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+            return subprocess.Popen(command, **files, cwd=folder, env=environment, start_new_session=True)
+        order = {"code": code, "arguments": arguments, "environment": environment, "folder": folder}
         with open(os.devnull) as nothing:
             files = [nothing.fileno() if stdin == subprocess.DEVNULL else stdin, stdout, stderr]
             return WarmProgram(int(self._ask(order, files)), self._status)
@@ -90,8 +94,9 @@ class WarmPython:
         return os.waitstatus_to_exitcode(int(self._ask({"ended": pid}, [])))
 
     def _ask(self, order, files):
-        socket.send_fds(self._orders, [json.dumps(order).encode()], files)
-        return self._orders.recv(ORDER_BYTES)
+        with self._lock:
+            socket.send_fds(self._orders, [json.dumps(order).encode()], files)
+            return self._orders.recv(ORDER_BYTES)
 
 
 class WarmProgram:
@@ -99,7 +104,7 @@ class WarmProgram:
 
     def __init__(self, pid, status):
         self.pid, self.returncode = pid, None
-        self._status, self._end = status, os.pidfd_open(pid)
+        self._status, self._end, self._lock = status, os.pidfd_open(pid), threading.Lock()
 
     def wait(self, timeout=DEADLINE_S):
         if self.poll(timeout) is None:
@@ -107,10 +112,11 @@ class WarmProgram:
         return self.returncode
 
     def poll(self, timeout=0):
-        if self.returncode is None and select.select([self._end], [], [], timeout)[0]:
-            self.returncode = self._status(self.pid)
-            os.close(self._end)
-        return self.returncode
+        with self._lock:
+            if self.returncode is None and select.select([self._end], [], [], timeout)[0]:
+                self.returncode = self._status(self.pid)
+                os.close(self._end)
+            return self.returncode
 
     def send_signal(self, number):
         if self.poll() is None:
@@ -142,6 +148,7 @@ def obey(orders):
 
 def become(program):
     """Take on the files, environment, folder and arguments of a program; its module."""
+    os.setsid()
     for number, file in enumerate(program["files"]):
         os.dup2(file, number)
         os.close(file)

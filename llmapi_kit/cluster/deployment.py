@@ -24,6 +24,7 @@ ROUTER = "llmapi_kit.cluster.router.PrefixAwareRouter"
 MAX_START_TRIES = 3
 NO_ROOM_S = 60.0  # until a replica that finds no place is given up, where the cluster can't grow
 POLL_S = 0.1
+HEALTH_CHECK_S = 5.0  # between two looks of Serve at a replica; one that died is replaced after the next
 UPSCALE_DELAY_S, DOWNSCALE_DELAY_S, LOOK_BACK_S = 10.0, 300.0, 15.0
 ERROR = re.compile(r"^(?:ray\.exceptions\.\S+: )?llmapi_kit\.errors\.(\w+): (.+)$", re.MULTILINE)
 
@@ -72,7 +73,7 @@ class DeployedModel:
             max_queued_requests=replicas.most_requests(settings),
             graceful_shutdown_timeout_s=max(1.0, settings.total_timeout_s),
             graceful_shutdown_wait_loop_s=0.5,
-            health_check_period_s=5,
+            health_check_period_s=HEALTH_CHECK_S,
             max_constructor_retry_count=MAX_START_TRIES,
             # The old replicas answer until the new ones are there, unless those need the same GPU
             max_surge_percent=0 if num_gpus else 100,

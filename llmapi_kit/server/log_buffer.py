@@ -11,8 +11,11 @@ import logging
 import re
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from heapq import merge
+from itertools import count
+from operator import itemgetter
 from typing import Any
 
 LOGGERS = ("llmapi_kit", "uvicorn.error")
@@ -23,13 +26,15 @@ UNUSUAL = re.compile(r"[^\x20-\x7e]")
 class LogBuffer(logging.Handler):
     """Keeps records as JSON lines of printable characters, so that a request can't forge a line or change its reader.
 
-    Requests have a place of their own: however many there are, they push out no warning.
+    Requests have a place of their own: however many there are, they push out no warning. Lines are in the order in
+    which they came, whatever the clock did meanwhile.
     """
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
-        self._lines: deque[tuple[float, str]] = deque(maxlen=MAX_LINES)
-        self._requests: deque[tuple[float, Callable[[], dict[str, Any]]]] = deque(maxlen=MAX_LINES)
+        self._numbers = count()
+        self._lines: deque[tuple[int, str]] = deque(maxlen=MAX_LINES)
+        self._requests: deque[tuple[int, Callable[[], str]]] = deque(maxlen=MAX_LINES)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record."""
@@ -42,7 +47,7 @@ class LogBuffer(logging.Handler):
             }
             if record.exc_info and record.exc_info[1] is not None:
                 line["error"] = f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
-            self._lines.append((record.created, _printable(line)))
+            self._lines.append((next(self._numbers), _printable(line)))
         except Exception:
             self.handleError(record)
 
@@ -52,19 +57,19 @@ class LogBuffer(logging.Handler):
         Args:
             line: returns its fields, when somebody reads it.
         """
-        self._requests.append((time.time(), line))
+        self._requests.append((next(self._numbers), partial(_request_line, time.time(), line)))
 
     def lines(self, num: int) -> list[str]:
         """The latest lines, oldest first."""
         if num < 1:
             return []
-        both: list[tuple[float, str | Callable[[], dict[str, Any]]]]
-        both = list(merge(list(self._lines), list(self._requests), key=lambda each: each[0]))
-        return [line if isinstance(line, str) else _request_line(at, line()) for at, line in both[-num:]]
+        both: Iterable[tuple[int, str | Callable[[], str]]]
+        both = merge(list(self._lines), list(self._requests), key=itemgetter(0))
+        return [line if isinstance(line, str) else line() for _, line in list(both)[-num:]]
 
 
-def _request_line(at: float, fields: dict[str, Any]) -> str:
-    return _printable({"time": _when(at), "level": "INFO", "logger": "llmapi_kit.requests", **fields})
+def _request_line(at: float, line: Callable[[], dict[str, Any]]) -> str:
+    return _printable({"time": _when(at), "level": "INFO", "logger": "llmapi_kit.requests", **line()})
 
 
 def _when(at: float) -> str:

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import socket
+import types
 
 import httpx
 import pytest
@@ -251,7 +252,7 @@ def test_a_token_opens_no_other_route(server, http):
 
 def test_a_token_expires_and_no_letter_of_it_can_be_changed(monkeypatch):
     now = 1_800_000_000.0
-    monkeypatch.setattr(auth.time, "time", lambda: now)
+    monkeypatch.setattr(auth, "time", types.SimpleNamespace(time=lambda: now))
     check = KeyCheck(KEY)
     token = check.new_token(300)
     check.check_token(token)

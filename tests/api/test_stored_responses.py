@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import threading
+import types
 
 import openai
 import pytest
@@ -342,7 +343,7 @@ def test_one_that_a_killed_server_left_has_failed_when_its_time_is_over(open_ser
     client = http(open_server(MockEngine(), total_timeout_s=30))
     assert client.get(f"{PATH}/{response['id']}").json()["status"] == "queued"
     later = response["created_at"] + 30 + 61
-    monkeypatch.setattr("llmapi_kit.api.responses.stored.time.time", lambda: later)
+    monkeypatch.setattr("llmapi_kit.api.responses.stored.time", types.SimpleNamespace(time=lambda: later))
     left = client.get(f"{PATH}/{response['id']}").json()
     assert (left["status"], left["error"]["code"]) == ("failed", "server_error")
 

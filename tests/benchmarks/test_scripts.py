@@ -6,13 +6,15 @@ import itertools
 import json
 import re
 import runpy
+import subprocess
 import sys
+import types
 
 import psutil
 import pytest
 
 import benchmarks
-from benchmarks import adapters, conversation, draft, engine_process, gpu, long_context, overhead, serving
+from benchmarks import adapters, conversation, draft, engine_process, gpu, long_context, overhead, processes, serving
 from benchmarks.processes import ServerFailedError, ServerProcess, free_port
 from benchmarks.serving_report import Failure, Run, Sample, to_markdown
 
@@ -49,11 +51,19 @@ def _no_signal_handlers(monkeypatch):
         monkeypatch.setattr(module, "stop_on_sigterm", lambda: None)
 
 
+@pytest.fixture
+def _warm(warm_modules, monkeypatch):
+    """Servers, and programs that the scripts wait for, begin warm; loads, which import little, do not."""
+    stand_in = types.SimpleNamespace(**{**vars(subprocess), "Popen": warm_modules.popen, "run": warm_modules.run})
+    for module in (processes, overhead, long_context):
+        monkeypatch.setattr(module, "subprocess", stand_in)
+
+
 def options(work, results):
     return ["--quick", "--repeats", "1", "--work", str(work), "--results", str(results)]
 
 
-@pytest.mark.usefixtures("tiny")
+@pytest.mark.usefixtures("tiny", "_warm")
 def test_serving_measures_this_server(work, tmp_path):
     chosen = ["--contenders", "llmapi_kit,llmapi_kit-gguf", "--streams", "1,2", "--workloads", "short,shared"]
     assert serving.main([*chosen, *options(work, tmp_path)]) == 0
@@ -84,7 +94,7 @@ def test_guesses_are_measured_beside_none(work, tmp_path):
     assert "| free | 2 |" in (tmp_path / "draft.md").read_text()
 
 
-@pytest.mark.usefixtures("tiny")
+@pytest.mark.usefixtures("tiny", "_warm")
 def test_a_long_prompt_is_measured_in_each_way(work, tmp_path):
     ways = ["C, in int8", "torch"]
     assert long_context.main(["--model", "tiny", "--ways", *ways, *options(work, tmp_path)]) == 0
@@ -94,7 +104,7 @@ def test_a_long_prompt_is_measured_in_each_way(work, tmp_path):
     assert "| torch |" in (tmp_path / "long_context.md").read_text()
 
 
-@pytest.mark.usefixtures("tiny")
+@pytest.mark.usefixtures("tiny", "_warm")
 def test_overhead_measures_both_parts(work, tmp_path, monkeypatch):
     monkeypatch.setattr(overhead, "CONNECTIONS", (2,))
     assert overhead.main(["--streams", "1", *options(work, tmp_path)]) == 0
@@ -109,7 +119,7 @@ def test_overhead_measures_both_parts(work, tmp_path, monkeypatch):
     )
 
 
-@pytest.mark.usefixtures("tiny")
+@pytest.mark.usefixtures("tiny", "_warm")
 def test_a_process_of_its_own_is_measured_beside_idle_and_busy_cells(work, tmp_path):
     cells, apart = ("busy", engine_process.ELSEWHERE), "in a process of its own"
     assert engine_process.main(["--streams", "2", "--cells", *cells, *options(work, tmp_path)]) == 0
@@ -121,7 +131,7 @@ def test_a_process_of_its_own_is_measured_beside_idle_and_busy_cells(work, tmp_p
     assert all(each["samples"][0]["num_tokens"] == 16 for samples in report.values() for each in samples)
 
 
-@pytest.mark.usefixtures("tiny")
+@pytest.mark.usefixtures("tiny", "_warm")
 def test_conversation_measures_each_turn(work, tmp_path):
     assert conversation.main(options(work, tmp_path)) == 0
     report = json.loads((tmp_path / "conversation.json").read_text())

@@ -24,6 +24,9 @@ OBJECT_STORE_BYTES = 100_000_000
 UNNEEDED = ("start_monitor", "start_log_monitor", "start_api_server")  # of Ray, a process of Python each
 # Of Serve's controller, 5 s and 10 s. A proxy takes longer to start on a machine that other tests keep busy
 PROXY_TIMEOUTS = ("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S")
+# Ray's workers would be 15 nicer than other tests' programs, and starve beside them
+NICENESS = "RAY_worker_niceness"
+HEALTH_CHECK_S = 0.5
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +36,7 @@ def proxy_url():
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         for name in PROXY_TIMEOUTS:
             patch.setenv(name, "120")
+        patch.setenv(NICENESS, "0")
         warnings.simplefilter("ignore")  # of what Ray imports, and of the processes of a start that failed
         import ray
         from ray import serve
@@ -60,7 +64,9 @@ def start_model(proxy_url):
     def start_model(make_engine, name, *, replicas=1, **settings):
         numbers = Replicas(replicas, replicas, num_cpus=0.5)
         model = deployment.DeployedModel(partial(make_engine, None), name, load_settings(**settings), numbers)
-        handle = deployment.start(model, name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(deployment, "HEALTH_CHECK_S", HEALTH_CHECK_S)
+            handle = deployment.start(model, name)
         info = handle.describe.remote().result().value
         find = partial(deployment.readiness, name, name)
         most = model.replicas.most_requests(model.settings)

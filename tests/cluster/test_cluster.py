@@ -44,7 +44,7 @@ from .engines import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 DEADLINE_S = 240
-NUM_SLOW_TOKENS = 40
+NUM_SLOW_TOKENS = 20
 
 
 class TestClusterEngine(EngineContract):
@@ -111,6 +111,8 @@ async def ask_while_replicas_die(engine, app_name, num_streams, num_kills):
         victim = random.choice(pids_of(app_name))
         os.kill(victim, signal.SIGKILL)
         await until(lambda gone=victim: gone not in pids_of(app_name))
+        num_finished = engine.stats().num_finished
+        await until(lambda num=num_finished: engine.stats().num_finished > num)
         print(f"killed {number + 1}, {len(found)} answers", flush=True)
     is_over.set()
     await asyncio.gather(*clients)
@@ -269,7 +271,7 @@ def test_the_app_serves_the_api_behind_serves_proxy(proxy_url, monkeypatch):
             assert lines[-1] == "data: [DONE]"
             assert client.post("/v1/completions", json={**body, "nonsense": 1}).status_code == 400
     finally:
-        serve.delete("app")
+        serve.delete("app", _blocking=False)
 
 
 @pytest.mark.cluster

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import llguidance
@@ -20,7 +20,7 @@ ENDS = (CALLS_END, "</think>", "</parameter>\n", "\n</parameter>\n", '"', '"}', 
 MAX_TOKENS = 3000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Vocabulary:
     tokenizer: Any
     matching: Any
@@ -41,11 +41,23 @@ def vocabulary(markers=(), *, is_special=True):
     return Vocabulary(tokenizer, llguidance.hf.from_tokenizer(tokenizer))
 
 
-def matcher(vocab, constraint):
-    grammar = llguidance.LLMatcher.grammar_from_lark(constraint.source)
-    made = llguidance.LLMatcher(vocab.matching, grammar, log_level=0)
+@cache
+def encoded(vocab, text):
+    """What `Vocabulary.encode` returns, for texts that are wanted again and again."""
+    return vocab.encode(text)
+
+
+@lru_cache(maxsize=1)  # who draws many texts draws them one after the other
+def compiled(vocab, source):
+    """A matcher to copy."""
+    made = llguidance.LLMatcher(vocab.matching, llguidance.LLMatcher.grammar_from_lark(source), log_level=0)
     assert not made.is_error(), made.get_error()
     return made
+
+
+def matcher(vocab, constraint):
+    """One that has matched nothing yet."""
+    return compiled(vocab, constraint.source).deep_copy()
 
 
 def allows(vocab, constraint, text):
@@ -68,10 +80,10 @@ def draw(vocab, constraint, seed, starts=()):
             break
         mask = np.frombuffer(drawing.compute_bitmask(), dtype=np.uint8)
         allowed = np.flatnonzero(np.unpackbits(mask, bitorder="little")[: vocab.matching.vocab_size])
-        chosen = [int(rng.choice(list(allowed)))]
+        chosen = [int(rng.choice(allowed))]
         if len(allowed) > 1 and (len(ids) > 100 or rng.random() < 0.3):
             wanted = rng.sample(ENDS, len(ENDS)) if len(ids) > 100 or not starts else starts
-            ends = [vocab.encode(text) for text in wanted]
+            ends = [encoded(vocab, text) for text in wanted]
             chosen = next((end for end in ends if drawing.validate_tokens(end) == len(end)), chosen)
         if chosen[0] not in vocab.matching.eos_tokens:
             assert drawing.consume_tokens(chosen), drawing.get_error()

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+import types
 from functools import partial
 
 import pytest
@@ -18,6 +20,17 @@ def test_records_become_json_lines_that_a_request_can_not_forge():
     assert "\n" not in line
     assert "\x1b" not in line
     assert json.loads(line)["message"] == "first\nsecond \x1b[31m"
+
+
+def test_a_clock_that_was_set_back_hides_no_line(monkeypatch):
+    buffer = log_buffer.LogBuffer()
+    now = time.time()
+    monkeypatch.setattr(log_buffer, "time", types.SimpleNamespace(**{**vars(time), "time": lambda: now + 100}))
+    buffer.add_request(lambda: {"message": "GET /early 200"})
+    monkeypatch.undo()
+    buffer.emit(logging.makeLogRecord({"msg": "a warning", "levelname": "WARNING"}))
+    buffer.add_request(lambda: {"message": "GET /late 200"})
+    assert [json.loads(line)["message"] for line in buffer.lines(2)] == ["a warning", "GET /late 200"]
 
 
 def test_an_error_is_kept_with_its_kind_and_the_buffer_stays_bounded():

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import aclosing
 from functools import partial
 
@@ -208,6 +209,24 @@ def test_closing_ends_the_process_and_loading_again_and_again_leaves_nothing(sta
     )
 
 
+@pytest.fixture(scope="module")
+def long_load(tmp_path_factory):
+    """The thread of a load that has begun, when it is longer than a step may be, what ends it, and where it ends up."""
+    over, made, step_s = tmp_path_factory.mktemp("load") / "over", [], 5
+
+    def load():
+        made.append(ProcessEngine(partial(load_for_long, over), name="mock", step_timeout_s=step_s))
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    yield loading, time.monotonic() + step_s + 1, over, made
+    over.touch()
+    loading.join(DEADLINE_S)
+    for engine in made:
+        engine.close()
+
+
+@pytest.mark.usefixtures("long_load")  # which goes on while this and the next ones wait
 def test_a_step_that_never_returns_ends_its_process_and_the_model_comes_back(start, tmp_path, caplog):
     """Its requests, running or queued, waited until their time was over, and the next ones too."""
     engine = start(partial(HangingEngine, tmp_path / "mark"), step_timeout_s=5)
@@ -251,24 +270,17 @@ def test_a_process_that_does_not_answer_is_not_ready_even_before_it_is_ended(sta
     wait_until(lambda: engine.readiness().ready)
 
 
-def test_a_load_may_take_longer_than_a_step(tmp_path):
+def test_a_load_may_take_longer_than_a_step(long_load):
     """What counts is whether the process answers."""
-    made = []
-    loading = threading.Thread(
-        target=lambda: made.append(
-            ProcessEngine(partial(load_for_long, tmp_path / "over"), name="mock", step_timeout_s=5)
-        )
-    )
-    loading.start()
-    loading.join(6)
+    loading, longer_at, over, made = long_load
+    loading.join(max(0, longer_at - time.monotonic()))
     assert loading.is_alive()
-    (tmp_path / "over").touch()
+    over.touch()
     loading.join(DEADLINE_S)
     (engine,) = made
     first = engine.pid
     assert isinstance(asyncio.run(collect(engine.generate(long_request())))[-1], Finished)
     assert engine.pid == first
-    engine.close()
 
 
 def test_all_that_a_process_said_before_its_end_comes_before_the_error(start):
