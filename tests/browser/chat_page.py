@@ -1,19 +1,13 @@
-"""The server's chat page in a Chromium of its own: one for a module, and a fresh profile for each test."""
+"""The server's chat page in a tab of Chromium."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
-
 from tests.api.conftest import KEY, wait_until
 
-from .lab import find_chromium
-
 AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
-DESKTOP, PHONE = (1280, 800), (390, 844)
 # Asked for before anybody has typed a key, or of a server with one key: the console calls each an error
 EXPECTED = ("401 (Unauthorized)", "404 (Not Found)")
 FORGET = """() => new Promise((resolve) => {
@@ -138,29 +132,3 @@ class ChatPage:
             for each in found
             if each["impact"] in ("serious", "critical")
         ]
-
-
-@contextlib.contextmanager
-def open_chromium():
-    """A browser."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=find_chromium(),
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"],
-        )
-        try:
-            yield browser
-        finally:
-            browser.close()
-
-
-@contextlib.contextmanager
-def new_profile(browser, *, size=DESKTOP, locale="en-US", **options):
-    """A fresh profile, whose clipboard may be written and read."""
-    width, height = size
-    context = browser.new_context(viewport={"width": width, "height": height}, locale=locale, **options)
-    context.grant_permissions(["clipboard-read", "clipboard-write"])
-    try:
-        yield context
-    finally:
-        context.close()

@@ -1,10 +1,9 @@
-"""The chat in a real JupyterLab in a real Chromium: one Lab, one kernel; each test has a chat, in a cell of its own."""
+"""The chat in a real JupyterLab in a real Chromium: one kernel; each test has a chat in a cell of its own."""
 
 from __future__ import annotations
 
 import base64
 import io
-import shutil
 from pathlib import Path
 
 import nbformat
@@ -13,7 +12,7 @@ from PIL import Image
 
 from .axe import serious_faults
 from .chat_box import ChatBox
-from .lab import DARK, LIGHT, SAVES_WIDGETS, SETTINGS, open_page, run_lab, write_notebook
+from .lab import DARK, LIGHT
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
 HERE = Path(__file__).parent
@@ -43,25 +42,14 @@ CHATS = {
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+def lab(jupyter, open_lab):
     """A page on a notebook with all chats, and the notebook's path."""
-    folder = tmp_path_factory.mktemp("chat")
-    root, scratch = folder / "root", folder / "scratch"
-    root.mkdir()
-    scratch.mkdir()
-    shutil.copy(HERE / "chat_engine.py", root)
-    path = root / "chats.ipynb"
-    write_notebook(path, setup=SETUP, **CHATS)
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        run_lab(root, scratch, {**SETTINGS, **SAVES_WIDGETS}) as address,
-        open_page(timeout_s=20) as page,
-    ):
-        patch.setenv("LLMAPI_KIT_HOME", str(folder / "home"))
-        page.open(address(path.name))
-        page.run_all()
-        page.path, page.url = path, address(path.name)
-        yield page
+    path = jupyter.add_notebook("chat", HERE / "chat_engine.py", setup=SETUP, **CHATS)
+    page = open_lab(path)
+    page.save_widgets(True)
+    page.run_all()
+    page.path, page.name = path, path.relative_to(jupyter.root)
+    return page
 
 
 @pytest.fixture
@@ -390,8 +378,8 @@ def test_restarted_kernel_is_said_and_saved_notebook_reads_without_one(chat):
     assert 0 < len(nb.cells[7].outputs[-1]["data"]["text/html"]) < 10_000
     assert "widget-state+json" in lab.path.read_text()
     assert "markdown-it" not in lab.path.read_text(), "the libraries were saved"
-    lab.page.goto("about:blank")
-    lab.open(lab.url)
+    lab.close_all()
+    lab.show(lab.name)
     transcript = lab.page.locator(".llmapi-kit-transcript").first
     transcript.get_by_text("You said: first").wait_for()
     picture = lab.page.locator(".llmapi-kit-transcript img[alt='Picture 1: 40 x 30 pixels']")

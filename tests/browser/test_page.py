@@ -10,7 +10,8 @@ import pytest
 from tests.api.conftest import serving
 
 from .chat_engine import THOUGHT, ChatEngine
-from .chat_page import NUM_STORED, PHONE, ChatPage, new_profile, open_chromium
+from .chat_page import NUM_STORED, ChatPage
+from .chromium import PHONE, new_profile
 from .relay import Relay
 
 pytestmark = pytest.mark.slow
@@ -24,14 +25,8 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with open_chromium() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def profile(browser):
-    with new_profile(browser) as context:
+def profile(chromium):
+    with new_profile(chromium) as context:
         yield context
 
 
@@ -328,9 +323,9 @@ def test_an_error_amid_a_stream_is_shown_as_the_server_says_it(chat):
     chat.locator(".problem", has_text="The model is out of ideas.").wait_for()
 
 
-def test_a_connection_that_is_cut_keeps_the_partial_answer(browser, server):
+def test_a_connection_that_is_cut_keeps_the_partial_answer(chromium, server):
     relay = Relay(server.url)
-    with contextlib.closing(relay), new_profile(browser) as profile:
+    with contextlib.closing(relay), new_profile(chromium) as profile:
         chat = ChatPage(profile, relay.url)
         chat.sign_in()
         chat.ask("wait some")
@@ -354,8 +349,8 @@ def test_a_connection_that_went_silent_is_given_up(chat):
     chat.locator(".problem", has_text="The connection was cut").wait_for()
 
 
-def test_on_a_phone_everything_fits_and_the_list_is_a_drawer(browser, server):
-    with new_profile(browser, size=PHONE, has_touch=True, is_mobile=True) as profile:
+def test_on_a_phone_everything_fits_and_the_list_is_a_drawer(chromium, server):
+    with new_profile(chromium, size=PHONE, has_touch=True, is_mobile=True) as profile:
         chat = ChatPage(profile, server.url)
         chat.sign_in()
         chat.ask_and_wait("rich")

@@ -12,7 +12,8 @@ from llmapi_kit.engines.mock_picture import draw
 from llmapi_kit.server.server import Server
 from tests.api.conftest import KEY, serving
 
-from .chat_page import ChatPage, new_profile, open_chromium
+from .chat_page import ChatPage
+from .chromium import new_profile
 
 pytestmark = pytest.mark.slow
 
@@ -46,16 +47,10 @@ def server(tmp_path_factory):
         yield made
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with open_chromium() as made:
-        yield made
-
-
 @pytest.fixture
-def chat(browser, server):
+def chat(chromium, server):
     """The page of a visitor who never was here. No address that it asks for has a secret in it."""
-    with new_profile(browser) as profile:
+    with new_profile(chromium) as profile:
         page = ChatPage(profile, server.url)
         yield page
         page.errors.clear()  # the console calls statuses errors
@@ -195,11 +190,11 @@ def test_a_key_without_a_model_that_chats_is_told_so(chat):
     chat.locator("#door-problem", has_text="may use no model that chats").wait_for()
 
 
-def test_a_server_without_a_key_asks_for_none(browser, tmp_path):
+def test_a_server_without_a_key_asks_for_none(chromium, tmp_path):
     server = Server((MockEngine(),), host="127.0.0.1", port=0, api_key=None, settings=load_settings(home=tmp_path))
     server.start()
     try:
-        with new_profile(browser) as profile:
+        with new_profile(chromium) as profile:
             chat = ChatPage(profile, server.url)
             chat.goto()
             chat.question.wait_for()
