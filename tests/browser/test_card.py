@@ -23,6 +23,9 @@ LAUNCH = """
 import os, threading
 import llmapi_kit as kit
 from llmapi_kit.engines.mock import MockEngine
+from llmapi_kit.notebook import live_card, team
+from llmapi_kit.notebook.dashboard import dashboard
+live_card.LOOK_EVERY_S = dashboard.SAMPLE_EVERY_S = team.READ_EVERY_S = 0.2  # nobody waits here to read them
 engine = MockEngine(delay_s=0.01, num_tokens=100_000, context_length=200_000)
 server = kit.launch(engine, port=0, api_key=os.environ["CANARY"], aliases={"gpt-4o": "mock"})
 server
@@ -52,10 +55,11 @@ def opened(jupyter, open_lab):
 
 @pytest.fixture(scope="module")
 def other(opened, jupyter):
-    """Another page with JupyterLab, on the same notebook."""
+    """Another page with JupyterLab, in which nothing is open."""
     page, path = opened
     made = LabPage(page.page.context.new_page())
-    made.open(jupyter.address(path))
+    made.page.set_default_timeout(60_000)
+    made.load(jupyter.address(path.parent))
     yield made
     made.page.close()
 
@@ -327,7 +331,6 @@ def test_saved_reopened_and_exported_it_claims_nothing_about_now(opened, lab, ju
     nbformat.write(nb, reopened)
     kinds = {mime for cell in nb.cells for output in cell.outputs for mime in output.get("data", {})}
     assert kinds == {"text/plain", "text/html"}
-    other.close_all()
     other.show(reopened.relative_to(jupyter.root))
     other.page.get_by_text("it was running").wait_for()
     for text in (html, other.page.content()):
