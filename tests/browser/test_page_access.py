@@ -47,14 +47,18 @@ def server(tmp_path_factory):
         yield made
 
 
-@pytest.fixture
-def chat(chromium, server):
-    """The page of a visitor who never was here. No address that it asks for has a secret in it."""
+@pytest.fixture(scope="module")
+def tab(chromium, server):
     with new_profile(chromium) as profile:
-        page = ChatPage(profile, server.url)
-        yield page
-        page.errors.clear()  # the console calls statuses errors
-        assert [url for url in page.urls if any(secret in url for secret in (KEY, OTHER_KEY, CODE))] == []
+        yield ChatPage(profile, server.url)
+
+
+@pytest.fixture
+def chat(tab):
+    """The page of a visitor who never was here. No address that it asks for has a secret in it."""
+    tab.begin_anew()
+    yield tab
+    assert [url for url in tab.urls if any(secret in url for secret in (KEY, OTHER_KEY, CODE))] == []
 
 
 def test_a_wrong_key_is_told_why_and_the_right_one_opens(chat):
@@ -207,7 +211,7 @@ def test_a_server_without_a_key_asks_for_none(chromium, tmp_path):
 def test_the_owner_sees_who_is_on_and_looks_only_while_the_page_is_in_sight(chat):
     chat.answer_with("v1/key", 200, {**INFO, "is_owner": True})
     chat.answer_with("v1/status", 200, STATUS)
-    chat.page.clock.install()
+    chat.install_clock()
     chat.sign_in()
     chat.button("Server status").click()
     cells = chat.locator("#status-body td")
