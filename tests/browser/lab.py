@@ -189,12 +189,6 @@ class LabPage:
         page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
 
-    def load(self, url):
-        """Go to a program that shows no notebook there, and wait until it has loaded."""
-        self.page.goto(url)
-        self.page.wait_for_function("() => window.jupyterapp", polling=POLL_MS)
-        self.page.evaluate("() => window.jupyterapp.restored.then(() => null)")
-
     def open(self, url):
         """Go to a notebook and wait until its kernel is idle."""
         self.page.goto(url)

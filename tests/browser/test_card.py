@@ -15,7 +15,7 @@ from nbconvert import HTMLExporter
 
 from .axe import serious_faults
 from .chromium import find_chromium
-from .lab import DARK, LIGHT, LabPage
+from .lab import DARK, LIGHT, LabPage, write_notebook
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 KEY = "canary-0123456789-canary-0123456789"
@@ -55,11 +55,13 @@ def opened(jupyter, open_lab):
 
 @pytest.fixture(scope="module")
 def other(opened, jupyter):
-    """Another page with JupyterLab, in which nothing is open."""
+    """Another page with JupyterLab, on an empty notebook."""
     page, path = opened
+    empty = path.with_name("empty.ipynb")
+    write_notebook(empty, kernel="card")
     made = LabPage(page.page.context.new_page())
     made.page.set_default_timeout(60_000)
-    made.load(jupyter.address(path.parent))
+    made.open(jupyter.address(empty))
     yield made
     made.page.close()
 
@@ -331,6 +333,7 @@ def test_saved_reopened_and_exported_it_claims_nothing_about_now(opened, lab, ju
     nbformat.write(nb, reopened)
     kinds = {mime for cell in nb.cells for output in cell.outputs for mime in output.get("data", {})}
     assert kinds == {"text/plain", "text/html"}
+    other.close_all()
     other.show(reopened.relative_to(jupyter.root))
     other.page.get_by_text("it was running").wait_for()
     for text in (html, other.page.content()):
