@@ -38,14 +38,20 @@ class SharedTab:
         self._page.errors.clear()
         return self._page
 
-    def leave(self):
-        """Close all notebooks."""
-        self._page.close_all()
-        self._page.save_widgets(False)
-        self._page.use_theme(LIGHT)
+    def leave(self, *, is_as_it_was):
+        """Close all notebooks, or the tab if a test may have left anything else in it."""
+        try:
+            if is_as_it_was and self._page.page.locator(".jp-Dialog").count() == 0:
+                self._page.close_all()
+                self._page.save_widgets(False)
+                self._page.use_theme(LIGHT)
+                return
+        except Error:  # nothing can be done with it any more
+            pass
+        self.close()
 
-    def drop(self):
-        """Let the next module have another one."""
+    def close(self):
+        """Close the tab; the next module opens another one."""
         self._page = None
         with contextlib.suppress(Error):
             self._profile.close()
@@ -56,7 +62,7 @@ def shared_tab(shared_chromium):
     tab = SharedTab()
     yield tab
     with shared_chromium.use():
-        tab.drop()
+        tab.close()
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +74,6 @@ def open_lab(request, chromium, jupyter, shared_tab):
     num_failed = request.session.testsfailed
     yield lambda path: shared_tab.open(chromium, path, jupyter)
     try:
-        if request.session.testsfailed > num_failed:
-            shared_tab.drop()
-        else:
-            shared_tab.leave()
-    except Error:
-        shared_tab.drop()
+        shared_tab.leave(is_as_it_was=request.session.testsfailed == num_failed)
     finally:
         jupyter.end_kernels()

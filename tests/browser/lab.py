@@ -206,15 +206,20 @@ class LabPage:
             await commands.execute("docmanager:open", { path });
         }"""
         self.page.evaluate(show, str(path))
-        is_idle = f"path => {CURRENT}?.context?.path === path && {KERNEL}?.status === 'idle'"
+        # The launcher, which comes by itself when all was closed, may come late and stand before it
+        is_idle = """path => {
+            const { shell } = window.jupyterapp;
+            const widget = [...shell.widgets("main")].find((each) => each.context?.path === path);
+            if (shell.currentWidget !== widget) shell.activateById(widget.id);
+            return shell.currentWidget === widget && widget.sessionContext.session?.kernel?.status === "idle";
+        }"""
         self.page.wait_for_function(is_idle, arg=str(path), polling=POLL_MS)
 
     def close_all(self):
         """Close what is open and keep no change; kernels go on."""
         close = """async () => {
-            for (const dialog of document.querySelectorAll(".jp-Dialog")) dialog.remove();
-            for (const widget of [...window.jupyterapp.shell.widgets("main")]) {
-                if (widget.context) widget.context.model.dirty = false;
+            for (const widget of [...window.jupyterapp.shell.widgets("main")].filter((each) => each.context)) {
+                widget.context.model.dirty = false;
                 widget.close();
             }
         }"""

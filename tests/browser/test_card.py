@@ -373,6 +373,7 @@ def test_with_its_kernel_killed_the_card_says_that_it_is_gone(lab):
     assert KEY not in page.page.content()
     assert code not in page.page.content()
     assert not button(page, "Stop").is_visible()
+    page.page.locator(".jp-Dialog").get_by_role("button", name="Ok").click()  # JupyterLab says it, too
     page.errors.clear()  # the page says in its console that the kernel went
 
 
