@@ -81,8 +81,9 @@ class ChatEngine(MockEngine):
             while self.more.acquire(blocking=False):
                 pass  # a test that failed may have left it
             for number in range(int(rest)):
-                while number in (int(rest) // 3, int(rest) - 1) and not self.more.acquire(blocking=False):
-                    await asyncio.sleep(0.01)  # noqa: ASYNC110  (told by another thread)
+                is_held = number in (int(rest) // 3, int(rest) - 1)
+                while is_held and not self.more.acquire(blocking=False):  # noqa: ASYNC110  (a thread tells it)
+                    await asyncio.sleep(0.01)
                 yield Delta(f"word{number} ")
         elif word == "line":
             yield Delta("x" * 1_000_000)
