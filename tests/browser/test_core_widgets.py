@@ -21,6 +21,8 @@ import sys
 sys.modules["anywidget"] = None  # as where it is not installed
 import llmapi_kit as kit
 from chat_engine import ChatEngine, SeeingEngine
+from llmapi_kit.notebook.dashboard import dashboard
+dashboard.SAMPLE_EVERY_S = dashboard.DRAW_EVERY_S = 0.3  # nobody waits here to read it
 server = kit.launch(ChatEngine(name="scripted"), port=0)
 def weather(city: str) -> str:
     "The weather in a city"

@@ -14,6 +14,8 @@ HERE = Path(__file__).parent
 LAUNCH = """
 import llmapi_kit as kit
 from chat_engine import ChatEngine
+from llmapi_kit.notebook.dashboard import dashboard
+dashboard.SAMPLE_EVERY_S = 0.3  # nobody waits here to read it
 server = kit.launch(ChatEngine(name="scripted"), port=0)
 """
 
