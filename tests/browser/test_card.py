@@ -15,7 +15,7 @@ from nbconvert import HTMLExporter
 
 from .axe import serious_faults
 from .chromium import find_chromium
-from .lab import DARK, LIGHT, LabPage, write_notebook
+from .lab import DARK, LIGHT, LabPage
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 KEY = "canary-0123456789-canary-0123456789"
@@ -53,15 +53,12 @@ def opened(jupyter, open_lab):
     return page, path
 
 
-@pytest.fixture(scope="module")
-def other(opened, jupyter):
-    """Another page with JupyterLab, on an empty notebook."""
-    page, path = opened
-    empty = path.with_name("empty.ipynb")
-    write_notebook(empty, kernel="card")
+@pytest.fixture
+def other(opened):
+    """Another page, with nothing loaded."""
+    page, _ = opened
     made = LabPage(page.page.context.new_page())
     made.page.set_default_timeout(60_000)
-    made.open(jupyter.address(empty))
     yield made
     made.page.close()
 
@@ -333,8 +330,7 @@ def test_saved_reopened_and_exported_it_claims_nothing_about_now(opened, lab, ju
     nbformat.write(nb, reopened)
     kinds = {mime for cell in nb.cells for output in cell.outputs for mime in output.get("data", {})}
     assert kinds == {"text/plain", "text/html"}
-    other.close_all()
-    other.show(reopened.relative_to(jupyter.root))
+    other.open(jupyter.address(reopened))
     other.page.get_by_text("it was running").wait_for()
     for text in (html, other.page.content()):
         assert "it was running" in text
@@ -347,8 +343,7 @@ def test_saved_reopened_and_exported_it_claims_nothing_about_now(opened, lab, ju
 def test_another_page_on_the_same_kernel_comes_alive_too(opened, lab, jupyter, other):
     page, path = opened
     page.save()
-    other.close_all()
-    other.show(path.relative_to(jupyter.root))
+    other.page.goto(jupyter.address(path))
     other.page.get_by_text("Model server running", exact=True).wait_for()
     other.page.locator(".llmapi-kit-dashboard canvas").first.wait_for()
 
