@@ -144,3 +144,20 @@ def pocket_gguf(tmp_path_factory):
     template = (POCKET_DIR / "chat_template.jinja").read_text()
     write_gguf(model, json.loads((POCKET_DIR / "tokenizer.json").read_text()), template, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def shared_chromium():
+    """One browser for all modules; they ask for `chromium`."""
+    from tests.browser.chromium import SharedChromium  # needs Playwright, which not every Python has here
+
+    shared = SharedChromium()
+    yield shared
+    shared.stop()
+
+
+@pytest.fixture(scope="module")
+def chromium(shared_chromium):
+    """A browser. Pages are made in profiles of their own, which end with the module at the latest."""
+    with shared_chromium.use() as browser:
+        yield browser

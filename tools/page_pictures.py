@@ -23,7 +23,8 @@ from llmapi_kit.engines.base import GenerationRequest  # noqa: E402
 from llmapi_kit.engines.mock import MockEngine  # noqa: E402
 from llmapi_kit.server.server import Server  # noqa: E402
 from llmapi_kit.types import Accepted, Delta, Event, Finished  # noqa: E402
-from tests.browser.chat_page import DESKTOP, PHONE, ChatPage, new_profile, open_chromium  # noqa: E402
+from tests.browser.chat_page import ChatPage  # noqa: E402
+from tests.browser.chromium import DESKTOP, PHONE, new_profile, open_chromium  # noqa: E402
 
 KEY = "sk-llmapi-picture-0123456789abcdef"
 MAX_BYTES = 200_000

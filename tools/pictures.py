@@ -79,9 +79,9 @@ def take(name: str, folder: Path, *, width: int | None = None) -> list[Path]:
         root.mkdir()
         scratch.mkdir()
         nbformat.write(read_notebook(SOURCES / f"{name}.py"), root / f"{name}.ipynb")
-        with run_lab(root, scratch) as address, open_page() as lab:
+        with run_lab(root, scratch) as jupyter, open_page() as lab:
             lab.page.set_viewport_size({"width": width or subject.width, "height": 2000})
-            lab.open(address(f"{name}.ipynb"))
+            lab.open(jupyter.address(root / f"{name}.ipynb"))
             lab.run_all()
             lab.page.wait_for_timeout(subject.wait_s * 1000)
             for ending, theme in THEMES.items():

@@ -11,7 +11,8 @@ CONTROLS = ("<button", "<input", "<select", "<textarea")
 def serious_faults(element):
     """What axe-core calls serious or critical in an element: each rule, with the HTML of what breaks it."""
     element.scroll_into_view_if_needed()  # contrast is judged of what is in sight only
-    element.page.add_script_tag(content=AXE.read_text())
+    if not element.page.evaluate("() => 'axe' in window"):
+        element.page.add_script_tag(content=AXE.read_text())
     # JupyterLab's body hides what flows over and has no height; axe-core takes all text in it for unseen then
     element.page.evaluate("() => { document.body.style.minHeight = '100vh'; }")
     found = element.evaluate("element => axe.run(element)")

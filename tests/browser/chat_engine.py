@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+import threading
 from dataclasses import replace
 
 from llmapi_kit.engines.mock import MockEngine
@@ -44,7 +45,13 @@ THOUGHT = "The user greets me. I greet them back."
 
 
 class ChatEngine(MockEngine):
-    """Answers a question by its first word; anything else is repeated."""
+    """Answers a question by its first word; anything else is repeated.
+
+    Attributes:
+        more: what "hold" waits for twice: with a third of its words said, and before the last one.
+    """
+
+    more = threading.Semaphore(0)
 
     async def generate(self, request):
         last = request.messages[-1]
@@ -70,10 +77,18 @@ class ChatEngine(MockEngine):
         elif word == "think":
             yield Delta("", reasoning=THOUGHT)
             yield Delta("Hello!")
+        elif word == "hold":
+            while self.more.acquire(blocking=False):
+                pass  # a test that failed may have left it
+            for number in range(int(rest)):
+                is_held = number in (int(rest) // 3, int(rest) - 1)
+                while is_held and not self.more.acquire(blocking=False):  # noqa: ASYNC110  (a thread tells it)
+                    await asyncio.sleep(0.01)
+                yield Delta(f"word{number} ")
         elif word == "line":
             yield Delta("x" * 1_000_000)
         else:
-            delay_s = 0.002 if word == "count" else 0.001
+            delay_s = {"count": 0.002, "slow": 0.02}.get(word, 0.001)
             for piece in re.findall(r"\s*\S+\s*", _text(word, rest, text)):
                 await asyncio.sleep(delay_s)
                 yield Delta(piece)
@@ -100,6 +115,6 @@ def _kind(file):
 
 
 def _text(word, rest, text):
-    if word == "count":
+    if word in ("count", "slow"):
         return " ".join(f"word{number}" for number in range(int(rest)))
     return {"hostile": HOSTILE, "rich": RICH}.get(word, f"You said: {text}")

@@ -1,29 +1,22 @@
-"""The server's chat page in a Chromium of its own: one for a module, and a fresh profile for each test."""
+"""The server's chat page in a tab of Chromium."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
-
 from tests.api.conftest import KEY, wait_until
 
-from .lab import find_chromium
-
 AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
-DESKTOP, PHONE = (1280, 800), (390, 844)
 # Asked for before anybody has typed a key, or of a server with one key: the console calls each an error
 EXPECTED = ("401 (Unauthorized)", "404 (Not Found)")
-FORGET = """() => new Promise((resolve) => {
+FORGET = """async () => {
     localStorage.clear();
-    const asked = indexedDB.open("llmapi_kit:/:");
-    asked.onsuccess = () => {
-        const clearing = asked.result.transaction("conversations", "readwrite").objectStore("conversations").clear();
-        clearing.onsuccess = resolve;
-    };
-})"""
+    sessionStorage.clear();
+    for (const { name } of await indexedDB.databases()) {
+        await new Promise((resolve) => { indexedDB.deleteDatabase(name).onsuccess = resolve; });
+    }
+}"""
 NUM_STORED = """(wanted) => new Promise((resolve) => {
     const asked = indexedDB.open("llmapi_kit:/:");
     asked.onsuccess = () => {
@@ -49,13 +42,36 @@ class ChatPage:
     def __init__(self, context, url):
         self.context = context
         self.url = url
-        self.page = context.new_page()
-        self.page.set_default_timeout(60_000)
         self.errors = []
         self.urls = []
+        self._open_tab()
+
+    def _open_tab(self):
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(60_000)
         self.page.on("console", self._hear)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", lambda request: self.urls.append(request.url))
+        self._has_own_clock = False
+
+    def begin_anew(self):
+        """Be somebody who never was here: of what was there before, only the cache is left."""
+        for other in self.context.pages:
+            if other is not self.page or self._has_own_clock:
+                other.close()
+        if self.page.is_closed():
+            self._open_tab()
+        self.page.unroute_all(behavior="ignoreErrors")
+        self.page.goto(f"{self.url}/healthz")  # runs no script that could write while it is left
+        self.page.evaluate(FORGET)
+        self.context.clear_cookies()
+        self.errors.clear()
+        self.urls.clear()
+
+    def install_clock(self):
+        """Have the page's time go by a clock that a test may put forward. Only a new tab is rid of it."""
+        self.page.clock.install()
+        self._has_own_clock = True
 
     def _hear(self, message):
         if message.type == "error" and not message.text.endswith(tuple(f"of {each}" for each in EXPECTED)):
@@ -71,11 +87,6 @@ class ChatPage:
         self.locator("#door-remember").set_checked(is_remembered)
         self.locator("#door-open").click()
         self.locator("#question").wait_for()
-
-    def forget(self):
-        """Close the tab and leave nothing of it in the profile but its cache."""
-        self.page.evaluate(FORGET)
-        self.page.close()
 
     def locator(self, selector, **options):
         return self.page.locator(selector, **options)
@@ -138,29 +149,3 @@ class ChatPage:
             for each in found
             if each["impact"] in ("serious", "critical")
         ]
-
-
-@contextlib.contextmanager
-def open_chromium():
-    """A browser."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=find_chromium(),
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"],
-        )
-        try:
-            yield browser
-        finally:
-            browser.close()
-
-
-@contextlib.contextmanager
-def new_profile(browser, *, size=DESKTOP, locale="en-US", **options):
-    """A fresh profile, whose clipboard may be written and read."""
-    width, height = size
-    context = browser.new_context(viewport={"width": width, "height": height}, locale=locale, **options)
-    context.grant_permissions(["clipboard-read", "clipboard-write"])
-    try:
-        yield context
-    finally:
-        context.close()

@@ -1,6 +1,6 @@
-"""A JupyterLab or Notebook 7 of its own and a Chromium page on it, for tests: open a notebook, run, save and see it.
+"""JupyterLab and Notebook 7, and a page of Chromium on them, for tests: open a notebook, run, save and see it.
 
-Everything lives below a temporary folder and on loopback; both programs end with the `with` statement.
+Everything lives below a temporary folder and on loopback; programs end with the `with` statement.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
-from playwright.sync_api import sync_playwright
 
 from llmapi_kit.server.port import bind
+
+from .chromium import new_profile, open_chromium
 
 START_TIMEOUT_S = 60
 # Every cell is in the page, nothing is saved unasked, and no pop-up covers it
@@ -29,65 +31,133 @@ SETTINGS = {
     "@jupyterlab/docmanager-extension/plugin": {"autosave": False},
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
-SAVES_WIDGETS = {"@jupyter-widgets/jupyterlab-manager/plugin": {"saveState": True}}
-# By the module that is run: the class of its settings, and where it shows a notebook
-PLACES = {"jupyterlab": ("LabApp", "doc/tree"), "notebook": ("JupyterNotebookApp", "notebooks")}
+APPS = ("LabApp", "JupyterNotebookApp")
+PLACES = {"lab": "doc/tree", "notebook": "notebooks"}  # where each shows a notebook
+SAVE_WIDGETS = "@jupyter-widgets/jupyterlab-manager:saveWidgetState"  # in the menu; switches it on and off
 LIGHT, DARK = "JupyterLab Light", "JupyterLab Dark"
 CURRENT = "window.jupyterapp.shell.currentWidget"
+KERNEL = f"{CURRENT}?.sessionContext?.session?.kernel"
+POLL_MS = 50
 
 
-def find_chromium():
-    """Chromium's path, without windows if it is there; CHROMIUM in the environment names another one."""
-    names = (os.environ["CHROMIUM"],) if "CHROMIUM" in os.environ else ("chromium-headless-shell", "chromium")
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        raise RuntimeError("The browser tests need Chromium. `make test` installs it; or set CHROMIUM to its path.")
-    return path
-
-
-def write_notebook(path, **cells):
-    """A notebook of code cells, by their ids."""
+def write_notebook(path, *, kernel="python3", **cells):
+    """A notebook of code cells, by their ids, for a kernel of this name."""
     cells = [new_code_cell(code, id=name) for name, code in cells.items()]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    spec = {"name": kernel, "display_name": kernel, "language": "python"}
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": spec}), path)
+
+
+class Jupyter:
+    """A server of JupyterLab and Notebook 7 over a folder.
+
+    Args:
+        url: of the server.
+        token: that it asks for.
+        root: the folder.
+        scratch: another, of what the program keeps.
+    """
+
+    def __init__(self, url, token, root, scratch):
+        self._url = url
+        self._token = token
+        self.root = root
+        self._scratch = scratch
+
+    def address(self, path, program="lab"):
+        """Where a program of `PLACES` shows a notebook."""
+        return self._at(f"{PLACES[program]}/{path.relative_to(self.root)}")
+
+    def add_notebook(self, name, *files, env=None, **cells):
+        """Make a notebook in a folder of its own, whose kernels have an environment and a home of their own.
+
+        Args:
+            name: of the folder and of the kernels.
+            files: to copy beside it, where its kernel can import them.
+            env: variables for its kernels.
+            cells: their code, by their ids.
+
+        Returns:
+            The notebook's path.
+        """
+        kernel = self._scratch / "data" / "kernels" / name / "kernel.json"
+        kernel.parent.mkdir(parents=True)
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        env = {"LLMAPI_KIT_HOME": str(self._scratch / "homes" / name), **(env or {})}
+        kernel.write_text(json.dumps({"argv": argv, "env": env, "display_name": name, "language": "python"}))
+        folder = self.root / name
+        folder.mkdir()
+        for each in files:
+            shutil.copy(each, folder)
+        write_notebook(folder / "all.ipynb", kernel=name, **cells)
+        return folder / "all.ipynb"
+
+    @contextlib.contextmanager
+    def without(self, *extensions):
+        """Pages that are loaded meanwhile have none of these."""
+        page_config = self._scratch / "config" / "labconfig" / "page_config.json"
+        page_config.parent.mkdir(parents=True, exist_ok=True)
+        page_config.write_text(json.dumps({"disabledExtensions": dict.fromkeys(extensions, True)}))
+        try:
+            yield
+        finally:
+            page_config.unlink()
+
+    def end_kernels(self):
+        """End the kernels of all notebooks."""
+        for session in json.loads(self._ask("api/sessions")):
+            with contextlib.suppress(urllib.error.HTTPError):  # it has ended by itself
+                self._ask(f"api/sessions/{session['id']}", "DELETE")
+
+    def is_up(self):
+        """Whether it answers."""
+        try:
+            self._ask("api/status", timeout_s=2)
+        except OSError:
+            return False
+        return True
+
+    def _at(self, path):
+        return f"{self._url}/{path}?token={self._token}"
+
+    def _ask(self, path, method="GET", timeout_s=60):
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(urllib.request.Request(self._at(path), method=method), timeout=timeout_s) as answer:
+            return answer.read()
 
 
 @contextlib.contextmanager
-def run_lab(root, scratch, settings=SETTINGS, *, program="jupyterlab", without=()):
-    """A program over a folder; yields a function from a notebook's name to its address.
+def run_lab(root, scratch, settings=SETTINGS):
+    """Run a `Jupyter` over a folder.
 
     Args:
         root: the folder.
         scratch: another, for what the program keeps.
         settings: of JupyterLab's extensions.
-        program: of `PLACES`.
-        without: names of extensions that it does not load.
     """
-    app, tree = PLACES[program]
     for name, values in settings.items():
         path = scratch / "settings" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values))
-    page_config = scratch / "config" / "labconfig" / "page_config.json"
-    page_config.parent.mkdir(parents=True)
-    page_config.write_text(json.dumps({"disabledExtensions": dict.fromkeys(without, True)}))
+    config = {"expose_app_in_browser": True, "user_settings_dir": str(scratch / "settings")}
+    (scratch / "config").mkdir()
+    (scratch / "config" / "jupyter_server_config.json").write_text(json.dumps(dict.fromkeys(APPS, config)))
     with bind("127.0.0.1", 0) as sock:
         port = sock.getsockname()[1]
     token = secrets.token_hex(16)
     places = {f"JUPYTER_{kind}_DIR": str(scratch / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
     env = {**os.environ, **places, "IPYTHONDIR": str(scratch / "ipython"), "JUPYTER_TOKEN": token}
     env.setdefault("LLMAPI_KIT_HOME", str(scratch / "home"))  # not what this machine's user has
-    command = [sys.executable, "-m", program, "--no-browser", "--allow-root", "--ip=127.0.0.1"]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
     command += [f"--port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={root}"]
-    command += [f"--{app}.expose_app_in_browser=True", f"--{app}.user_settings_dir={scratch / 'settings'}"]
+    jupyter = Jupyter(f"http://127.0.0.1:{port}", token, root, scratch)
     log_path = scratch / "lab.log"
     with log_path.open("w") as log:
         process = subprocess.Popen(
             command, env=env, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
         )
         try:
-            _wait_until_it_answers(process, f"http://127.0.0.1:{port}/api/status?token={token}", log_path)
-            yield lambda name: f"http://127.0.0.1:{port}/{tree}/{name}?token={token}"
+            _wait_until_it_answers(process, jupyter, log_path)
+            yield jupyter
         finally:
             process.terminate()  # which shuts its kernels down first
             try:
@@ -97,17 +167,12 @@ def run_lab(root, scratch, settings=SETTINGS, *, program="jupyterlab", without=(
                 process.wait()
 
 
-def _wait_until_it_answers(process, url, log_path):
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+def _wait_until_it_answers(process, jupyter, log_path):
     deadline = time.monotonic() + START_TIMEOUT_S
-    while True:
-        try:
-            with opener.open(url, timeout=2):
-                return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("It did not start:\n" + Path(log_path).read_text()[-2000:]) from None
-            time.sleep(0.1)
+    while not jupyter.is_up():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError("It did not start:\n" + Path(log_path).read_text()[-2000:])
+        time.sleep(0.1)
 
 
 class LabPage:
@@ -125,11 +190,49 @@ class LabPage:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
 
     def open(self, url):
-        """Open a notebook and wait until its kernel is idle."""
+        """Go to a notebook and wait until its kernel is idle."""
         self.page.goto(url)
-        self.page.wait_for_function(
-            f"() => window.jupyterapp && {CURRENT}?.sessionContext?.session?.kernel?.status === 'idle'"
-        )
+        self.page.wait_for_function(f"() => window.jupyterapp && {KERNEL}?.status === 'idle'", polling=POLL_MS)
+
+    def show(self, path):
+        """Open a notebook beside what is open in this JupyterLab, and wait until its kernel is idle.
+
+        Args:
+            path: below the server's folder.
+        """
+        show = """async (path) => {
+            const { commands, serviceManager } = window.jupyterapp;
+            await serviceManager.kernelspecs.refreshSpecs();
+            await commands.execute("docmanager:open", { path });
+        }"""
+        self.page.evaluate(show, str(path))
+        # The launcher, which comes by itself when all was closed, may come late and stand before it
+        is_idle = """path => {
+            const { shell } = window.jupyterapp;
+            const widget = [...shell.widgets("main")].find((each) => each.context?.path === path);
+            if (shell.currentWidget !== widget) shell.activateById(widget.id);
+            return shell.currentWidget === widget && widget.sessionContext.session?.kernel?.status === "idle";
+        }"""
+        self.page.wait_for_function(is_idle, arg=str(path), polling=POLL_MS)
+
+    def close_all(self):
+        """Close what is open and keep no change; kernels go on."""
+        close = """async () => {
+            for (const widget of [...window.jupyterapp.shell.widgets("main")].filter((each) => each.context)) {
+                widget.context.model.dirty = false;
+                widget.close();
+            }
+        }"""
+        self.page.evaluate(close)
+        self.page.locator(".jp-NotebookPanel").first.wait_for(state="detached")
+
+    def save_widgets(self, is_saved):
+        """Choose whether the state of widgets is saved with a notebook."""
+        toggle = """async ([name, wanted]) => {
+            const { commands } = window.jupyterapp;
+            if (commands.isToggled(name) !== wanted) await commands.execute(name);
+        }"""
+        self.page.evaluate(toggle, [SAVE_WIDGETS, is_saved])
 
     def run_all(self):
         """Run every cell and wait for the end."""
@@ -137,7 +240,7 @@ class LabPage:
             "() => { window.hasRun = false; window.jupyterapp.commands.execute('notebook:run-all-cells')"
             ".finally(() => { window.hasRun = true; }); }"
         )
-        self.page.wait_for_function("() => window.hasRun")
+        self.page.wait_for_function("() => window.hasRun", polling=POLL_MS)
 
     def execute(self, code):
         """Run code in the notebook's kernel, without a cell; returns when it is done, and raises if it failed."""
@@ -173,7 +276,7 @@ class LabPage:
     def save(self):
         """Save the notebook, widget state included, and wait until it is on disk."""
         self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
-        self.page.wait_for_function(f"() => {CURRENT}.context.model.dirty === false")
+        self.page.wait_for_function(f"() => {CURRENT}.context.model.dirty === false", polling=POLL_MS)
 
     def use_theme(self, name):
         """Change JupyterLab's colours."""
@@ -187,19 +290,17 @@ class LabPage:
 
 
 @contextlib.contextmanager
-def open_page(timeout_s=60):
-    """A `LabPage`; its clipboard may be written and read."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=find_chromium(),
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"],
-        )
-        try:
-            context = browser.new_context(viewport={"width": 1200, "height": 1000})
-            context.grant_permissions(["clipboard-read", "clipboard-write"])
-            page = context.new_page()
-            page.set_default_timeout(timeout_s * 1000)
-            page.clock.install()  # it goes on as usual, and a test may put it forward
-            yield LabPage(page)
-        finally:
-            browser.close()
+def new_page(browser):
+    """A `LabPage` in a profile of its own; its clipboard may be written and read."""
+    with new_profile(browser, size=(1200, 1000)) as profile:
+        page = profile.new_page()
+        page.set_default_timeout(60_000)
+        page.clock.install()  # it goes on as usual, and a test may put it forward
+        yield LabPage(page)
+
+
+@contextlib.contextmanager
+def open_page():
+    """A `LabPage` in a Chromium of its own."""
+    with open_chromium() as browser, new_page(browser) as page:
+        yield page

@@ -1,6 +1,6 @@
 """Card and dashboard in a real JupyterLab in a real Chromium: alive with their kernel, and true without it.
 
-All tests share one Lab, one page and one kernel; each begins with the server running.
+All tests share one page and one kernel; each begins with the server running.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import pytest
 from nbconvert import HTMLExporter
 
 from .axe import serious_faults
-from .lab import CURRENT, DARK, LIGHT, SAVES_WIDGETS, SETTINGS, find_chromium, open_page, run_lab, write_notebook
+from .chromium import find_chromium
+from .lab import DARK, LIGHT, LabPage
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 KEY = "canary-0123456789-canary-0123456789"
@@ -22,6 +23,9 @@ LAUNCH = """
 import os, threading
 import llmapi_kit as kit
 from llmapi_kit.engines.mock import MockEngine
+from llmapi_kit.notebook import live_card, team
+from llmapi_kit.notebook.dashboard import dashboard
+live_card.LOOK_EVERY_S = dashboard.SAMPLE_EVERY_S = team.READ_EVERY_S = 0.2  # nobody waits here to read them
 engine = MockEngine(delay_s=0.01, num_tokens=100_000, context_length=200_000)
 server = kit.launch(engine, port=0, api_key=os.environ["CANARY"], aliases={"gpt-4o": "mock"})
 server
@@ -40,27 +44,29 @@ threading.Thread(target=ask, daemon=True).start()
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    """A page on a notebook that has run, its path, and a function from a notebook's name to its address."""
-    folder = tmp_path_factory.mktemp("lab")
-    root, scratch = folder / "root", folder / "scratch"
-    root.mkdir()
-    scratch.mkdir()
-    path = root / "card.ipynb"
-    write_notebook(path, launch=LAUNCH, dashboard=DASHBOARD)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CANARY", KEY)
-        patch.setenv("LLMAPI_KIT_HOME", str(folder / "home"))
-        with run_lab(root, scratch, {**SETTINGS, **SAVES_WIDGETS}) as address, open_page() as page:
-            page.open(address(path.name))
-            page.run_all()
-            yield page, path, address
+def opened(jupyter, open_lab):
+    """A page on a notebook that has run, and its path."""
+    path = jupyter.add_notebook("card", env={"CANARY": KEY}, launch=LAUNCH, dashboard=DASHBOARD)
+    page = open_lab(path)
+    page.save_widgets(True)
+    page.run_all()
+    return page, path
+
+
+@pytest.fixture
+def other(opened):
+    """Another page, with nothing loaded."""
+    page, _ = opened
+    made = LabPage(page.page.context.new_page())
+    made.page.set_default_timeout(60_000)
+    yield made
+    made.page.close()
 
 
 @pytest.fixture
 def lab(opened):
     """The page with the server running, and the notebook's path."""
-    page, path, _ = opened
+    page, path = opened
     page.execute("server.is_running or server.restart()")
     title(page, "Model server running").wait_for()
     yield page, path
@@ -315,35 +321,31 @@ def test_out_of_sight_nothing_is_sent(lab):
         page.page.evaluate(hide, "visible")
 
 
-def test_saved_reopened_and_exported_it_claims_nothing_about_now(opened, lab):
-    page, path, address = opened
+def test_saved_reopened_and_exported_it_claims_nothing_about_now(opened, lab, jupyter, other):
+    page, path = opened
     page.save()
     nb = nbformat.read(path, as_version=4)
     html, _ = HTMLExporter().from_notebook_node(nb)
-    nbformat.write(nb, path.with_name("reopened.ipynb"))
+    reopened = path.with_name("reopened.ipynb")
+    nbformat.write(nb, reopened)
     kinds = {mime for cell in nb.cells for output in cell.outputs for mime in output.get("data", {})}
     assert kinds == {"text/plain", "text/html"}
-    other = page.page.context.new_page()
-    other.goto(address("reopened.ipynb"))
-    other.wait_for_function(f"() => window.jupyterapp && {CURRENT}?.sessionContext?.session?.kernel?.status === 'idle'")
-    other.get_by_text("it was running").wait_for()
-    for text in (html, other.content()):
+    other.open(jupyter.address(reopened))
+    other.page.get_by_text("it was running").wait_for()
+    for text in (html, other.page.content()):
         assert "it was running" in text
         assert "Model server running" not in text
         assert "Error displaying widget" not in text
         assert KEY not in text
-    assert other.locator(".llmapi-kit-card button").count() == 0
-    other.close()
+    assert other.page.locator(".llmapi-kit-card button").count() == 0
 
 
-def test_another_page_on_the_same_kernel_comes_alive_too(opened, lab):
-    page, path, address = opened
+def test_another_page_on_the_same_kernel_comes_alive_too(opened, lab, jupyter, other):
+    page, path = opened
     page.save()
-    other = page.page.context.new_page()
-    other.goto(address(path.name))
-    other.get_by_text("Model server running", exact=True).wait_for()
-    other.locator(".llmapi-kit-dashboard canvas").first.wait_for()
-    other.close()
+    other.page.goto(jupyter.address(path))
+    other.page.get_by_text("Model server running", exact=True).wait_for()
+    other.page.locator(".llmapi-kit-dashboard canvas").first.wait_for()
 
 
 def test_a_closed_dashboard_stays_as_it_was_last(lab):
@@ -366,6 +368,7 @@ def test_with_its_kernel_killed_the_card_says_that_it_is_gone(lab):
     assert KEY not in page.page.content()
     assert code not in page.page.content()
     assert not button(page, "Stop").is_visible()
+    page.page.locator(".jp-Dialog").get_by_role("button", name="Ok").click()  # JupyterLab says it, too
     page.errors.clear()  # the page says in its console that the kernel went
 
 

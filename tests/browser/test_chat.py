@@ -1,10 +1,9 @@
-"""The chat in a real JupyterLab in a real Chromium: one Lab, one kernel; each test has a chat, in a cell of its own."""
+"""The chat in a real JupyterLab in a real Chromium: one kernel; each test has a chat in a cell of its own."""
 
 from __future__ import annotations
 
 import base64
 import io
-import shutil
 from pathlib import Path
 
 import nbformat
@@ -13,7 +12,7 @@ from PIL import Image
 
 from .axe import serious_faults
 from .chat_box import ChatBox
-from .lab import DARK, LIGHT, SAVES_WIDGETS, SETTINGS, open_page, run_lab, write_notebook
+from .lab import DARK, LIGHT
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
 HERE = Path(__file__).parent
@@ -43,25 +42,14 @@ CHATS = {
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+def lab(jupyter, open_lab):
     """A page on a notebook with all chats, and the notebook's path."""
-    folder = tmp_path_factory.mktemp("chat")
-    root, scratch = folder / "root", folder / "scratch"
-    root.mkdir()
-    scratch.mkdir()
-    shutil.copy(HERE / "chat_engine.py", root)
-    path = root / "chats.ipynb"
-    write_notebook(path, setup=SETUP, **CHATS)
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        run_lab(root, scratch, {**SETTINGS, **SAVES_WIDGETS}) as address,
-        open_page(timeout_s=20) as page,
-    ):
-        patch.setenv("LLMAPI_KIT_HOME", str(folder / "home"))
-        page.open(address(path.name))
-        page.run_all()
-        page.path, page.url = path, address(path.name)
-        yield page
+    path = jupyter.add_notebook("chat", HERE / "chat_engine.py", setup=SETUP, **CHATS)
+    page = open_lab(path)
+    page.save_widgets(True)
+    page.run_all()
+    page.path, page.name = path, path.relative_to(jupyter.root)
+    return page
 
 
 @pytest.fixture
@@ -152,9 +140,9 @@ def test_reasoning_is_folded_away(chat):
 
 @use("talk")
 def test_selection_stays_while_the_answer_grows(chat):
-    chat.ask("count 2000")
+    chat.ask("hold 300")
     answer = chat.answers().nth(3)
-    answer.get_by_text("word20").wait_for()
+    answer.get_by_text("word99").wait_for()
     select = """element => {
         const range = document.createRange();
         const text = document.createTreeWalker(element, NodeFilter.SHOW_TEXT).nextNode();
@@ -164,11 +152,13 @@ def test_selection_stays_while_the_answer_grows(chat):
         getSelection().addRange(range);
     }"""
     answer.evaluate(select)
-    chat.root.locator(".lk-assistant.lk-streaming").get_by_text("word700").wait_for()
+    chat.lab.execute("ChatEngine.more.release()")
+    chat.root.locator(".lk-assistant.lk-streaming").get_by_text("word298").wait_for()
     assert chat.lab.page.evaluate("() => getSelection().toString()") == "word0 word1"
+    chat.lab.execute("ChatEngine.more.release()")
     chat.wait_for_answers(4)
     assert chat.lab.page.evaluate("() => getSelection().toString()") == "word0 word1"
-    assert answer.inner_text().split()[-1] == "word1999"
+    assert answer.inner_text().split()[-1] == "word299"
 
 
 @use("talk")
@@ -337,12 +327,12 @@ def test_chat_made_and_named_in_one_cell_is_shown_once_and_follows_code(chat):
 
 @use("blocked")
 def test_answer_streams_while_a_cell_runs_and_clicks_are_said_to_wait(chat):
-    code = "import threading; held = threading.Event(); blocked.send('count 20000', wait=False); held.wait(60)"
+    code = "import threading; held = threading.Event(); blocked.send('slow 10000', wait=False); held.wait(60)"
     chat.lab.start(code)
-    chat.root.locator(".lk-streaming").get_by_text("word100").wait_for()
+    chat.root.locator(".lk-streaming").get_by_text("word20").wait_for()
     chat.button("Stop answering (Escape)").click()
     chat.status.get_by_text("busy with a cell").wait_for()  # or gone, where work on a subshell has made it idle
-    chat.root.locator(".lk-streaming").get_by_text("word300").wait_for()
+    chat.root.locator(".lk-streaming").get_by_text("word60").wait_for()
     took_for_idle = any(chat.lab.ask_over_subshell() == "idle" for _ in range(10))
     assert took_for_idle, "JupyterLab tells a busy kernel from an idle one now"
     chat.status.get_by_text("busy with a cell, or gone").wait_for()
@@ -381,7 +371,7 @@ def test_restarted_kernel_is_said_and_saved_notebook_reads_without_one(chat):
     lab.restart_kernel()
     chat.status.get_by_text("The kernel of this chat is gone").wait_for()
     assert chat.button("Send").is_disabled()
-    assert "word1999" in chat.root.inner_text()
+    assert "word299" in chat.root.inner_text()
     lab.save()
     nb = nbformat.read(lab.path, as_version=4)
     html = "".join(output.get("data", {}).get("text/html", "") for output in nb.cells[2].outputs)
@@ -390,8 +380,8 @@ def test_restarted_kernel_is_said_and_saved_notebook_reads_without_one(chat):
     assert 0 < len(nb.cells[7].outputs[-1]["data"]["text/html"]) < 10_000
     assert "widget-state+json" in lab.path.read_text()
     assert "markdown-it" not in lab.path.read_text(), "the libraries were saved"
-    lab.page.goto("about:blank")
-    lab.open(lab.url)
+    lab.close_all()
+    lab.show(lab.name)
     transcript = lab.page.locator(".llmapi-kit-transcript").first
     transcript.get_by_text("You said: first").wait_for()
     picture = lab.page.locator(".llmapi-kit-transcript img[alt='Picture 1: 40 x 30 pixels']")

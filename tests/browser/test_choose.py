@@ -6,23 +6,17 @@ import pytest
 from playwright.sync_api import expect
 
 from .axe import serious_faults
-from .lab import DARK, LIGHT, open_page, run_lab, write_notebook
+from .lab import DARK, LIGHT
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+def lab(jupyter, open_lab):
     """A page on a notebook that shows the chooser."""
-    folder = tmp_path_factory.mktemp("choose")
-    root, scratch = folder / "root", folder / "scratch"
-    root.mkdir()
-    scratch.mkdir()
-    write_notebook(root / "choose.ipynb", choose="import llmapi_kit as kit\nchoice = kit.choose()")
-    with run_lab(root, scratch) as address, open_page() as page:
-        page.open(address("choose.ipynb"))
-        page.run_all()
-        yield page
+    page = open_lab(jupyter.add_notebook("choose", choose="import llmapi_kit as kit\nchoice = kit.choose()"))
+    page.run_all()
+    return page
 
 
 def test_axe_finds_nothing_serious_and_the_keyboard_chooses(lab):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from pathlib import Path
 
 import nbformat
@@ -13,7 +12,7 @@ from PIL import Image
 
 from .axe import serious_faults
 from .chat_box import ChatBox
-from .lab import DARK, LIGHT, SETTINGS, open_page, run_lab, write_notebook
+from .lab import DARK, LIGHT, new_page
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 HERE = Path(__file__).parent
@@ -22,6 +21,8 @@ import sys
 sys.modules["anywidget"] = None  # as where it is not installed
 import llmapi_kit as kit
 from chat_engine import ChatEngine, SeeingEngine
+from llmapi_kit.notebook.dashboard import dashboard
+dashboard.SAMPLE_EVERY_S = dashboard.DRAW_EVERY_S = 0.3  # nobody waits here to read it
 server = kit.launch(ChatEngine(name="scripted"), port=0)
 def weather(city: str) -> str:
     "The weather in a city"
@@ -30,27 +31,22 @@ def weather(city: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    """A page on a notebook with all three, its path, and a function from a notebook's name to its address."""
-    folder = tmp_path_factory.mktemp("core")
-    root, scratch = folder / "root", folder / "scratch"
-    root.mkdir()
-    scratch.mkdir()
-    shutil.copy(HERE / "chat_engine.py", root)
-    path = root / "all.ipynb"
-    write_notebook(
-        path,
+def opened(chromium, jupyter):
+    """A page on a notebook with all three, and its path."""
+    path = jupyter.add_notebook(
+        "core",
+        HERE / "chat_engine.py",
         launch=LAUNCH,
         board="board = kit.dashboard(server)",
         chat="chat = kit.chat(server)",
         sight="sight = kit.chat(SeeingEngine())",
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLMAPI_KIT_HOME", str(folder / "home"))  # Lab's kernels get it from Lab
-        with run_lab(root, scratch, SETTINGS, without=["anywidget"]) as address, open_page(timeout_s=30) as page:
-            page.open(address(path.name))
-            page.run_all()
-            yield page, path, address
+    with new_page(chromium) as page:
+        with jupyter.without("anywidget"):
+            page.open(jupyter.address(path))
+        page.run_all()
+        yield page, path
+    jupyter.end_kernels()
 
 
 @pytest.fixture
@@ -152,15 +148,15 @@ def test_axe_finds_nothing_serious(lab, theme):
         assert serious_faults(cell(lab, number).locator(".jp-Cell-outputArea")) == []
 
 
-def test_saved_and_reopened_there_is_html_and_no_error_in_place_of_buttons(opened):
-    lab, path, address = opened
+def test_saved_and_reopened_there_is_html_and_no_error_in_place_of_buttons(opened, jupyter):
+    lab, path = opened
     assert lab.errors == []
     lab.save()
     lab.restart_kernel()
     nb = nbformat.read(path, as_version=4)
     html, _ = HTMLExporter().from_notebook_node(nb)
-    lab.page.goto("about:blank")
-    lab.open(address(path.name))
+    lab.close_all()
+    lab.show(path.relative_to(jupyter.root))
     lab.page.get_by_text("it was running").wait_for()
     lab.page.get_by_text("The conversation is empty.", exact=True).first.wait_for()
     shown = lab.page.locator(".jp-Notebook").inner_text()

@@ -7,17 +7,23 @@ import pytest
 from llmapi_kit.engines.mock import MockEngine
 from tests.api.conftest import KEY, serving
 
-from .lab import open_page
+from .lab import new_page
 
 pytestmark = pytest.mark.slow
 
 REMEMBERED = "() => JSON.stringify([localStorage, sessionStorage, document.cookie, history.state])"
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("home"), MockEngine(name="the-model")) as made:
+        yield made
+
+
 @pytest.fixture
-def docs(tmp_path):
+def docs(chromium, server):
     """A page at /docs, and the URLs of all that it asked for."""
-    with serving(tmp_path, MockEngine(name="the-model")) as server, open_page() as lab:
+    with new_page(chromium) as lab:
         urls = []
         lab.page.on("request", lambda request: urls.append(request.url))
         lab.page.goto(f"{server.url}/docs")
@@ -75,8 +81,8 @@ def test_with_the_key_endpoints_can_be_read_and_tried_and_the_key_is_kept_in_mem
     assert page.locator(".opblock").count() == 0
 
 
-def test_with_a_slash_at_the_end_of_its_address_the_page_finds_its_files(tmp_path):
-    with serving(tmp_path, MockEngine()) as server, open_page() as lab:
+def test_with_a_slash_at_the_end_of_its_address_the_page_finds_its_files(chromium, server):
+    with new_page(chromium) as lab:
         lab.page.goto(f"{server.url}/docs/")
         enter(lab, KEY)
         lab.page.locator(".opblock").first.wait_for()

@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from .chat_box import ChatBox
-from .lab import open_page, run_lab, write_notebook
+from .lab import new_page
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 HERE = Path(__file__).parent
 LAUNCH = """
 import llmapi_kit as kit
 from chat_engine import ChatEngine
+from llmapi_kit.notebook.dashboard import dashboard
+dashboard.SAMPLE_EVERY_S = 0.3  # nobody waits here to read it
 server = kit.launch(ChatEngine(name="scripted"), port=0)
 """
 
 
 @pytest.fixture(scope="module")
-def notebook(tmp_path_factory):
+def notebook(chromium, jupyter):
     """A page on a notebook with all three."""
-    folder = tmp_path_factory.mktemp("notebook7")
-    root, scratch = folder / "root", folder / "scratch"
-    root.mkdir()
-    scratch.mkdir()
-    shutil.copy(HERE / "chat_engine.py", root)
-    write_notebook(root / "all.ipynb", launch=LAUNCH, board="board = kit.dashboard(server)", chat="kit.chat(server)")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLMAPI_KIT_HOME", str(folder / "home"))  # Lab's kernels get it from Lab
-        with run_lab(root, scratch, program="notebook") as address, open_page(timeout_s=30) as page:
-            page.open(address("all.ipynb"))
-            page.errors.clear()  # it has one of its own while it opens
-            page.run_all()
-            yield page
+    path = jupyter.add_notebook(
+        "notebook7",
+        HERE / "chat_engine.py",
+        launch=LAUNCH,
+        board="board = kit.dashboard(server)",
+        chat="kit.chat(server)",
+    )
+    with new_page(chromium) as page:
+        page.open(jupyter.address(path, "notebook"))
+        page.errors.clear()  # it has one of its own while it opens
+        page.run_all()
+        yield page
+    jupyter.end_kernels()
 
 
 def test_chat_streams_and_stops_and_the_dashboard_moves_with_it(notebook):

@@ -10,7 +10,8 @@ import pytest
 from tests.api.conftest import serving
 
 from .chat_engine import THOUGHT, ChatEngine
-from .chat_page import NUM_STORED, PHONE, ChatPage, new_profile, open_chromium
+from .chat_page import NUM_STORED, ChatPage
+from .chromium import PHONE, new_profile
 from .relay import Relay
 
 pytestmark = pytest.mark.slow
@@ -24,26 +25,19 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with open_chromium() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def profile(browser):
-    with new_profile(browser) as context:
-        yield context
+def tab(chromium, server):
+    with new_profile(chromium) as profile:
+        yield ChatPage(profile, server.url)
 
 
 @pytest.fixture
-def chat(profile, server):
+def chat(tab, server):
     """Signed in, with an empty conversation; the page has said nothing wrong at the end, and asked nobody else."""
-    page = ChatPage(profile, server.url)
-    page.sign_in()
-    yield page
-    page.forget()
-    assert page.errors == []
-    assert [url for url in page.urls if not url.startswith((server.url, "data:", "blob:"))] == []
+    tab.begin_anew()
+    tab.sign_in()
+    yield tab
+    assert tab.errors == []
+    assert [url for url in tab.urls if not url.startswith((server.url, "data:", "blob:"))] == []
 
 
 def figures(chat, number=0):
@@ -62,17 +56,19 @@ def test_an_answer_streams_and_says_how_many_tokens_and_how_fast(chat):
 
 
 def test_what_is_selected_stays_selected_while_the_answer_grows(chat):
-    chat.ask("count 800")
-    chat.wait_for_word("word50")
+    chat.ask("hold 300")
+    chat.wait_for_word("word98")
     chat.page.evaluate(
         "() => { const text = document.querySelector('.assistant .lk-body p').firstChild;"
         " getSelection().setBaseAndExtent(text, 0, text, 11); }"
     )
-    chat.wait_for_word("word400")
+    ChatEngine.more.release()
+    chat.wait_for_word("word297")
     assert chat.page.evaluate("() => String(getSelection())") == "word0 word1"
+    ChatEngine.more.release()
     chat.wait_for_answers()
     assert chat.page.evaluate("() => String(getSelection())") == "word0 word1"
-    assert chat.answers.inner_text().split()[-1] == "word799"
+    assert chat.answers.inner_text().split()[-1] == "word299"
 
 
 def test_stop_works_before_the_first_token_and_amid_by_button_and_by_key(chat):
@@ -190,17 +186,17 @@ def test_a_reload_keeps_the_conversation_and_who_one_is(chat):
 
 
 def test_a_reload_amid_an_answer_keeps_what_had_come(chat):
-    chat.ask("count 100000")
-    chat.wait_for_word("word200")
+    chat.ask("slow 10000")
+    chat.wait_for_word("word9")
     kept = (
         "() => new Promise((resolve) => { const open = indexedDB.open('llmapi_kit:/:', 1); open.onsuccess = () => {"
         " const all = open.result.transaction('conversations').objectStore('conversations').getAll();"
-        " all.onsuccess = () => resolve(JSON.stringify(all.result).includes('word50 ')); }; })"
+        " all.onsuccess = () => resolve(JSON.stringify(all.result).includes('word9 ')); }; })"
     )
     chat.wait_until(kept)
     chat.page.reload()
     chat.locator(".problem", has_text="The connection was cut before the answer was complete.").wait_for()
-    assert "word50" in chat.answers.inner_text()
+    assert "word9" in chat.answers.inner_text()
     chat.question.wait_for()
 
 
@@ -328,9 +324,9 @@ def test_an_error_amid_a_stream_is_shown_as_the_server_says_it(chat):
     chat.locator(".problem", has_text="The model is out of ideas.").wait_for()
 
 
-def test_a_connection_that_is_cut_keeps_the_partial_answer(browser, server):
+def test_a_connection_that_is_cut_keeps_the_partial_answer(chromium, server):
     relay = Relay(server.url)
-    with contextlib.closing(relay), new_profile(browser) as profile:
+    with contextlib.closing(relay), new_profile(chromium) as profile:
         chat = ChatPage(profile, relay.url)
         chat.sign_in()
         chat.ask("wait some")
@@ -347,15 +343,15 @@ def test_a_connection_that_is_cut_keeps_the_partial_answer(browser, server):
 
 
 def test_a_connection_that_went_silent_is_given_up(chat):
-    chat.page.clock.install()
+    chat.install_clock()
     chat.ask("wait some")
     chat.answers.get_by_text("some").wait_for()
     chat.page.clock.fast_forward(61_000)
     chat.locator(".problem", has_text="The connection was cut").wait_for()
 
 
-def test_on_a_phone_everything_fits_and_the_list_is_a_drawer(browser, server):
-    with new_profile(browser, size=PHONE, has_touch=True, is_mobile=True) as profile:
+def test_on_a_phone_everything_fits_and_the_list_is_a_drawer(chromium, server):
+    with new_profile(chromium, size=PHONE, has_touch=True, is_mobile=True) as profile:
         chat = ChatPage(profile, server.url)
         chat.sign_in()
         chat.ask_and_wait("rich")

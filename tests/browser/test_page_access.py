@@ -12,7 +12,8 @@ from llmapi_kit.engines.mock_picture import draw
 from llmapi_kit.server.server import Server
 from tests.api.conftest import KEY, serving
 
-from .chat_page import ChatPage, new_profile, open_chromium
+from .chat_page import ChatPage
+from .chromium import new_profile
 
 pytestmark = pytest.mark.slow
 
@@ -47,19 +48,17 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with open_chromium() as made:
-        yield made
+def tab(chromium, server):
+    with new_profile(chromium) as profile:
+        yield ChatPage(profile, server.url)
 
 
 @pytest.fixture
-def chat(browser, server):
+def chat(tab):
     """The page of a visitor who never was here. No address that it asks for has a secret in it."""
-    with new_profile(browser) as profile:
-        page = ChatPage(profile, server.url)
-        yield page
-        page.errors.clear()  # the console calls statuses errors
-        assert [url for url in page.urls if any(secret in url for secret in (KEY, OTHER_KEY, CODE))] == []
+    tab.begin_anew()
+    yield tab
+    assert [url for url in tab.urls if any(secret in url for secret in (KEY, OTHER_KEY, CODE))] == []
 
 
 def test_a_wrong_key_is_told_why_and_the_right_one_opens(chat):
@@ -195,11 +194,11 @@ def test_a_key_without_a_model_that_chats_is_told_so(chat):
     chat.locator("#door-problem", has_text="may use no model that chats").wait_for()
 
 
-def test_a_server_without_a_key_asks_for_none(browser, tmp_path):
+def test_a_server_without_a_key_asks_for_none(chromium, tmp_path):
     server = Server((MockEngine(),), host="127.0.0.1", port=0, api_key=None, settings=load_settings(home=tmp_path))
     server.start()
     try:
-        with new_profile(browser) as profile:
+        with new_profile(chromium) as profile:
             chat = ChatPage(profile, server.url)
             chat.goto()
             chat.question.wait_for()
@@ -212,7 +211,7 @@ def test_a_server_without_a_key_asks_for_none(browser, tmp_path):
 def test_the_owner_sees_who_is_on_and_looks_only_while_the_page_is_in_sight(chat):
     chat.answer_with("v1/key", 200, {**INFO, "is_owner": True})
     chat.answer_with("v1/status", 200, STATUS)
-    chat.page.clock.install()
+    chat.install_clock()
     chat.sign_in()
     chat.button("Server status").click()
     cells = chat.locator("#status-body td")

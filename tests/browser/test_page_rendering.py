@@ -9,7 +9,8 @@ import pytest
 from tests.api.conftest import serving
 
 from .chat_engine import HOSTILE, ChatEngine
-from .chat_page import DESKTOP, PHONE, ChatPage, new_profile, open_chromium
+from .chat_page import ChatPage
+from .chromium import DESKTOP, PHONE, new_profile
 
 pytestmark = pytest.mark.slow
 
@@ -46,15 +47,9 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with open_chromium() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def chat(browser, server):
+def chat(chromium, server):
     """One page for all of what is said here; nothing ran, and the policy was not broken."""
-    with new_profile(browser) as profile:
+    with new_profile(chromium) as profile:
         page = ChatPage(profile, server.url)
         page.context.add_init_script(
             "window.violations = []; addEventListener('securitypolicyviolation',"
@@ -152,8 +147,8 @@ def test_the_policy_is_enforced_where_something_would_get_through(chat):
 
 
 @pytest.mark.parametrize(("size", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")], ids=["desktop", "phone"])
-def test_axe_finds_nothing_serious(browser, server, size, scheme):
-    with new_profile(browser, size=size, color_scheme=scheme) as profile:
+def test_axe_finds_nothing_serious(chromium, server, size, scheme):
+    with new_profile(chromium, size=size, color_scheme=scheme) as profile:
         chat = ChatPage(profile, server.url)
         chat.answer_with(
             "v1/key", 200, {"name": "me", "is_owner": True, "limits": {}, "budget": None, "expires_at": None}
@@ -179,8 +174,8 @@ def test_axe_finds_nothing_serious(browser, server, size, scheme):
         assert chat.errors == []
 
 
-def test_everything_is_done_with_the_keyboard_alone(browser, server):
-    with new_profile(browser) as profile:
+def test_everything_is_done_with_the_keyboard_alone(chromium, server):
+    with new_profile(chromium) as profile:
         chat = ChatPage(profile, server.url)
         chat.goto()
         chat.locator("#door-key:focus").wait_for()
@@ -207,8 +202,8 @@ OUTLINE = "() => getComputedStyle(document.activeElement).outlineStyle"
 
 
 @pytest.mark.parametrize(("locale", "shown"), [("zh-CN", "API 密钥"), ("en-GB", "API key"), ("fr-FR", "API key")])
-def test_the_language_is_the_browsers_and_can_be_switched(browser, server, locale, shown):
-    with new_profile(browser, locale=locale) as profile:
+def test_the_language_is_the_browsers_and_can_be_switched(chromium, server, locale, shown):
+    with new_profile(chromium, locale=locale) as profile:
         chat = ChatPage(profile, server.url)
         chat.goto()
         chat.page.get_by_text(shown, exact=True).wait_for()
@@ -238,8 +233,8 @@ WORDS = """() => {
 }"""
 
 
-def test_colours_can_be_switched_and_stay(browser, server):
-    with new_profile(browser, color_scheme="light") as profile:
+def test_colours_can_be_switched_and_stay(chromium, server):
+    with new_profile(chromium, color_scheme="light") as profile:
         chat = ChatPage(profile, server.url)
         chat.sign_in()
         background = "() => getComputedStyle(document.documentElement).backgroundColor"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import nbformat
@@ -10,7 +9,7 @@ import pytest
 from nbconvert import HTMLExporter
 
 from .chat_box import ChatBox
-from .lab import CURRENT, open_page, run_lab, write_notebook
+from .lab import CURRENT
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 HERE = Path(__file__).parent
@@ -29,21 +28,12 @@ ALIVE = (".llmapi-kit-card button", ".llmapi-kit-dashboard canvas", ".llmapi-kit
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    """A page on a notebook with all four, its path, and a function from a notebook's name to its address."""
-    folder = tmp_path_factory.mktemp("reopened")
-    root, scratch = folder / "root", folder / "scratch"
-    root.mkdir()
-    scratch.mkdir()
-    shutil.copy(HERE / "chat_engine.py", root)
-    path = root / "all.ipynb"
-    write_notebook(path, **CELLS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLMAPI_KIT_HOME", str(folder / "home"))  # Lab's kernels get it from Lab
-        with run_lab(root, scratch) as address, open_page(timeout_s=30) as page:
-            page.open(address(path.name))
-            page.run_all()
-            yield page, path, address
+def opened(jupyter, open_lab):
+    """A page on a notebook with all four, and its path."""
+    path = jupyter.add_notebook("reopened", HERE / "chat_engine.py", **CELLS)
+    page = open_lab(path)
+    page.run_all()
+    return page, path
 
 
 def cell(lab, name):
@@ -57,7 +47,7 @@ def wait_until_all_are_alive(lab):
 
 
 def test_run_again_each_is_there_once_and_alive(opened):
-    lab, _, _ = opened
+    lab, _ = opened
     lab.execute("first = board")
     lab.run_all()
     wait_until_all_are_alive(lab)
@@ -67,7 +57,7 @@ def test_run_again_each_is_there_once_and_alive(opened):
 
 
 def test_interrupted_kernel_takes_nothing_along(opened):
-    lab, _, _ = opened
+    lab, _ = opened
     lab.start("threading.Event().wait(60)")
     lab.page.wait_for_function(f"() => {CURRENT}.sessionContext.session.kernel.status === 'busy'")
     lab.interrupt()
@@ -79,8 +69,8 @@ def test_interrupted_kernel_takes_nothing_along(opened):
     assert lab.errors == []
 
 
-def test_restarted_saved_opened_again_and_exported_each_says_what_is_so(opened):
-    lab, path, address = opened
+def test_restarted_saved_opened_again_and_exported_each_says_what_is_so(opened, jupyter):
+    lab, path = opened
     lab.restart_kernel()
     cell(lab, "launch").get_by_text("Model server gone", exact=True).wait_for()
     cell(lab, "board").get_by_text("The kernel was restarted or has ended").wait_for()
@@ -89,7 +79,7 @@ def test_restarted_saved_opened_again_and_exported_each_says_what_is_so(opened):
     lab.save()
     html, _ = HTMLExporter().from_notebook_node(nbformat.read(path, as_version=4))
     lab.page.goto("about:blank")
-    lab.open(address(path.name))
+    lab.open(jupyter.address(path))
     lab.page.get_by_text("You said: still there?").first.wait_for()
     shown = lab.page.locator(".jp-Notebook").inner_text()
     for text in (

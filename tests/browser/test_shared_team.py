@@ -19,7 +19,8 @@ from llmapi_kit.types import Accepted, Delta, Finished
 from tests.api.conftest import KEY, serving, wait_until
 from tests.tunnels.ssh_host import SshHost, make_keys
 
-from .chat_page import ChatPage, new_profile, open_chromium
+from .chat_page import ChatPage
+from .chromium import new_profile
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -120,11 +121,11 @@ def server(engine, ssh_host, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def pages(server):
+def pages(server, chromium):
     """A tab for each of those who come with a browser, all signed in through the tunnel, one by an invitation."""
     url = server.public_url
-    with open_chromium() as browser, contextlib.ExitStack() as profiles:
-        pages = {name: ChatPage(profiles.enter_context(new_profile(browser)), url) for name in ON_PAGES}
+    with contextlib.ExitStack() as profiles:
+        pages = {name: ChatPage(profiles.enter_context(new_profile(chromium)), url) for name in ON_PAGES}
         for name in ON_PAGES[:-1]:
             pages[name].sign_in(server.keys.create(name).api_key)
         link = server.invite("invited").url

@@ -11,7 +11,7 @@ import pytest
 
 from llmapi_kit.engines.mock import MockEngine
 from tests.api.conftest import KEY, Recorder, serving, wait_until
-from tests.browser.lab import open_page
+from tests.browser.lab import new_page
 
 from .test_programs import EXAMPLES, ODD
 
@@ -46,7 +46,7 @@ def website():
 
 
 @pytest.fixture
-def open_example(tmp_path):
+def open_example(chromium, tmp_path):
     """Opens the page before a server with these engines and settings; gives the page and the server."""
     with contextlib.ExitStack() as stack:
 
@@ -55,7 +55,7 @@ def open_example(tmp_path):
             if is_allowed:
                 settings["cors_origins"] = origin
             server = stack.enter_context(serving(tmp_path, engine, **settings))
-            lab = stack.enter_context(open_page())
+            lab = stack.enter_context(new_page(chromium))
             lab.page.goto(origin)
             fill(lab, server)
             lab.urls = []

@@ -57,7 +57,7 @@ class PlainPictures:
             self._add(_files(change["new"]))
 
     def _add(self, files: Iterable[File]) -> None:
-        said = ""
+        said, num_before = "", len(self._files)
         for name, data in files:
             if len(self._files) >= MAX_IMAGES:
                 said = f"A question has at most {MAX_IMAGES} pictures."
@@ -67,7 +67,8 @@ class PlainPictures:
             except LlmApiKitError as exc:
                 said = str(exc)
         self._say(said)
-        self._draw()
+        if len(self._files) > num_before:  # a click on a button that is drawn anew meanwhile would be lost
+            self._draw()
 
     def _draw(self) -> None:
         old, self._row.children = self._row.children, [self._shown(i) for i in range(len(self._files))]
