@@ -137,8 +137,16 @@ class ServerThread:
         return self._socket.dup()
 
     def stop_listening(self) -> None:
-        """Leave new connections to whoever shares the socket; those that are open stay."""
-        self.call_soon(self._close_listeners)
+        """Leave new connections to whoever shares the socket, from when it returns; those that are open stay."""
+        is_closed = threading.Event()
+
+        def close() -> None:
+            self._close_listeners()
+            is_closed.set()
+
+        self.call_soon(close)
+        if self.is_alive:
+            is_closed.wait(CLOSING_S)
 
     def call_soon(self, callback: Callable[..., Any], *args: Any) -> None:
         """Run something on the server's event loop; does nothing once it has ended."""

@@ -15,7 +15,7 @@ NAMED = re.compile(r"`tests/(?P<module>[a-z_/]+/test_[a-z_0-9]+\.py)(?:::(?P<tes
 THREATS = {
     "Exposed without a key",
     "A path that leads past the key",
-    "Keys that are none",
+    "Keys that are not valid",
     "Keys that leak",
     "DNS rebinding, foreign websites",
     "Addresses in requests (SSRF)",
