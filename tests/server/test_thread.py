@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 
 import httpx
 import pytest
@@ -167,6 +168,20 @@ def test_idle_connections_do_not_hold_up_stop(make_thread):
     with socket.create_connection(("127.0.0.1", thread.port), timeout=DEADLINE_S) as idle:
         assert thread.stop(timeout_s=DEADLINE_S)
         assert idle.recv(1) == b""
+
+
+def test_whoever_shares_the_socket_gets_all_new_connections_also_of_a_busy_server(make_thread):
+    async def other(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"other"})
+
+    old = make_thread()
+    old.start(DEADLINE_S)
+    new = make_thread(other, listener=old.share_listener())
+    new.start(DEADLINE_S)
+    old.call_soon(time.sleep, 0.2)
+    old.stop_listening()
+    assert [get(new).text for _ in range(20)] == ["other"] * 20
 
 
 def test_an_application_that_never_ends_does_not_hold_up_stop(make_thread):
