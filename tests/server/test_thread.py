@@ -170,18 +170,12 @@ def test_idle_connections_do_not_hold_up_stop(make_thread):
         assert idle.recv(1) == b""
 
 
-def test_whoever_shares_the_socket_gets_all_new_connections_also_of_a_busy_server(make_thread):
-    async def other(scope, receive, send):
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"other"})
-
-    old = make_thread()
-    old.start(DEADLINE_S)
-    new = make_thread(other, listener=old.share_listener())
-    new.start(DEADLINE_S)
-    old.call_soon(time.sleep, 0.2)
-    old.stop_listening()
-    assert [get(new).text for _ in range(20)] == ["other"] * 20
+def test_a_server_that_leaves_connections_to_others_accepts_none_from_when_it_says_so(make_thread):
+    thread = make_thread()
+    thread.start(DEADLINE_S)
+    thread.call_soon(time.sleep, 0.2)
+    thread.stop_listening()
+    assert [server.is_serving() for server in thread._server.servers] == [False]
 
 
 def test_an_application_that_never_ends_does_not_hold_up_stop(make_thread):
