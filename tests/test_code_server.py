@@ -101,6 +101,7 @@ def add_code_server(machine):
     write_program(machine.parent / "bin" / "code-server", CODE_SERVER)
 
 
+@pytest.mark.slow
 def test_setting_up_says_each_step_and_does_it_once(machine, script):
     said = script("--lab", "--setup-only")
     for words in ("Making .venv with Python 3.11.9", "Installing the kit", "done in", "the doctor was here", "--lab"):
@@ -122,6 +123,7 @@ def test_a_download_that_broke_off_is_said_and_goes_on_when_run_again(machine, s
     assert "Making .venv" not in script("--lab", "--setup-only")
 
 
+@pytest.mark.slow
 def test_jupyterlab_starts_once_and_stops(machine, script, port):
     script("--lab", "--setup-only")
     said = script("--lab", "--port", port)
@@ -141,6 +143,7 @@ def test_jupyterlab_starts_once_and_stops(machine, script, port):
     assert "Nothing runs." in script("--stop")
 
 
+@pytest.mark.slow
 def test_vs_code_starts_with_its_extensions_and_no_password_among_the_arguments(machine, script, port):
     add_code_server(machine)
     said = script("--port", port)
@@ -157,6 +160,7 @@ def test_vs_code_starts_with_its_extensions_and_no_password_among_the_arguments(
     assert calls(machine).count("--install-extension") == 2
 
 
+@pytest.mark.slow
 def test_an_extension_that_can_not_be_had_is_said_and_the_editor_starts(machine, script, port):
     write_program(machine.parent / "bin" / "code-server", CODE_SERVER.replace("exit 0", "echo ENOTFOUND; exit 1"))
     said = script("--port", port)
@@ -165,6 +169,7 @@ def test_an_extension_that_can_not_be_had_is_said_and_the_editor_starts(machine,
     assert "VS Code answers at" in said
 
 
+@pytest.mark.slow
 def test_another_kind_takes_the_place_of_what_runs(machine, script, port):
     add_code_server(machine)
     script("--lab", "--port", port)
@@ -172,6 +177,7 @@ def test_another_kind_takes_the_place_of_what_runs(machine, script, port):
     assert "JupyterLab answers at" in script("--lab", "--port", port)
 
 
+@pytest.mark.slow
 def test_what_has_died_is_started_again(machine, script, port):
     script("--lab", "--port", port)
     pid = int((state(machine) / "server.pid").read_text().split()[0])
@@ -181,6 +187,7 @@ def test_what_has_died_is_started_again(machine, script, port):
     assert "It runs already." not in script("--lab", "--port", port)
 
 
+@pytest.mark.slow
 def test_a_tunnel_shows_its_address(script, port):
     assert "Public: https://stand-in.example" in script("--lab", "--port", port, "--tunnel")
 

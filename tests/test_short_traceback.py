@@ -40,6 +40,7 @@ def test_an_error_of_the_kit_is_its_message_and_tb_shows_all(cell):
     assert "parse_spec" in whole
 
 
+@pytest.mark.slow
 def test_an_error_that_is_raised_again_is_short_again(cell):
     cell("from llmapi_kit.errors import ConfigError\nerror = ConfigError('wrong')")
     for _ in range(2):
@@ -50,6 +51,7 @@ def test_an_error_of_somebody_else_is_left_alone(cell):
     assert "Traceback" in cell("1/0")
 
 
+@pytest.mark.slow
 def test_a_client_of_a_server_that_is_gone_says_so_in_a_few_lines(cell):
     """It was 266 lines that ended in "Connection error."."""
     cell("import llmapi_kit as kit\nserver = kit.launch('mock', port=0, name='gone')")
@@ -60,6 +62,7 @@ def test_a_client_of_a_server_that_is_gone_says_so_in_a_few_lines(cell):
     assert len(shown.strip().splitlines()) <= MAX_LINES
 
 
+@pytest.mark.slow
 def test_a_request_that_is_refused_is_shown_in_short(cell):
     """A wrong model was 95 lines."""
     cell("import llmapi_kit as kit\nclient = kit.launch('mock', port=0, name='short').client()")

@@ -8,6 +8,7 @@ import pytest
 pytestmark = pytest.mark.kernel
 
 
+@pytest.mark.slow
 def test_a_program_has_its_arguments_environment_folder_and_input(warm_python, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = "import os, sys; print(sys.argv, os.environ['WHO'], os.getcwd(), input(), __name__)"
@@ -31,6 +32,7 @@ def test_how_a_program_ended_is_told(warm_python, code, status, said):
     assert done.stderr.endswith(said)
 
 
+@pytest.mark.slow
 def test_what_a_program_does_no_other_sees(warm_python):
     warm_python.run("import json, os; json.dumps = None; os.environ['LEFT'] = 'behind'")
     done = warm_python.run("import json, os; print(json.dumps(os.environ.get('LEFT')), end='')")

@@ -158,6 +158,7 @@ def test_an_eventsource_that_is_closed_stops_the_model(serve, http, local_engine
     wait_until(lambda: engine.stats().num_cancelled == 1 and not server._state.active)
 
 
+@pytest.mark.slow
 def test_one_that_reads_nothing_is_dropped(serve, http):
     engine = MockEngine("word", num_tokens=200_000, context_length=1_000_000)
     server = serve(engine, stalled_reader_s=0.2)
@@ -170,6 +171,7 @@ def test_one_that_reads_nothing_is_dropped(serve, http):
         wait_until(lambda: engine.stats().num_cancelled == 1 and not server._state.active)
 
 
+@pytest.mark.slow
 def test_100_at_once_each_get_their_own_answer(server, http):
     token = token_of(http(server))
 

@@ -62,6 +62,7 @@ def schema_of(server):
     return check
 
 
+@pytest.mark.slow
 def test_the_owners_key_tells_that_it_is_the_owners(server, http, schema_of):
     answer = http(server).get("/v1/key").json()
     assert answer == {

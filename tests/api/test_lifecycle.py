@@ -64,6 +64,7 @@ def test_a_client_that_leaves_the_queue_is_taken_out(serve, http, local_engine):
     wait_until(lambda: engine.stats().num_cancelled == 1)
 
 
+@pytest.mark.slow
 def test_100_clients_that_leave_at_any_moment_leave_nothing_behind(serve, local_engine):
     engine = slow_engine(local_engine, num_slots=4)
     server = serve(engine)
@@ -198,6 +199,7 @@ def test_frames_that_wait_for_nothing_come_together(serve):
     assert answer.endswith(b"\r\n0\r\n\r\n")
 
 
+@pytest.mark.slow
 def test_32_streams_at_once_each_get_their_own_answer(serve, local_engine):
     engine = local_engine(num_slots=8)
     server = serve(engine)

@@ -80,6 +80,7 @@ def test_chinese_streams_without_broken_characters(client):
     assert any("\u4e00" <= char <= "\u9fff" for char in whole)
 
 
+@pytest.mark.slow
 def test_the_async_client_gets_the_same_from_8_requests_at_once(server):
     questions = ["Hello!", "What is llmapi_kit?", "你好", "Count to five."] * 2
 

@@ -50,6 +50,7 @@ def test_head_answers_as_get_without_the_body(stranger):
         assert {name: head.headers.get(name) for name in names} == {name: whole.headers.get(name) for name in names}
 
 
+@pytest.mark.slow
 def test_the_page_tells_nothing_of_the_server_and_is_the_same_through_a_tunnel(server, stranger):
     server._allow_hosts("https://abc.example")
     for path in ("/", *FILES):

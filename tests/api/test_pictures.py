@@ -51,6 +51,7 @@ def client(server):
         yield client
 
 
+@pytest.mark.slow
 def test_the_sdk_gets_the_same_answer_whole_and_streamed(client):
     options = {"model": "llava", "messages": asking(url_of()), "max_tokens": 8, "temperature": 0}
     whole = client.chat.completions.create(**options)
@@ -85,6 +86,7 @@ def test_the_list_of_models_says_which_sees(client):
     assert "vision" not in capabilities["mock"]
 
 
+@pytest.mark.slow
 def test_a_body_may_be_larger_where_a_model_sees(server, http, serve):
     large = asking(url_of(1000, 900))
     assert len(str(large)) > 3_000_000

@@ -29,6 +29,7 @@ def usual(api, messages):
     return answer.json()["choices"][0]["message"]["content"]
 
 
+@pytest.mark.slow
 def test_a_conversation_is_what_the_openai_api_makes_of_the_same_messages(api):
     session = api.start("chatgpt", temperature=0, max_tokens=20, system="You are a helpful assistant.")
     messages = [{"role": "system", "content": "You are a helpful assistant."}]

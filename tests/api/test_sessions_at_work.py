@@ -157,6 +157,7 @@ def test_a_client_that_leaves_while_it_waits_in_line_is_no_turn(serve, connect):
     assert said_in(server, session) == [("user", "y"), ("assistant", "brief")]
 
 
+@pytest.mark.slow
 def test_clients_that_leave_anywhere_leave_whole_exchanges_and_nothing_running(serve, connect):
     engine = MockEngine("a few words to say", delay_s=0.002)
     server = serve(engine)

@@ -35,6 +35,7 @@ def test_the_timed_engine_reads_what_it_has_cached_only():
     assert sum(isinstance(event, Delta) for event in ask(engine, first, 5)) == 5
 
 
+@pytest.mark.slow
 def test_everything_is_measured_and_named_as_the_simulation_reads_it(monkeypatch):
     monkeypatch.setattr(cluster, "STEP_S", 0.001)
     engines = {name: timed() for name in ("1", "2", "4", cluster.DEFAULT_ROUTER)}

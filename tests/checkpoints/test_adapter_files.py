@@ -58,6 +58,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", sorted(CONFIGS))
 def test_what_an_adapter_asks_for_is_done_or_refused_by_name(case, copied):
     values, error, match = CONFIGS[case]

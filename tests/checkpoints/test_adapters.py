@@ -73,6 +73,7 @@ def test_a_merged_model_answers_as_peft_does(variant, tmp_path):
     assert not any("lora" in name for name, _ in merged.named_parameters())
 
 
+@pytest.mark.slow
 def test_a_merged_model_is_served_by_the_native_step(plain):
     loaded = load_model(parse_spec("pocket"), device="cpu", lora=str(plain))
     runner = TorchRunner(loaded.model, num_slots=2, max_length=64)
@@ -95,6 +96,7 @@ def test_an_engine_with_an_adapter_answers_as_peft_does(plain):
         model.close()
 
 
+@pytest.mark.slow
 def test_an_adapter_in_half_precision_on_a_bfloat16_model_is_close_to_peft(tmp_path):
     folder = save_adapter(tmp_path / "lora", pocket(torch.bfloat16), strength=0.1, target_modules=ALL_LINEAR)
     loaded = load_model(parse_spec("pocket"), device="cpu", dtype="bfloat16", lora=str(folder))
@@ -119,6 +121,7 @@ def grown(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_the_embedding_grows_to_the_adapters_tokenizer(grown, caplog):
     caplog.set_level("INFO", "llmapi_kit")
     loaded = load_model(parse_spec("pocket"), device="cpu", lora=str(grown))
@@ -137,6 +140,7 @@ def test_the_embedding_grows_to_the_adapters_tokenizer(grown, caplog):
     runner.close()
 
 
+@pytest.mark.slow
 def test_a_named_tokenizer_goes_before_the_adapters(grown):
     larger = transformers.AutoTokenizer.from_pretrained(grown)
     larger.add_tokens(["<one more>"])
@@ -147,6 +151,7 @@ def test_a_named_tokenizer_goes_before_the_adapters(grown):
     assert len(smaller.tokenizer) == 3072
 
 
+@pytest.mark.slow
 def test_tokens_that_nothing_trained_get_rows_and_a_warning(tmp_path, caplog):
     tokenizer = transformers.AutoTokenizer.from_pretrained(POCKET_DIR)
     tokenizer.add_tokens(["<new>"])

@@ -77,6 +77,7 @@ def test_the_limit_is_the_models_own_and_where_its_computation_changes_is_known(
     assert (context_limit(config), constant_length(config)) == (limit, constant)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("native", [True, False])
 def test_prompts_before_at_and_beyond_the_change_are_answered_together_as_alone(native, tmp_path):
     torch.manual_seed(0)

@@ -20,6 +20,7 @@ def no_model_stays():
     kit.stop_all()
 
 
+@pytest.mark.slow
 def test_a_model_of_sentence_transformers_is_downloaded_with_its_layers(hub, tmp_path):
     folder = make_bert(tmp_path / "model")
     add_modules(folder, "Pooling", "Dense", Pooling={"pooling_mode_cls_token": True})

@@ -72,6 +72,7 @@ def test_names_are_understood():
             parse_spec(text)
 
 
+@pytest.mark.slow
 def test_a_file_of_the_hub_is_downloaded_once_and_answers(hub, pocket_gguf):
     hub.repositories["o/n"] = Repository({"m-F32.gguf": pocket_gguf.read_bytes(), "m-Q8_0.gguf": 5, "config.json": 9})
     spec = parse_spec("hf:o/n:F32")

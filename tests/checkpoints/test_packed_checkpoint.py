@@ -61,6 +61,7 @@ def test_each_matrix_is_what_the_files_numbers_say(layout, tmp_path):
         torch.testing.assert_close(matrix.rows(3, 13).widened(), expected[3:13])
 
 
+@pytest.mark.slow
 def test_a_folder_in_four_bits_is_served_without_its_makers_package(tmp_path):
     write(tmp_path, "gptq")
     model = kit.load(str(tmp_path), max_slots=1, context_length=256)

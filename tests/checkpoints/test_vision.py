@@ -55,6 +55,7 @@ def test_what_the_processor_can_not_take_is_refused_by_its_place(encoder, monkey
     assert caught.value.param == "messages.0.content.1"
 
 
+@pytest.mark.slow
 def test_weights_in_bfloat16_are_computed_with_in_float32_on_a_cpu(tmp_path):
     make_seeing(tmp_path / "bf16", "llava", torch.bfloat16)
     model = kit.load(tmp_path / "bf16", max_slots=2)
@@ -101,6 +102,7 @@ def untried(monkeypatch):
     monkeypatch.setattr("llmapi_kit.checkpoints.vision_encoder.TRIED", frozenset())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "flag"), [("gemma3", "is_bidirectional"), ("qwen3_vl", "is_spatial"), ("idefics3", None)]
 )

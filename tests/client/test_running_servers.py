@@ -50,6 +50,7 @@ def test_what_was_added_is_found_with_its_key(registry):
     assert registry.key(record()) == KEY
 
 
+@pytest.mark.slow
 def test_it_is_found_by_another_process(registry):
     registry.add(record(), KEY)
     script = """

@@ -192,6 +192,7 @@ def command(client):
     return [str(program), "-P", str(script.with_suffix(".py"))] if is_python else ["node", str(script)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("client", "step"), CASES)
 def test_a_client_is_served(results, client, step):
     result, expected = results(client)[step], EXPECTED[client][step]

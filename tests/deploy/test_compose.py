@@ -23,6 +23,7 @@ def schema():
     return get_builtin_schema("vendor.compose-spec")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES)
 def test_a_file_follows_the_schema(path, schema):
     (document,) = documents(path)

@@ -45,6 +45,7 @@ def arguments_of(**values):
     return json.loads(reply.calls[0][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "written", "value"),
     [

@@ -49,6 +49,7 @@ def described():
     return found
 
 
+@pytest.mark.slow
 def test_the_tables_have_each_field_of_each_body_once(document):
     wanted = {path: sorted(schema["properties"]) for path, schema in bodies(document).items()}
     assert {path: sorted(names) for path, names in described().items()} == wanted

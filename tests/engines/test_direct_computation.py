@@ -66,6 +66,7 @@ def check_tokens(tokens, expected, start):
             assert other.logprob == pytest.approx(row[other.token_id].item(), abs=ATOL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0, 1.3])
 def test_logprobs_are_those_of_log_softmax_whatever_the_temperature(model, engine, temperature):
     sampling = {"logprobs": 5, "temperature": temperature, "seed": 1, "presence_penalty": 1.0, "ignore_eos": True}

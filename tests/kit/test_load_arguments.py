@@ -122,6 +122,7 @@ def test_a_path_is_loaded_and_launched():
         kit.stop_all()
 
 
+@pytest.mark.slow
 def test_looking_at_a_model_imports_no_torch():
     code = (
         "import sys; from llmapi_kit.loading.load_request import resolve; resolve('pocket', given={'device': 'cpu'}); "

@@ -49,6 +49,7 @@ def test_shared_options_have_the_type_of_the_setting():
             assert bare in (*typing.get_args(hints[name]), hints[name]) or bare not in (int, float, bool), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "name"),
     [

@@ -58,6 +58,7 @@ def answer(engine, text=QUESTION):
     return asyncio.run(collect(engine.generate(ask(text, max_tokens=24))))[0]
 
 
+@pytest.mark.slow
 def test_each_adapter_answers_as_peft_does_and_the_model_as_without(model, folder):
     tokenizer = transformers.AutoTokenizer.from_pretrained(POCKET_DIR)
     theirs = {"pocket": pocket()} | {f"pocket:{name}": by_peft(folder / name) for name in ("strong", "weak")}

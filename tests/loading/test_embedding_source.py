@@ -61,6 +61,7 @@ def assert_equal(vectors, want):
     torch.testing.assert_close(torch.tensor(vectors), torch.stack(list(want)), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_plain_encoder_is_recognised_and_its_states_are_averaged(bert):
     model = kit.load(bert)
     assert_equal(model.embed(TEXTS), (normalize(each.mean(0), dim=0) for each in states(bert)))

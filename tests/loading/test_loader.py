@@ -54,6 +54,7 @@ class Upside(ModelLoader):
         return super().make_engine()
 
 
+@pytest.mark.slow
 def test_each_step_is_taken_and_messages_are_prepared():
     Upside.steps = ()
     plain = kit.load("pocket", max_slots=2)
@@ -67,6 +68,7 @@ def test_each_step_is_taken_and_messages_are_prepared():
         mine.ask("")
 
 
+@pytest.mark.slow
 def test_a_loader_that_replaces_the_weights_gets_a_model_of_transformers(monkeypatch):
     monkeypatch.setenv("LLMAPI_KIT_NATIVE", "true")
     seen = []
@@ -144,6 +146,7 @@ def test_the_kits_own_models_go_through_the_same_steps(monkeypatch):
         engine.close()
 
 
+@pytest.mark.slow
 def test_a_loader_of_several_loads_when_it_is_asked_for(tmp_path):
     folder = shutil.copytree(POCKET_DIR, tmp_path / "copy")
     Upside.steps = ()

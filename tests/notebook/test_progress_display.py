@@ -180,6 +180,7 @@ with ProgressDisplay("Loading a/b", screen, show_after_s=0):
 """
 
 
+@pytest.mark.slow
 def test_in_a_cell_one_output_changes_and_stays_readable_when_it_is_saved(tmp_path):
     (cell,) = run_cells(tmp_path, CELL).cells
     (output,) = cell.outputs

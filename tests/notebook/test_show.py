@@ -34,6 +34,7 @@ def test_what_the_openai_client_gives_is_shown(client, capsys, stream):
     assert capsys.readouterr().out == "to be or not\nto be\n"
 
 
+@pytest.mark.slow
 def test_cell_shows_one_output_that_a_program_can_read(tmp_path):
     cells = run_cells(
         tmp_path,
@@ -48,6 +49,7 @@ def test_cell_shows_one_output_that_a_program_can_read(tmp_path):
     assert len(cells[2].outputs) == 2, "the cell's last value was shown once more"
 
 
+@pytest.mark.slow
 def test_error_in_the_stream_keeps_what_came_before_it(tmp_path):
     source = """
 import llmapi_kit as kit

@@ -89,6 +89,7 @@ def runner(request, adapters):
     made.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numbers", [(1, 2, 3, 4), (0, 4, 0, 2), (3, 3, 1, 0)])
 def test_each_row_of_a_step_goes_through_its_own_adapter(numbers, runner, adapters):
     slots = list(zip(range(len(PROMPTS)), numbers, PROMPTS, strict=True))
@@ -125,6 +126,7 @@ def able_runner(request, more_adapters):
     made.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numbers", [(1, 2, 3, 4), (0, 1, 4, 2), (3, 3, 0, 0), (2, 0, 2, 1)])
 def test_decomposed_adapters_and_layers_trained_whole_are_each_rows_own(numbers, able_runner, more_adapters):
     expected = more_adapters[1]

@@ -60,6 +60,7 @@ def test_what_a_slot_gives_back_is_memory(make_runner):
     assert memory[2].any()
 
 
+@pytest.mark.slow
 def test_greedy_and_seeded_answers_outlive_preemption(make_runner):
     answers = {}
     for num_pages in (4, 12):

@@ -78,6 +78,7 @@ def logits_of(files, ids):
         return [model(torch.tensor([ids])).logits[0, -1] for model in files[2]]
 
 
+@pytest.mark.slow
 def test_each_row_of_a_step_goes_through_its_own_adapter(steps, files):
     prompts = [[(13 * i + slot) % VOCAB for i in range(9)] for slot in range(4)]
     numbers = (2, 0, 1, 2)
@@ -88,6 +89,7 @@ def test_each_row_of_a_step_goes_through_its_own_adapter(steps, files):
             torch.testing.assert_close(row, logits_of(files, prompts[slot][:end])[numbers[slot]], **CLOSE)
 
 
+@pytest.mark.slow
 def test_an_adapter_that_is_taken_out_leaves_the_others_and_the_model(steps, files):
     ids = [5, 6, 7]
     steps.step([StepItem(0, 0, ids, True, adapter=2)])
@@ -96,6 +98,7 @@ def test_an_adapter_that_is_taken_out_leaves_the_others_and_the_model(steps, fil
     torch.testing.assert_close(logits, torch.stack(logits_of(files, ids)[:2]), **CLOSE)
 
 
+@pytest.mark.slow
 def test_a_file_that_does_not_fit_is_refused_and_nothing_changes(steps, files, tmp_path):
     wide = torch.nn.Linear(32, 64)
     write_adapter(tmp_path / "wide.gguf", wide, 1)
@@ -105,6 +108,7 @@ def test_a_file_that_does_not_fit_is_refused_and_nothing_changes(steps, files, t
     torch.testing.assert_close(logits[0], logits_of(files, [5, 6])[1], **CLOSE)
 
 
+@pytest.mark.slow
 def test_a_new_process_has_the_adapters_of_the_one_that_died(files):
     path, adapters, _ = files
     setup = StepsSetup(path=str(path), num_slots=2, max_length=16, vocab_size=VOCAB, options=EXACT)

@@ -263,6 +263,7 @@ def test_other_threads_keep_their_stack_size(new_compiler, constraint):
     assert threading.stack_size() == before
 
 
+@pytest.mark.slow
 def test_what_passes_the_trial_fits_the_stack_here(new_compiler, constraint, monkeypatch):
     """The process tries with a quarter of the stack, so the deepest grammar that passes is compiled safely."""
     from llmapi_kit.sampling import trial_program

@@ -50,6 +50,7 @@ def test_a_process_that_is_too_busy_is_ended_and_replaced(trial):
     assert process_of(trial) is not before
 
 
+@pytest.mark.slow
 def test_the_clock_ends_it_too():
     trial = GrammarTrial(300, [], [7], LIMITS, max_cpu_s=60, max_wall_s=0.5)
     try:
@@ -58,6 +59,7 @@ def test_the_clock_ends_it_too():
         trial.close()
 
 
+@pytest.mark.slow
 def test_a_process_that_was_idle_ends_by_itself_and_is_started_again():
     trial = GrammarTrial(300, [], [7], LIMITS, max_idle_s=0.2)
     try:

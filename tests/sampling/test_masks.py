@@ -160,6 +160,7 @@ def go_on(worker, matcher, num_tokens):
         matcher.accept(rng.choice(ids))
 
 
+@pytest.mark.slow
 def test_a_long_answer_outlives_its_lexer(growing, worker):
     compiler, wanted = growing
     matcher = compiler.compile(wanted)

@@ -72,6 +72,7 @@ def closed(connections):
     return over
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [HEAD, BODY_HEAD], ids=["head", "body"])
 def test_500_dribblers_hold_up_nobody(client, crowd, sent, record_property):
     connections = crowd(NUM_DRIBBLERS, sent)
@@ -193,6 +194,7 @@ def stalled(server, body, path=CHAT):
     return raw
 
 
+@pytest.mark.slow
 def test_16_stalled_readers_hold_up_nobody_and_their_slots_come_free(tmp_path):
     with contextlib.ExitStack() as stack:
         engine = MockEngine("x" * 20_000, num_tokens=500)
@@ -219,6 +221,7 @@ def test_an_answer_that_is_never_read_is_let_go(monkeypatch, server):
         wait_until(lambda: not connections)
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_read_slowly_is_read_to_its_end(monkeypatch, server):
     monkeypatch.setattr(http_protocol, "STALLED_READER_S", 0.3)
     with stalled(server, {"prompt": "a " * 400_000}, "/tokenize") as raw:

@@ -178,6 +178,7 @@ def test_a_server_that_leaves_connections_to_others_accepts_none_from_when_it_sa
     assert [server.is_serving() for server in thread._server.servers] == [False]
 
 
+@pytest.mark.slow
 def test_an_application_that_never_ends_does_not_hold_up_stop(make_thread):
     has_begun = threading.Event()
 

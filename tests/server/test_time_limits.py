@@ -45,6 +45,7 @@ def test_a_stream_slower_than_one_limit_of_a_phase_goes_on(live_server, client_o
         assert events_of(response)[-1] == "[DONE]"
 
 
+@pytest.mark.slow
 def test_a_client_that_stops_reading_is_dropped(live_server, client_of, stalled_reader, has_stalled, wait_until):
     engine = MockEngine("x" * 20_000, num_tokens=2000)
     server = live_server(engine, stalled_reader_s=0.5)

@@ -83,6 +83,7 @@ def test_the_oldest_go_when_they_take_too_much(database):
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_many_who_store_at_once_keep_no_more_than_allowed(completions, open_database, url):
     other = make(open_database(url))
 
@@ -117,6 +118,7 @@ def test_two_who_store_in_one_postgres_do_it_one_after_the_other(open_database, 
     holder.result(DEADLINE_S)
 
 
+@pytest.mark.slow
 def test_of_many_who_update_and_delete_at_once_one_deletes(completions):
     async def run(one):
         await completions.add(one)
@@ -131,6 +133,7 @@ def test_of_many_who_update_and_delete_at_once_one_deletes(completions):
         asyncio.run(run(completion(number)))
 
 
+@pytest.mark.slow
 def test_pages_are_filtered_by_model_and_every_pair_and_go_both_ways(database):
     completions = make(database, max_completions=100, max_bytes=100_000)
 

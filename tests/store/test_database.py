@@ -247,6 +247,7 @@ def test_a_file_that_is_no_database_is_refused_and_stays_as_it_is(tmp_path, cont
     assert file.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_a_postgres_server_that_restarts_is_found_again(open_database, postgres):
     database = open_database(postgres.new_database(), with_tables=False)
     database.run_sync(lambda connection: connection.execute(text("CREATE TABLE numbers (n INTEGER)")))

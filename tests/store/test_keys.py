@@ -160,6 +160,7 @@ def two_servers(url):
             server.stop(drain_s=0)
 
 
+@pytest.mark.slow
 def test_what_one_server_changes_another_with_its_database_soon_knows(url):
     with two_servers(url) as (one, two):
         key = one.keys.create("ada")

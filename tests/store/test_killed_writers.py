@@ -57,6 +57,7 @@ def check(open_database, url, acknowledged):
     database.close(DEADLINE_S)
 
 
+@pytest.mark.slow
 def test_processes_that_write_to_one_session_at_once_lose_nothing(open_database, url, processes):
     num_processes, num = 3, 20
     sessions = SessionStore(open_database(url), expire_s=3600, max_sessions=1000)

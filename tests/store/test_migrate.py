@@ -149,6 +149,7 @@ def test_other_programs_tables_in_the_same_database_are_left_alone(open_database
     assert database.run_sync(lambda connection: connection.scalar(theirs)) == "theirs"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("revision", [None, "0001"])
 def test_many_who_open_a_database_at_once_all_find_its_tables(open_database, url, revision):
     if revision is not None:
@@ -172,6 +173,7 @@ def test_many_who_open_a_database_at_once_all_find_its_tables(open_database, url
     assert differences(open_database(url)) == []
 
 
+@pytest.mark.slow
 def test_processes_that_open_an_empty_database_at_once_all_find_its_tables(open_database, url, processes):
     pipes, started = [], []
     for _ in range(4):

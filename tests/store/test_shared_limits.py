@@ -77,6 +77,7 @@ def limits_of(response):
     return {name[12:]: value for name, value in response.headers.items() if name.startswith("x-ratelimit-")}
 
 
+@pytest.mark.slow
 def test_of_many_requests_at_two_servers_as_many_pass_as_the_key_may(keyed):
     clients = keyed(rpm=7)
     with ThreadPoolExecutor(8) as pool:
@@ -90,6 +91,7 @@ def test_of_many_requests_at_two_servers_as_many_pass_as_the_key_may(keyed):
         assert refused.headers["retry-after"] == "31"  # when the first seventh of this minute has slid out
 
 
+@pytest.mark.slow
 def test_there_is_room_again_in_the_next_minutes(keyed, clock):
     one, other = keyed(rpm=1)
     assert one.post("/v1/completions", json=THREE).status_code == 200
@@ -98,6 +100,7 @@ def test_there_is_room_again_in_the_next_minutes(keyed, clock):
     assert other.post("/v1/completions", json=THREE).status_code == 200
 
 
+@pytest.mark.slow
 def test_tokens_are_corrected_to_what_was_used_for_both(keyed, servers):
     def tokens_counted():
         return servers[0]._store._database.run_sync(
@@ -114,6 +117,7 @@ def test_tokens_are_corrected_to_what_was_used_for_both(keyed, servers):
     error_of(one.post("/v1/completions", json={"prompt": "word " * 5, "max_tokens": 3}), 429)
 
 
+@pytest.mark.slow
 def test_a_request_that_runs_at_one_server_holds_its_place_at_the_other(keyed):
     one, other = keyed(concurrency=1)
     with one.stream("POST", "/v1/completions", json={"prompt": "a", "max_tokens": 100_000, "stream": True}) as stream:
@@ -124,6 +128,7 @@ def test_a_request_that_runs_at_one_server_holds_its_place_at_the_other(keyed):
     wait_until(lambda: other.post("/v1/completions", json=THREE).status_code == 200)
 
 
+@pytest.mark.slow
 def test_a_request_that_runs_for_long_keeps_its_place(keyed, servers, clock, monkeypatch):
     one, other = keyed(concurrency=1)
     with one.stream("POST", "/v1/completions", json={"prompt": "a", "max_tokens": 100_000, "stream": True}) as stream:
@@ -136,12 +141,14 @@ def test_a_request_that_runs_for_long_keeps_its_place(keyed, servers, clock, mon
         error_of(other.post("/v1/completions", json=THREE), 429)
 
 
+@pytest.mark.slow
 def test_a_client_that_asks_one_thing_after_the_other_is_never_too_many(keyed, monkeypatch):
     monkeypatch.setattr(shared_counts, "PAUSES_S", (0.02,) * 1000)
     clients = keyed(concurrency=1)
     assert {clients[number % 2].post("/v1/completions", json=THREE).status_code for number in range(20)} == {200}
 
 
+@pytest.mark.slow
 def test_what_another_server_refuses_takes_nothing_here(keyed):
     one, other = keyed(rpm=3, concurrency=1)
     with one.stream("POST", "/v1/completions", json={"prompt": "a", "max_tokens": 100_000, "stream": True}) as stream:
@@ -154,6 +161,7 @@ def test_what_another_server_refuses_takes_nothing_here(keyed):
     wait_until(lambda: "3 requests a minute" in other.post("/v1/completions", json=THREE).text)
 
 
+@pytest.mark.slow
 def test_while_the_database_is_away_each_server_counts_for_itself(keyed, servers, monkeypatch):
     clients = keyed(rpm=3)
     monkeypatch.setattr(shared_counts, "AWAY_S", 600.0)

@@ -79,6 +79,7 @@ def test_closing_writes_the_last_counts_and_closing_twice_does_nothing(open_stor
     assert day.counts.requests == 10
 
 
+@pytest.mark.slow
 def test_counts_are_written_in_the_background(open_stores, url):
     made, other = open_stores(url), open_stores(url)
     made.usage.count("me", "m", Counts(requests=1))
@@ -141,6 +142,7 @@ def test_two_servers_of_one_process_share_a_database(serve_on, url):
         assert (day["model"], day["requests"]) == ("mock", 6)
 
 
+@pytest.mark.slow
 def test_a_server_that_starts_anew_has_what_the_last_one_stored(serve_on, url):
     server = serve_on(url)
     made = ask(server, store=True)
@@ -154,6 +156,7 @@ def test_a_server_that_starts_anew_has_what_the_last_one_stored(serve_on, url):
     assert [day["requests"] for day in again.usage()] == [1]
 
 
+@pytest.mark.slow
 def test_a_postgres_server_that_is_away_costs_503_where_it_is_needed_and_nothing_elsewhere(serve_on, postgres, http):
     server = serve_on(postgres.new_database())
     client = http(server)

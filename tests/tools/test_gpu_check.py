@@ -41,6 +41,7 @@ def checked(monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_parts_that_hang_crash_or_fail_stop_no_other(checked, capsys):
     status, written = checked(
         part("hangs", "print('began', flush=True); import time; time.sleep(600)", 3),
@@ -76,6 +77,7 @@ def test_the_report_has_versions_device_figures_and_durations(checked, capsys):
     assert "Passed." in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_children_of_a_part_end_with_it():
     child = "import time; time.sleep(600)"
     code = f"import subprocess, sys, time; print(subprocess.Popen([sys.executable, '-c', {child!r}]).pid, flush=True)"
@@ -122,6 +124,7 @@ def test_all_parts_together_take_less_than_7_minutes_and_name_modules_that_are_t
     assert {ROOT / path for path in paths} == set((ROOT / "tests/gpu").glob("test_*.py"))
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_so_and_nothing_passes(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert main(["--output", str(tmp_path / "out.json")]) == 2
@@ -171,6 +174,7 @@ def test_what_it_needs_is_read_from_pyproject_as_it_stands_there():
     assert gpu_check.requirements() == [re.match(r"[\w.-]+", each).group() for each in wanted] + ["pytest-timeout"]
 
 
+@pytest.mark.slow
 def test_tests_that_need_a_gpu_are_left_out_unless_asked_for():
     options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["addopts"]
     assert options[options.index("-m") + 1] == "not clients and not gpu and not cluster"

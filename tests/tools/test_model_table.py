@@ -25,6 +25,7 @@ def test_the_page_has_every_family(lines):
     assert sorted(lines) == model_families.names()
 
 
+@pytest.mark.slow
 def test_most_families_are_served_all_of_them_equal_and_the_others_say_why(lines):
     cells = {name: [cell.strip() for cell in line.strip("|").split("|")] for name, line in lines.items()}
     tried = [row for name, row in cells.items() if not model_families.kind_of(name)]
@@ -36,6 +37,7 @@ def test_most_families_are_served_all_of_them_equal_and_the_others_say_why(lines
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_family_gives_what_the_page_says(name, lines):
     model_table.quiet()

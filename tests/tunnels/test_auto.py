@@ -63,6 +63,7 @@ def test_a_token_makes_it_ngrok(auto_tunnel, ssh_prints, fake_agent, monkeypatch
     assert lines == ["opening a tunnel: ngrok", "the tunnel is open: ngrok"]
 
 
+@pytest.mark.slow
 def test_a_host_of_ones_own_comes_first(auto_tunnel, own_path, ssh_options, monkeypatch, fake_agent, public_site):
     monkeypatch.setenv("NGROK_AUTHTOKEN", "a-token")
     (own_path / "ssh").symlink_to(shutil.which("ssh", path="/usr/bin:/usr/local/bin:/opt/homebrew/bin"))
@@ -73,6 +74,7 @@ def test_a_host_of_ones_own_comes_first(auto_tunnel, own_path, ssh_options, monk
     assert tunnel.check().state == "up"
 
 
+@pytest.mark.slow
 def test_the_login_for_ones_own_host_is_shown_to_no_provider(auto_tunnel, fake_ssh, tmp_path):
     key = tmp_path / "key"
     key.write_text("private")
@@ -86,6 +88,7 @@ def test_the_login_for_ones_own_host_is_shown_to_no_provider(auto_tunnel, fake_s
     assert "User me" not in config
 
 
+@pytest.mark.slow
 def test_what_does_not_lead_here_is_passed_over(auto_tunnel, ssh_prints, fake_agent, monkeypatch, public_site):
     monkeypatch.setenv("NGROK_AUTHTOKEN", "a-token")
     ssh = ssh_prints("https://127.0.0.1:9")  # nobody is reached there, which may be this machine's fault

@@ -50,6 +50,7 @@ def test_a_quick_tunnel_is_open_when_it_has_a_name_and_a_connection(make, fake_c
     assert agent.record()["files"] == {arguments[arguments.index("--config") + 1]: "{}\n"}  # not the user's own
 
 
+@pytest.mark.slow
 def test_a_quick_tunnel_without_a_connection_is_not_open(make, fake_cloudflared):
     with pytest.raises(TunnelTimeoutError, match=r"(?s)within 3 s.*quick Tunnel has been created"):
         make(fake_cloudflared(lines=QUICK), timeout_s=3).start()
@@ -110,6 +111,7 @@ def test_the_name_asked_for_is_taken(make, fake_cloudflared):
     assert tunnel.start() == "https://b.example.com"
 
 
+@pytest.mark.slow
 def test_a_tunnel_that_leads_elsewhere_says_what_to_set(make, fake_cloudflared):
     agent = fake_cloudflared(lines=[REGISTERED, routes(("llm.example.com", "http://localhost:3000"))])
     with pytest.raises(TunnelTimeoutError, match=r"to http://localhost:3000\. Set .* http://localhost:8000"):
@@ -129,6 +131,7 @@ def test_without_the_program_it_says_where_it_comes_from(make_kind, monkeypatch)
         make_kind("cloudflared").prepare()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [

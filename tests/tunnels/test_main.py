@@ -35,6 +35,7 @@ def program(monkeypatch, tmp_path):
         process.communicate(timeout=DEADLINE_S)
 
 
+@pytest.mark.slow
 def test_it_shows_the_address_and_ends_its_agent_when_told_to(program, fake_agent, monkeypatch, wait_until):
     monkeypatch.setenv("NGROK_AUTHTOKEN", "canary-of-a-token")
     agent = fake_agent(public_url="https://stand-in.example")
@@ -47,6 +48,7 @@ def test_it_shows_the_address_and_ends_its_agent_when_told_to(program, fake_agen
     assert "canary" not in out + err
 
 
+@pytest.mark.slow
 def test_a_missing_token_is_told(program):
     _, err = (process := program("8000")).communicate(timeout=DEADLINE_S)
     assert process.returncode == 1
@@ -54,6 +56,7 @@ def test_a_missing_token_is_told(program):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [[], ["x"], ["1", "2"]], ids=str)
 def test_wrong_arguments_are_answered_with_the_usage(program, arguments):
     _, err = (process := program(*arguments)).communicate(timeout=DEADLINE_S)

@@ -29,6 +29,7 @@ def test_every_kind_is_a_tunnel_that_has_not_started(tmp_path, kind):
     assert (tunnel.kind, tunnel.status().state) == (kind, "stopped")
 
 
+@pytest.mark.slow
 def test_naming_the_room_does_not_import_a_provider():
     code = "import sys, llmapi_kit.tunnels; assert 'pyngrok' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

@@ -69,6 +69,7 @@ def test_every_error_that_may_happen_is_in_the_dictionary():
     assert "unauthorized" in kinds
 
 
+@pytest.mark.slow
 def test_the_hash_is_in_every_address_of_the_page():
     assert index_page().decode().count(f'="web/{digest()}/') == index_page().decode().count('="web/')
     assert {"page.js", "chat.css", "lib/katex.js", "lib/fonts/KaTeX_Main-Regular.woff2"} <= set(page_files())

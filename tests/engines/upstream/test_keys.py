@@ -150,6 +150,7 @@ def test_a_short_wait_is_waited(upstream):
     assert len(server.asked) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [error(500), error(503), reset, events("{"), events(), hang])
 def test_an_upstream_that_fails_is_asked_again(upstream, first, monkeypatch):
     monkeypatch.setattr("llmapi_kit.engines.upstream.retry_policy.FIRST_PAUSE_S", 0.01)

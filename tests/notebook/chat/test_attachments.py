@@ -27,6 +27,7 @@ def bytes_of(url):
     return base64.b64decode(url.partition(",")[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
 def test_file_is_sent_as_it_is_and_shown_small(kind):
     data = file_of(900, 600, kind)

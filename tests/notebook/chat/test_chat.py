@@ -26,6 +26,7 @@ def server():
     server.stop(0)
 
 
+@pytest.mark.slow
 def test_every_target_answers(server):
     targets = [None, server, kit.connect(server.url), server.url, server.base_url, kit.load("mock"), "mock"]
     for target in targets:
@@ -91,6 +92,7 @@ def f():
     return "f"
 
 
+@pytest.mark.slow
 def test_stop_over_http_ends_the_generation_on_the_server(server):
     chat = server.chat()
     chat.send("1")

@@ -100,6 +100,7 @@ def server():
         yield server
 
 
+@pytest.mark.slow
 def test_over_http_the_list_of_models_says_who_sees(server):
     chat = server.chat()
     assert chat.send("what?", images=[PICTURE]) == "over HTTP"
@@ -107,6 +108,7 @@ def test_over_http_the_list_of_models_says_who_sees(server):
         server.chat(model="blind").send("what?", images=[PICTURE])
 
 
+@pytest.mark.slow
 def test_request_that_is_too_large_is_answered_with_what_to_do(server):
     chat = server.chat()
     with pytest.raises(LlmApiKitError, match=r"larger than 20,000,000 bytes.*Begin a new chat with fewer or smaller"):
@@ -125,6 +127,7 @@ def test_json_and_python_have_the_pictures_and_text_says_that_they_were_there(se
     assert asked == [chat.messages[:1]]
 
 
+@pytest.mark.slow
 def test_saved_notebook_shows_small_pictures_and_no_markup_of_an_address(seeing):
     chat, _ = seeing
     large, web = file_of(1200, 1000), 'https://x.example/"><script>alert(1)</script>'
