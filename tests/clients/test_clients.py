@@ -200,6 +200,7 @@ def test_a_client_is_served(results, client, step):
     assert expected(result["value"]) if callable(expected) else result["value"] == expected, result["value"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "client", [pytest.param(name, marks=() if name == SHORT else pytest.mark.clients) for name in EXPECTED]
 )

@@ -11,6 +11,8 @@ import pytest
 
 from .broken_engines import MUST_FAIL
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 WHOLE = ("TestNothingBroken", "TestDeclaredAndRefused")
 
@@ -32,7 +34,6 @@ def failures(tmp_path_factory):
     return failed
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(MUST_FAIL))
 def test_a_broken_promise_is_seen(failures, name):
     assert set(MUST_FAIL[name]) <= failures[name]
