@@ -1,13 +1,12 @@
-"""One JupyterLab for all modules: loading it costs more than most of what is tested in it."""
+"""One server of JupyterLab for all modules."""
 
 from __future__ import annotations
 
 import contextlib
 
 import pytest
-from playwright.sync_api import Error
 
-from .lab import LIGHT, new_page, run_lab
+from .lab import new_page, run_lab
 
 
 @pytest.fixture(scope="session")
@@ -21,59 +20,18 @@ def jupyter(tmp_path_factory):
         yield made
 
 
-class SharedTab:
-    """A tab with JupyterLab that modules use one after the other."""
-
-    def __init__(self):
-        self._profile = contextlib.ExitStack()
-        self._page = None
-
-    def open(self, browser, path, jupyter):
-        """Show a notebook where nothing else is open, in light colours, with no widgets saved."""
-        if self._page is None or self._page.page.is_closed() or self._page.page.context.browser is not browser:
-            self._page = self._profile.enter_context(new_page(browser))
-            self._page.open(jupyter.address(path))
-        else:
-            self._page.show(path.relative_to(jupyter.root))
-        self._page.errors.clear()
-        return self._page
-
-    def leave(self, *, is_as_it_was):
-        """Close all notebooks, or the tab if a test may have left anything else in it."""
-        try:
-            if is_as_it_was and self._page.page.locator(".jp-Dialog").count() == 0:
-                self._page.close_all()
-                self._page.save_widgets(False)
-                self._page.use_theme(LIGHT)
-                return
-        except Error:  # nothing can be done with it any more
-            pass
-        self.close()
-
-    def close(self):
-        """Close the tab; the next module opens another one."""
-        self._page = None
-        with contextlib.suppress(Error):
-            self._profile.close()
-
-
-@pytest.fixture(scope="session")
-def shared_tab(shared_chromium):
-    tab = SharedTab()
-    yield tab
-    with shared_chromium.use():
-        tab.close()
-
-
 @pytest.fixture(scope="module")
-def open_lab(request, chromium, jupyter, shared_tab):
-    """A function that opens a notebook in JupyterLab and gives the page.
+def open_lab(chromium, jupyter):
+    """A function that opens a notebook in JupyterLab and gives the page, in a profile of its own.
 
-    The page has been there before, unless a test of an earlier module failed on it.
+    Each module has a tab of its own: in one that has shown another notebook, widgets were now and then not found.
     """
-    num_failed = request.session.testsfailed
-    yield lambda path: shared_tab.open(chromium, path, jupyter)
-    try:
-        shared_tab.leave(is_as_it_was=request.session.testsfailed == num_failed)
-    finally:
-        jupyter.end_kernels()
+    with contextlib.ExitStack() as stack:
+
+        def open_lab(path):
+            page = stack.enter_context(new_page(chromium))
+            page.open(jupyter.address(path))
+            return page
+
+        yield open_lab
+    jupyter.begin_anew()

@@ -55,13 +55,16 @@ class Jupyter:
         token: that it asks for.
         root: the folder.
         scratch: another, of what the program keeps.
+        settings: of JupyterLab's extensions.
     """
 
-    def __init__(self, url, token, root, scratch):
+    def __init__(self, url, token, root, scratch, settings):
         self._url = url
         self._token = token
         self.root = root
         self._scratch = scratch
+        self._settings = settings
+        self._set_up()
 
     def address(self, path, program="lab"):
         """Where a program of `PLACES` shows a notebook."""
@@ -102,11 +105,13 @@ class Jupyter:
         finally:
             page_config.unlink()
 
-    def end_kernels(self):
-        """End the kernels of all notebooks."""
+    def begin_anew(self):
+        """End the kernels of all notebooks, and forget which settings were changed in a page."""
         for session in json.loads(self._ask("api/sessions")):
             with contextlib.suppress(urllib.error.HTTPError):  # it has ended by itself
                 self._ask(f"api/sessions/{session['id']}", "DELETE")
+        shutil.rmtree(self._scratch / "settings")
+        self._set_up()
 
     def is_up(self):
         """Whether it answers."""
@@ -115,6 +120,12 @@ class Jupyter:
         except OSError:
             return False
         return True
+
+    def _set_up(self):
+        for name, values in self._settings.items():
+            path = self._scratch / "settings" / f"{name}.jupyterlab-settings"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(values))
 
     def _at(self, path):
         return f"{self._url}/{path}?token={self._token}"
@@ -134,10 +145,6 @@ def run_lab(root, scratch, settings=SETTINGS):
         scratch: another, for what the program keeps.
         settings: of JupyterLab's extensions.
     """
-    for name, values in settings.items():
-        path = scratch / "settings" / f"{name}.jupyterlab-settings"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values))
     config = {"expose_app_in_browser": True, "user_settings_dir": str(scratch / "settings")}
     (scratch / "config").mkdir()
     (scratch / "config" / "jupyter_server_config.json").write_text(json.dumps(dict.fromkeys(APPS, config)))
@@ -149,7 +156,7 @@ def run_lab(root, scratch, settings=SETTINGS):
     env.setdefault("LLMAPI_KIT_HOME", str(scratch / "home"))  # not what this machine's user has
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
     command += [f"--port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={root}"]
-    jupyter = Jupyter(f"http://127.0.0.1:{port}", token, root, scratch)
+    jupyter = Jupyter(f"http://127.0.0.1:{port}", token, root, scratch, settings)
     log_path = scratch / "lab.log"
     with log_path.open("w") as log:
         process = subprocess.Popen(
@@ -193,38 +200,6 @@ class LabPage:
         """Go to a notebook and wait until its kernel is idle."""
         self.page.goto(url)
         self.page.wait_for_function(f"() => window.jupyterapp && {KERNEL}?.status === 'idle'", polling=POLL_MS)
-
-    def show(self, path):
-        """Open a notebook beside what is open in this JupyterLab, and wait until its kernel is idle.
-
-        Args:
-            path: below the server's folder.
-        """
-        show = """async (path) => {
-            const { commands, serviceManager } = window.jupyterapp;
-            await serviceManager.kernelspecs.refreshSpecs();
-            await commands.execute("docmanager:open", { path });
-        }"""
-        self.page.evaluate(show, str(path))
-        # The launcher, which comes by itself when all was closed, may come late and stand before it
-        is_idle = """path => {
-            const { shell } = window.jupyterapp;
-            const widget = [...shell.widgets("main")].find((each) => each.context?.path === path);
-            if (shell.currentWidget !== widget) shell.activateById(widget.id);
-            return shell.currentWidget === widget && widget.sessionContext.session?.kernel?.status === "idle";
-        }"""
-        self.page.wait_for_function(is_idle, arg=str(path), polling=POLL_MS)
-
-    def close_all(self):
-        """Close what is open and keep no change; kernels go on."""
-        close = """async () => {
-            for (const widget of [...window.jupyterapp.shell.widgets("main")].filter((each) => each.context)) {
-                widget.context.model.dirty = false;
-                widget.close();
-            }
-        }"""
-        self.page.evaluate(close)
-        self.page.locator(".jp-NotebookPanel").first.wait_for(state="detached")
 
     def save_widgets(self, is_saved):
         """Choose whether the state of widgets is saved with a notebook."""

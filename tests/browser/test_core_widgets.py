@@ -46,7 +46,7 @@ def opened(chromium, jupyter):
             page.open(jupyter.address(path))
         page.run_all()
         yield page, path
-    jupyter.end_kernels()
+    jupyter.begin_anew()
 
 
 @pytest.fixture
@@ -155,8 +155,8 @@ def test_saved_and_reopened_there_is_html_and_no_error_in_place_of_buttons(opene
     lab.restart_kernel()
     nb = nbformat.read(path, as_version=4)
     html, _ = HTMLExporter().from_notebook_node(nb)
-    lab.close_all()
-    lab.show(path.relative_to(jupyter.root))
+    lab.page.goto("about:blank")
+    lab.open(jupyter.address(path))
     lab.page.get_by_text("it was running").wait_for()
     lab.page.get_by_text("The conversation is empty.", exact=True).first.wait_for()
     shown = lab.page.locator(".jp-Notebook").inner_text()

@@ -35,7 +35,7 @@ def notebook(chromium, jupyter):
         page.errors.clear()  # it has one of its own while it opens
         page.run_all()
         yield page
-    jupyter.end_kernels()
+    jupyter.begin_anew()
 
 
 def test_chat_streams_and_stops_and_the_dashboard_moves_with_it(notebook):
