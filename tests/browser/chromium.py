@@ -7,11 +7,12 @@ import contextlib
 import os
 import shutil
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 # Pages live too short for code to be worth optimizing, or garbage to be worth threads
 V8 = "--js-flags=--no-opt --single-threaded-gc"
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", V8)
+expect.set_options(timeout=60_000)  # a busy machine is no fault
 DESKTOP, PHONE = (1280, 800), (390, 844)
 
 

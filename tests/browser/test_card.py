@@ -12,6 +12,7 @@ import signal
 import nbformat
 import pytest
 from nbconvert import HTMLExporter
+from playwright.sync_api import expect
 
 from .axe import serious_faults
 from .chromium import find_chromium
@@ -140,7 +141,7 @@ def test_a_server_that_stops_takes_a_revealed_key_along_and_its_buttons_stop_and
     button(page, "Stop").click()
     title(page, "Model server stopped").wait_for()
     assert KEY not in page.page.content()
-    assert button(page, "Reveal").is_disabled()
+    expect(button(page, "Reveal")).to_be_disabled()
     board(page).get_by_text("The server is stopped.").wait_for()
 
     button(page, "Restart").click()
@@ -228,7 +229,7 @@ def test_a_name_that_is_taken_is_told_beside_the_button(lab):
     card(page).get_by_label("Invite").fill("edsger")
     card(page).get_by_label("Invite").press("Enter")
     card(page).get_by_role("status").filter(has_text="edsger").wait_for()
-    assert not invitation(page).is_visible()
+    expect(invitation(page)).not_to_be_visible()
     page.execute("server.keys.revoke('edsger')")
 
 
@@ -303,7 +304,7 @@ def test_card_and_dashboard_do_everything_with_the_keyboard(lab):
     assert page.page.evaluate(focused) == "Copy link"
     keyboard.press("Tab")
     keyboard.press("Enter")
-    assert not invitation(page).is_visible()
+    expect(invitation(page)).not_to_be_visible()
     page.execute("server.keys.withdraw('dab')")
     assert page.page.locator(".jp-Cell").count() == 2, "the notebook took a key"
 
@@ -367,7 +368,7 @@ def test_with_its_kernel_killed_the_card_says_that_it_is_gone(lab):
     title(page, "Model server gone").wait_for()
     assert KEY not in page.page.content()
     assert code not in page.page.content()
-    assert not button(page, "Stop").is_visible()
+    expect(button(page, "Stop")).not_to_be_visible()
     page.page.locator(".jp-Dialog").get_by_role("button", name="Ok").click()  # JupyterLab says it, too
     page.errors.clear()  # the page says in its console that the kernel went
 

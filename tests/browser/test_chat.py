@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from .axe import serious_faults
 from .chat_box import ChatBox
@@ -132,7 +133,7 @@ def test_reasoning_is_folded_away(chat):
     chat.ask("think")
     chat.wait_for_answers(3)
     reasoning = chat.root.locator("details.lk-reasoning").last
-    assert not reasoning.locator(".lk-body").is_visible()
+    expect(reasoning.locator(".lk-body")).not_to_be_visible()
     reasoning.locator("summary").click()
     reasoning.get_by_text("I greet them back").wait_for()
     assert chat.answers().nth(2).inner_text() == "Hello!"
@@ -370,7 +371,7 @@ def test_restarted_kernel_is_said_and_saved_notebook_reads_without_one(chat, jup
     lab = chat.lab
     lab.restart_kernel()
     chat.status.get_by_text("The kernel of this chat is gone").wait_for()
-    assert chat.button("Send").is_disabled()
+    expect(chat.button("Send")).to_be_disabled()
     assert "word299" in chat.root.inner_text()
     lab.save()
     nb = nbformat.read(lab.path, as_version=4)

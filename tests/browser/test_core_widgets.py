@@ -9,6 +9,7 @@ import nbformat
 import pytest
 from nbconvert import HTMLExporter
 from PIL import Image
+from playwright.sync_api import expect
 
 from .axe import serious_faults
 from .chat_box import ChatBox
@@ -85,7 +86,7 @@ def test_plain_chat_streams_and_stops_and_the_plain_dashboard_cancels(lab):
     button(lab, 1, "Cancel").click()
     chat.root.get_by_text("cancelled by whoever runs this server").wait_for()
     cell(lab, 1).locator("option", has_text="No requests are running.").wait_for(state="attached")
-    assert button(lab, 1, "Cancel").is_disabled()
+    expect(button(lab, 1, "Cancel")).to_be_disabled()
 
 
 def test_plain_chat_runs_functions_after_a_click_edits_and_begins_anew(lab):
@@ -96,7 +97,7 @@ def test_plain_chat_runs_functions_after_a_click_edits_and_begins_anew(lab):
     chat.button("Send").click()
     chat.button("Run").click()
     chat.root.get_by_text("You said: 18 degrees in Paris").wait_for()
-    assert not chat.button("Run").is_visible()
+    expect(chat.button("Run")).not_to_be_visible()
     chat.button("Edit").click()
     chat.lab.page.wait_for_function("element => element.value === 'tool please'", arg=area.element_handle())
     area.fill("first")
@@ -129,13 +130,13 @@ def test_plain_chat_takes_pictures_which_can_be_removed_and_sends_them_as_they_a
     chat.root.get_by_text(f"I see 1: PNG of {len(picture['buffer'])} bytes").wait_for()
     chat.button("Remove picture 1").wait_for(state="detached")
     assert chat.root.get_by_alt_text("Picture 1: 40 x 30 pixels").evaluate("image => image.naturalWidth") == 40
-    assert not ChatBox(lab, 2).root.locator("button", has_text="Add pictures").is_visible()
+    expect(ChatBox(lab, 2).root.locator("button", has_text="Add pictures")).not_to_be_visible()
 
 
 def test_plain_card_stops_and_restarts_its_server(lab):
     button(lab, 0, "Stop").click()
     cell(lab, 0).get_by_text("it was stopped").wait_for()
-    assert button(lab, 0, "Stop").is_disabled()
+    expect(button(lab, 0, "Stop")).to_be_disabled()
     button(lab, 0, "Restart").click()
     cell(lab, 0).get_by_text("it was running").wait_for()
     lab.execute("assert server.is_running")

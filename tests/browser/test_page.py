@@ -6,6 +6,7 @@ import contextlib
 import json
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.api.conftest import serving
 
@@ -142,7 +143,7 @@ def test_a_setting_out_of_range_is_named_and_not_used(chat):
 def test_reasoning_is_folded_and_is_not_sent_back(chat):
     assert chat.ask_and_wait("think").inner_text() == "Hello!"
     reasoning = chat.locator("details.reasoning")
-    assert not reasoning.get_by_text(THOUGHT).is_visible()
+    expect(reasoning.get_by_text(THOUGHT)).not_to_be_visible()
     reasoning.locator("summary").click()
     reasoning.get_by_text(THOUGHT).wait_for()
     with chat.page.expect_request("**/v1/chat/completions") as asked:
@@ -355,7 +356,7 @@ def test_on_a_phone_everything_fits_and_the_list_is_a_drawer(chromium, server):
         chat = ChatPage(profile, server.url)
         chat.sign_in()
         chat.ask_and_wait("rich")
-        assert not chat.locator("#sidebar").is_visible()
+        expect(chat.locator("#sidebar")).not_to_be_visible()
         width = chat.page.evaluate("() => [document.documentElement.scrollWidth, innerWidth]")
         assert width[0] <= width[1] == PHONE[0]
         chat.button("Show conversations").click()

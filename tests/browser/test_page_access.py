@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from playwright.sync_api import expect
 
 from llmapi_kit.config import load_settings
 from llmapi_kit.engines.mock import MockEngine
@@ -107,7 +108,7 @@ def test_an_invitation_is_exchanged_once_for_a_key_that_is_remembered(chat):
     chat.page.get_by_text("You are invited.").wait_for()
     assert chat.page.url == f"{chat.url}/"
     assert CODE not in chat.page.evaluate(REMEMBERED)
-    assert not chat.locator("#door-key").is_visible()
+    expect(chat.locator("#door-key")).not_to_be_visible()
     assert [url for url in chat.urls if url.endswith("/invitations")] == [], "nothing is used up by looking"
     with chat.page.expect_request("**/invitations") as exchanged:
         chat.button("Open the chat").click()
